@@ -1,0 +1,85 @@
+//! Writing the captured packets to a file that tcpdump and Wireshark read.
+//!
+//! The classic format (draft-ietf-opsawg-pcap, magic 0xa1b23c4d: nanoseconds) with link type `LINKTYPE_RAW` (101):
+//! each record is an IP packet. Checksums that the kernel left to the device are completed in the copy.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use oneway_wire::virtio::{VirtioNetHdr, complete_checksum};
+
+use crate::{FRAME_HEADER, MAX_FRAME};
+
+/// A packet file that several queues write to.
+#[derive(Debug)]
+pub struct PcapWriter<W: Write = BufWriter<File>> {
+    out: Mutex<W>,
+}
+
+impl PcapWriter {
+    /// Creates or truncates the file and writes its header.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        Self::new(BufWriter::new(File::create(path)?))
+    }
+}
+
+impl<W: Write> PcapWriter<W> {
+    /// Writes the file header to `out`.
+    pub fn new(mut out: W) -> io::Result<Self> {
+        out.write_all(&0xa1b2_3c4d_u32.to_le_bytes())?;
+        out.write_all(&2u16.to_le_bytes())?;
+        out.write_all(&4u16.to_le_bytes())?;
+        out.write_all(&[0; 8])?;
+        out.write_all(&(MAX_FRAME as u32).to_le_bytes())?;
+        out.write_all(&101u32.to_le_bytes())?;
+        out.flush()?;
+        Ok(Self { out: Mutex::new(out) })
+    }
+
+    /// Appends one frame (see [`crate::FRAME_HEADER`]) with the time of now.
+    pub fn write(&self, frame: &[u8]) -> io::Result<()> {
+        let Some((header, packet)) = frame.split_at_checked(FRAME_HEADER) else {
+            return Ok(());
+        };
+        let mut packet = packet.to_vec();
+        if let Ok(header) = VirtioNetHdr::decode(header) {
+            // A header that does not fit its packet leaves the packet as it was: the file shows what was seen.
+            let _ = complete_checksum(&header, &mut packet);
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut record = Vec::with_capacity(16 + packet.len());
+        record.extend((now.as_secs() as u32).to_le_bytes());
+        record.extend(now.subsec_nanos().to_le_bytes());
+        record.extend((packet.len() as u32).to_le_bytes());
+        record.extend((packet.len() as u32).to_le_bytes());
+        record.append(&mut packet);
+        let mut out = self.out.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        out.write_all(&record)
+    }
+
+    /// Hands what is buffered to the operating system.
+    pub fn flush(&self) -> io::Result<()> {
+        self.out.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn header_and_record_are_as_the_format_says() {
+        let file = PcapWriter::new(Vec::new()).unwrap();
+        let mut frame = vec![0; FRAME_HEADER];
+        frame.extend([0x45, 0, 0, 20]);
+        file.write(&frame).unwrap();
+        let bytes = file.out.into_inner().unwrap();
+        assert_eq!(&bytes[..4], &[0x4d, 0x3c, 0xb2, 0xa1]);
+        assert_eq!(&bytes[20..24], &[101, 0, 0, 0]);
+        assert_eq!(&bytes[32..40], &[4, 0, 0, 0, 4, 0, 0, 0]);
+        assert_eq!(&bytes[40..], &[0x45, 0, 0, 20]);
+    }
+}

@@ -1,0 +1,210 @@
+//! One direction of a relay.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+
+use super::splice::{Pipe, PipePool, splice_in, splice_out};
+use super::{End, Side};
+
+/// A read that fills this is taken for the start of a bulk transfer.
+const SCRATCH: usize = 64 * 1024;
+
+/// Turns of one poll before other flows get theirs.
+const TURNS: usize = 16;
+
+/// Bytes below which a turn of `splice` was not worth its second system call.
+const SMALL: usize = 8 * 1024;
+
+thread_local! {
+    /// Where small reads go. It is used within one poll only: what cannot be written at once moves to the flow.
+    static SCRATCH_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+/// What one direction holds between two polls: nothing, unless bytes are in flight.
+#[derive(Debug, Default)]
+pub(super) struct Half {
+    /// Copied bytes that the far socket did not take yet.
+    rest: Vec<u8>,
+    rest_at: usize,
+    /// Spliced bytes that the far socket did not take yet.
+    pipe: Option<Pipe>,
+    in_pipe: usize,
+    bulk: bool,
+    small_turns: u8,
+    eof: bool,
+}
+
+/// Which of the two sockets failed.
+#[derive(Debug)]
+pub(super) enum Broken {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+impl Broken {
+    /// The relay's end, where the direction read from `from`.
+    pub(super) fn into_end(self, from: Side) -> End {
+        let other = match from {
+            Side::Client => Side::Upstream,
+            Side::Upstream => Side::Client,
+        };
+        match self {
+            Self::Read(error) => End::Reset { by: from, error },
+            Self::Write(error) => End::Reset { by: other, error },
+        }
+    }
+}
+
+impl Half {
+    /// A direction that has these bytes to deliver first.
+    pub(super) fn with_bytes(rest: Vec<u8>) -> Self {
+        Self { rest, ..Self::default() }
+    }
+
+    /// Moves bytes until there are none, or none can be taken. Ready when the end of the stream was passed on.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut ReadHalf<'_>,
+        to: &mut WriteHalf<'_>,
+        count: &AtomicU64,
+        pipes: &PipePool,
+    ) -> Poll<Result<(), Broken>> {
+        for _ in 0..TURNS {
+            ready!(self.flush(cx, to, count, pipes)).map_err(Broken::Write)?;
+            if self.eof {
+                return Pin::new(&mut *to).poll_shutdown(cx).map_err(Broken::Write);
+            }
+            if self.bulk {
+                ready!(self.fill_pipe(cx, from, pipes)).map_err(Broken::Read)?;
+            } else {
+                ready!(self.copy(cx, from, to, count))?;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Writes out what is held.
+    fn flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut WriteHalf<'_>,
+        count: &AtomicU64,
+        pipes: &PipePool,
+    ) -> Poll<io::Result<()>> {
+        while self.rest_at < self.rest.len() {
+            let rest = self.rest.get(self.rest_at..).unwrap_or_default();
+            let n = ready!(Pin::new(&mut *to).poll_write(cx, rest))?;
+            count.fetch_add(n as u64, Ordering::Relaxed);
+            self.rest_at += n;
+        }
+        if self.rest_at > 0 {
+            self.rest = Vec::new();
+            self.rest_at = 0;
+        }
+        while self.in_pipe > 0 {
+            let Some(pipe) = &self.pipe else { break };
+            let socket = to.as_ref();
+            ready!(socket.poll_write_ready(cx))?;
+            match socket.try_io(Interest::WRITABLE, || splice_out(pipe, socket, self.in_pipe)) {
+                Ok(n) => {
+                    count.fetch_add(n as u64, Ordering::Relaxed);
+                    self.in_pipe -= n;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        if self.in_pipe == 0
+            && let Some(pipe) = self.pipe.take()
+        {
+            pipes.give_back(pipe);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes what the near socket has into a pipe.
+    fn fill_pipe(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut ReadHalf<'_>,
+        pipes: &PipePool,
+    ) -> Poll<io::Result<()>> {
+        let socket = from.as_ref();
+        ready!(socket.poll_read_ready(cx))?;
+        let Ok(pipe) = pipes.take() else {
+            // No descriptor is free: copying needs none.
+            self.bulk = false;
+            return Poll::Ready(Ok(()));
+        };
+        match socket.try_io(Interest::READABLE, || splice_in(socket, &pipe)) {
+            Ok(0) => {
+                pipes.give_back(pipe);
+                self.eof = true;
+            }
+            Ok(n) => {
+                self.in_pipe = n;
+                self.pipe = Some(pipe);
+                self.small_turns = if n < SMALL { self.small_turns + 1 } else { 0 };
+                if self.small_turns >= 4 {
+                    self.bulk = false;
+                    self.small_turns = 0;
+                }
+            }
+            Err(error) => {
+                pipes.give_back(pipe);
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads into the worker's scratch buffer and writes from there: one system call less than `splice` for a small
+    /// message, as a short read says that the socket is empty.
+    fn copy(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut ReadHalf<'_>,
+        to: &mut WriteHalf<'_>,
+        count: &AtomicU64,
+    ) -> Poll<Result<(), Broken>> {
+        SCRATCH_BUFFER.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)).map_err(Broken::Read)?;
+            let bytes = buffer.filled();
+            if bytes.is_empty() {
+                self.eof = true;
+                return Poll::Ready(Ok(()));
+            }
+            if bytes.len() == SCRATCH {
+                self.bulk = cfg!(any(target_os = "linux", target_os = "android"));
+            }
+            let mut written = 0;
+            while written < bytes.len() {
+                let part = bytes.get(written..).unwrap_or_default();
+                match Pin::new(&mut *to).poll_write(cx, part) {
+                    Poll::Ready(Ok(n)) => {
+                        count.fetch_add(n as u64, Ordering::Relaxed);
+                        written += n;
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::Write(error))),
+                    Poll::Pending => {
+                        self.rest = part.to_vec();
+                        self.rest_at = 0;
+                        return Poll::Pending;
+                    }
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+    }
+}

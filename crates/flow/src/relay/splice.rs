@@ -1,0 +1,11 @@
+//! Moving bytes from socket to socket without copying them into this program.
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[path = "splice/linux.rs"]
+mod os;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[path = "splice/unsupported.rs"]
+mod os;
+
+pub use os::PipePool;
+pub(super) use os::{Pipe, splice_in, splice_out};

@@ -1,0 +1,160 @@
+#![allow(clippy::disallowed_methods, reason = "loopback sockets stand in for the two ends")]
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+
+/// A client and a server with a relay between them.
+async fn relayed(
+    limit: Duration,
+    early: &[u8],
+) -> (TcpStream, TcpStream, tokio::task::JoinHandle<(End, u64, u64)>) {
+    let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let back = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(front.local_addr().unwrap()).await.unwrap();
+    let upstream = TcpStream::connect(back.local_addr().unwrap()).await.unwrap();
+    let (accepted, _) = front.accept().await.unwrap();
+    let (server, _) = back.accept().await.unwrap();
+    let early = early.to_vec();
+    let task = tokio::task::spawn_local(async move {
+        let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
+        let pipes = PipePool::default();
+        let relay =
+            Relay { client: accepted, upstream, early, up: &up, down: &down, half_closed_limit: limit };
+        let end = relay.run(&pipes).await;
+        (end, up.into_inner(), down.into_inner())
+    });
+    (client, server, task)
+}
+
+fn local<F: Future<Output = ()>>(test: F) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, test);
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+#[test]
+fn bulk_and_small_bytes_arrive_whole_both_ways_and_are_counted() {
+    local(async {
+        let (client, server, task) = relayed(LONG, b"early").await;
+        let bytes: Vec<u8> = (0..9_000_011u32).map(|n| (n ^ (n >> 8)) as u8).collect();
+        let (mut cr, mut cw) = client.into_split();
+        let (mut sr, mut sw) = server.into_split();
+        let sent = bytes.clone();
+        let up = tokio::task::spawn_local(async move {
+            cw.write_all(&sent).await.unwrap();
+            cw.shutdown().await.unwrap();
+        });
+        let sent = bytes.clone();
+        let down = tokio::task::spawn_local(async move {
+            for chunk in sent.chunks(1_000_003) {
+                sw.write_all(chunk).await.unwrap();
+            }
+            sw.shutdown().await.unwrap();
+        });
+        let (mut at_server, mut at_client) = (Vec::new(), Vec::new());
+        let (a, b) = tokio::join!(sr.read_to_end(&mut at_server), cr.read_to_end(&mut at_client));
+        (a.unwrap(), b.unwrap());
+        (up.await.unwrap(), down.await.unwrap());
+        assert!(at_server == bytes);
+        assert_eq!(&at_client[..5], b"early");
+        assert!(at_client[5..] == bytes);
+        let (end, up, down) = task.await.unwrap();
+        assert!(matches!(end, End::Closed), "{end:?}");
+        assert_eq!((up, down), (bytes.len() as u64, bytes.len() as u64 + 5));
+    });
+}
+
+#[test]
+fn a_half_closed_connection_goes_on_the_other_way() {
+    local(async {
+        let (mut client, mut server, task) = relayed(LONG, b"").await;
+        client.write_all(b"question").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut question = Vec::new();
+        server.read_to_end(&mut question).await.unwrap();
+        assert_eq!(question, b"question");
+        server.write_all(b"answer").await.unwrap();
+        drop(server);
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"answer");
+        assert!(matches!(task.await.unwrap().0, End::Closed));
+    });
+}
+
+#[test]
+fn a_reset_travels_as_a_reset_both_ways_and_through_a_half_closed_one() {
+    local(async {
+        for (by, half_closed) in
+            [(Side::Client, false), (Side::Upstream, false), (Side::Client, true), (Side::Upstream, true)]
+        {
+            let (client, server, task) = relayed(LONG, b"").await;
+            let (mut killer, mut victim) = match by {
+                Side::Client => (client, server),
+                Side::Upstream => (server, client),
+            };
+            if half_closed {
+                killer.shutdown().await.unwrap();
+                assert_eq!(victim.read(&mut [0; 8]).await.unwrap(), 0);
+            }
+            SockRef::from(&killer).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(killer);
+            if half_closed {
+                victim.ready(Interest::ERROR).await.unwrap();
+                assert!(victim.take_error().unwrap().is_some(), "{by:?}");
+            } else {
+                let error = victim.read(&mut [0; 8]).await.unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{by:?}");
+            }
+            let (end, _, _) = task.await.unwrap();
+            assert!(matches!(end, End::Reset { by: found, .. } if found == by), "{by:?} {end:?}");
+        }
+    });
+}
+
+#[test]
+fn half_closed_silence_is_reaped() {
+    local(async {
+        let (mut client, mut server, task) = relayed(Duration::from_millis(30), b"").await;
+        client.shutdown().await.unwrap();
+        assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0);
+        assert!(matches!(task.await.unwrap().0, End::Silent));
+        server.ready(Interest::ERROR).await.unwrap();
+        assert!(server.take_error().unwrap().is_some(), "the silent end is reset");
+    });
+}
+
+#[test]
+fn a_slow_reader_stops_the_sender_and_nothing_is_lost() {
+    local(async {
+        let (mut client, mut server, task) = relayed(LONG, b"").await;
+        let chunk = [7u8; 65_536];
+        let mut sent = 0usize;
+        while let Ok(Ok(n)) = tokio::time::timeout(Duration::from_millis(300), server.write(&chunk)).await {
+            sent += n;
+            assert!(sent < 256 << 20, "nothing holds the sender back");
+        }
+        drop(server);
+        let mut received = 0;
+        let mut buffer = vec![0; 65_536];
+        loop {
+            match client.read(&mut buffer).await.unwrap() {
+                0 => break,
+                n => received += n,
+            }
+        }
+        assert_eq!(received, sent);
+        drop(client);
+        assert_eq!(task.await.unwrap().2, sent as u64);
+    });
+}
+
+#[test]
+fn an_idle_relay_is_small() {
+    // Two sockets of tokio's (32 bytes each here) and what one direction needs between two polls.
+    let size = std::mem::size_of::<Half>();
+    assert!(size <= 96, "{size} bytes for one direction");
+}

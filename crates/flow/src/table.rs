@@ -1,0 +1,184 @@
+//! The flows that live now, for people to look at.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::{Network, Target};
+
+/// One flow: who, where to, by which outbound, and how much so far.
+#[derive(Debug)]
+pub struct Flow {
+    /// Unique among the flows of this process.
+    pub id: u64,
+    /// Its transport.
+    pub network: Network,
+    /// The captured program's end.
+    pub source: SocketAddr,
+    /// Where it wants to go. Of a UDP session: the first destination.
+    pub target: Target,
+    /// The rule that decided.
+    pub rule: Arc<str>,
+    /// The outbound that carries it.
+    pub outbound: Arc<str>,
+    /// Payload bytes from the client that the other side has taken.
+    pub up: AtomicU64,
+    /// Payload bytes from the other side that the client's side has taken.
+    pub down: AtomicU64,
+    started: Instant,
+    established: AtomicBool,
+}
+
+impl Flow {
+    /// Marks the flow as connected.
+    pub fn set_established(&self) {
+        self.established.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What a flow looked like at one moment.
+#[derive(Clone, Debug)]
+pub struct FlowInfo {
+    /// See [`Flow::id`].
+    pub id: u64,
+    /// See [`Flow::network`].
+    pub network: Network,
+    /// See [`Flow::source`].
+    pub source: SocketAddr,
+    /// See [`Flow::target`].
+    pub target: Target,
+    /// See [`Flow::rule`].
+    pub rule: Arc<str>,
+    /// See [`Flow::outbound`].
+    pub outbound: Arc<str>,
+    /// See [`Flow::up`].
+    pub up: u64,
+    /// See [`Flow::down`].
+    pub down: u64,
+    /// Time since its first packet.
+    pub age: Duration,
+    /// Whether it is connected, or still being dialled.
+    pub established: bool,
+}
+
+/// The flows that live now. New ones cost the same however many there are.
+#[derive(Debug, Default)]
+pub struct FlowTable {
+    shards: [Mutex<HashMap<u64, Arc<Flow>>>; 16],
+    next: AtomicU64,
+    live: AtomicUsize,
+}
+
+impl FlowTable {
+    /// Enters a flow; it leaves when the guard is dropped.
+    pub fn enter(
+        self: &Arc<Self>,
+        network: Network,
+        source: SocketAddr,
+        target: Target,
+        rule: Arc<str>,
+        outbound: Arc<str>,
+    ) -> FlowGuard {
+        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let flow = Arc::new(Flow {
+            id,
+            network,
+            source,
+            target,
+            rule,
+            outbound,
+            up: AtomicU64::new(0),
+            down: AtomicU64::new(0),
+            started: Instant::now(),
+            established: AtomicBool::new(false),
+        });
+        self.shard(id).lock().insert(id, Arc::clone(&flow));
+        self.live.fetch_add(1, Ordering::Relaxed);
+        FlowGuard { table: Arc::clone(self), flow }
+    }
+
+    /// How many flows live now.
+    pub fn len(&self) -> usize {
+        self.live.load(Ordering::Relaxed)
+    }
+
+    /// Whether no flow lives.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All live flows, oldest first.
+    pub fn list(&self) -> Vec<FlowInfo> {
+        let mut flows = Vec::with_capacity(self.len());
+        for shard in &self.shards {
+            flows.extend(shard.lock().values().map(|f| FlowInfo {
+                id: f.id,
+                network: f.network,
+                source: f.source,
+                target: f.target.clone(),
+                rule: Arc::clone(&f.rule),
+                outbound: Arc::clone(&f.outbound),
+                up: f.up.load(Ordering::Relaxed),
+                down: f.down.load(Ordering::Relaxed),
+                age: f.started.elapsed(),
+                established: f.established.load(Ordering::Relaxed),
+            }));
+        }
+        flows.sort_by_key(|f| f.id);
+        flows
+    }
+
+    fn shard(&self, id: u64) -> &Mutex<HashMap<u64, Arc<Flow>>> {
+        let [first, ..] = &self.shards;
+        self.shards.get(id as usize % self.shards.len()).unwrap_or(first)
+    }
+}
+
+/// A flow's place in the table; dropping it takes the flow out.
+#[derive(Debug)]
+pub struct FlowGuard {
+    table: Arc<FlowTable>,
+    flow: Arc<Flow>,
+}
+
+impl Deref for FlowGuard {
+    type Target = Flow;
+
+    fn deref(&self) -> &Flow {
+        &self.flow
+    }
+}
+
+impl Drop for FlowGuard {
+    fn drop(&mut self) {
+        self.table.shard(self.flow.id).lock().remove(&self.flow.id);
+        self.table.live.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_is_listed_for_as_long_as_its_guard_lives() {
+        let table = Arc::new(FlowTable::default());
+        let source = "192.0.2.1:50000".parse().unwrap();
+        let target = Target::from_addr("198.51.100.1:443".parse().unwrap());
+        let guards: Vec<_> = (0..40)
+            .map(|_| table.enter(Network::Tcp, source, target.clone(), "MATCH".into(), "direct".into()))
+            .collect();
+        guards[7].up.store(99, Ordering::Relaxed);
+        let list = table.list();
+        assert_eq!(list.len(), 40);
+        assert_eq!(list.iter().filter(|f| f.up == 99).count(), 1);
+        drop(guards);
+        assert!(table.is_empty());
+        assert!(table.list().is_empty());
+    }
+}
