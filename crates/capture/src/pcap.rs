@@ -41,14 +41,12 @@ impl<W: Write> PcapWriter<W> {
 
     /// Appends one frame (see [`crate::FRAME_HEADER`]) with the time of now.
     pub fn write(&self, frame: &[u8]) -> io::Result<()> {
-        let Some((header, packet)) = frame.split_at_checked(FRAME_HEADER) else {
+        let Some((header, packet)) = frame.split_first_chunk::<FRAME_HEADER>() else {
             return Ok(());
         };
         let mut packet = packet.to_vec();
-        if let Ok(header) = VirtioNetHdr::decode(header) {
-            // A header that does not fit its packet leaves the packet as it was: the file shows what was seen.
-            let _ = complete_checksum(&header, &mut packet);
-        }
+        // A header that does not fit its packet leaves the packet as it was: the file shows what was seen.
+        let _ = complete_checksum(&VirtioNetHdr::decode(header), &mut packet);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut record = Vec::with_capacity(16 + packet.len());
         record.extend((now.as_secs() as u32).to_le_bytes());

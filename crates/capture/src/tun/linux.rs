@@ -251,11 +251,11 @@ impl Queue {
         if self.vnet_hdr {
             return (&self.device).write(frame).map(drop);
         }
-        let (header, packet) = frame.split_at_checked(FRAME_HEADER).ok_or(io::ErrorKind::InvalidInput)?;
+        let (header, packet) = frame.split_first_chunk::<FRAME_HEADER>().ok_or(io::ErrorKind::InvalidInput)?;
         if header.iter().all(|&byte| byte == 0) {
             return (&self.device).write_vectored(&[IoSlice::new(packet)]).map(drop);
         }
-        let header = VirtioNetHdr::decode(header).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let header = VirtioNetHdr::decode(header);
         let mut packet = packet.to_vec();
         complete_checksum(&header, &mut packet).map_err(|_| io::ErrorKind::InvalidInput)?;
         (&self.device).write(&packet).map(drop)

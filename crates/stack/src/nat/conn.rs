@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
-use oneway_wire::tcp::{TcpFlags, TcpView};
+use oneway_wire::tcp::{Flags, TcpView};
 
 /// How far a connection is, as the translation sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,24 +104,24 @@ impl<T> Conn<T> {
     pub fn observe(&self, direction: Direction, tcp: &TcpView<'_>, payload_len: u32) {
         let flags = tcp.flags();
         let seen = self.seen.load(Ordering::Relaxed);
-        if !flags.intersects(TcpFlags::FIN | TcpFlags::RST) && seen & LOCAL_FIN == 0 {
+        if !flags.intersects(Flags::FIN | Flags::RST) && seen & LOCAL_FIN == 0 {
             return;
         }
         let mut now = 0;
-        if flags.contains(TcpFlags::RST) {
+        if flags.contains(Flags::RST) {
             now |= RESET;
         }
         match direction {
             Direction::FromClient => {
-                if flags.contains(TcpFlags::FIN) {
+                if flags.contains(Flags::FIN) {
                     now |= CLIENT_FIN;
                 }
                 let end = self.local_fin_end.load(Ordering::Acquire);
-                if seen & LOCAL_FIN != 0 && flags.contains(TcpFlags::ACK) && tcp.ack() == end {
+                if seen & LOCAL_FIN != 0 && flags.contains(Flags::ACK) && tcp.ack() == end {
                     now |= LOCAL_FIN_ACKED;
                 }
             }
-            Direction::FromLocal if flags.contains(TcpFlags::FIN) => {
+            Direction::FromLocal if flags.contains(Flags::FIN) => {
                 let end = tcp.seq().wrapping_add(payload_len).wrapping_add(1);
                 self.local_fin_end.store(end, Ordering::Release);
                 now |= LOCAL_FIN;
