@@ -1,0 +1,26 @@
+//! The laboratory on Linux.
+
+pub mod capture;
+pub mod client;
+pub(crate) mod enter;
+pub(crate) mod error;
+pub mod harness;
+pub(crate) mod link;
+pub(crate) mod netlink;
+pub mod nft;
+pub mod pattern;
+pub(crate) mod ns;
+pub mod program;
+pub(crate) mod route;
+pub mod servers;
+pub mod snapshot;
+pub mod topology;
+
+pub use enter::{Entered, enter, entered};
+pub use error::LabError;
+pub use link::{LinkCounters, LinkState};
+pub use ns::NetNs;
+
+pub use route::{MAIN_TABLE, Route, Rule};
+
+
