@@ -287,7 +287,7 @@ fn open_node() -> Result<File, TunError> {
         .write(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
         .open("/dev/net/tun")
-        .map_err(TunError::Open)
+        .map_err(|source| TunError::Open { source })
 }
 
 /// `TUNSETIFF`: attaches the descriptor to the interface and returns the interface's name.

@@ -45,8 +45,11 @@ pub struct Offload {
 #[derive(Debug, thiserror::Error)]
 pub enum TunError {
     /// The device node cannot be opened.
-    #[error("cannot open /dev/net/tun: {0}; {}", advice(.0))]
-    Open(#[source] io::Error),
+    #[error("cannot open /dev/net/tun: {source}; {}", advice(.source))]
+    Open {
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The interface cannot be made or joined.
     #[error("cannot create TUN {name:?}: {source}; {}", advice(.source))]
     Create {
