@@ -1,1 +1,21 @@
-//! ...
+//! The host's routing, as data.
+//!
+//! [`Snapshot`] is what the host looks like, [`query`] asks the kernel where one packet would go.
+#![forbid(unsafe_code)]
+
+mod error;
+mod host;
+mod id;
+mod query;
+
+#[cfg(target_os = "linux")]
+#[path = "linux/mod.rs"]
+mod os;
+#[cfg(not(target_os = "linux"))]
+#[path = "unsupported.rs"]
+mod os;
+
+pub use error::RouteError;
+pub use host::{Address, Link, NextHop, NftSupport, NftTableId, PROTOCOL, Route, Rule, RuleAction, Snapshot};
+pub use id::{Family, IfIndex, Mark, Priority, Table};
+pub use query::{RouteAnswer, RouteKind, RouteQuery, query};

@@ -1,0 +1,51 @@
+//! Switches below `/proc/sys`. They are those of the calling thread's network namespace.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::{fs, io};
+
+use crate::error::RouteError;
+
+/// Per interface and for `all`.
+const PER_DEVICE: [(&str, &str); 3] =
+    [("ipv4", "rp_filter"), ("ipv4", "src_valid_mark"), ("ipv6", "disable_ipv6")];
+const GLOBAL: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
+
+fn file(path: &str) -> PathBuf {
+    PathBuf::from("/proc/sys").join(path)
+}
+
+/// Reads one switch; `None` when this kernel does not have it.
+pub(super) fn read(path: &str) -> Result<Option<String>, RouteError> {
+    match fs::read_to_string(file(path)) {
+        Ok(text) => Ok(Some(text.trim_end().to_owned())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(RouteError::Sysctl { what: "read", path: file(path), source }),
+    }
+}
+
+/// Sets one switch.
+pub(super) fn write(path: &str, value: &str) -> Result<(), RouteError> {
+    fs::write(file(path), value).map_err(|source| RouteError::Sysctl {
+        what: "write",
+        path: file(path),
+        source,
+    })
+}
+
+/// Reads what a snapshot holds.
+pub(super) fn read_all<'a>(
+    devices: impl Iterator<Item = &'a str>,
+) -> Result<BTreeMap<String, String>, RouteError> {
+    let mut found = BTreeMap::new();
+    let devices: Vec<_> = ["all"].into_iter().chain(devices).collect();
+    let paths = PER_DEVICE
+        .iter()
+        .flat_map(|(family, switch)| devices.iter().map(move |d| format!("net/{family}/conf/{d}/{switch}")));
+    for path in GLOBAL.iter().map(|p| (*p).to_owned()).chain(paths) {
+        if let Some(value) = read(&path)? {
+            found.insert(path, value);
+        }
+    }
+    Ok(found)
+}
