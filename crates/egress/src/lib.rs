@@ -1,1 +1,37 @@
-//! ...
+//! The only maker of outgoing sockets.
+//!
+//! A socket leaves this crate wrapped in [`Protected`], which nothing else can construct. It is protected by a
+//! [`Strategy`], the protection has been read back from the kernel, and its destination is not one of those
+//! that would lead into our own capture. What cannot be protected is refused; failing open does not exist.
+//!
+//! ```text
+//! choose ─▶ Strategy ─▶ Egress ─▶ self_test, prove ─▶ (capture starts) ─▶ connect_tcp / udp / icmp
+//! ```
+
+#![deny(unsafe_code)]
+
+mod buffers;
+mod choose;
+mod egress;
+mod error;
+mod forbidden;
+mod icmp;
+mod icmp_error;
+mod oracle;
+mod protected;
+mod prove;
+mod reach;
+mod so_bindtodevice;
+mod so_mark;
+mod strategy;
+
+pub use choose::{Choice, Uplink, choose};
+pub use egress::{Counters, Egress, SelfTest};
+pub use error::{EgressError, ForbiddenReason};
+pub use icmp::{IcmpKind, IcmpSocket};
+pub use icmp_error::{IcmpErrorEvent, IcmpErrorKind, QUOTE_MAX, next_error, recv_error};
+pub use oracle::{KernelRoutes, RouteOracle};
+pub use protected::Protected;
+pub use prove::{Finding, Verdict};
+pub use reach::Reach;
+pub use strategy::{Protect, Strategy};

@@ -1,0 +1,357 @@
+//! Makes outgoing sockets.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use oneway_route::Family;
+use parking_lot::RwLock;
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
+
+use crate::forbidden::{Forbidden, canonical};
+use crate::reach::{ReachCache, is_local};
+use crate::{
+    EgressError, IcmpKind, IcmpSocket, KernelRoutes, Protected, Reach, RouteOracle, Strategy, buffers,
+    icmp_error,
+};
+
+/// A dead peer of an idle connection is noticed after 60 s + 10 × 30 s, while a link that is down for some
+/// minutes (sleep, roaming) breaks nothing. One probe a minute also keeps the state of NATs on the way, which
+/// may expire after 124 minutes at the earliest that RFC 5382 allows, but after 5 on common home routers.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_RETRIES: u32 = 10;
+
+/// Room for some 100 full-size datagrams of a burst while the owner of the socket is busy.
+const UDP_BUFFER: usize = 1 << 20;
+
+/// How many sockets an [`Egress`] has made and refused since it exists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Made and protected.
+    pub made: u64,
+    /// Not made: forbidden destination, no route, or the protection failed. Failed connections do not count.
+    pub refused: u64,
+}
+
+/// The outcome for one kind of socket of [`Egress::self_test`].
+#[derive(Debug)]
+pub struct SelfTest {
+    /// What was made, e.g. `TCP/IPv6`.
+    pub what: &'static str,
+    /// Made, protected and read back, or the step that failed.
+    pub result: Result<(), EgressError>,
+}
+
+/// The maker of outgoing sockets. Shared by all workers; every method takes `&self`.
+pub struct Egress {
+    strategy: RwLock<Arc<Strategy>>,
+    forbidden: Forbidden,
+    oracle: Box<dyn RouteOracle>,
+    reach: ReachCache,
+    made: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Egress {
+    /// An egress that protects with `strategy` and sends nothing into the `forbidden` prefixes (those of the
+    /// TUN and of fake-IP).
+    ///
+    /// # Errors
+    /// [`EgressError::Unsupported`] where the operating system lacks the strategy, [`EgressError::Protect`] for
+    /// a strategy that protects nothing.
+    pub fn new(strategy: Strategy, forbidden: Vec<IpNet>) -> Result<Self, EgressError> {
+        Self::with_oracle(strategy, forbidden, Box::new(KernelRoutes))
+    }
+
+    /// [`Self::new`] with somebody else than the kernel to ask for routes.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_oracle(
+        strategy: Strategy,
+        forbidden: Vec<IpNet>,
+        oracle: Box<dyn RouteOracle>,
+    ) -> Result<Self, EgressError> {
+        strategy.usable()?;
+        Ok(Self {
+            strategy: RwLock::new(Arc::new(strategy)),
+            forbidden: Forbidden::new(forbidden),
+            oracle,
+            reach: ReachCache::default(),
+            made: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        })
+    }
+
+    /// An egress without protection, for tests on loopback.
+    #[cfg(any(test, feature = "test-util"))]
+    #[doc(hidden)]
+    pub fn unprotected_for_loopback_tests() -> Self {
+        Self {
+            strategy: RwLock::new(Arc::new(Strategy::LoopbackTest)),
+            forbidden: Forbidden::default(),
+            oracle: Box::new(KernelRoutes),
+            reach: ReachCache::default(),
+            made: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        }
+    }
+
+    /// The strategy for sockets made from now on.
+    pub fn strategy(&self) -> Arc<Strategy> {
+        Arc::clone(&self.strategy.read())
+    }
+
+    /// Protects sockets made from now on in another way, e.g. because the uplink has changed. Existing sockets
+    /// keep what they have.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; the old strategy stays.
+    pub fn set_strategy(&self, strategy: Strategy) -> Result<(), EgressError> {
+        strategy.usable()?;
+        *self.strategy.write() = Arc::new(strategy);
+        self.reach.clear();
+        Ok(())
+    }
+
+    /// Replaces the forbidden prefixes.
+    pub fn set_forbidden(&self, prefixes: Vec<IpNet>) {
+        self.forbidden.set_prefixes(prefixes);
+    }
+
+    /// Replaces the list of own listeners: DNS, API, capture ports. One on the unspecified address stands for
+    /// that port on every address of this host.
+    pub fn set_listeners(&self, listeners: Vec<SocketAddr>) {
+        self.forbidden.set_listeners(listeners);
+    }
+
+    /// Forgets what is remembered about routes. To be called when routes or addresses have changed; without it
+    /// an old answer lives for one second.
+    pub fn routes_changed(&self) {
+        self.reach.clear();
+    }
+
+    /// What has been made and refused.
+    pub fn counters(&self) -> Counters {
+        Counters { made: self.made.load(Relaxed), refused: self.refused.load(Relaxed) }
+    }
+
+    /// Whether sockets may send to this address.
+    ///
+    /// # Errors
+    /// [`EgressError::Forbidden`].
+    pub fn check(&self, dst: IpAddr) -> Result<(), EgressError> {
+        self.forbidden.check(dst.to_canonical())
+    }
+
+    /// Whether sockets may send to this address and port: [`Self::check`], and own listeners.
+    ///
+    /// # Errors
+    /// [`EgressError::Forbidden`].
+    pub fn check_addr(&self, dst: SocketAddr) -> Result<(), EgressError> {
+        let dst = canonical(dst);
+        self.forbidden.check(dst.ip())?;
+        // If the kernel cannot be asked, a listener on every address is taken to be meant.
+        self.forbidden.check_listeners(dst, || is_local(&*self.oracle, dst.ip()).unwrap_or(true))
+    }
+
+    /// Whether a socket of [`Self::udp`] may send to this address: [`Self::check_addr`], and for a bound socket
+    /// that the destination lies beyond its device.
+    ///
+    /// # Errors
+    /// [`EgressError::Forbidden`], [`EgressError::NoRoute`], [`EgressError::Route`].
+    pub fn check_datagram(&self, dst: SocketAddr) -> Result<(), EgressError> {
+        self.check_addr(dst)?;
+        let strategy = self.strategy();
+        if let Strategy::Bind { name, .. } = &*strategy
+            && self.reach_with(&*self.oracle, dst.ip().to_canonical())? == Reach::Local
+        {
+            return Err(EgressError::NoRoute { dst: dst.ip(), device: name.clone() });
+        }
+        Ok(())
+    }
+
+    /// Connects to `dst`. Takes as long as the kernel does; the caller sets its own limit by dropping the
+    /// future, which closes the socket. `TCP_NODELAY` is on: what is relayed has been gathered by the sender.
+    ///
+    /// # Errors
+    /// [`EgressError::Connect`] with the kernel's error; the others before anything is sent.
+    pub async fn connect_tcp(&self, dst: SocketAddr) -> Result<Protected<TcpStream>, EgressError> {
+        let dst = canonical(dst);
+        let socket = self.count(self.tcp_socket(dst))?;
+        let stream = socket.connect(dst).await.map_err(EgressError::Connect)?;
+        // With a destination port in the ephemeral range on this host, TCP's simultaneous open (RFC 9293,
+        // 3.5) can connect a socket to itself.
+        if stream.local_addr().is_ok_and(|local| local == dst) {
+            return Err(EgressError::Connect(io::ErrorKind::ConnectionRefused.into()));
+        }
+        Ok(Protected::new(stream))
+    }
+
+    /// An unconnected UDP socket for destinations of one family beyond the uplink, on a free port. ICMP errors
+    /// are queued for [`recv_error`](crate::recv_error). Each destination is to be checked with
+    /// [`Self::check_datagram`] before sending.
+    ///
+    /// # Errors
+    /// [`EgressError::Create`], [`EgressError::Protect`].
+    pub fn udp(&self, family: Family) -> Result<Protected<UdpSocket>, EgressError> {
+        self.count(self.udp_socket(family, Reach::Uplink))
+    }
+
+    /// An unconnected UDP socket for one destination (a relay), which may be on this host.
+    ///
+    /// # Errors
+    /// As [`Self::connect_tcp`].
+    pub fn udp_for(&self, dst: SocketAddr) -> Result<Protected<UdpSocket>, EgressError> {
+        let dst = canonical(dst);
+        self.count(self.check_addr(dst).and_then(|()| {
+            let reach = self.reach_with(&*self.oracle, dst.ip())?;
+            self.udp_socket(Family::of(dst.ip()), reach)
+        }))
+    }
+
+    /// A socket for ICMP echo: a ping socket where the host allows it (`net.ipv4.ping_group_range`), else a raw
+    /// one (`CAP_NET_RAW`). Destinations are to be checked with [`Self::check_datagram`].
+    ///
+    /// # Errors
+    /// [`EgressError::Unsupported`] if neither is allowed.
+    pub fn icmp(&self, family: Family) -> Result<Protected<IcmpSocket>, EgressError> {
+        self.count(self.icmp_socket(family))
+    }
+
+    /// Makes a socket of each family and protocol and reads its protection back. A family that the host lacks
+    /// is an [`EgressError::Create`], ICMP without permission an [`EgressError::Unsupported`].
+    pub fn self_test(&self) -> Vec<SelfTest> {
+        let trial = |domain, ty, protocol, what| {
+            let result = self
+                .new_socket(domain, ty, protocol, what)
+                .and_then(|socket| self.strategy().apply(&socket, Reach::Uplink));
+            SelfTest { what, result }
+        };
+        let icmp = |family, what| SelfTest { what, result: self.icmp_trial(family) };
+        vec![
+            trial(Domain::IPV4, Type::STREAM, Protocol::TCP, "TCP/IPv4"),
+            trial(Domain::IPV6, Type::STREAM, Protocol::TCP, "TCP/IPv6"),
+            trial(Domain::IPV4, Type::DGRAM, Protocol::UDP, "UDP/IPv4"),
+            trial(Domain::IPV6, Type::DGRAM, Protocol::UDP, "UDP/IPv6"),
+            icmp(Family::V4, "ICMP"),
+            icmp(Family::V6, "ICMPv6"),
+        ]
+    }
+
+    /// Where `dst` is, for a socket of the present strategy.
+    pub(crate) fn reach_with(&self, oracle: &dyn RouteOracle, dst: IpAddr) -> Result<Reach, EgressError> {
+        match &*self.strategy() {
+            Strategy::Bind { index, name } => self.reach.bound(oracle, dst, (*index, name)),
+            _ => Ok(Reach::Uplink),
+        }
+    }
+
+    fn count<T>(&self, made: Result<T, EgressError>) -> Result<T, EgressError> {
+        let counter = if made.is_ok() { &self.made } else { &self.refused };
+        counter.fetch_add(1, Relaxed);
+        made
+    }
+
+    fn tcp_socket(&self, dst: SocketAddr) -> Result<TcpSocket, EgressError> {
+        self.check_addr(dst)?;
+        let reach = self.reach_with(&*self.oracle, dst.ip())?;
+        let what = if dst.is_ipv4() { "TCP/IPv4" } else { "TCP/IPv6" };
+        let create = |source| EgressError::Create { what, source };
+        let socket = self.new_socket(Domain::for_address(dst), Type::STREAM, Protocol::TCP, what)?;
+        self.strategy().apply(&socket, reach)?;
+        socket.set_tcp_nodelay(true).map_err(create)?;
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE_IDLE)
+            .with_interval(KEEPALIVE_INTERVAL)
+            .with_retries(KEEPALIVE_RETRIES);
+        socket.set_tcp_keepalive(&keepalive).map_err(create)?;
+        Ok(TcpSocket::from_std_stream(socket.into()))
+    }
+
+    fn udp_socket(&self, family: Family, reach: Reach) -> Result<Protected<UdpSocket>, EgressError> {
+        let (domain, what, any) = match family {
+            Family::V4 => (Domain::IPV4, "UDP/IPv4", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))),
+            Family::V6 => (Domain::IPV6, "UDP/IPv6", SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))),
+        };
+        let create = |source| EgressError::Create { what, source };
+        let socket = self.new_socket(domain, Type::DGRAM, Protocol::UDP, what)?;
+        self.strategy().apply(&socket, reach)?;
+        if domain == Domain::IPV6 {
+            socket.set_only_v6(true).map_err(create)?;
+        }
+        buffers::enlarge(&socket, UDP_BUFFER);
+        icmp_error::enable(&socket, domain).map_err(create)?;
+        socket.bind(&any.into()).map_err(create)?;
+        Ok(Protected::new(UdpSocket::from_std(socket.into()).map_err(create)?))
+    }
+
+    fn icmp_socket(&self, family: Family) -> Result<Protected<IcmpSocket>, EgressError> {
+        let (socket, kind, what) = self.icmp_raw_socket(family)?;
+        let socket =
+            UdpSocket::from_std(socket.into()).map_err(|source| EgressError::Create { what, source })?;
+        Ok(Protected::new(IcmpSocket { kind, socket }))
+    }
+
+    fn icmp_trial(&self, family: Family) -> Result<(), EgressError> {
+        self.icmp_raw_socket(family).map(drop)
+    }
+
+    fn icmp_raw_socket(&self, family: Family) -> Result<(Socket, IcmpKind, &'static str), EgressError> {
+        let (domain, protocol, what) = match family {
+            Family::V4 => (Domain::IPV4, Protocol::ICMPV4, "ICMP"),
+            Family::V6 => (Domain::IPV6, Protocol::ICMPV6, "ICMPv6"),
+        };
+        let (socket, kind) = match self.new_socket(domain, Type::DGRAM, protocol, what) {
+            Ok(socket) => (socket, IcmpKind::Ping),
+            Err(_) => match self.new_socket(domain, Type::RAW, protocol, what) {
+                Ok(socket) => (socket, IcmpKind::Raw),
+                Err(EgressError::Create { source, .. })
+                    if source.kind() == io::ErrorKind::PermissionDenied =>
+                {
+                    return Err(EgressError::Unsupported {
+                        what: format!("{what} without privileges"),
+                        instead: "put the group into net.ipv4.ping_group_range, or grant CAP_NET_RAW",
+                    });
+                }
+                Err(other) => return Err(other),
+            },
+        };
+        self.strategy().apply(&socket, Reach::Uplink)?;
+        icmp_error::enable(&socket, domain).map_err(|source| EgressError::Create { what, source })?;
+        Ok((socket, kind, what))
+    }
+
+    /// A fresh, non-blocking, unprotected socket.
+    fn new_socket(
+        &self,
+        domain: Domain,
+        ty: Type,
+        protocol: Protocol,
+        what: &'static str,
+    ) -> Result<Socket, EgressError> {
+        let create = |source| EgressError::Create { what, source };
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "this is the one place where outgoing sockets are made"
+        )]
+        let socket = Socket::new(domain, ty, Some(protocol)).map_err(create)?;
+        socket.set_nonblocking(true).map_err(create)?;
+        Ok(socket)
+    }
+}
+
+impl std::fmt::Debug for Egress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Egress")
+            .field("strategy", &*self.strategy())
+            .field("forbidden", &self.forbidden)
+            .field("counters", &self.counters())
+            .finish_non_exhaustive()
+    }
+}

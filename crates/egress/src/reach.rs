@@ -1,0 +1,86 @@
+//! Whether a destination lies on this host or beyond a device.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use oneway_route::{IfIndex, RouteKind, RouteQuery};
+use parking_lot::Mutex;
+
+use crate::{EgressError, RouteOracle};
+
+/// Where a destination is, seen from a socket that may be bound to a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Loopback or one of the host's own addresses: a bound socket would put the packet on the wire instead.
+    Local,
+    /// Beyond a device.
+    Uplink,
+}
+
+/// Answers are kept this long, so that a burst of datagrams to one host asks the kernel once. Short, because
+/// routes and addresses change while running.
+const FRESH: Duration = Duration::from_secs(1);
+const CACHED: usize = 64;
+
+/// Asks where destinations are, with a small memory of recent answers.
+#[derive(Debug, Default)]
+pub(crate) struct ReachCache {
+    recent: Mutex<Vec<(IpAddr, Instant, Reach)>>,
+}
+
+impl ReachCache {
+    pub(crate) fn clear(&self) {
+        self.recent.lock().clear();
+    }
+
+    /// Where `dst` is for a socket that would be bound to `device`.
+    ///
+    /// # Errors
+    /// [`EgressError::NoRoute`] if the device has no route to it, in which case the kernel would take the
+    /// destination for on-link (`ip_route_output_key_hash_rcu` in net/ipv4/route.c) and ask for it by ARP.
+    pub(crate) fn bound(
+        &self,
+        oracle: &dyn RouteOracle,
+        dst: IpAddr,
+        device: (IfIndex, &str),
+    ) -> Result<Reach, EgressError> {
+        if dst.is_loopback() {
+            return Ok(Reach::Local);
+        }
+        let now = Instant::now();
+        if let Some((.., reach)) =
+            self.recent.lock().iter().find(|(ip, at, _)| *ip == dst && now.duration_since(*at) < FRESH)
+        {
+            return Ok(*reach);
+        }
+        let reach = ask(oracle, dst, device)?;
+        let mut recent = self.recent.lock();
+        recent.retain(|(ip, at, _)| *ip != dst && now.duration_since(*at) < FRESH);
+        if recent.len() == CACHED {
+            recent.remove(0);
+        }
+        recent.push((dst, now, reach));
+        Ok(reach)
+    }
+}
+
+fn ask(oracle: &dyn RouteOracle, dst: IpAddr, (index, name): (IfIndex, &str)) -> Result<Reach, EgressError> {
+    if is_local(oracle, dst)? {
+        return Ok(Reach::Local);
+    }
+    let query = RouteQuery::to(dst).bound(index);
+    let answer = oracle.route(&query).map_err(|source| EgressError::Route { dst, source })?;
+    // Without a table the answer is the kernel's guess that the destination is on-link (K2).
+    let routed = answer.kind == RouteKind::Unicast && answer.oif == Some(index) && answer.table.is_some();
+    if routed { Ok(Reach::Uplink) } else { Err(EgressError::NoRoute { dst, device: name.to_owned() }) }
+}
+
+/// Whether the kernel would deliver `dst` to this host itself.
+pub(crate) fn is_local(oracle: &dyn RouteOracle, dst: IpAddr) -> Result<bool, EgressError> {
+    if dst.is_loopback() {
+        return Ok(true);
+    }
+    let query = RouteQuery::to(dst);
+    let answer = oracle.route(&query).map_err(|source| EgressError::Route { dst, source })?;
+    Ok(answer.kind == RouteKind::Local)
+}
