@@ -1,0 +1,267 @@
+//! The layout of `oneway.toml`: which keys each section has and what they hold.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use toml::de::DeTable;
+
+use super::RuleLine;
+use super::dns::FakeIpConfig;
+use super::error::{ConfigError, Origin};
+use super::outbound::{
+    BLOCK, Credentials, DIRECT, OutboundKind, OutboundSpec, ProxySpec, Server, kind_from_word,
+};
+use super::reader::{FromToml, Number, Reader, Section, Text};
+use super::settings::{Located, Settings, beside};
+
+/// Reads a whole file. If its syntax is wrong only that is reported: what follows would be guesswork.
+pub(super) fn read(
+    file: &Path,
+    text: &str,
+    read_file: &dyn Fn(&Path) -> io::Result<String>,
+) -> (Settings, Vec<ConfigError>) {
+    let mut reader = Reader::new(file, text);
+    let (document, syntax_errors) = DeTable::parse_recoverable(text);
+    if !syntax_errors.is_empty() {
+        for error in &syntax_errors {
+            reader.error(&error.span().unwrap_or(0..0), error.message());
+        }
+        return (Settings::default(), reader.errors);
+    }
+    let mut settings = Settings::default();
+    let mut root = Section::root(document.get_ref());
+    settings.proxy = text_at(&mut root, "proxy", &mut reader);
+    settings.confirm = root.read("confirm", &mut reader);
+    settings.control = root.read::<Located<String>>("control", &mut reader).map(|set| set.map(PathBuf::from));
+    if let Some(section) = root.section("capture", &mut reader) {
+        capture(section, &mut settings, &mut reader);
+    }
+    if let Some(section) = root.section("tun", &mut reader) {
+        tun(section, &mut settings, &mut reader);
+    }
+    if let Some(section) = root.section("egress", &mut reader) {
+        egress(section, &mut settings, &mut reader);
+    }
+    if let Some(section) = root.section("dns", &mut reader) {
+        dns(section, &mut settings, &mut reader);
+    }
+    if let Some(section) = root.section("outbound", &mut reader) {
+        settings.outbounds = outbounds(&section, &mut reader);
+    }
+    if let Some(section) = root.section("rules", &mut reader) {
+        rules(section, &mut settings, &mut reader, file, read_file);
+    }
+    if let Some(section) = root.section("api", &mut reader) {
+        api(section, &mut settings, &mut reader);
+    }
+    if let Some(section) = root.section("log", &mut reader) {
+        log(section, &mut settings, &mut reader);
+    }
+    root.finish(&mut reader);
+    (settings, reader.errors)
+}
+
+fn capture(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reader<'_>) {
+    settings.mode = text_at(&mut section, "mode", reader);
+    settings.stack = text_at(&mut section, "stack", reader);
+    settings.include = texts_at(&mut section, "include", reader);
+    settings.exclude = texts_at(&mut section, "exclude", reader);
+    settings.exclude_uid = section
+        .read::<Located<Vec<Number<_>>>>("exclude-uid", reader)
+        .map(|set| set.map(|uids| uids.into_iter().map(|uid| uid.0).collect()));
+    settings.exclude_cgroup = section.read("exclude-cgroup", reader);
+    settings.exclude_process = section.read("exclude-process", reader);
+    settings.forwarded = section.read("forwarded", reader);
+    settings.ipv6 = section.read("ipv6", reader);
+    settings.strict = section.read("strict", reader);
+    section.finish(reader);
+}
+
+fn tun(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reader<'_>) {
+    settings.tun_name = text_at(&mut section, "name", reader);
+    settings.tun_addresses = texts_at(&mut section, "addresses", reader);
+    settings.mtu = number_at(&mut section, "mtu", reader);
+    settings.tun_fd = number_at(&mut section, "fd", reader);
+    section.finish(reader);
+}
+
+fn egress(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reader<'_>) {
+    settings.protect = text_at(&mut section, "protect", reader);
+    settings.interface = text_at(&mut section, "interface", reader);
+    settings.mark = number_at(&mut section, "mark", reader);
+    section.finish(reader);
+}
+
+fn dns(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reader<'_>) {
+    settings.dns_mode = text_at(&mut section, "mode", reader);
+    settings.dns_upstream = texts_at(&mut section, "upstream", reader);
+    if let Some(mut fake_ip) = section.section("fake-ip", reader) {
+        settings.fake_ip = FakeIpConfig {
+            v4: fake_ip.read::<Text<_>>("v4", reader).map(|text| text.0),
+            v6: fake_ip.read::<Text<_>>("v6", reader).map(|text| text.0),
+            persist: fake_ip.read("persist", reader),
+            exclude: fake_ip.read("exclude", reader).unwrap_or_default(),
+        };
+        fake_ip.finish(reader);
+    }
+    section.finish(reader);
+}
+
+fn outbounds(section: &Section<'_, '_>, reader: &mut Reader<'_>) -> BTreeMap<String, Located<OutboundSpec>> {
+    let mut outbounds = BTreeMap::new();
+    for (name, span, section) in section.each(reader) {
+        if name == DIRECT || name == BLOCK {
+            reader.error(&span, format!("the outbound `{name}` always exists and cannot be redefined"));
+        } else if name.is_empty() || name.contains(|c: char| c == ',' || c.is_whitespace() || c.is_control())
+        {
+            reader.error(
+                &span,
+                format!("{name:?} is no name for an outbound; rules need it without commas and blanks"),
+            );
+        } else {
+            let origin = reader.origin(&span);
+            if let Some(value) = outbound(section, &span, reader) {
+                outbounds.insert(name, Located { value, origin });
+            }
+        }
+    }
+    outbounds
+}
+
+fn outbound(
+    mut section: Section<'_, '_>,
+    span: &std::ops::Range<usize>,
+    reader: &mut Reader<'_>,
+) -> Option<OutboundSpec> {
+    let Some(kind_value) = section.raw("type") else {
+        reader.error(
+            span,
+            format!("[{}] has no `type`; use direct, block, socks5, socks4 or http", section.name()),
+        );
+        return None;
+    };
+    let word: String = section.read("type", reader)?;
+    let kind = match kind_from_word(&word) {
+        Ok(kind) => kind,
+        // The other keys of an unknown type cannot be told right from wrong.
+        Err(why) => {
+            reader.error(&kind_value.span(), format!("{}.type: {why}", section.name()));
+            return None;
+        }
+    };
+    let spec = match kind {
+        OutboundKind::Direct => Some(OutboundSpec::Direct),
+        OutboundKind::Block => Some(OutboundSpec::Block),
+        OutboundKind::Proxy(protocol) => {
+            let missing = section.raw("server").is_none();
+            if missing {
+                reader.error(span, format!("[{}] has no `server`; add HOST:PORT", section.name()));
+            }
+            let server = section.read::<Text<Server>>("server", reader);
+            let username = section.read("username", reader);
+            let password = section.read("password", reader);
+            match Credentials::new(protocol, username, password) {
+                Ok(credentials) => server
+                    .map(|server| OutboundSpec::Proxy(ProxySpec { protocol, server: server.0, credentials })),
+                Err(why) => {
+                    reader.error(span, format!("[{}] {why}", section.name()));
+                    None
+                }
+            }
+        }
+    };
+    section.finish(reader);
+    spec
+}
+
+fn rules(
+    mut section: Section<'_, '_>,
+    settings: &mut Settings,
+    reader: &mut Reader<'_>,
+    file: &Path,
+    read_file: &dyn Fn(&Path) -> io::Result<String>,
+) {
+    settings.final_outbound = section.read("final", reader);
+    let list: Vec<Located<String>> = section.read("list", reader).unwrap_or_default();
+    for Located { value, origin } in list {
+        push_rule(&mut settings.rules, &value, origin);
+    }
+    let files: Vec<Located<String>> = section.read("files", reader).unwrap_or_default();
+    for Located { value, origin } in files {
+        let path = beside(file, &value);
+        match read_file(&path) {
+            Ok(text) => rule_file(&mut settings.rules, path.into(), &text),
+            Err(e) => {
+                let message =
+                    format!("rules.files: cannot read {:?}: {e}; check the path and its permissions", path);
+                reader.errors.push(ConfigError::new(Some(origin), message));
+            }
+        }
+    }
+    section.finish(reader);
+}
+
+/// Takes one rule from each line of a file.
+fn rule_file(rules: &mut Vec<RuleLine>, file: Arc<Path>, text: &str) {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    for (index, line) in text.lines().enumerate() {
+        let column = 1 + line.chars().take_while(|c| c.is_whitespace()).count();
+        push_rule(rules, line, Origin::File { file: file.clone(), line: index + 1, column });
+    }
+}
+
+fn push_rule(rules: &mut Vec<RuleLine>, text: &str, origin: Origin) {
+    let text = text.trim();
+    if !text.is_empty() && !text.starts_with('#') {
+        rules.push(RuleLine { text: text.to_owned(), origin });
+    }
+}
+
+fn api(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reader<'_>) {
+    settings.api = text_at::<SocketAddr>(&mut section, "listen", reader);
+    let _: Option<String> = section.read("secret", reader);
+    section.finish(reader);
+}
+
+fn log(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reader<'_>) {
+    settings.log_level = text_at(&mut section, "level", reader);
+    settings.log_format = text_at(&mut section, "format", reader);
+    section.finish(reader);
+}
+
+/// Reads a value that is written as a string.
+fn text_at<T>(section: &mut Section<'_, '_>, key: &'static str, reader: &mut Reader<'_>) -> Option<Located<T>>
+where
+    Text<T>: FromToml,
+{
+    section.read::<Located<Text<T>>>(key, reader).map(|set| set.map(|text| text.0))
+}
+
+/// Reads a list of values that are written as strings.
+fn texts_at<T>(
+    section: &mut Section<'_, '_>,
+    key: &'static str,
+    reader: &mut Reader<'_>,
+) -> Option<Located<Vec<T>>>
+where
+    Text<T>: FromToml,
+{
+    section
+        .read::<Located<Vec<Text<T>>>>(key, reader)
+        .map(|set| set.map(|texts| texts.into_iter().map(|text| text.0).collect()))
+}
+
+/// Reads a value that is written as a number.
+fn number_at<T>(
+    section: &mut Section<'_, '_>,
+    key: &'static str,
+    reader: &mut Reader<'_>,
+) -> Option<Located<T>>
+where
+    Number<T>: FromToml,
+{
+    section.read::<Located<Number<T>>>(key, reader).map(|set| set.map(|number| number.0))
+}

@@ -1,0 +1,210 @@
+//! The configuration: plain data in types that cannot be wrong.
+//!
+//! [`Config::load`] reads `oneway.toml`, lays the command line's [`Options`] over it and reports every error with
+//! its place. An empty file, or none, is a complete configuration.
+
+mod dns;
+mod document;
+mod error;
+mod outbound;
+mod reader;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+pub use dns::{DnsConfig, DnsUpstream, FakeIpConfig};
+pub use error::{ConfigError, ConfigErrors, Origin};
+pub use outbound::{
+    BLOCK, Credentials, DIRECT, OutboundSpec, PROXY, ProxyProtocol, ProxySpec, Secret, Server, ServerHost,
+};
+pub use value::{
+    CaptureMode, DnsMode, InterfaceName, InvalidValue, LogFormat, LogLevel, MarkBit, Mtu, Prefix, Protect,
+    StackKind, TunAddress, TunFd, Uid,
+};
+
+/// The stack that is used unless another one is asked for: the operating system's, until there is one of our own.
+pub const DEFAULT_STACK: StackKind = StackKind::System;
+
+/// A complete configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// What is captured, and how.
+    pub capture: CaptureConfig,
+    /// The TUN device.
+    pub tun: TunConfig,
+    /// How our own sockets leave.
+    pub egress: EgressConfig,
+    /// The outbounds by name. `direct` and `block` are always there.
+    pub outbounds: BTreeMap<String, OutboundSpec>,
+    /// Which flow takes which outbound.
+    pub rules: RulesConfig,
+    /// What is done with DNS.
+    pub dns: DnsConfig,
+    /// The control socket, if it is not where [`StatePaths`](crate::control::StatePaths) puts it.
+    pub control: Option<PathBuf>,
+    /// What is logged.
+    pub log: LogConfig,
+}
+
+/// What is captured, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaptureConfig {
+    /// How traffic is taken in.
+    pub mode: CaptureMode,
+    /// Which TCP/IP implementation ends the connections.
+    pub stack: StackKind,
+    /// Destinations that are captured; empty: all but loopback, link-local, multicast and on-link networks.
+    pub include: Vec<Prefix>,
+    /// Destinations that are not captured, even if included.
+    pub exclude: Vec<Prefix>,
+    /// Users whose traffic is not captured.
+    pub exclude_uid: Vec<Uid>,
+    /// Whether traffic that this host forwards for others is captured too.
+    pub forwarded: bool,
+    /// Whether IPv6 is captured.
+    pub ipv6: bool,
+    /// Whether traffic that cannot be captured or carried is refused instead of let through.
+    pub strict: bool,
+}
+
+/// The TUN device. What is `None` or empty is chosen free.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TunConfig {
+    /// The name of the device to create. Never set together with `fd`.
+    pub name: Option<InterfaceName>,
+    /// Its addresses, at most one of each family.
+    pub addresses: Vec<TunAddress>,
+    /// Its MTU.
+    pub mtu: Option<Mtu>,
+    /// A device that was opened by somebody else.
+    pub fd: Option<TunFd>,
+}
+
+/// How our own sockets leave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EgressConfig {
+    /// What keeps them out of the capture.
+    pub protect: Protect,
+    /// The uplink, if it is not left to the operating system.
+    pub interface: Option<InterfaceName>,
+    /// The bit of the firewall mark, if it is not chosen free.
+    pub mark: Option<MarkBit>,
+}
+
+/// Which flow takes which outbound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RulesConfig {
+    /// The rules in order: those of `rules.list`, then those of each of `rules.files`.
+    pub lines: Vec<RuleLine>,
+    /// The outbound of flows that no rule matches; one of [`Config::outbounds`].
+    pub final_outbound: String,
+}
+
+/// One rule, not yet parsed, and where it stood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleLine {
+    /// The rule's text without surrounding blanks; neither empty nor a comment.
+    pub text: String,
+    /// Where it stood.
+    pub origin: Origin,
+}
+
+/// What is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// How much.
+    pub level: LogLevel,
+    /// In which form.
+    pub format: LogFormat,
+}
+
+/// What the command line says. `None`, `false` and empty lists leave the word to the file.
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs, reason = "each field is the option of its name, see the table of options")]
+pub struct Options {
+    pub proxy: Option<ProxySpec>,
+    pub capture: Option<CaptureMode>,
+    pub stack: Option<StackKind>,
+    pub include: Vec<Prefix>,
+    pub exclude: Vec<Prefix>,
+    pub protect: Option<Protect>,
+    pub interface: Option<InterfaceName>,
+    pub tun_name: Option<InterfaceName>,
+    pub tun_addresses: Vec<TunAddress>,
+    pub mtu: Option<Mtu>,
+    pub tun_fd: Option<TunFd>,
+    pub dns: Option<DnsMode>,
+    pub dns_upstream: Vec<DnsUpstream>,
+    pub exclude_uid: Vec<Uid>,
+    pub exclude_cgroup: Vec<String>,
+    pub exclude_process: Vec<String>,
+    pub forwarded: bool,
+    pub strict: bool,
+    pub confirm: Option<u32>,
+    pub control: Option<PathBuf>,
+    pub api: Option<SocketAddr>,
+    pub log_level: Option<LogLevel>,
+    pub log_format: Option<LogFormat>,
+}
+
+/// A configuration and what the user should know about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Settings that are accepted but do not do what they say, or nothing at all.
+    pub warnings: Vec<ConfigError>,
+}
+
+impl Default for Config {
+    /// What an empty file and no options give.
+    fn default() -> Self {
+        settings::Settings::default().into_config(&mut Vec::new()).0
+    }
+}
+
+impl Config {
+    /// Reads a file, if one is given, and the files of rules that it names, and lays the options over it.
+    ///
+    /// # Errors
+    /// Everything that is wrong, each with file, line and column or with the option's name.
+    pub fn load(file: Option<&Path>, options: Options) -> Result<Loaded, ConfigErrors> {
+        let Some(file) = file else { return Self::from_toml(Path::new(""), "", options, &read_file) };
+        let text = read_file(file).map_err(|e| {
+            ConfigErrors::from(ConfigError::new(
+                None,
+                format!("cannot read the configuration {:?}: {e}; check the path and its permissions", file),
+            ))
+        })?;
+        Self::from_toml(file, &text, options, &read_file)
+    }
+
+    /// Parses the text of a configuration file. `file` names it in errors, and `read` is asked for the files of
+    /// rules that it names, with paths relative to its folder.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn from_toml(
+        file: &Path,
+        text: &str,
+        options: Options,
+        read: &dyn Fn(&Path) -> io::Result<String>,
+    ) -> Result<Loaded, ConfigErrors> {
+        let (settings, mut errors) = document::read(file, text, read);
+        let (config, warnings) = settings.under(options).into_config(&mut errors);
+        match ConfigErrors::collect(errors) {
+            Some(errors) => Err(errors),
+            None => Ok(Loaded { config, warnings }),
+        }
+    }
+}
+
+fn read_file(path: &Path) -> io::Result<String> {
+    std::fs::read_to_string(path)
+}

@@ -1,0 +1,308 @@
+//! Settings as they were given, by the file and by the command line, and how the two become a [`Config`].
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use super::dns::{DnsConfig, DnsUpstream, FakeIpConfig};
+use super::error::{ConfigError, Origin};
+use super::outbound::{BLOCK, DIRECT, OutboundSpec, PROXY, ProxySpec};
+use super::value::{
+    CaptureMode, DnsMode, InterfaceName, LogFormat, LogLevel, MarkBit, Mtu, Prefix, Protect, StackKind,
+    TunAddress, TunFd, Uid,
+};
+use super::{
+    CaptureConfig, Config, DEFAULT_STACK, EgressConfig, LogConfig, Options, RuleLine, RulesConfig, TunConfig,
+};
+
+/// A value and where it came from.
+#[derive(Clone, Debug)]
+pub(super) struct Located<T> {
+    pub(super) value: T,
+    pub(super) origin: Origin,
+}
+
+impl<T> Located<T> {
+    pub(super) fn map<U>(self, with: impl FnOnce(T) -> U) -> Located<U> {
+        Located { value: with(self.value), origin: self.origin }
+    }
+}
+
+type Set<T> = Option<Located<T>>;
+
+/// Everything that can be set, from one source.
+#[derive(Default)]
+pub(super) struct Settings {
+    pub(super) mode: Set<CaptureMode>,
+    pub(super) stack: Set<StackKind>,
+    pub(super) include: Set<Vec<Prefix>>,
+    pub(super) exclude: Set<Vec<Prefix>>,
+    pub(super) exclude_uid: Set<Vec<Uid>>,
+    pub(super) exclude_cgroup: Set<Vec<String>>,
+    pub(super) exclude_process: Set<Vec<String>>,
+    pub(super) forwarded: Set<bool>,
+    pub(super) ipv6: Set<bool>,
+    pub(super) strict: Set<bool>,
+    pub(super) tun_name: Set<InterfaceName>,
+    pub(super) tun_addresses: Set<Vec<TunAddress>>,
+    pub(super) mtu: Set<Mtu>,
+    pub(super) tun_fd: Set<TunFd>,
+    pub(super) protect: Set<Protect>,
+    pub(super) interface: Set<InterfaceName>,
+    pub(super) mark: Set<MarkBit>,
+    pub(super) dns_mode: Set<DnsMode>,
+    pub(super) dns_upstream: Set<Vec<DnsUpstream>>,
+    pub(super) fake_ip: FakeIpConfig,
+    pub(super) proxy: Set<ProxySpec>,
+    pub(super) outbounds: BTreeMap<String, Located<OutboundSpec>>,
+    pub(super) rules: Vec<RuleLine>,
+    pub(super) final_outbound: Set<String>,
+    pub(super) confirm: Set<u32>,
+    pub(super) control: Set<PathBuf>,
+    pub(super) api: Set<SocketAddr>,
+    pub(super) log_level: Set<LogLevel>,
+    pub(super) log_format: Set<LogFormat>,
+}
+
+impl From<Options> for Settings {
+    fn from(options: Options) -> Self {
+        fn one<T>(value: Option<T>, name: &'static str) -> Set<T> {
+            value.map(|value| Located { value, origin: Origin::Option(name) })
+        }
+        fn many<T>(values: Vec<T>, name: &'static str) -> Set<Vec<T>> {
+            one((!values.is_empty()).then_some(values), name)
+        }
+        fn flag(given: bool, name: &'static str) -> Set<bool> {
+            one(given.then_some(true), name)
+        }
+        Self {
+            mode: one(options.capture, "--capture"),
+            stack: one(options.stack, "--stack"),
+            include: many(options.include, "--include"),
+            exclude: many(options.exclude, "--exclude"),
+            exclude_uid: many(options.exclude_uid, "--exclude-uid"),
+            exclude_cgroup: many(options.exclude_cgroup, "--exclude-cgroup"),
+            exclude_process: many(options.exclude_process, "--exclude-process"),
+            forwarded: flag(options.forwarded, "--forwarded"),
+            ipv6: None,
+            strict: flag(options.strict, "--strict"),
+            tun_name: one(options.tun_name, "--tun"),
+            tun_addresses: many(options.tun_addresses, "--tun-address"),
+            mtu: one(options.mtu, "--mtu"),
+            tun_fd: one(options.tun_fd, "--tun-fd"),
+            protect: one(options.protect, "--protect"),
+            interface: one(options.interface, "--interface"),
+            mark: None,
+            dns_mode: one(options.dns, "--dns"),
+            dns_upstream: many(options.dns_upstream, "--dns-upstream"),
+            fake_ip: FakeIpConfig::default(),
+            proxy: one(options.proxy, "--proxy"),
+            outbounds: BTreeMap::new(),
+            rules: Vec::new(),
+            final_outbound: None,
+            confirm: one(options.confirm, "--confirm"),
+            control: one(options.control, "--control"),
+            api: one(options.api, "--api"),
+            log_level: one(options.log_level, "-v"),
+            log_format: one(options.log_format, "--log-format"),
+        }
+    }
+}
+
+impl Settings {
+    /// Lays the command line over the file: what an option says replaces what the file says, lists as a whole.
+    pub(super) fn under(mut self, options: Options) -> Self {
+        let over = Self::from(options);
+        if over.proxy.is_some() {
+            self.outbounds.remove(PROXY);
+            self.final_outbound = None;
+        }
+        Self {
+            mode: over.mode.or(self.mode),
+            stack: over.stack.or(self.stack),
+            include: over.include.or(self.include),
+            exclude: over.exclude.or(self.exclude),
+            exclude_uid: over.exclude_uid.or(self.exclude_uid),
+            exclude_cgroup: over.exclude_cgroup.or(self.exclude_cgroup),
+            exclude_process: over.exclude_process.or(self.exclude_process),
+            forwarded: over.forwarded.or(self.forwarded),
+            strict: over.strict.or(self.strict),
+            tun_name: over.tun_name.or(self.tun_name),
+            tun_addresses: over.tun_addresses.or(self.tun_addresses),
+            mtu: over.mtu.or(self.mtu),
+            tun_fd: over.tun_fd.or(self.tun_fd),
+            protect: over.protect.or(self.protect),
+            interface: over.interface.or(self.interface),
+            dns_mode: over.dns_mode.or(self.dns_mode),
+            dns_upstream: over.dns_upstream.or(self.dns_upstream),
+            proxy: over.proxy.or(self.proxy),
+            confirm: over.confirm.or(self.confirm),
+            control: over.control.or(self.control),
+            api: over.api.or(self.api),
+            log_level: over.log_level.or(self.log_level),
+            log_format: over.log_format.or(self.log_format),
+            ..self
+        }
+    }
+
+    /// Checks what only the settings together show. Returns the configuration, which is of use only if no error
+    /// was recorded, and what the user should know about it.
+    pub(super) fn into_config(mut self, errors: &mut Vec<ConfigError>) -> (Config, Vec<ConfigError>) {
+        self.refuse_later_versions(errors);
+        self.check_tun(errors);
+        let mut warnings = Vec::new();
+        self.warn_about_dns(&mut warnings);
+        let (outbounds, final_outbound) = self.resolve_outbounds(errors, &mut warnings);
+        if let Some(Located { value, origin }) = &self.include
+            && value.is_empty()
+        {
+            let message =
+                "capture.include: an empty list captures nothing; leave the key out to capture everything";
+            errors.push(ConfigError::new(Some(origin.clone()), message));
+        }
+        let config = Config {
+            capture: CaptureConfig {
+                mode: value_or(self.mode, CaptureMode::Tun),
+                stack: value_or(self.stack, DEFAULT_STACK),
+                include: self.include.map(|set| set.value).unwrap_or_default(),
+                exclude: self.exclude.map(|set| set.value).unwrap_or_default(),
+                exclude_uid: self.exclude_uid.map(|set| set.value).unwrap_or_default(),
+                forwarded: value_or(self.forwarded, false),
+                ipv6: value_or(self.ipv6, true),
+                strict: value_or(self.strict, false),
+            },
+            tun: TunConfig {
+                name: self.tun_name.map(|set| set.value),
+                addresses: self.tun_addresses.map(|set| set.value).unwrap_or_default(),
+                mtu: self.mtu.map(|set| set.value),
+                fd: self.tun_fd.map(|set| set.value),
+            },
+            egress: EgressConfig {
+                protect: value_or(self.protect, Protect::Auto),
+                interface: self.interface.map(|set| set.value),
+                mark: self.mark.map(|set| set.value),
+            },
+            outbounds,
+            rules: RulesConfig { lines: self.rules, final_outbound },
+            dns: DnsConfig {
+                mode: self.dns_mode.map(|set| set.value),
+                upstream: self.dns_upstream.map(|set| set.value).unwrap_or_default(),
+                fake_ip: self.fake_ip,
+            },
+            control: self.control.map(|set| set.value),
+            log: LogConfig {
+                level: value_or(self.log_level, LogLevel::Info),
+                format: value_or(self.log_format, LogFormat::Text),
+            },
+        };
+        (config, warnings)
+    }
+
+    /// What is understood but cannot be done yet is refused here, in one place, and not half done.
+    fn refuse_later_versions(&self, errors: &mut Vec<ConfigError>) {
+        let mut refuse = |origin: &Origin, what: &str| {
+            let message = format!("{what} is not available in this version");
+            errors.push(ConfigError::new(Some(origin.clone()), message));
+        };
+        if let Some(set) = &self.mode
+            && set.value != CaptureMode::Tun
+        {
+            refuse(&set.origin, &format!("capture mode {}", set.value));
+        }
+        if let Some(set) = &self.protect
+            && matches!(set.value, Protect::SourceRule | Protect::HostRoute | Protect::Netns)
+        {
+            refuse(&set.origin, &format!("protection by {}", set.value));
+        }
+        if let Some(set) = self.exclude_cgroup.as_ref().filter(|set| !set.value.is_empty()) {
+            refuse(&set.origin, "excluding control groups");
+        }
+        if let Some(set) = self.exclude_process.as_ref().filter(|set| !set.value.is_empty()) {
+            refuse(&set.origin, "excluding processes by name");
+        }
+        if let Some(set) = &self.confirm {
+            refuse(&set.origin, "confirmation");
+        }
+        if let Some(set) = &self.api {
+            refuse(&set.origin, "the HTTP API");
+        }
+    }
+
+    fn check_tun(&self, errors: &mut Vec<ConfigError>) {
+        if let (Some(name), Some(_)) = (&self.tun_name, &self.tun_fd) {
+            let message =
+                "a device that is handed over has a name already; give a name or a descriptor, not both";
+            errors.push(ConfigError::new(Some(name.origin.clone()), message));
+        }
+        if let Some(Located { value, origin }) = &self.tun_addresses {
+            let v4 = value.iter().filter(|address| address.net().addr().is_ipv4()).count();
+            if v4 > 1 || value.len() - v4 > 1 {
+                let message = "a TUN device has at most one address of each family";
+                errors.push(ConfigError::new(Some(origin.clone()), message));
+            }
+        }
+    }
+
+    fn warn_about_dns(&self, warnings: &mut Vec<ConfigError>) {
+        let asked = self.dns_mode.as_ref().filter(|mode| mode.value != DnsMode::Off);
+        if let Some(Located { value, origin }) = asked {
+            let message = format!(
+                "DNS mode {value} is not available in this version; DNS is carried like other traffic"
+            );
+            warnings.push(ConfigError::new(Some(origin.clone()), message));
+        } else if let Some(Located { origin, .. }) = &self.dns_upstream {
+            let message = "DNS upstreams are not used in this version; DNS is carried like other traffic";
+            warnings.push(ConfigError::new(Some(origin.clone()), message));
+        }
+    }
+
+    /// Adds the outbounds that always exist and finds out which one is final.
+    fn resolve_outbounds(
+        &mut self,
+        errors: &mut Vec<ConfigError>,
+        warnings: &mut Vec<ConfigError>,
+    ) -> (BTreeMap<String, OutboundSpec>, String) {
+        let mut default_final = DIRECT;
+        if let Some(Located { value, origin }) = self.proxy.take() {
+            if self.outbounds.contains_key(PROXY) {
+                let message = "proxy: [outbound.proxy] defines this outbound already; give one of the two";
+                errors.push(ConfigError::new(Some(origin.clone()), message));
+            }
+            self.outbounds.insert(PROXY.to_owned(), Located { value: OutboundSpec::Proxy(value), origin });
+            default_final = PROXY;
+        }
+        let given = std::mem::take(&mut self.outbounds);
+        let final_outbound = match self.final_outbound.take() {
+            None => default_final.to_owned(),
+            Some(Located { value, origin }) => {
+                if !given.contains_key(&value) && value != DIRECT && value != BLOCK {
+                    let known = [DIRECT, BLOCK].into_iter().chain(given.keys().map(String::as_str));
+                    let known = known.collect::<Vec<_>>().join(", ");
+                    let message = format!("rules.final: no outbound is named {value:?}; there are {known}");
+                    errors.push(ConfigError::new(Some(origin), message));
+                }
+                value
+            }
+        };
+        for (name, outbound) in &given {
+            let named = |rule: &RuleLine| rule.text.split(',').any(|word| word.trim() == name);
+            if *name != final_outbound && !self.rules.iter().any(named) {
+                let message = format!("no rule leads to the outbound {name:?}, and it is not the final one");
+                warnings.push(ConfigError::new(Some(outbound.origin.clone()), message));
+            }
+        }
+        let mut outbounds: BTreeMap<_, _> = given.into_iter().map(|(name, set)| (name, set.value)).collect();
+        outbounds.insert(DIRECT.to_owned(), OutboundSpec::Direct);
+        outbounds.insert(BLOCK.to_owned(), OutboundSpec::Block);
+        (outbounds, final_outbound)
+    }
+}
+
+fn value_or<T>(set: Set<T>, default: T) -> T {
+    set.map_or(default, |set| set.value)
+}
+
+/// Resolves a path of the configuration against the folder of its file.
+pub(super) fn beside(file: &Path, path: &str) -> PathBuf {
+    file.parent().map_or_else(|| PathBuf::from(path), |folder| folder.join(path))
+}

@@ -1,0 +1,100 @@
+//! One instance in each network namespace.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use super::path::os;
+use super::{StateError, StatePaths};
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests;
+
+/// Held by the one instance that may change the host of a network namespace.
+///
+/// The kernel lets go of it when the process ends in whatever way (flock(2)), so a file left behind is no obstacle.
+#[derive(Debug)]
+pub struct InstanceLock {
+    file: File,
+    path: PathBuf,
+}
+
+impl InstanceLock {
+    /// Takes the lock, and makes the folder for it if that is the private one.
+    ///
+    /// # Errors
+    /// [`StateError::AlreadyRunning`] if another instance holds it; others if folder or file are of no use.
+    pub fn acquire(paths: &StatePaths) -> Result<Self, StateError> {
+        let path = &paths.lock;
+        if let Some(folder) = path.parent() {
+            os::prepare_folder(folder)?;
+        }
+        let failed = |source| StateError::Lock { path: path.clone(), source };
+        loop {
+            let mut file = os::open_private(path).map_err(failed)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    return Err(StateError::AlreadyRunning { pid: holder(&mut file) });
+                }
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
+            }
+            // The holder before us removes the file when it goes: we may have locked the one it removed.
+            if os::is_at(&file, path).map_err(failed)? {
+                write_pid(&mut file).map_err(failed)?;
+                return Ok(Self { file, path: path.clone() });
+            }
+        }
+    }
+
+    /// The process that holds the lock. `None` if nobody does.
+    ///
+    /// # Errors
+    /// [`StateError::Lock`] if the file cannot be opened, for example because it is another user's.
+    pub fn held_by(paths: &StatePaths) -> Result<Option<Option<u32>>, StateError> {
+        let failed = |source| StateError::Lock { path: paths.lock.clone(), source };
+        let mut file = match File::open(&paths.lock) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(failed(e)),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(None),
+            Err(TryLockError::WouldBlock) => Ok(Some(holder(&mut file))),
+            Err(TryLockError::Error(source)) => Err(failed(source)),
+        }
+    }
+
+    /// The locked file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes the file and lets go of the lock.
+    ///
+    /// # Errors
+    /// [`StateError::Lock`] if the file cannot be removed; the lock is gone all the same.
+    pub fn release(self) -> Result<(), StateError> {
+        // Removed while still locked, so that it is surely ours.
+        let removed = fs::remove_file(&self.path);
+        drop(self.file);
+        match removed {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(StateError::Lock { path: self.path, source })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn holder(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+fn write_pid(file: &mut File) -> std::io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())
+}

@@ -1,0 +1,225 @@
+//! The messages on the control socket, which are also what `--json` prints.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// What a client asks of the running instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ControlRequest {
+    /// How it is doing.
+    Status,
+    /// Which flows it carries.
+    Flows,
+    /// Stop and undo every change; answered when that is done.
+    Stop,
+}
+
+/// What the running instance answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", content = "data", rename_all = "kebab-case")]
+pub enum ControlReply {
+    /// To [`ControlRequest::Status`].
+    Status(Box<Status>),
+    /// To [`ControlRequest::Flows`].
+    Flows(Vec<FlowInfo>),
+    /// To [`ControlRequest::Stop`]: everything is undone, and the process is about to end.
+    Stopped,
+    /// The request was not understood, not allowed, or failed.
+    Error(String),
+}
+
+/// How a running instance is doing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The version of the program.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Seconds since traffic was first captured.
+    pub uptime_s: u64,
+    /// The stack in use: `system` or `user`.
+    pub stack: String,
+    /// The name of the TUN device.
+    pub tun: String,
+    /// What traffic leaves by, per address family.
+    pub uplink: UplinkStatus,
+    /// What keeps our own sockets out of the capture.
+    pub protect: ProtectStatus,
+    /// The outbounds, sorted by name.
+    pub outbounds: Vec<OutboundStatus>,
+    /// What was counted since the start.
+    pub counters: Counters,
+    /// Whether a loop is excluded.
+    pub loops: LoopVerdict,
+}
+
+/// The uplink of each address family; `None` while there is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UplinkStatus {
+    /// The interface that IPv4 leaves by.
+    pub ipv4: Option<String>,
+    /// The interface that IPv6 leaves by.
+    pub ipv6: Option<String>,
+}
+
+/// What keeps our own sockets out of the capture.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProtectStatus {
+    /// The strategy in use, such as `mark`.
+    pub strategy: String,
+    /// How it does so on this host, in one sentence.
+    pub explanation: String,
+}
+
+/// How an outbound is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutboundStatus {
+    /// Its name.
+    pub name: String,
+    /// Its type, such as `socks5`.
+    pub kind: String,
+    /// The proxy server as `host:port`, if it has one.
+    pub server: Option<String>,
+    /// Whether it works, as far as flows have shown.
+    pub health: Health,
+    /// Why the last flow through it failed, if one did.
+    pub last_error: Option<String>,
+}
+
+/// Whether an outbound works.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// The last flow through it was carried.
+    Up,
+    /// The last flow through it failed because of the outbound itself.
+    Down,
+    /// No flow has gone through it.
+    #[default]
+    Unknown,
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// What was counted since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Packets at the TUN device.
+    pub tun: TunCounters,
+    /// TCP connections.
+    pub tcp: TcpCounters,
+    /// UDP sessions.
+    pub udp: UdpCounters,
+    /// Payload carried for clients, TCP and UDP together.
+    pub bytes: Bytes,
+}
+
+/// Packets at the TUN device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunCounters {
+    /// Read from it.
+    pub packets_read: u64,
+    /// Written to it.
+    pub packets_written: u64,
+    /// Read and found to break the rules of its protocol.
+    pub malformed: u64,
+    /// Read and answered with RST or ICMP because nothing may go there.
+    pub refused: u64,
+    /// Read and discarded without an answer.
+    pub dropped: u64,
+}
+
+/// TCP connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpCounters {
+    /// Connected since the start.
+    pub opened: u64,
+    /// Connected now.
+    pub active: u64,
+    /// Not connected, because of a rule, a limit or the target.
+    pub refused: u64,
+}
+
+/// UDP sessions, one for each client socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UdpCounters {
+    /// Made since the start.
+    pub opened: u64,
+    /// Alive now.
+    pub active: u64,
+    /// Refused, because of a rule, a limit or the outbound.
+    pub refused: u64,
+}
+
+/// Bytes of payload in each direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bytes {
+    /// From the client to the target.
+    pub up: u64,
+    /// From the target to the client.
+    pub down: u64,
+}
+
+/// Whether a loop is excluded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoopVerdict {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// What it rests on, in one sentence.
+    pub why: String,
+}
+
+/// A verdict on loops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// Each path out of here was asked of the kernel and does not come back.
+    #[serde(rename = "proven")]
+    Proven,
+    /// It could not be shown for each path.
+    #[default]
+    #[serde(rename = "not proven")]
+    NotProven,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Proven => "proven",
+            Self::NotProven => "not proven",
+        })
+    }
+}
+
+/// One live flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowInfo {
+    /// A number that no other flow of this run has.
+    pub id: u64,
+    /// `tcp`, `udp` or `icmp`.
+    pub network: String,
+    /// The client's socket.
+    pub source: SocketAddr,
+    /// Where the client wants to go, as `address:port` or `name:port`.
+    pub target: String,
+    /// The rule that matched; empty if it was the final outbound.
+    pub rule: String,
+    /// The outbound that carries it.
+    pub outbound: String,
+    /// Payload carried so far.
+    pub bytes: Bytes,
+    /// Seconds since its first packet.
+    pub age_s: u64,
+    /// What it is doing, such as `dialling`, `open` or `half-closed`.
+    pub state: String,
+}

@@ -1,0 +1,69 @@
+//! Where an instance keeps its control socket, journal and lock: one set for each network namespace.
+
+use std::path::{Path, PathBuf};
+
+use super::StateError;
+
+#[cfg(target_os = "linux")]
+#[path = "path/linux.rs"]
+pub(super) mod os;
+#[cfg(not(target_os = "linux"))]
+#[path = "path/unsupported.rs"]
+pub(super) mod os;
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests;
+
+/// The files of the instance in one network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatePaths {
+    /// The control socket.
+    pub control: PathBuf,
+    /// The journal of changes to the host.
+    pub journal: PathBuf,
+    /// The file that the instance holds locked as long as it lives.
+    pub lock: PathBuf,
+}
+
+impl StatePaths {
+    /// The files for the network namespace of the calling thread.
+    ///
+    /// The folder is `/run` where it can be written, else `$XDG_RUNTIME_DIR` if that is the user's own, else
+    /// `/tmp/oneway-UID`, which [`InstanceLock::acquire`](super::InstanceLock::acquire) makes. In `/run` the files
+    /// of the machine's own namespace, that of process 1, are named `oneway.*`; everywhere else they bear the
+    /// namespace's number: `oneway-4026532183.*`.
+    ///
+    /// # Errors
+    /// When the namespace cannot be told.
+    pub fn here() -> Result<Self, StateError> {
+        os::here()
+    }
+
+    /// The files `STEM.sock`, `STEM.journal` and `STEM.lock` in a folder.
+    pub fn in_folder(folder: &Path, stem: &str) -> Self {
+        let file = |extension: &str| folder.join(format!("{stem}.{extension}"));
+        Self { control: file("sock"), journal: file("journal"), lock: file("lock") }
+    }
+
+    /// The same files with another control socket. Journal and lock stay where they are: two instances with
+    /// different sockets would change the same host.
+    #[must_use]
+    pub fn with_control(self, control: Option<PathBuf>) -> Self {
+        match control {
+            Some(control) => Self { control, ..self },
+            None => self,
+        }
+    }
+
+    /// The control sockets at which an instance in this namespace may listen: the caller's own first, then those
+    /// of other users that the caller might be allowed to open.
+    pub fn control_candidates(&self) -> Vec<PathBuf> {
+        let mut candidates = vec![self.control.clone()];
+        for other in os::control_candidates() {
+            if !candidates.contains(&other) {
+                candidates.push(other);
+            }
+        }
+        candidates
+    }
+}

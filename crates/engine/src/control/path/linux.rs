@@ -1,0 +1,145 @@
+//! Folders and network namespaces on Linux.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, OFlags};
+
+use crate::control::{StateError, StatePaths};
+
+const RUN: &str = "/run";
+
+/// See [`StatePaths::here`].
+pub(in crate::control) fn here() -> Result<StatePaths, StateError> {
+    let namespace = namespace().map_err(StateError::Namespace)?;
+    let folder = folder();
+    Ok(StatePaths::in_folder(&folder, &stem(&folder, namespace)))
+}
+
+/// The number of the calling thread's network namespace. Not that of `/proc/self`, which is the main thread's.
+fn namespace() -> io::Result<u64> {
+    Ok(fs::metadata("/proc/thread-self/ns/net")?.ino())
+}
+
+/// Only in `/run` can the machine's own namespace have a name of its own: elsewhere users with and without a view
+/// of process 1 would disagree on it.
+fn stem(folder: &Path, namespace: u64) -> String {
+    if folder == Path::new(RUN) && is_machines_own() { "oneway".to_owned() } else { numbered_stem(namespace) }
+}
+
+fn numbered_stem(namespace: u64) -> String {
+    format!("oneway-{namespace}")
+}
+
+/// Whether the calling thread is in the network namespace of process 1.
+///
+/// `/proc/1/ns/net` would say so, but following it takes `CAP_SYS_PTRACE` (`proc_ns_get_link` in
+/// fs/proc/namespaces.c), and a service without it must find the same files as its administrator. The files below
+/// `/proc/PID/net` are not guarded (`get_proc_task_net` in fs/proc/proc_net.c), and each namespace has its own
+/// with inode numbers of their own.
+fn is_machines_own() -> bool {
+    let inode = |path| fs::metadata(path).map(|file| file.ino());
+    match (inode("/proc/1/net/dev"), inode("/proc/thread-self/net/dev")) {
+        (Ok(first), Ok(ours)) => first == ours,
+        _ => false,
+    }
+}
+
+/// The folder for this user.
+fn folder() -> PathBuf {
+    if rustix::fs::access(RUN, Access::WRITE_OK | Access::EXEC_OK).is_ok() {
+        return RUN.into();
+    }
+    let uid = rustix::process::geteuid().as_raw();
+    if let Some(folder) = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)
+        && folder.is_absolute()
+        && fs::metadata(&folder).is_ok_and(|found| found.is_dir() && found.uid() == uid)
+    {
+        return folder;
+    }
+    private_folder(uid)
+}
+
+fn private_folder(uid: u32) -> PathBuf {
+    PathBuf::from(format!("/tmp/oneway-{uid}"))
+}
+
+/// See [`StatePaths::control_candidates`].
+pub(in crate::control) fn control_candidates() -> Vec<PathBuf> {
+    let Ok(namespace) = namespace() else { return Vec::new() };
+    let numbered = format!("{}.sock", numbered_stem(namespace));
+    let mut candidates = Vec::new();
+    if is_machines_own() {
+        candidates.push(Path::new(RUN).join("oneway.sock"));
+    }
+    candidates.push(Path::new(RUN).join(&numbered));
+    if rustix::process::geteuid().is_root() {
+        // Root may be asking after an instance that somebody runs with CAP_NET_ADMIN alone.
+        let users = entries(Path::new("/run/user"), "");
+        let private = entries(Path::new("/tmp"), "oneway-");
+        candidates
+            .extend(users.chain(private).map(|folder| folder.join(&numbered)).filter(|path| path.exists()));
+    }
+    candidates
+}
+
+fn entries(folder: &Path, prefix: &'static str) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter(move |entry| entry.file_name().to_string_lossy().starts_with(prefix))
+        .map(|entry| entry.path())
+}
+
+/// Makes the private folder if that is what `folder` is, and checks that nobody else can write to it.
+pub(in crate::control) fn prepare_folder(folder: &Path) -> Result<(), StateError> {
+    let uid = rustix::process::geteuid().as_raw();
+    if folder != private_folder(uid) {
+        return Ok(());
+    }
+    prepare_private(folder, uid)
+}
+
+pub(super) fn prepare_private(folder: &Path, uid: u32) -> Result<(), StateError> {
+    let failed = |source| StateError::Folder { path: folder.to_owned(), source };
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed(e)),
+        _ => {}
+    }
+    // In /tmp anybody may have made it first, also as a link to somewhere else.
+    let found = fs::symlink_metadata(folder).map_err(failed)?;
+    let unsafe_because = |why| Err(StateError::UnsafeFolder { path: folder.to_owned(), why });
+    if !found.is_dir() {
+        return unsafe_because("it is no folder");
+    }
+    if found.uid() != uid {
+        return unsafe_because("it belongs to another user");
+    }
+    if found.mode() & 0o077 != 0 {
+        return unsafe_because("its mode is not 0700");
+    }
+    Ok(())
+}
+
+/// Opens or makes a file that only this user may open: whoever can open it can also lock it.
+pub(in crate::control) fn open_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits() as i32)
+        .open(path)
+}
+
+/// Whether an open file is the one that is now at a path.
+pub(in crate::control) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let open = file.metadata()?;
+    match fs::symlink_metadata(path) {
+        Ok(found) => Ok((found.dev(), found.ino()) == (open.dev(), open.ino())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}

@@ -1,0 +1,27 @@
+//! Where there is no place for the files of an instance yet.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::control::{StateError, StatePaths};
+
+pub(in crate::control) fn here() -> Result<StatePaths, StateError> {
+    Err(StateError::Unsupported)
+}
+
+pub(in crate::control) fn control_candidates() -> Vec<PathBuf> {
+    Vec::new()
+}
+
+pub(in crate::control) fn prepare_folder(_: &Path) -> Result<(), StateError> {
+    Err(StateError::Unsupported)
+}
+
+pub(in crate::control) fn open_private(_: &Path) -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+pub(in crate::control) fn is_at(_: &File, _: &Path) -> io::Result<bool> {
+    Err(io::ErrorKind::Unsupported.into())
+}
