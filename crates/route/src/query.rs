@@ -65,24 +65,6 @@ pub enum RouteKind {
     Other(u8),
 }
 
-impl RouteKind {
-    /// `rtm_type` (`include/uapi/linux/rtnetlink.h`).
-    pub(crate) fn from_rtn(n: u8) -> Self {
-        match n {
-            1 => Self::Unicast,
-            2 => Self::Local,
-            3 => Self::Broadcast,
-            4 => Self::Anycast,
-            5 => Self::Multicast,
-            6 => Self::Blackhole,
-            7 => Self::Unreachable,
-            8 => Self::Prohibit,
-            9 => Self::Throw,
-            n => Self::Other(n),
-        }
-    }
-}
-
 /// Where the packet would go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteAnswer {

@@ -13,6 +13,22 @@ use crate::host::{Address, Link, NextHop, Route, Rule, RuleAction};
 use crate::id::{Family, IfIndex, Mark, Priority, Table};
 use crate::query::RouteKind;
 
+/// `rtm_type` (`include/uapi/linux/rtnetlink.h`).
+pub(super) fn route_kind(n: u8) -> RouteKind {
+    match n {
+        1 => RouteKind::Unicast,
+        2 => RouteKind::Local,
+        3 => RouteKind::Broadcast,
+        4 => RouteKind::Anycast,
+        5 => RouteKind::Multicast,
+        6 => RouteKind::Blackhole,
+        7 => RouteKind::Unreachable,
+        8 => RouteKind::Prohibit,
+        9 => RouteKind::Throw,
+        n => RouteKind::Other(n),
+    }
+}
+
 pub(super) fn address_family(address: IpAddr) -> AddressFamily {
     family_number(Family::of(address))
 }
@@ -119,7 +135,7 @@ pub(super) fn route(message: &RouteMessage) -> Option<Route> {
         table: Table(header.table.into()),
         dst: family.everything(),
         src: None,
-        kind: RouteKind::from_rtn(header.kind.into()),
+        kind: route_kind(header.kind.into()),
         protocol: header.protocol.into(),
         scope: header.scope.into(),
         tos: header.tos,

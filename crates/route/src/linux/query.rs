@@ -83,7 +83,7 @@ impl Netlink {
             prefsrc: None,
             gateway: None,
             table: Some(Table(message.header.table.into())).filter(|t| t.0 != 0),
-            kind: RouteKind::from_rtn(message.header.kind.into()),
+            kind: decode::route_kind(message.header.kind.into()),
         };
         for attribute in &message.attributes {
             match attribute {

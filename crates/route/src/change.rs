@@ -1,0 +1,246 @@
+//! One change to the host as data, with its inverse, and both in the words of `ip` and `nft`.
+
+use std::fmt::{self, Display, Write as _};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::host::{PROTOCOL, Rule, RuleAction};
+use crate::id::{Family, Table};
+use crate::nft::NftTable;
+use crate::query::RouteKind;
+
+/// One change to the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "kebab-case")]
+pub enum Change {
+    /// Sets a device's MTU, in bytes, and brings it up.
+    Link {
+        /// The device.
+        name: String,
+        /// The MTU.
+        mtu: u32,
+        /// Its MTU and whether it was up, when the device was there before.
+        before: Option<(u32, bool)>,
+    },
+    /// Adds an address.
+    Address {
+        /// The device.
+        name: String,
+        /// The address and its network.
+        net: IpNet,
+    },
+    /// Adds a route, tagged with [`PROTOCOL`].
+    Route(RouteSpec),
+    /// Adds a policy rule, tagged with [`PROTOCOL`].
+    Rule(Rule),
+    /// Makes a table of nftables; an older one of ours by that name is replaced in the same instant.
+    Nft(NftTable),
+    /// Sets a switch.
+    Sysctl {
+        /// Its path below `/proc/sys`.
+        path: String,
+        /// What it was.
+        old: String,
+        /// What it becomes.
+        new: String,
+    },
+}
+
+/// A route to be made: by way of a device, or `throw`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteSpec {
+    /// The table.
+    pub table: Table,
+    /// The destination.
+    pub dst: IpNet,
+    /// The device; `None` makes it a `throw` route.
+    pub dev: Option<String>,
+    /// The preferred source address.
+    pub src: Option<IpAddr>,
+    /// The metric; 0 leaves it to the kernel.
+    pub metric: u32,
+}
+
+impl RouteSpec {
+    /// What it does.
+    pub fn kind(&self) -> RouteKind {
+        if self.dev.is_some() { RouteKind::Unicast } else { RouteKind::Throw }
+    }
+}
+
+/// The inverse of a [`Change`]. Making it twice, or when nothing is there, is harmless.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "undo", rename_all = "kebab-case")]
+pub enum Undo {
+    /// There is nothing to do: it vanishes with the device, which vanishes with the process.
+    Vanishes {
+        /// The device.
+        name: String,
+    },
+    /// Gives a device that was there before its MTU and state back.
+    Link {
+        /// The device.
+        name: String,
+        /// The MTU it had.
+        mtu: u32,
+        /// Whether it was up.
+        up: bool,
+    },
+    /// Removes an address.
+    Address {
+        /// The device.
+        name: String,
+        /// The address and its network.
+        net: IpNet,
+    },
+    /// Removes a route that carries our tag.
+    Route(RouteSpec),
+    /// Removes a rule that carries our tag.
+    Rule(Rule),
+    /// Removes a table of nftables, if it carries our tag.
+    Nft {
+        /// Its name; the family is `inet`.
+        name: String,
+    },
+    /// Sets a switch back, if it still has the value it was set to.
+    Sysctl {
+        /// Its path below `/proc/sys`.
+        path: String,
+        /// What it was.
+        old: String,
+        /// What it was set to.
+        new: String,
+    },
+}
+
+impl Change {
+    /// Its inverse.
+    pub fn undo(&self) -> Undo {
+        match self {
+            Self::Link { name, before: None, .. } => Undo::Vanishes { name: name.clone() },
+            Self::Link { name, before: Some((mtu, up)), .. } => {
+                Undo::Link { name: name.clone(), mtu: *mtu, up: *up }
+            }
+            Self::Address { name, net } => Undo::Address { name: name.clone(), net: *net },
+            Self::Route(route) => Undo::Route(route.clone()),
+            Self::Rule(rule) => Undo::Rule(rule.clone()),
+            Self::Nft(table) => Undo::Nft { name: table.name.clone() },
+            Self::Sysctl { path, old, new } => {
+                Undo::Sysctl { path: path.clone(), old: old.clone(), new: new.clone() }
+            }
+        }
+    }
+}
+
+impl Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Link { name, mtu, .. } => write!(f, "ip link set dev {name} mtu {mtu} up"),
+            Self::Address { name, net: net @ IpNet::V4(_) } => write!(f, "ip address add {net} dev {name}"),
+            Self::Address { name, net } => write!(f, "ip -6 address add {net} dev {name} nodad"),
+            Self::Route(route) => write!(f, "{} route add {}", ip(Family::of_net(route.dst)), Words(route)),
+            Self::Rule(rule) => write!(f, "{} rule add {}", ip(rule.family), Words(rule)),
+            Self::Nft(table) => write!(f, "{table}"),
+            Self::Sysctl { path, new, .. } => write!(f, "sysctl -w {path}={new}"),
+        }
+    }
+}
+
+impl Display for Undo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vanishes { name } => write!(f, "vanishes with {name}"),
+            Self::Link { name, mtu, up } => {
+                write!(f, "ip link set dev {name} mtu {mtu} {}", if *up { "up" } else { "down" })
+            }
+            Self::Address { name, net } => {
+                write!(f, "{} address del {net} dev {name}", ip(Family::of_net(*net)))
+            }
+            Self::Route(route) => write!(f, "{} route del {}", ip(Family::of_net(route.dst)), Words(route)),
+            Self::Rule(rule) => write!(f, "{} rule del {}", ip(rule.family), Words(rule)),
+            Self::Nft { name } => write!(f, "nft delete table inet {name}"),
+            Self::Sysctl { path, old, new } => write!(f, "sysctl -w {path}={old}, if it is still {new}"),
+        }
+    }
+}
+
+fn ip(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip -6",
+    }
+}
+
+/// The arguments of `ip route add` and `ip rule add`.
+struct Words<'a, T>(&'a T);
+
+impl Display for Words<'_, RouteSpec> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RouteSpec { table, dst, dev, src, metric } = self.0;
+        if dev.is_none() {
+            f.write_str("throw ")?;
+        }
+        if dst.prefix_len() == 0 {
+            f.write_str("default")?
+        } else {
+            write!(f, "{dst}")?
+        }
+        if let Some(dev) = dev {
+            write!(f, " dev {dev}")?;
+        }
+        if let Some(src) = src {
+            write!(f, " src {src}")?;
+        }
+        write!(f, " table {table}")?;
+        if *metric != 0 {
+            write!(f, " metric {metric}")?;
+        }
+        write!(f, " proto {PROTOCOL}")
+    }
+}
+
+impl Display for Words<'_, Rule> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rule = self.0;
+        write!(f, "priority {}", rule.priority)?;
+        if rule.invert {
+            f.write_str(" not")?;
+        }
+        if let Some(iif) = &rule.iif {
+            write!(f, " iif {iif}")?;
+        }
+        if let Some((mark, mask)) = rule.fwmark {
+            write!(f, " fwmark {mark}")?;
+            if mask != u32::MAX {
+                write!(f, "/{mask:#x}")?;
+            }
+        }
+        if let Some((first, last)) = rule.uids {
+            write!(f, " uidrange {first}-{last}")?;
+        }
+        match rule.action {
+            RuleAction::Lookup(table) => write!(f, " lookup {table}")?,
+            RuleAction::Goto(priority) => write!(f, " goto {priority}")?,
+            RuleAction::Nop => f.write_str(" nop")?,
+            RuleAction::Blackhole => f.write_str(" blackhole")?,
+            RuleAction::Unreachable => f.write_str(" unreachable")?,
+            RuleAction::Prohibit => f.write_str(" prohibit")?,
+            RuleAction::Other(n) => write!(f, " type {n}")?,
+        }
+        if let Some(length) = rule.suppress_prefixlength {
+            write!(f, " suppress_prefixlength {length}")?;
+        }
+        write!(f, " protocol {PROTOCOL}")
+    }
+}
+
+/// Puts `text` behind `lead`, its further lines indented as far.
+pub(crate) fn indented(out: &mut String, lead: &str, text: &dyn Display) {
+    for (n, line) in text.to_string().lines().enumerate() {
+        let lead = if n == 0 { lead.to_owned() } else { " ".repeat(lead.len()) };
+        // Writing to a String does not fail.
+        let _ = writeln!(out, "{lead}{line}");
+    }
+}

@@ -1,0 +1,266 @@
+//! What `run` would change on this host, decided purely from a [`Request`] and a [`Snapshot`].
+//!
+//! One policy rule captures and exempts at once: `iif lo fwmark 0x0/BIT lookup T` takes what this host
+//! sends without our bit. Our own sockets carry the bit and follow exactly the rules the host has
+//! without us. Whoever deletes that rule ends the capture, but cannot make a loop.
+
+mod addresses;
+mod capture;
+mod choose;
+mod text;
+mod uplink;
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::change::Change;
+use crate::host::Snapshot;
+use crate::id::{Family, IfIndex, Mark, Table};
+
+pub use capture::plan;
+
+/// How our own sockets are kept out of the capture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protect {
+    /// They set `SO_MARK` to our bit, which the capture rule leaves alone.
+    Mark,
+    /// They set `SO_BINDTODEVICE` to the uplink. The capture rule matches them too, but the routes
+    /// of our table lead to another device than theirs, do not count for them
+    /// (`fib_lookup_good_nhc`, net/ipv4/fib_trie.c; `rt6_score_route`, net/ipv6/route.c), and the
+    /// look-up goes on to the host's own rules.
+    Bind,
+}
+
+/// What is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// The capture device's name; `None` chooses a free `oneway0`, `oneway1`, ….
+    pub tun_name: Option<String>,
+    /// Its addresses; empty chooses a free IPv4 /24 and IPv6 /64.
+    pub tun_addresses: Vec<IpNet>,
+    /// Its MTU in bytes, 1280 to 65535 (68 without IPv6).
+    pub mtu: u32,
+    /// What is captured; empty is everything but what a specific route of the host leads to.
+    pub include: Vec<IpNet>,
+    /// What is not captured; wins over `include`.
+    pub exclude: Vec<IpNet>,
+    /// Users whose traffic is not captured.
+    pub exclude_uids: Vec<u32>,
+    /// Whether the traffic of containers and LAN clients is captured too.
+    pub forwarded: bool,
+    /// The bit of packet marks that is ours; `None` chooses a free one.
+    pub mark: Option<Mark>,
+    /// The uplink, pinned; `None` follows the host's choice.
+    pub interface: Option<String>,
+    /// How our own sockets are kept out.
+    pub protect: Protect,
+    /// `false` for a device that somebody else set up and handed over: its link and addresses are
+    /// left alone, and `tun_name` must name it.
+    pub device_is_ours: bool,
+    /// Whether IPv6 is captured. When `false` it is left alone, not blocked.
+    pub ipv6: bool,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Self {
+            tun_name: None,
+            tun_addresses: Vec::new(),
+            mtu: 65535,
+            include: Vec::new(),
+            exclude: Vec::new(),
+            exclude_uids: Vec::new(),
+            forwarded: false,
+            mark: None,
+            interface: None,
+            protect: Protect::Mark,
+            device_is_ours: true,
+            ipv6: true,
+        }
+    }
+}
+
+/// Where a family's traffic leaves the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uplink {
+    /// The device's name.
+    pub name: String,
+    /// The device.
+    pub index: IfIndex,
+    /// The source address of new connections, if the device has a usable one.
+    pub address: Option<IpAddr>,
+    /// The next hop; `None` is on-link.
+    pub gateway: Option<IpAddr>,
+}
+
+/// The uplinks by family.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uplinks {
+    /// That of IPv4.
+    pub v4: Option<Uplink>,
+    /// That of IPv6.
+    pub v6: Option<Uplink>,
+}
+
+impl Uplinks {
+    /// That of one family.
+    pub fn get(&self, family: Family) -> Option<&Uplink> {
+        match family {
+            Family::V4 => self.v4.as_ref(),
+            Family::V6 => self.v6.as_ref(),
+        }
+    }
+}
+
+/// Whether a step captures traffic, or comes before that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Nothing is captured by it.
+    Prepare,
+    /// The rules of the capture: the last steps, made only after the proof.
+    Capture,
+}
+
+/// One change and its reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// When it is made.
+    pub phase: Phase,
+    /// The change.
+    #[serde(flatten)]
+    pub change: Change,
+    /// Why.
+    pub why: String,
+}
+
+/// Every change to the host, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The capture device's name.
+    pub tun_name: String,
+    /// Its addresses. The first address of each network is the device's own, the others are free for
+    /// synthetic peers.
+    pub tun_addresses: Vec<IpNet>,
+    /// How our own sockets are kept out.
+    pub protect: Protect,
+    /// Our bit. With [`Protect::Mark`] every own socket must set it. With [`Protect::Bind`] it may be
+    /// there too: it then keeps the answers to incoming connections out of the capture.
+    pub mark: Option<Mark>,
+    /// Our routing table.
+    pub table: Table,
+    /// The uplinks.
+    pub uplinks: Uplinks,
+    /// The families that are captured.
+    pub families: Vec<Family>,
+    /// The steps.
+    pub steps: Vec<Step>,
+    /// The capture rules restricted to a second bit that nothing carries, for
+    /// [`prove_rules`](crate::prove_rules).
+    pub rehearsal: Vec<Step>,
+    /// That second bit.
+    pub rehearsal_mark: Mark,
+    /// Addresses that must be captured once the plan is applied, one or more per family. No packet is
+    /// ever sent to them.
+    pub samples: Vec<IpAddr>,
+    /// What is left out or worth knowing.
+    pub notes: Vec<String>,
+}
+
+/// Why there is no plan. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// The device name cannot be one.
+    #[error("\"{0}\" cannot be a device name: use 1 to 15 characters without '/', ':' and white space")]
+    BadTunName(String),
+    /// The device is there already and is none that could be used.
+    #[error("there is already a device \"{0}\" that is not a TUN; choose another name with --tun")]
+    TunNameTaken(String),
+    /// A handed-over device must be named.
+    #[error("the handed-over TUN device is not among the host's devices{}", .0.as_ref().map(|n| format!(": \"{n}\"")).unwrap_or_default())]
+    NoSuchTun(Option<String>),
+    /// The MTU is out of range.
+    #[error("an MTU of {mtu} is out of range; use {least} to 65535")]
+    BadMtu {
+        /// What was asked for.
+        mtu: u32,
+        /// The least that the captured families allow (RFC 791, RFC 8200 section 5).
+        least: u32,
+    },
+    /// The address has no room for a device and a peer, or is none of a host.
+    #[error("{0} cannot be the TUN's address; use a unicast address in a network of at least 4 addresses")]
+    BadTunAddress(IpNet),
+    /// The device's address lies in a network of the host.
+    #[error("the TUN address {net} overlaps {with}; choose another with --tun-address, or leave it out")]
+    Overlap {
+        /// The address asked for.
+        net: IpNet,
+        /// The network, and what it belongs to.
+        with: String,
+    },
+    /// Every candidate network is in use.
+    #[error("no free {0} network for the TUN; name one with --tun-address")]
+    NoFreeNetwork(Family),
+    /// The pinned uplink is not there.
+    #[error("there is no device \"{0}\" to pin the uplink to; see --interface")]
+    NoInterface(String),
+    /// The mark is not a single bit.
+    #[error("the mark {0} is not a single bit; use one like 0x10000000")]
+    NotOneBit(Mark),
+    /// The mark belongs to somebody else.
+    #[error("the mark {mark} is in use by the host's rule {rule}; choose another, or leave it out")]
+    MarkInUse {
+        /// The mark.
+        mark: Mark,
+        /// The rule's priority.
+        rule: u32,
+    },
+    /// All bits are in use.
+    #[error("no free bit in the packet mark: the host's rules use them all")]
+    NoFreeMark,
+    /// No table number is free.
+    #[error("no free routing table number")]
+    NoFreeTable,
+    /// No block of rule priorities is free.
+    #[error("no {wanted} free rule priorities in a row below {below}")]
+    NoFreePriorities {
+        /// How many are needed.
+        wanted: u32,
+        /// The rule they must come before.
+        below: u32,
+    },
+    /// Everything is excluded.
+    #[error("there is nothing to capture: every included network is excluded")]
+    Nothing,
+}
+
+impl Plan {
+    /// The steps in the words of `ip` and `nft`, each with its undo and its reason.
+    pub fn text(&self) -> String {
+        text::text(self)
+    }
+
+    /// The addresses of one family that must be captured.
+    pub fn samples_of(&self, family: Family) -> impl Iterator<Item = IpAddr> {
+        self.samples.iter().copied().filter(move |a| Family::of(*a) == family)
+    }
+}
+
+/// The parts of a plan that are decided one after the other.
+struct Draft<'a> {
+    request: &'a Request,
+    host: &'a Snapshot,
+    tun: String,
+    families: Vec<Family>,
+    mark: Option<Mark>,
+    table: Table,
+    uplinks: Uplinks,
+    notes: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests;

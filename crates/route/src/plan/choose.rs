@@ -1,0 +1,219 @@
+//! Free numbers and names: what nobody on this host uses yet.
+
+use super::{PlanError, Request};
+use crate::host::{Rule, RuleAction, Snapshot};
+use crate::id::{Family, Mark, Priority, Table};
+use crate::query::RouteKind;
+
+/// Our tables are looked for from here on: far from 51820 (wg-quick), 52 (Tailscale), 100 and up (by
+/// hand), 1000 and up (VRFs, netplan).
+const FIRST_TABLE: u32 = 16_200;
+const TABLES: u32 = 1_000;
+/// `main` is asked at this priority on a host that nobody changed (`fib_default_rules_init`).
+const MAIN_PRIORITY: u32 = 32_766;
+
+/// Bits in the order they are tried. The high byte's low nibble and bit 28 and 29 first: Tailscale
+/// uses 0x00ff0000, Kubernetes 0x4000 and 0x8000, Cilium 0x0f00, wg-quick the number 0xca6c; Calico
+/// may use any of the upper half, Android the lower.
+const MARKS: [u32; 12] = [
+    0x1000_0000,
+    0x2000_0000,
+    0x0400_0000,
+    0x0800_0000,
+    0x4000_0000,
+    0x0200_0000,
+    0x0100_0000,
+    0x8000_0000,
+    0x1000,
+    0x2000,
+    0x1,
+    0x2,
+];
+
+/// The device's name.
+pub(super) fn tun_name(request: &Request, host: &Snapshot) -> Result<String, PlanError> {
+    let Some(name) = &request.tun_name else {
+        if !request.device_is_ours {
+            return Err(PlanError::NoSuchTun(None));
+        }
+        let free = (0..).map(|n| format!("oneway{n}")).find(|n| host.link(n).is_none());
+        return free.ok_or(PlanError::NoSuchTun(None));
+    };
+    // `dev_valid_name`, net/core/dev.c.
+    let bad = name.is_empty()
+        || name.len() > 15
+        || matches!(name.as_str(), "." | "..")
+        || name.contains(|c: char| c == '/' || c == ':' || c.is_ascii_whitespace() || c == '\0');
+    if bad {
+        return Err(PlanError::BadTunName(name.clone()));
+    }
+    match host.link(name) {
+        Some(link) if link.kind.as_deref() != Some("tun") && request.device_is_ours => {
+            Err(PlanError::TunNameTaken(name.clone()))
+        }
+        None if !request.device_is_ours => Err(PlanError::NoSuchTun(Some(name.clone()))),
+        _ => Ok(name.clone()),
+    }
+}
+
+/// The bits of packet marks that a rule looks at. A rule that compares the whole mark with a number
+/// looks at the bits of that number: a mark of another bit alone is never equal.
+fn bits(rule: &Rule) -> u32 {
+    match rule.fwmark {
+        Some((Mark(mark), u32::MAX)) => mark,
+        Some((Mark(mark), mask)) => mark | mask,
+        None => 0,
+    }
+}
+
+/// Our bit and a second free one for the rehearsal.
+pub(super) fn marks(request: &Request, host: &Snapshot) -> Result<(Mark, Mark), PlanError> {
+    let used = host.rules.iter().fold(0, |used, rule| used | bits(rule));
+    let mut free = MARKS.iter().copied().filter(|bit| used & bit == 0);
+    let ours = match request.mark {
+        Some(mark) if mark.0.count_ones() != 1 => return Err(PlanError::NotOneBit(mark)),
+        Some(mark) => match host.rules.iter().find(|r| bits(r) & mark.0 != 0) {
+            Some(rule) => return Err(PlanError::MarkInUse { mark, rule: rule.priority.0 }),
+            None => mark,
+        },
+        None => Mark(free.next().ok_or(PlanError::NoFreeMark)?),
+    };
+    let second = free.find(|bit| *bit != ours.0).ok_or(PlanError::NoFreeMark)?;
+    Ok((ours, Mark(second)))
+}
+
+/// A table that holds nothing and that nobody asks.
+pub(super) fn table(host: &Snapshot) -> Result<Table, PlanError> {
+    (FIRST_TABLE..FIRST_TABLE + TABLES)
+        .map(Table)
+        .find(|t| {
+            host.routes.iter().all(|r| r.table != *t)
+                && host.rules.iter().all(|r| r.action != RuleAction::Lookup(*t))
+        })
+        .ok_or(PlanError::NoFreeTable)
+}
+
+/// The name of our nftables table.
+pub(super) fn nft_name(host: &Snapshot) -> String {
+    /// `NFPROTO_INET`
+    const INET: u8 = 1;
+    let taken = |name: &str| host.nft_tables.iter().any(|t| t.family == INET && t.name == name && !t.ours);
+    let mut name = String::from("oneway");
+    let mut n = 0;
+    while taken(&name) {
+        n += 1;
+        name = format!("oneway{n}");
+    }
+    name
+}
+
+/// Whether ordinary unmarked traffic of this host gets to this rule's table.
+fn plain(rule: &Rule) -> bool {
+    let unmarked = match rule.fwmark {
+        None => true,
+        Some((Mark(mark), mask)) => (mark & mask == 0) != rule.invert,
+    };
+    let inverted_otherwise = rule.invert && rule.fwmark.is_none();
+    let narrow = rule.src.is_some() || rule.dst.is_some() || rule.oif.is_some() || rule.uids.is_some();
+    let local = rule.iif.as_deref().is_none_or(|i| i == "lo");
+    unmarked && !inverted_otherwise && !narrow && local && rule.other.is_empty()
+}
+
+/// Whether a table has a route for everything.
+fn has_default(host: &Snapshot, family: Family, table: Table) -> bool {
+    host.routes.iter().any(|r| r.family() == family && r.table == table && r.dst.prefix_len() == 0)
+}
+
+fn has_specific(host: &Snapshot, family: Family, table: Table) -> bool {
+    host.routes.iter().any(|r| {
+        r.family() == family && r.table == table && r.dst.prefix_len() > 0 && r.kind != RouteKind::Throw
+    })
+}
+
+/// A block of free priorities in a row.
+pub(super) struct Block {
+    /// The first.
+    pub(super) first: Priority,
+}
+
+/// Finds `wanted` free priorities, as late as possible but before every rule that would take all of the
+/// host's traffic: `lookup main`, and that of another VPN whose table holds a default route.
+pub(super) fn block(host: &Snapshot, families: &[Family], wanted: u32) -> Result<Block, PlanError> {
+    let below = host
+        .rules
+        .iter()
+        .filter(|r| families.contains(&r.family) && plain(r) && r.priority.0 > 0)
+        .filter(|r| match r.action {
+            RuleAction::Lookup(table) => {
+                r.suppress_prefixlength.is_none()
+                    && (table == Table::MAIN || has_default(host, r.family, table))
+            }
+            RuleAction::Blackhole | RuleAction::Unreachable | RuleAction::Prohibit => true,
+            _ => false,
+        })
+        .map(|r| r.priority.0)
+        .min()
+        .unwrap_or(MAIN_PRIORITY)
+        .min(MAIN_PRIORITY);
+    let taken = |p: u32| host.rules.iter().any(|r| r.priority.0 == p);
+    let mut end = below;
+    while end > wanted {
+        // The lowest used number of the candidate block, if any: the next candidate ends there.
+        match (end - wanted..end).find(|p| taken(*p)) {
+            None => return Ok(Block { first: Priority(end - wanted) }),
+            Some(used) => end = used,
+        }
+    }
+    Err(PlanError::NoFreePriorities { wanted, below })
+}
+
+/// The tables after `first` whose specific routes come before the capture: main, and those of other
+/// VPNs that the host asks for all of its traffic.
+pub(super) fn respected(host: &Snapshot, family: Family, first: Priority) -> Vec<Table> {
+    let mut tables = Vec::new();
+    for rule in host.rules.iter().filter(|r| r.family == family && r.priority > first && plain(r)) {
+        if let RuleAction::Lookup(table) = rule.action
+            && !matches!(table, Table::LOCAL | Table::DEFAULT)
+            && !tables.contains(&table)
+            && (table == Table::MAIN || has_specific(host, family, table))
+        {
+            tables.push(table);
+        }
+    }
+    if !tables.contains(&Table::MAIN) {
+        tables.push(Table::MAIN);
+    }
+    tables
+}
+
+/// The marks by which other programs steer or exempt their own traffic: it is not ours to capture, or
+/// two tunnels would carry each other.
+pub(super) fn foreign_marks(host: &Snapshot, family: Family) -> Vec<(Mark, u32)> {
+    let mut marks: Vec<_> = host
+        .rules
+        .iter()
+        .filter(|r| r.family == family)
+        .filter_map(|r| r.fwmark)
+        .filter(|(mark, mask)| mark.0 & mask != 0)
+        .collect();
+    marks.sort();
+    marks.dedup();
+    marks
+}
+
+/// The longest prefix that still is "everything" in a table: 0, or more where another VPN splits the
+/// default route into halves (OpenVPN's `def1`) or names global unicast alone.
+pub(super) fn default_length(host: &Snapshot, family: Family, table: Table) -> u32 {
+    let most = match family {
+        Family::V4 => 1,
+        Family::V6 => 4,
+    };
+    host.routes
+        .iter()
+        .filter(|r| r.family() == family && r.table == table && r.kind == RouteKind::Unicast)
+        .map(|r| r.dst)
+        .filter(|dst| dst.prefix_len() <= most)
+        .map(|dst| u32::from(dst.prefix_len()))
+        .max()
+        .unwrap_or(0)
+}
