@@ -8,6 +8,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
 use oneway_wire::virtio::{VirtioNetHdr, complete_checksum};
 
 use super::{Offload, TunError, TunOptions};
@@ -224,6 +227,13 @@ impl Queue {
             let _ = self.write_device(&frame);
         }
         Ok(())
+    }
+
+    /// Lets a task wait for packets. To be called on a tokio runtime with I/O.
+    pub fn into_async(self) -> io::Result<AsyncFd<Self>> {
+        // SAFETY: the queue owns its descriptor and never gives it away or closes it while it lives, so the descriptor
+        // that is registered stays the same open file until the registration is dropped together with the queue.
+        unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) }.map_err(io::Error::from)
     }
 
     /// Whether frames carry a `virtio_net_hdr` to and from the kernel.

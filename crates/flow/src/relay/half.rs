@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
-use super::splice::{Pipe, PipePool, splice_in, splice_out};
+use super::splice::{AVAILABLE, Pipe, PipePool, splice_in, splice_out};
 use super::{End, Side};
 
 /// A read that fills this is taken for the start of a bulk transfer.
@@ -186,7 +186,7 @@ impl Half {
                 return Poll::Ready(Ok(()));
             }
             if bytes.len() == SCRATCH {
-                self.bulk = cfg!(any(target_os = "linux", target_os = "android"));
+                self.bulk = AVAILABLE;
             }
             let mut written = 0;
             while written < bytes.len() {

@@ -41,6 +41,8 @@ pub enum End {
     },
     /// One end closed and the other said nothing for too long; both were reset.
     Silent,
+    /// The relay was asked to stop; both ends were reset.
+    Stopped,
 }
 
 /// One connection's two sockets, and where its bytes are counted.
@@ -61,13 +63,15 @@ pub struct Relay<'a> {
 }
 
 impl Relay<'_> {
-    /// Carries bytes until both ends are closed or one fails.
+    /// Carries bytes until both ends are closed, one fails, or `stop` resolves.
     ///
-    /// A FIN travels as a FIN (half-close) and a RST as a RST. Dropping the future resets nothing: the sockets close
-    /// in order.
-    pub async fn run(self, pipes: &PipePool) -> End {
+    /// A FIN travels as a FIN (half-close) and a RST as a RST.
+    pub async fn run(self, pipes: &PipePool, stop: impl Future<Output = ()>) -> End {
         let Self { mut client, mut upstream, early, up, down, half_closed_limit } = self;
-        let end = carry(&mut client, &mut upstream, early, (up, down), half_closed_limit, pipes).await;
+        let end = tokio::select! {
+            end = carry(&mut client, &mut upstream, early, (up, down), half_closed_limit, pipes) => end,
+            () = stop => End::Stopped,
+        };
         if !matches!(end, End::Closed) {
             reset_on_close(&client);
             reset_on_close(&upstream);

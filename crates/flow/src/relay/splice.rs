@@ -8,4 +8,4 @@ mod os;
 mod os;
 
 pub use os::PipePool;
-pub(super) use os::{Pipe, splice_in, splice_out};
+pub(super) use os::{AVAILABLE, Pipe, splice_in, splice_out};

@@ -22,7 +22,7 @@ async fn relayed(
         let pipes = PipePool::default();
         let relay =
             Relay { client: accepted, upstream, early, up: &up, down: &down, half_closed_limit: limit };
-        let end = relay.run(&pipes).await;
+        let end = relay.run(&pipes, std::future::pending()).await;
         (end, up.into_inner(), down.into_inner())
     });
     (client, server, task)

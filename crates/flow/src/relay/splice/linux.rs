@@ -7,6 +7,9 @@ use std::os::fd::OwnedFd;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::net::TcpStream;
 
+/// Whether a relay may borrow pipes at all.
+pub(crate) const AVAILABLE: bool = true;
+
 /// Bytes that a pipe holds: enough for several superpackets in one turn. Unprivileged users may go up to 1 MiB
 /// (`/proc/sys/fs/pipe-max-size`).
 const PIPE_SIZE: usize = 512 * 1024;

@@ -1,0 +1,117 @@
+//! From a target to an outbound, and how well each outbound does.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use oneway_flow::{Network, Target};
+use oneway_outbound::{DialError, Outbound};
+use oneway_rule::RuleSet;
+use parking_lot::Mutex;
+
+/// The rules and what they choose from.
+#[derive(Debug)]
+pub(crate) struct Dispatch {
+    rules: RuleSet,
+    /// What `flows` shows for each rule, then for the final choice.
+    labels: Vec<Arc<str>>,
+    last_label: Arc<str>,
+    entries: Vec<Entry>,
+}
+
+/// An outbound and its name.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) name: Arc<str>,
+    /// Its type and server, for people.
+    pub(crate) description: String,
+    pub(crate) outbound: Outbound,
+    health: Mutex<Health>,
+}
+
+/// What the last attempts said about an outbound.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Health {
+    /// None until it was tried.
+    pub(crate) up: Option<bool>,
+    pub(crate) last_error: Option<String>,
+    pub(crate) since: Option<Instant>,
+}
+
+/// What the rules chose for a target.
+#[derive(Debug)]
+pub(crate) struct Choice<'a> {
+    pub(crate) id: u32,
+    pub(crate) entry: &'a Entry,
+    pub(crate) rule: Arc<str>,
+}
+
+impl Dispatch {
+    /// `labels` are the rules' own texts, in their order.
+    pub(crate) fn new(rules: RuleSet, labels: Vec<Arc<str>>, last: &str, entries: Vec<Entry>) -> Self {
+        Self { rules, labels, last_label: last.into(), entries }
+    }
+
+    /// The outbound for a target. The rules were compiled against this table, so that every number in them is here.
+    #[expect(clippy::indexing_slicing, reason = "the rules' numbers come from this very table")]
+    pub(crate) fn choose(&self, network: Network, target: &Target) -> Choice<'_> {
+        let decision = self.rules.decide(network, target);
+        let rule = decision.rule.and_then(|n| self.labels.get(n)).unwrap_or(&self.last_label);
+        let id = decision.outbound.0;
+        Choice { id, entry: &self.entries[id as usize], rule: Arc::clone(rule) }
+    }
+
+    /// The outbound of a number that [`Dispatch::choose`] gave.
+    #[expect(clippy::indexing_slicing, reason = "the number comes from this very table")]
+    pub(crate) fn by_id(&self, id: u32) -> &Entry {
+        &self.entries[id as usize]
+    }
+
+    /// How many outbounds there are.
+    pub(crate) fn len(&self) -> u32 {
+        self.entries.len() as u32
+    }
+
+    /// All outbounds.
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+}
+
+impl Entry {
+    pub(crate) fn new(name: &str, description: String, outbound: Outbound) -> Self {
+        Self { name: name.into(), description, outbound, health: Mutex::default() }
+    }
+
+    /// Whether packets leave as they are, without a proxy.
+    pub(crate) fn is_direct(&self) -> bool {
+        matches!(self.outbound, Outbound::Direct(_))
+    }
+
+    /// Notes how an attempt went: `None` is success. A destination's failure says nothing about the outbound.
+    pub(crate) fn observe(&self, error: Option<&DialError>) {
+        let up = match error {
+            None => true,
+            Some(error) if error.is_proxy_failure() => false,
+            Some(_) if !self.is_direct() => true,
+            Some(_) => return,
+        };
+        let mut health = self.health.lock();
+        if health.up != Some(up) {
+            match error {
+                Some(error) if !up => tracing::warn!(outbound = %self.name, %error, "outbound is down"),
+                _ if health.up == Some(false) => tracing::info!(outbound = %self.name, "outbound is up again"),
+                _ => {}
+            }
+            health.since = Some(Instant::now());
+            health.up = Some(up);
+        }
+        if !up {
+            health.last_error = error.map(ToString::to_string);
+        }
+    }
+
+    /// What the last attempts said.
+    pub(crate) fn health(&self) -> Health {
+        self.health.lock().clone()
+    }
+}

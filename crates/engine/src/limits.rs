@@ -1,0 +1,49 @@
+//! How much of anything there may be. At a limit the new one is refused politely and the old ones live.
+
+use std::time::Duration;
+
+/// The limits of one engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// TCP connections, closing ones included.
+    pub tcp_connections: usize,
+    /// Connections of one worker whose outbound is being dialled.
+    pub dialing: usize,
+    /// UDP sessions: client sockets.
+    pub udp_sessions: usize,
+    /// Echo sessions: running `ping`s.
+    pub echo_sessions: usize,
+    /// How long a half-closed connection may be silent.
+    pub half_closed: Duration,
+    /// How long a UDP session lives without a datagram (RFC 4787, REQ-5: not below 2 minutes).
+    pub udp_idle: Duration,
+    /// The same for a session with a well-known service that answers once, as DNS does (RFC 4787, REQ-5, the
+    /// exception).
+    pub udp_idle_short: Duration,
+    /// How long an echo session lives without a request.
+    pub echo_idle: Duration,
+    /// How long a connected outbound waits for its client to finish the handshake.
+    pub accept: Duration,
+}
+
+impl Limits {
+    /// Limits for a process that may open `descriptors` files.
+    ///
+    /// A TCP connection holds two, and some are kept for sessions, pipes and everything else.
+    pub fn for_descriptors(descriptors: u64) -> Self {
+        let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX).clamp(256, 1 << 24);
+        let spare = (descriptors / 16).max(64);
+        let flows = (descriptors - spare) / 2;
+        Self {
+            tcp_connections: flows.max(64),
+            dialing: (flows / 2).max(32),
+            udp_sessions: (flows / 2).max(32),
+            echo_sessions: (flows / 16).clamp(8, 1024),
+            half_closed: Duration::from_secs(300),
+            udp_idle: Duration::from_secs(120),
+            udp_idle_short: Duration::from_secs(20),
+            echo_idle: Duration::from_secs(20),
+            accept: Duration::from_secs(20),
+        }
+    }
+}

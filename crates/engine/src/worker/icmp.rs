@@ -1,0 +1,278 @@
+//! ICMP: echo is answered by the truth only, and errors about our datagrams end their sessions.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use oneway_egress::{IcmpKind, IcmpSocket, Protected};
+use oneway_flow::{FlowGuard, Network, Target};
+use oneway_route::Family;
+use oneway_wire::checksum::Checksum;
+use oneway_wire::emit::{IpHeader, Unreachable, ip_header};
+use oneway_wire::icmp::{Error, IcmpView, Message};
+use oneway_wire::ip::{IpView, Version, protocol};
+use parking_lot::Mutex;
+
+use super::Worker;
+use crate::guard::Destination;
+
+/// A running `ping`: its host, what it pings, and its identifier.
+type Key = (IpAddr, IpAddr, u16);
+
+/// The echo sessions that live, shared by all workers.
+#[derive(Debug)]
+pub(crate) struct EchoSessions {
+    live: Mutex<HashMap<Key, Arc<Echo>>>,
+    epoch: Instant,
+    next_id: AtomicU64,
+}
+
+/// One `ping` and the socket that asks in its place.
+#[derive(Debug)]
+struct Echo {
+    key: Key,
+    /// The identifier on the wire: raw sockets of one host see each other's replies.
+    id: u16,
+    socket: Protected<IcmpSocket>,
+    last: AtomicU64,
+    flow: FlowGuard,
+}
+
+impl Default for EchoSessions {
+    fn default() -> Self {
+        let seed = u64::from(std::process::id()).wrapping_mul(0x9e37_79b9);
+        Self { live: Mutex::default(), epoch: Instant::now(), next_id: AtomicU64::new(seed) }
+    }
+}
+
+impl EchoSessions {
+    fn now(&self) -> u64 {
+        self.epoch.elapsed().as_millis() as u64
+    }
+}
+
+impl Worker {
+    /// An ICMP or ICMPv6 message from a client, or from the kernel itself.
+    pub(super) fn icmp(self: &Rc<Self>, ip: &IpView<'_>) {
+        let shared = &self.shared;
+        let parsed = match ip.version() {
+            Version::V4 => IcmpView::parse_v4(ip.payload()),
+            Version::V6 => IcmpView::parse_v6(ip.payload()),
+        };
+        let Ok(icmp) = parsed else { return shared.stats.malformed.add() };
+        match icmp.message() {
+            Message::EchoRequest { id, .. } => self.echo(ip, &icmp, id),
+            Message::Error { error: Error::Port, quoted } => {
+                // The kernel says that nobody listens where we delivered a datagram: its socket is closed.
+                if let Ok(quoted) = IpView::parse_quoted(quoted)
+                    && quoted.protocol() == protocol::UDP
+                    && let Some((_, port)) = quoted.ports()
+                {
+                    self.client_gone(SocketAddr::new(quoted.dst(), port));
+                }
+            }
+            _ => shared.stats.ignored.add(),
+        }
+    }
+
+    fn echo(self: &Rc<Self>, ip: &IpView<'_>, icmp: &IcmpView<'_>, id: u16) {
+        let shared = &self.shared;
+        let refuse = |kind| {
+            shared.stats.echo_refused.add();
+            self.unreachable(ip.packet(), kind);
+        };
+        match shared.guard.classify(ip.dst()) {
+            Destination::Ordinary => {}
+            Destination::Refused => {
+                shared.stats.guarded.add();
+                return refuse(Unreachable::Host);
+            }
+            Destination::Multicast => return shared.stats.ignored.add(),
+        }
+        let target = Target::from_addr(SocketAddr::new(ip.dst(), 0));
+        let choice = shared.dispatch.choose(Network::Icmp, &target);
+        if !choice.entry.is_direct() {
+            // No proxy protocol carries echo, and an answer of our own would be a lie.
+            return refuse(Unreachable::AdminProhibited);
+        }
+        let key = (ip.src(), ip.dst(), id);
+        let found = shared.echo.live.lock().get(&key).cloned();
+        let echo = match found {
+            Some(echo) => echo,
+            None => {
+                if self.draining() || shared.echo.live.lock().len() >= shared.limits.echo_sessions {
+                    return refuse(Unreachable::AdminProhibited);
+                }
+                let flow = shared.flows.enter(
+                    Network::Icmp,
+                    SocketAddr::new(ip.src(), id),
+                    target,
+                    Arc::clone(&choice.rule),
+                    Arc::clone(&choice.entry.name),
+                );
+                match self.open_echo(key, flow) {
+                    Ok(echo) => echo,
+                    Err(error) => {
+                        tracing::debug!(dst = %ip.dst(), %error, "no echo");
+                        return refuse(Unreachable::AdminProhibited);
+                    }
+                }
+            }
+        };
+        echo.last.store(shared.echo.now(), Ordering::Relaxed);
+        let mut message = icmp_message(icmp, echo.id);
+        if ip.version() == Version::V4 {
+            complete(&mut message, None);
+        }
+        match echo.socket.socket.try_send_to(&message, SocketAddr::new(ip.dst(), 0)) {
+            Ok(_) => {
+                shared.stats.echo_up.add();
+                echo.flow.up.fetch_add(message.len() as u64, Ordering::Relaxed);
+            }
+            Err(error) => match error.kind() {
+                std::io::ErrorKind::NetworkUnreachable => refuse(Unreachable::Net),
+                std::io::ErrorKind::HostUnreachable => refuse(Unreachable::Host),
+                std::io::ErrorKind::PermissionDenied => refuse(Unreachable::AdminProhibited),
+                _ => shared.stats.echo_refused.add(),
+            },
+        }
+    }
+
+    fn open_echo(self: &Rc<Self>, key: Key, flow: FlowGuard) -> Result<Arc<Echo>, oneway_egress::EgressError> {
+        let shared = &self.shared;
+        shared.egress.check(key.1)?;
+        let socket = shared.egress.icmp(Family::of(key.1))?;
+        let id = match socket.kind {
+            IcmpKind::Raw => shared.echo.next_id.fetch_add(1, Ordering::Relaxed) as u16,
+            // The kernel gives a ping socket its own identifier, whatever is sent.
+            IcmpKind::Ping => key.2,
+        };
+        flow.set_established();
+        let echo = Arc::new(Echo { key, id, socket, last: AtomicU64::new(shared.echo.now()), flow });
+        shared.echo.live.lock().insert(key, Arc::clone(&echo));
+        tokio::task::spawn_local(Rc::clone(self).echo_session(Arc::clone(&echo)));
+        Ok(echo)
+    }
+
+    async fn echo_session(self: Rc<Self>, echo: Arc<Echo>) {
+        tokio::select! {
+            () = self.return_echoes(&echo) => {}
+            () = self.watch_echo(&echo) => {}
+            () = self.drain() => {}
+        }
+        self.shared.echo.live.lock().remove(&echo.key);
+    }
+
+    async fn watch_echo(&self, echo: &Echo) {
+        loop {
+            let idle = self.shared.echo.now().saturating_sub(echo.last.load(Ordering::Relaxed));
+            match self.shared.limits.echo_idle.checked_sub(Duration::from_millis(idle)) {
+                Some(left) if !left.is_zero() => tokio::time::sleep(left).await,
+                _ => return,
+            }
+        }
+    }
+
+    async fn return_echoes(&self, echo: &Echo) {
+        let (client, dst, id) = echo.key;
+        let mut buffer = vec![0; 65_536];
+        loop {
+            let Ok((len, _)) = echo.socket.socket.recv_from(&mut buffer).await else { continue };
+            let received = buffer.get(..len).unwrap_or_default();
+            let (source, message) = match (echo.socket.kind, dst) {
+                (IcmpKind::Raw, IpAddr::V4(_)) => match IpView::parse(received) {
+                    Ok(ip) => (ip.src(), received.get(ip.header_len()..).unwrap_or_default()),
+                    Err(_) => continue,
+                },
+                _ => (dst, received),
+            };
+            let parsed = if dst.is_ipv4() { IcmpView::parse_v4(message) } else { IcmpView::parse_v6(message) };
+            let Ok(icmp) = parsed else { continue };
+            match icmp.message() {
+                Message::EchoReply { id: found, .. } if source == dst && self.is_ours(echo, found) => {
+                    let mut reply = icmp_message(&icmp, id);
+                    complete(&mut reply, dst.is_ipv6().then_some((dst, client)));
+                    echo.flow.down.fetch_add(reply.len() as u64, Ordering::Relaxed);
+                    self.shared.stats.echo_down.add();
+                    self.write_icmp(dst, client, &reply);
+                }
+                Message::Error { error, quoted } => self.echo_error(echo, error, quoted),
+                _ => {}
+            }
+        }
+    }
+
+    fn is_ours(&self, echo: &Echo, found: u16) -> bool {
+        match echo.socket.kind {
+            IcmpKind::Raw => found == echo.id,
+            IcmpKind::Ping => true,
+        }
+    }
+
+    /// An error on the way, if it is about this session's request, in the client's own terms.
+    fn echo_error(&self, echo: &Echo, error: Error, quoted: &[u8]) {
+        let (client, dst, id) = echo.key;
+        let Ok(ip) = IpView::parse_quoted(quoted) else { return };
+        let request = quoted.get(ip.header_len()..).unwrap_or_default();
+        let ([kind, code, _, _, id_high, id_low, seq_high, seq_low], _) =
+            (match request.first_chunk::<8>() {
+                Some(first) => (*first, ()),
+                None => return,
+            });
+        if ip.dst() != dst || u16::from_be_bytes([id_high, id_low]) != echo.id {
+            return;
+        }
+        let kind_of_error = match error {
+            Error::Net => Unreachable::Net,
+            Error::Host => Unreachable::Host,
+            Error::Port | Error::Protocol => Unreachable::Port,
+            Error::AdminProhibited => Unreachable::AdminProhibited,
+            Error::PacketTooBig { mtu } => Unreachable::FragNeeded { mtu },
+            Error::TtlExceeded => Unreachable::TtlExceeded,
+            _ => return,
+        };
+        let [id_high, id_low] = id.to_be_bytes();
+        let mut original = vec![kind, code, 0, 0, id_high, id_low, seq_high, seq_low];
+        complete(&mut original, dst.is_ipv6().then_some((client, dst)));
+        let protocol = if dst.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };
+        let mut packet = Vec::new();
+        if ip_header(&mut packet, &IpHeader::new(client, dst, protocol), original.len()).is_ok() {
+            packet.append(&mut original);
+            self.unreachable(&packet, kind_of_error);
+        }
+    }
+
+    fn write_icmp(&self, src: IpAddr, dst: IpAddr, message: &[u8]) {
+        let protocol = if src.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };
+        let mut packet = Vec::with_capacity(40 + message.len());
+        if ip_header(&mut packet, &IpHeader::new(src, dst, protocol), message.len()).is_ok() {
+            packet.extend_from_slice(message);
+            self.write_packet(&packet);
+        }
+    }
+}
+
+/// The message with another identifier and without a checksum.
+fn icmp_message(icmp: &IcmpView<'_>, id: u16) -> Vec<u8> {
+    let mut message = vec![icmp.kind(), icmp.code(), 0, 0];
+    message.extend_from_slice(icmp.body());
+    if let Some(place) = message.get_mut(4..6) {
+        place.copy_from_slice(&id.to_be_bytes());
+    }
+    message
+}
+
+/// Writes the checksum; that of ICMPv6 covers a pseudo-header (RFC 4443, 2.3).
+fn complete(message: &mut [u8], pseudo: Option<(IpAddr, IpAddr)>) {
+    let mut sum = Checksum::new();
+    if let Some((src, dst)) = pseudo {
+        sum = sum.pseudo(src, dst, protocol::ICMPV6, message.len() as u32);
+    }
+    let checksum = sum.bytes(message).finish();
+    if let Some(place) = message.get_mut(2..4) {
+        place.copy_from_slice(&checksum.to_be_bytes());
+    }
+}

@@ -1,0 +1,255 @@
+//! One thread of the data path: its TUN queue, its listeners, its flows.
+//!
+//! ```text
+//! Queue ─▶ packet ─▶ tcp ─▶ NAT ─▶ Queue ─▶ kernel's TCP ─▶ accept ─▶ relay ─▶ outbound's socket
+//!                 ├▶ udp ─▶ session ─▶ outbound's socket
+//!                 └▶ icmp ─▶ echo session
+//! ```
+//!
+//! Everything of a worker runs on its own thread and waits in one epoll. What workers share is in [`Shared`]; the
+//! kernel may hand any packet to any queue.
+
+mod icmp;
+mod reply;
+mod tcp;
+mod udp;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use oneway_capture::tun::Queue;
+use oneway_capture::{FRAME_HEADER, MAX_FRAME};
+use oneway_egress::Egress;
+use oneway_flow::{FlowTable, PipePool};
+use oneway_stack::fragment::{Outcome, Reassembler};
+use oneway_stack::nat::Nat;
+use oneway_wire::ip::{IpView, protocol};
+use oneway_wire::virtio::VirtioNetHdr;
+use parking_lot::Mutex;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+
+use crate::dispatch::Dispatch;
+use crate::guard::{Destination, Guard};
+use crate::limits::Limits;
+use crate::stats::Stats;
+
+/// What all workers use.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) nat: Nat<tcp::Held>,
+    pub(crate) flows: Arc<FlowTable>,
+    pub(crate) stats: Stats,
+    pub(crate) dispatch: Dispatch,
+    pub(crate) egress: Arc<Egress>,
+    pub(crate) guard: Guard,
+    pub(crate) limits: Limits,
+    pub(crate) udp: udp::Sessions,
+    pub(crate) echo: icmp::EchoSessions,
+    pub(crate) fragments: Mutex<Reassembler>,
+    /// The listeners of all workers. They stand on the TUN's own addresses.
+    pub(crate) listeners: Vec<SocketAddr>,
+    /// Addresses on the TUN's network that nobody has: where ICMP errors come from.
+    pub(crate) router_v4: IpAddr,
+    pub(crate) router_v6: IpAddr,
+}
+
+/// What the lifecycle tells the workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Carry traffic.
+    Run,
+    /// Refuse new flows and reset the live ones; the packets that this takes still pass.
+    Drain,
+    /// End the thread.
+    Stop,
+}
+
+/// What one worker is made of.
+pub(crate) struct Parts {
+    pub(crate) queue: Queue,
+    pub(crate) listeners: Vec<TcpListener>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) phase: watch::Receiver<Phase>,
+}
+
+/// A worker, on its own thread.
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    queue: AsyncFd<Queue>,
+    /// Where new connections of each family are made to end.
+    listener_v4: Option<SocketAddr>,
+    listener_v6: Option<SocketAddr>,
+    /// Connected outbounds whose client has not been accepted yet, by the peer's address and the listener's family.
+    waiting: RefCell<HashMap<SocketAddr, tcp::Waiting>>,
+    pipes: PipePool,
+    dialing: Cell<usize>,
+    phase: watch::Receiver<Phase>,
+}
+
+/// Frames handled before other tasks of the worker get their turn.
+const BATCH: usize = 64;
+
+/// Runs a worker until [`Phase::Stop`], or until its device is gone.
+pub(crate) fn run(parts: Parts) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // Packets come in by the I/O driver: look there more often than tokio's 61.
+        .event_interval(31)
+        .build()?;
+    LocalSet::new().block_on(&runtime, async move {
+        let Parts { queue, listeners, shared, phase } = parts;
+        let mut stop = phase.clone();
+        let mut listener_v4 = None;
+        let mut listener_v6 = None;
+        let mut acceptors = Vec::with_capacity(listeners.len());
+        for listener in listeners {
+            let address = listener.local_addr()?;
+            if address.is_ipv4() {
+                listener_v4 = Some(address);
+            } else {
+                listener_v6 = Some(address);
+            }
+            acceptors.push(tokio::net::TcpListener::from_std(listener)?);
+        }
+        let has_faults = queue.has_faults();
+        let worker = Rc::new(Worker {
+            shared,
+            queue: queue.into_async()?,
+            listener_v4,
+            listener_v6,
+            waiting: RefCell::default(),
+            pipes: PipePool::default(),
+            dialing: Cell::new(0),
+            phase,
+        });
+        for acceptor in acceptors {
+            tokio::task::spawn_local(Rc::clone(&worker).accept(acceptor));
+        }
+        tokio::task::spawn_local(Rc::clone(&worker).sweep());
+        if has_faults {
+            tokio::task::spawn_local(Rc::clone(&worker).release_delayed());
+        }
+        let end = tokio::select! {
+            end = worker.pump() => end,
+            _ = stop.wait_for(|phase| *phase == Phase::Stop) => Ok(()),
+        };
+        // What the packet file lacks then is lost; there is nobody to tell.
+        let _ = worker.queue.get_ref().flush_pcap();
+        end
+    })
+}
+
+impl Worker {
+    /// Reads packets for as long as the device is there.
+    async fn pump(self: &Rc<Self>) -> io::Result<()> {
+        let mut frame = vec![0; MAX_FRAME];
+        loop {
+            let mut ready = self.queue.readable().await?;
+            let mut drained = false;
+            for _ in 0..BATCH {
+                match ready.get_inner().read(&mut frame) {
+                    Ok(len) => self.packet(frame.get_mut(..len).unwrap_or_default()),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        ready.clear_ready();
+                        drained = true;
+                        break;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if !drained {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Decides what a packet is. Its frame starts with the virtio header.
+    fn packet(self: &Rc<Self>, frame: &mut [u8]) {
+        let stats = &self.shared.stats;
+        stats.tun_read.add();
+        let Some((header, packet)) = frame.split_first_chunk::<FRAME_HEADER>() else {
+            return stats.malformed.add();
+        };
+        let header = VirtioNetHdr::decode(header);
+        let Ok(ip) = IpView::parse(packet) else {
+            return stats.malformed.add();
+        };
+        if header.check(packet.len()).is_err() {
+            return stats.malformed.add();
+        }
+        if ip.is_partial() {
+            let outcome = self.shared.fragments.lock().push(Instant::now(), packet);
+            return match outcome {
+                Outcome::Whole(whole) => {
+                    let mut frame = vec![0; FRAME_HEADER];
+                    frame.extend_from_slice(&whole);
+                    self.packet(&mut frame);
+                }
+                Outcome::Pending => {}
+                Outcome::Dropped(_) => stats.malformed.add(),
+            };
+        }
+        match ip.protocol() {
+            protocol::TCP => self.tcp(frame),
+            protocol::UDP => self.udp(&header, &ip),
+            protocol::ICMP | protocol::ICMPV6 => self.icmp(&ip),
+            _ => match self.shared.guard.classify(ip.dst()) {
+                Destination::Multicast => stats.ignored.add(),
+                // A protocol that is not carried is refused, so that its program does not wait.
+                _ => {
+                    stats.ignored.add();
+                    self.unreachable(packet, oneway_wire::emit::Unreachable::AdminProhibited);
+                }
+            },
+        }
+    }
+
+    /// Once a second: names of closed connections, fragments and clients that never came.
+    async fn sweep(self: Rc<Self>) {
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let now = Instant::now();
+            self.shared.nat.expire(now);
+            self.shared.fragments.lock().expire(now);
+            self.forget_waiting(now);
+        }
+    }
+
+    /// Once a millisecond where faults are asked for: hands over the packets that were held back.
+    async fn release_delayed(self: Rc<Self>) {
+        let mut tick = tokio::time::interval(Duration::from_millis(1));
+        let mut frame = vec![0; MAX_FRAME];
+        loop {
+            tick.tick().await;
+            let _ = self.queue.get_ref().flush_faults();
+            while let Ok(len) = self.queue.get_ref().read(&mut frame) {
+                self.packet(frame.get_mut(..len).unwrap_or_default());
+            }
+        }
+    }
+
+    fn draining(&self) -> bool {
+        *self.phase.borrow() != Phase::Run
+    }
+
+    /// Resolves when live flows are to be reset.
+    async fn drain(&self) {
+        let mut phase = self.phase.clone();
+        // The lifecycle is gone: that is a reason to stop, too.
+        let _ = phase.wait_for(|phase| *phase != Phase::Run).await;
+    }
+
+    fn router(&self, v4: bool) -> IpAddr {
+        if v4 { self.shared.router_v4 } else { self.shared.router_v6 }
+    }
+}

@@ -1,0 +1,260 @@
+//! TCP: a SYN is held until the outbound is connected; then the kernel's own TCP is let in.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use oneway_capture::FRAME_HEADER;
+use oneway_flow::{End, FlowGuard, Network, Relay, Target};
+use oneway_outbound::{Answer, Connected};
+use oneway_stack::nat::{Conn, Direction, OpenError, State};
+use oneway_wire::ip::IpView;
+use oneway_wire::rewrite::{Offsets, rewrite_at};
+use oneway_wire::tcp::{Flags, TcpView};
+use oneway_wire::virtio::NEEDS_CSUM;
+use parking_lot::Mutex;
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+
+use super::Worker;
+use crate::guard::Destination;
+
+/// What a translated connection keeps while it is dialled.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    /// The client's latest SYN, as a frame; taken out when it is handed to the kernel.
+    syn: Mutex<Box<[u8]>>,
+    /// The client has given up.
+    cancelled: Notify,
+}
+
+/// A connected outbound whose client has yet to be accepted.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    connected: Connected,
+    conn: Arc<Conn<Held>>,
+    flow: FlowGuard,
+    since: Instant,
+}
+
+/// Counts a dial for as long as it lasts.
+struct Dialing<'a>(&'a Cell<usize>);
+
+impl Drop for Dialing<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+impl Worker {
+    /// A TCP segment, of either side of the translation.
+    pub(super) fn tcp(self: &Rc<Self>, frame: &mut [u8]) {
+        let shared = &self.shared;
+        let Some((header, packet)) = frame.split_first_chunk_mut::<FRAME_HEADER>() else { return };
+        let partial = header[0] & NEEDS_CSUM != 0;
+        let Ok(ip) = IpView::parse(packet) else { return shared.stats.malformed.add() };
+        let (Ok(tcp), Ok(offsets)) = (TcpView::parse(ip.payload()), Offsets::of(&ip)) else {
+            return shared.stats.malformed.add();
+        };
+        let (src, dst) = (SocketAddr::new(ip.src(), tcp.src_port()), SocketAddr::new(ip.dst(), tcp.dst_port()));
+        let payload = tcp.payload().len() as u32;
+
+        if self.is_own_listener(src) {
+            let Some(conn) = shared.nat.by_local(dst, src) else { return shared.stats.ignored.add() };
+            conn.observe(Direction::FromLocal, &tcp, payload);
+            if rewrite_at(packet, &offsets, conn.target, conn.client, partial).is_ok() {
+                self.write(frame);
+            }
+            return;
+        }
+        let flags = tcp.flags();
+        let is_syn = flags.contains(Flags::SYN) && !flags.intersects(Flags::ACK | Flags::RST);
+        match shared.nat.by_client(src, dst) {
+            Some(conn) => match conn.state() {
+                State::Dialing if flags.contains(Flags::RST) => conn.data.cancelled.notify_one(),
+                // The latest SYN has the timestamp that the client expects to be echoed (RFC 7323, 3.2).
+                State::Dialing if is_syn => *conn.data.syn.lock() = frame.to_vec().into_boxed_slice(),
+                State::Dialing => shared.stats.ignored.add(),
+                State::Closed if is_syn => self.open(frame, src, dst),
+                State::Open | State::Closed => {
+                    conn.observe(Direction::FromClient, &tcp, payload);
+                    if rewrite_at(packet, &offsets, conn.peer, conn.local, partial).is_ok() {
+                        self.write(frame);
+                    }
+                }
+            },
+            None if is_syn => self.open(frame, src, dst),
+            // A connection from before we were here, or one to where nothing may go: it is over.
+            None => {
+                shared.stats.ignored.add();
+                self.reset(packet);
+            }
+        }
+    }
+
+    /// Whether an address is one of the listeners of any worker: all stand on the TUN's own address, from which the
+    /// kernel sends nothing else but what those listeners say.
+    fn is_own_listener(&self, src: SocketAddr) -> bool {
+        self.shared.listeners.contains(&src)
+    }
+
+    /// A client's SYN for a new connection.
+    fn open(self: &Rc<Self>, frame: &[u8], client: SocketAddr, dst: SocketAddr) {
+        let shared = &self.shared;
+        let packet = frame.get(FRAME_HEADER..).unwrap_or_default();
+        match shared.guard.classify(dst.ip()) {
+            Destination::Ordinary => {}
+            Destination::Refused => {
+                shared.stats.guarded.add();
+                return self.reset(packet);
+            }
+            Destination::Multicast => return shared.stats.ignored.add(),
+        }
+        let listener = if dst.is_ipv4() { self.listener_v4 } else { self.listener_v6 };
+        let Some(listener) = listener else {
+            shared.stats.tcp_refused.add();
+            return self.answer(packet, Answer::IcmpNet);
+        };
+        shared.stats.tcp_opened.add();
+        if self.draining() || self.dialing.get() >= shared.limits.dialing {
+            shared.stats.tcp_limited.add();
+            return self.reset(packet);
+        }
+        let held = Held { syn: Mutex::new(frame.to_vec().into_boxed_slice()), ..Held::default() };
+        match shared.nat.open(client, dst, listener, held) {
+            Ok(conn) => {
+                self.dialing.set(self.dialing.get() + 1);
+                tokio::task::spawn_local(Rc::clone(self).dial(conn));
+            }
+            // Another queue was faster with the same SYN.
+            Err(OpenError::Exists) => {}
+            Err(OpenError::NoPort | OpenError::TooMany) => {
+                shared.stats.tcp_limited.add();
+                self.reset(packet);
+            }
+        }
+    }
+
+    /// Connects the outbound, then lets the client in; or tells the client why not.
+    async fn dial(self: Rc<Self>, conn: Arc<Conn<Held>>) {
+        let _dialing = Dialing(&self.dialing);
+        let shared = &self.shared;
+        let target = Target::from_addr(conn.target);
+        let choice = shared.dispatch.choose(Network::Tcp, &target);
+        let flow = shared.flows.enter(
+            Network::Tcp,
+            conn.client,
+            target.clone(),
+            Arc::clone(&choice.rule),
+            Arc::clone(&choice.entry.name),
+        );
+        let result = tokio::select! {
+            result = choice.entry.outbound.connect(&shared.egress, &target) => result,
+            () = conn.data.cancelled.notified() => {
+                shared.nat.forget(&conn);
+                return;
+            }
+            () = self.drain() => Err(oneway_outbound::DialError::Blocked),
+        };
+        choice.entry.observe(result.as_ref().err());
+        let syn = std::mem::take(&mut *conn.data.syn.lock());
+        match result {
+            Ok(connected) => {
+                shared.stats.tcp_connected.add();
+                if !conn.set_open() {
+                    return shared.nat.forget(&conn);
+                }
+                flow.set_established();
+                let peer = conn.peer;
+                let (from, to) = (conn.peer, conn.local);
+                self.waiting.borrow_mut().insert(peer, Waiting { connected, conn, flow, since: Instant::now() });
+                self.let_in(syn, from, to);
+            }
+            Err(error) => {
+                let answer = error.answer();
+                tracing::debug!(client = %conn.client, %target, outbound = %choice.entry.name, %error, "not connected");
+                match answer {
+                    Answer::Silent => shared.stats.tcp_timed_out.add(),
+                    _ => shared.stats.tcp_refused.add(),
+                }
+                shared.nat.forget(&conn);
+                self.answer(syn.get(FRAME_HEADER..).unwrap_or_default(), answer);
+            }
+        }
+    }
+
+    /// Hands a held SYN to the kernel under the connection's other name.
+    fn let_in(&self, mut syn: Box<[u8]>, peer: SocketAddr, local: SocketAddr) {
+        let Some((header, packet)) = syn.split_first_chunk_mut::<FRAME_HEADER>() else { return };
+        let partial = header[0] & NEEDS_CSUM != 0;
+        let Ok(offsets) = Offsets::parse(packet) else { return };
+        if rewrite_at(packet, &offsets, peer, local, partial).is_ok() {
+            self.write(&syn);
+        }
+    }
+
+    /// Takes in the connections that the kernel has finished shaking hands with.
+    pub(super) async fn accept(self: Rc<Self>, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => {
+                    let peer = SocketAddr::new(peer.ip(), peer.port());
+                    let waiting = self.waiting.borrow_mut().remove(&peer);
+                    match waiting {
+                        Some(waiting) => {
+                            tokio::task::spawn_local(Rc::clone(&self).relay(stream, waiting));
+                        }
+                        // Nobody is to reach this listener but by the translation.
+                        None => {
+                            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+                        }
+                    }
+                }
+                // Out of descriptors, or the client was gone: the next one may do better. Without the pause a
+                // full table would spin.
+                Err(error) => {
+                    tracing::debug!(%error, "cannot accept");
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+        }
+    }
+
+    /// Carries one connection until it ends.
+    async fn relay(self: Rc<Self>, client: TcpStream, waiting: Waiting) {
+        let Waiting { connected, conn, flow, .. } = waiting;
+        let socket = SockRef::from(&client);
+        // The sender has gathered what it wants to send; a dead client is found by keep-alive.
+        let _ = socket.set_tcp_nodelay(true);
+        let _ = socket.set_keepalive(true);
+        let stop = self.drain();
+        let relay = Relay {
+            client,
+            upstream: connected.stream.into_inner(),
+            early: connected.early,
+            up: &flow.up,
+            down: &flow.down,
+            half_closed_limit: self.shared.limits.half_closed,
+        };
+        match relay.run(&self.pipes, stop).await {
+            End::Closed => {}
+            End::Reset { .. } | End::Silent | End::Stopped => self.shared.stats.tcp_reset.add(),
+        }
+        self.shared.nat.close(Instant::now(), &conn);
+    }
+
+    /// Gives up connected outbounds whose client never finished the handshake.
+    pub(super) fn forget_waiting(&self, now: Instant) {
+        let limit = self.shared.limits.accept;
+        self.waiting.borrow_mut().retain(|_, waiting| {
+            let keep = now.saturating_duration_since(waiting.since) < limit;
+            if !keep {
+                self.shared.nat.close(now, &waiting.conn);
+            }
+            keep
+        });
+    }
+}

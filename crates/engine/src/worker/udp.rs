@@ -1,0 +1,343 @@
+//! UDP: one session for each client socket and outbound, whatever it sends to (RFC 4787, REQ-1 and REQ-8).
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use hashbrown::{DefaultHashBuilder, HashMap};
+use oneway_capture::MAX_FRAME;
+use oneway_egress::{IcmpErrorEvent, IcmpErrorKind};
+use oneway_flow::{FlowGuard, Network, Target};
+use oneway_outbound::{Answer, UdpPath};
+use oneway_wire::emit::Unreachable;
+use oneway_wire::ip::IpView;
+use oneway_wire::udp::UdpView;
+use oneway_wire::virtio::{Gso, VirtioNetHdr};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+
+use super::Worker;
+use super::reply::DATAGRAM_HEADROOM;
+use crate::dispatch::Choice;
+use crate::guard::Destination;
+
+/// Datagrams kept for a session whose outbound is not ready yet.
+const QUEUED: usize = 32;
+
+/// Datagrams returned to clients in one turn.
+const BATCH: usize = 32;
+
+const SHARDS: usize = 16;
+
+/// A client socket, and the outbound's place in the dispatch table.
+type Key = (SocketAddr, u32);
+
+/// The UDP sessions that live, shared by all workers.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    shards: Vec<RwLock<HashMap<Key, Arc<Session>>>>,
+    hasher: DefaultHashBuilder,
+    count: AtomicUsize,
+    epoch: Instant,
+}
+
+/// One client socket's way through one outbound.
+#[derive(Debug)]
+pub(crate) struct Session {
+    key: Key,
+    path: OnceLock<UdpPath>,
+    queued: Mutex<VecDeque<(Target, Vec<u8>)>>,
+    /// Milliseconds since [`Sessions::epoch`] at the last datagram of either direction.
+    last: AtomicU64,
+    idle: Duration,
+    closed: Notify,
+    flow: FlowGuard,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            hasher: DefaultHashBuilder::default(),
+            count: AtomicUsize::new(0),
+            epoch: Instant::now(),
+        }
+    }
+}
+
+impl Sessions {
+    /// How many live.
+    pub(crate) fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    fn shard(&self, key: &Key) -> Option<&RwLock<HashMap<Key, Arc<Session>>>> {
+        self.shards.get((self.hasher.hash_one(key) >> 48) as usize % SHARDS)
+    }
+
+    fn get(&self, key: &Key) -> Option<Arc<Session>> {
+        self.shard(key)?.read().get(key).cloned()
+    }
+
+    fn remove(&self, session: &Arc<Session>) {
+        let Some(shard) = self.shard(&session.key) else { return };
+        let mut shard = shard.write();
+        if shard.get(&session.key).is_some_and(|found| Arc::ptr_eq(found, session)) {
+            shard.remove(&session.key);
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.epoch.elapsed().as_millis() as u64
+    }
+}
+
+/// Services that answer once and are done: their sessions need not live long.
+fn answers_once(port: u16) -> bool {
+    matches!(port, 53 | 123)
+}
+
+thread_local! {
+    /// Where datagrams are received, behind room for the headers. Used within one turn only.
+    static RECEIVE: RefCell<Vec<u8>> = RefCell::new(vec![0; DATAGRAM_HEADROOM + MAX_FRAME]);
+}
+
+impl Worker {
+    /// A client's datagram, or a superpacket of them (`UDP_SEGMENT`).
+    pub(super) fn udp(self: &Rc<Self>, header: &VirtioNetHdr, ip: &IpView<'_>) {
+        let shared = &self.shared;
+        let Ok(udp) = UdpView::parse(ip.payload()) else { return shared.stats.malformed.add() };
+        if !header.needs_csum() && udp.checksum() != 0 && !udp.checksum_valid(ip.src(), ip.dst()) {
+            return shared.stats.malformed.add();
+        }
+        let client = SocketAddr::new(ip.src(), udp.src_port());
+        let dst = SocketAddr::new(ip.dst(), udp.dst_port());
+        match shared.guard.classify(dst.ip()) {
+            Destination::Ordinary => {}
+            Destination::Refused => {
+                shared.stats.guarded.add();
+                return self.unreachable(ip.packet(), Unreachable::Port);
+            }
+            Destination::Multicast => return shared.stats.ignored.add(),
+        }
+        let target = Target::from_addr(dst);
+        let choice = shared.dispatch.choose(Network::Udp, &target);
+        let key = (client, choice.id);
+        let session = match shared.udp.get(&key) {
+            Some(session) => session,
+            None => match self.open_session(key, &choice, &target) {
+                Some(session) => session,
+                None => {
+                    shared.stats.udp_refused.add();
+                    return self.unreachable(ip.packet(), Unreachable::AdminProhibited);
+                }
+            },
+        };
+        let segment = match header.gso() {
+            Ok(Gso::UdpL4) if header.gso_size > 0 => usize::from(header.gso_size),
+            _ => usize::MAX,
+        };
+        let payload = udp.payload();
+        if payload.len() <= segment {
+            self.send(&session, &target, payload);
+        } else {
+            for datagram in payload.chunks(segment) {
+                self.send(&session, &target, datagram);
+            }
+        }
+    }
+
+    /// Closes the sessions of a client socket that is gone.
+    pub(super) fn client_gone(&self, client: SocketAddr) {
+        for id in 0..self.shared.dispatch.len() {
+            if let Some(session) = self.shared.udp.get(&(client, id)) {
+                session.closed.notify_one();
+            }
+        }
+    }
+
+    fn open_session(self: &Rc<Self>, key: Key, choice: &Choice<'_>, target: &Target) -> Option<Arc<Session>> {
+        let shared = &self.shared;
+        if self.draining() || shared.udp.len() >= shared.limits.udp_sessions {
+            return None;
+        }
+        let flow = shared.flows.enter(
+            Network::Udp,
+            key.0,
+            target.clone(),
+            Arc::clone(&choice.rule),
+            Arc::clone(&choice.entry.name),
+        );
+        let once = answers_once(target.addr.port());
+        let session = Arc::new(Session {
+            key,
+            path: OnceLock::new(),
+            queued: Mutex::default(),
+            last: AtomicU64::new(shared.udp.now()),
+            idle: if once { shared.limits.udp_idle_short } else { shared.limits.udp_idle },
+            closed: Notify::new(),
+            flow,
+        });
+        let mut shard = shared.udp.shard(&key)?.write();
+        if let Some(found) = shard.get(&key) {
+            return Some(Arc::clone(found));
+        }
+        shard.insert(key, Arc::clone(&session));
+        drop(shard);
+        shared.udp.count.fetch_add(1, Ordering::Relaxed);
+        shared.stats.udp_opened.add();
+        tokio::task::spawn_local(Rc::clone(self).session(Arc::clone(&session)));
+        Some(session)
+    }
+
+    /// Sends a datagram on, or keeps it until the outbound is ready.
+    fn send(&self, session: &Session, target: &Target, payload: &[u8]) {
+        let Some(path) = session.path.get() else {
+            let mut queued = session.queued.lock();
+            // The path may have become ready while we waited for the lock.
+            if session.path.get().is_none() {
+                if queued.len() < QUEUED {
+                    queued.push_back((target.clone(), payload.to_vec()));
+                } else {
+                    self.shared.stats.udp_dropped.add();
+                }
+                return;
+            }
+            drop(queued);
+            return self.send(session, target, payload);
+        };
+        session.last.store(self.shared.udp.now(), Ordering::Relaxed);
+        let mut result = path.try_send_to(&self.shared.egress, payload, target);
+        if result.as_ref().is_err_and(|e| e.kind() != io::ErrorKind::WouldBlock) {
+            // An ICMP error about an earlier datagram is reported once, in place of sending (`ip(7)`, IP_RECVERR).
+            self.report_errors(session, path);
+            result = path.try_send_to(&self.shared.egress, payload, target);
+        }
+        match result {
+            Ok(()) => {
+                self.shared.stats.udp_up.add();
+                session.flow.up.fetch_add(payload.len() as u64, Ordering::Relaxed);
+            }
+            Err(error) => {
+                self.shared.stats.udp_dropped.add();
+                let kind = match error.kind() {
+                    io::ErrorKind::WouldBlock => return,
+                    io::ErrorKind::NetworkUnreachable => Unreachable::Net,
+                    io::ErrorKind::HostUnreachable => Unreachable::Host,
+                    io::ErrorKind::PermissionDenied => Unreachable::AdminProhibited,
+                    _ if error.raw_os_error() == Some(libc::EMSGSIZE) => return self.report_errors(session, path),
+                    _ => return,
+                };
+                self.datagram_unreachable(session.key.0, target.addr, payload, kind);
+            }
+        }
+    }
+
+    /// Hands the ICMP errors about a session's datagrams to its client.
+    fn report_errors(&self, session: &Session, path: &UdpPath) {
+        while let Some(event) = path.next_error() {
+            let IcmpErrorEvent { dst, kind, .. } = &event;
+            let kind = match kind {
+                IcmpErrorKind::Net => Unreachable::Net,
+                IcmpErrorKind::Host => Unreachable::Host,
+                IcmpErrorKind::Port | IcmpErrorKind::Protocol => Unreachable::Port,
+                IcmpErrorKind::AdminProhibited => Unreachable::AdminProhibited,
+                IcmpErrorKind::TooBig => Unreachable::FragNeeded { mtu: event.mtu.unwrap_or(1280) },
+                IcmpErrorKind::TtlExceeded => Unreachable::TtlExceeded,
+                _ => continue,
+            };
+            self.datagram_unreachable(session.key.0, *dst, event.payload_prefix(), kind);
+        }
+    }
+
+    /// Opens a session's outbound and returns its datagrams to the client until it is idle or gone.
+    async fn session(self: Rc<Self>, session: Arc<Session>) {
+        let choice = self.shared.dispatch.by_id(session.key.1);
+        let opened = tokio::select! {
+            opened = choice.outbound.udp(&self.shared.egress, session.key.0.is_ipv4()) => opened,
+            () = session.closed.notified() => return self.shared.udp.remove(&session),
+            () = self.drain() => return self.shared.udp.remove(&session),
+        };
+        choice.observe(opened.as_ref().err());
+        match opened {
+            Ok(path) => {
+                session.flow.set_established();
+                let mut queued = session.queued.lock();
+                let path = session.path.get_or_init(|| path);
+                let first = std::mem::take(&mut *queued);
+                drop(queued);
+                for (target, payload) in first {
+                    self.send(&session, &target, &payload);
+                }
+                tokio::select! {
+                    () = self.return_datagrams(&session, path) => {}
+                    () = self.watch_idle(&session) => {}
+                    () = session.closed.notified() => {}
+                    () = self.drain() => {}
+                }
+                self.shared.udp.remove(&session);
+            }
+            Err(error) => {
+                tracing::debug!(client = %session.key.0, outbound = %choice.name, %error, "no UDP");
+                self.shared.udp.remove(&session);
+                self.shared.stats.udp_refused.add();
+                let kind = match error.answer() {
+                    Answer::Silent => return,
+                    Answer::IcmpNet => Unreachable::Net,
+                    Answer::IcmpHost => Unreachable::Host,
+                    Answer::IcmpAdmin => Unreachable::AdminProhibited,
+                    Answer::Rst | Answer::IcmpPort => Unreachable::Port,
+                };
+                for (target, payload) in session.queued.lock().drain(..) {
+                    self.datagram_unreachable(session.key.0, target.addr, &payload, kind);
+                }
+            }
+        }
+    }
+
+    async fn return_datagrams(&self, session: &Session, path: &UdpPath) {
+        loop {
+            if path.readable().await.is_err() {
+                return;
+            }
+            let more = RECEIVE.with_borrow_mut(|buffer| {
+                for _ in 0..BATCH {
+                    let room = buffer.get_mut(DATAGRAM_HEADROOM..).unwrap_or_default();
+                    match path.try_recv(room) {
+                        Ok((range, source)) => {
+                            session.last.store(self.shared.udp.now(), Ordering::Relaxed);
+                            session.flow.down.fetch_add(range.len() as u64, Ordering::Relaxed);
+                            self.shared.stats.udp_down.add();
+                            let place = (DATAGRAM_HEADROOM + range.start, DATAGRAM_HEADROOM + range.end);
+                            self.write_datagram(buffer, place, source, session.key.0);
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                        Err(_) => self.report_errors(session, path),
+                    }
+                }
+                true
+            });
+            if more {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Resolves when a session has been idle for as long as it may.
+    async fn watch_idle(&self, session: &Session) {
+        loop {
+            let idle = self.shared.udp.now().saturating_sub(session.last.load(Ordering::Relaxed));
+            match session.idle.checked_sub(Duration::from_millis(idle)) {
+                Some(left) if !left.is_zero() => tokio::time::sleep(left).await,
+                _ => return,
+            }
+        }
+    }
+}
