@@ -1,0 +1,175 @@
+//! A proxy server: its addresses, and the way to it.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use oneway_egress::{Egress, EgressError, Protected};
+use parking_lot::RwLock;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::config::{Credentials, ProxyConfig};
+use crate::drive::{self, Broken};
+use crate::handshake::Handshake;
+use crate::{Connected, DialError, ProxyFault, Resolve};
+
+/// How long a proxy may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// To accept the connection, over all its addresses.
+    pub connect: Duration,
+    /// To finish the handshake after that; the proxy connects to the destination meanwhile.
+    pub handshake: Duration,
+}
+
+impl Default for Timeouts {
+    /// 10 s and 30 s.
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(10), handshake: Duration::from_secs(30) }
+    }
+}
+
+/// A proxy server as it is at run time.
+pub struct Proxy {
+    config: ProxyConfig,
+    /// Names the proxy in errors: its URL without user and password.
+    label: Arc<str>,
+    timeouts: Timeouts,
+    resolver: Arc<dyn Resolve>,
+    addrs: RwLock<Arc<[SocketAddr]>>,
+    /// Which of the addresses worked last, and is tried first.
+    preferred: AtomicUsize,
+}
+
+impl Proxy {
+    /// A proxy whose addresses are known if its host is an address, and otherwise after [`Self::resolve`].
+    pub fn new(config: ProxyConfig, timeouts: Timeouts, resolver: Arc<dyn Resolve>) -> Self {
+        let literal =
+            config.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip.to_canonical(), config.port));
+        Self {
+            label: config.to_string().into(),
+            config,
+            timeouts,
+            resolver,
+            addrs: RwLock::new(literal.into_iter().collect()),
+            preferred: AtomicUsize::new(0),
+        }
+    }
+
+    /// The configuration it was made from.
+    pub fn config(&self) -> &ProxyConfig {
+        &self.config
+    }
+
+    /// Its URL without user and password.
+    pub fn label(&self) -> &Arc<str> {
+        &self.label
+    }
+
+    /// The addresses that are tried in turn.
+    pub fn addrs(&self) -> Arc<[SocketAddr]> {
+        Arc::clone(&self.addrs.read())
+    }
+
+    /// Replaces the addresses; flows that exist stay where they are.
+    pub fn set_addrs(&self, addrs: Vec<SocketAddr>) {
+        *self.addrs.write() = addrs.into();
+        self.preferred.store(0, Relaxed);
+    }
+
+    /// Asks the resolver for the addresses and keeps them. An address given in place of a name is kept as it is.
+    ///
+    /// # Errors
+    /// [`DialError::Resolve`]; the addresses of before stay.
+    pub async fn resolve(&self) -> Result<Arc<[SocketAddr]>, DialError> {
+        if self.config.host.parse::<IpAddr>().is_err() {
+            let failed = |source| DialError::Resolve { proxy: Arc::clone(&self.label), source };
+            let addrs = self.resolver.resolve(&self.config.host, self.config.port).await.map_err(failed)?;
+            if addrs.is_empty() {
+                return Err(failed(std::io::Error::other("it has none")));
+            }
+            if *addrs != *self.addrs() {
+                self.set_addrs(addrs);
+            }
+        }
+        Ok(self.addrs())
+    }
+
+    pub(crate) fn credentials(&self) -> Option<&Credentials> {
+        self.config.credentials.as_ref()
+    }
+
+    pub(crate) fn resolver(&self) -> &dyn Resolve {
+        &*self.resolver
+    }
+
+    pub(crate) fn fault(&self, fault: ProxyFault) -> DialError {
+        DialError::Proxy { proxy: Arc::clone(&self.label), fault }
+    }
+
+    /// Connects and runs the handshake. The future is boxed: while it waits, which most flows never do again,
+    /// it is larger than all the rest of a flow.
+    pub(crate) async fn dial(
+        &self,
+        egress: &Egress,
+        machine: &mut (dyn Handshake + Send),
+    ) -> Result<Connected, DialError> {
+        let stream = self.connect(egress).await?;
+        match timeout(self.timeouts.handshake, drive::run(&stream, machine)).await {
+            Ok(Ok(early)) => Ok(Connected { stream, early }),
+            Ok(Err(Broken::Fault(fault))) => Err(self.fault(fault)),
+            Ok(Err(Broken::Io(source))) => {
+                Err(DialError::ProxyBroke { proxy: Arc::clone(&self.label), source })
+            }
+            Err(_) => Err(DialError::HandshakeTimeout {
+                proxy: Arc::clone(&self.label),
+                after: self.timeouts.handshake,
+                requested: machine.requested(),
+            }),
+        }
+    }
+
+    /// Tries the addresses in turn, the one that worked last first. Each gets its share of the time left, so
+    /// that a dead one does not use up that of the others.
+    async fn connect(&self, egress: &Egress) -> Result<Protected<TcpStream>, DialError> {
+        let addrs = self.addrs();
+        let begin = Instant::now();
+        let end = begin + self.timeouts.connect;
+        let first = self.preferred.load(Relaxed);
+        let mut failed: Option<(SocketAddr, Option<EgressError>)> = None;
+        for n in 0..addrs.len() {
+            let at = (first + n) % addrs.len();
+            let left = end.saturating_duration_since(Instant::now());
+            let share = left / u32::try_from(addrs.len() - n).unwrap_or(u32::MAX);
+            match timeout_at(Instant::now() + share, egress.connect_tcp(addrs[at])).await {
+                Ok(Ok(stream)) => {
+                    self.preferred.store(at, Relaxed);
+                    return Ok(stream);
+                }
+                Ok(Err(source)) => failed = Some((addrs[at], Some(source))),
+                // An error says more than silence.
+                Err(_) => failed = failed.or(Some((addrs[at], None))),
+            }
+        }
+        let proxy = Arc::clone(&self.label);
+        Err(match failed {
+            Some((addr, Some(source))) => DialError::ProxyDown { proxy, addr, source },
+            Some((_, None)) => DialError::ProxySilent { proxy, after: self.timeouts.connect },
+            None => {
+                DialError::Resolve { proxy, source: std::io::Error::other("its name has not been resolved") }
+            }
+        })
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy")
+            .field("config", &self.config)
+            .field("addrs", &self.addrs())
+            .finish_non_exhaustive()
+    }
+}
