@@ -8,8 +8,8 @@ pub mod harness;
 pub(crate) mod link;
 pub(crate) mod netlink;
 pub mod nft;
-pub mod pattern;
 pub(crate) mod ns;
+pub mod pattern;
 pub mod program;
 pub(crate) mod route;
 pub mod servers;
@@ -23,4 +23,5 @@ pub use ns::NetNs;
 
 pub use route::{MAIN_TABLE, Route, Rule};
 
-
+pub use program::Oneway;
+pub use topology::Topology;

@@ -78,8 +78,13 @@ fn enter_user_namespace(wanted: UnshareFlags) -> Result<(), LabError> {
 fn hide_run() -> Result<(), LabError> {
     rustix::mount::mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)
         .map_err(|error| step("make the mounts private")(error.into()))?;
-    match rustix::mount::mount(c"tmpfs", c"/run", c"tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c"mode=0755")
-    {
+    match rustix::mount::mount(
+        c"tmpfs",
+        c"/run",
+        c"tmpfs",
+        MountFlags::NOSUID | MountFlags::NODEV,
+        c"mode=0755",
+    ) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
         Err(error) => Err(step("mount an empty /run")(error.into())),
     }

@@ -92,7 +92,9 @@ pub enum LabError {
         source: io::Error,
     },
     /// A program under test ended, or its time ran out, before it said that it was ready.
-    #[error("{program} did not print a line beginning with {wanted:?} within {waited:?} ({state}); its stderr:\n{stderr}")]
+    #[error(
+        "{program} did not print a line beginning with {wanted:?} within {waited:?} ({state}); its stderr:\n{stderr}"
+    )]
     NotReady {
         /// Its path.
         program: String,

@@ -41,7 +41,9 @@ impl Harness {
     /// No tests yet; a deadline of two minutes for each; two at a time.
     pub fn new() -> Self {
         let mut harness = Self { tests: Vec::new(), roles: Vec::new(), deadline: DEADLINE };
-        harness.roles.push((crate::servers::process::ROLE.to_owned(), Box::new(crate::servers::process::play)));
+        harness
+            .roles
+            .push((crate::servers::process::ROLE.to_owned(), Box::new(crate::servers::process::play)));
         harness
     }
 

@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
@@ -12,7 +13,6 @@ use netlink_packet_route::address::{
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Stats64,
 };
-use netlink_packet_route::AddressFamily;
 
 use crate::error::LabError;
 use crate::ns::NetNs;
@@ -127,6 +127,17 @@ impl NetNs {
         self.set_link(name, "set down", |link| link.header.change_mask = LinkFlags::Up)
     }
 
+    /// Has the device send without asking for its neighbours' Ethernet addresses (`IFF_NOARP`).
+    ///
+    /// # Errors
+    /// [`LabError::Netlink`].
+    pub fn set_noarp(&self, name: &str) -> Result<(), LabError> {
+        self.set_link(name, "switch off ARP of", |link| {
+            link.header.flags = LinkFlags::Noarp;
+            link.header.change_mask = LinkFlags::Noarp;
+        })
+    }
+
     /// Sets the device's maximum transmission unit, in bytes.
     ///
     /// # Errors
@@ -148,12 +159,7 @@ impl NetNs {
         )
     }
 
-    fn set_link(
-        &self,
-        name: &str,
-        what: &str,
-        edit: impl FnOnce(&mut LinkMessage),
-    ) -> Result<(), LabError> {
+    fn set_link(&self, name: &str, what: &str, edit: impl FnOnce(&mut LinkMessage)) -> Result<(), LabError> {
         let mut link = LinkMessage::default();
         link.header.index = self.link_index(name)?;
         edit(&mut link);
@@ -186,8 +192,10 @@ impl NetNs {
     pub fn link(&self, name: &str) -> Result<LinkState, LabError> {
         let mut wanted = LinkMessage::default();
         wanted.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        let answer = self
-            .netlink(|| format!("find the device \"{name}\""), |netlink| netlink.get(Message::GetLink(wanted)))?;
+        let answer = self.netlink(
+            || format!("find the device \"{name}\""),
+            |netlink| netlink.get(Message::GetLink(wanted)),
+        )?;
         Ok(link_state(answer).unwrap_or(LinkState {
             index: 0,
             name: name.to_owned(),

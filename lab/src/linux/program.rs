@@ -2,11 +2,11 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::mount::MountPropagationFlags;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Gid, Pid, Signal, Uid};
 use rustix::thread::UnshareFlags;
 
 use crate::error::LabError;
@@ -87,18 +87,17 @@ impl Program {
     /// [`LabError::Program`] when it cannot be started, [`LabError::NotReady`], with its stderr, when it ends or the
     /// deadline passes before.
     pub fn start(&self) -> Result<Oneway, LabError> {
-        let fail = |what| {
-            move |source| LabError::Program { what, program: self.path.display().to_string(), source }
-        };
+        let fail =
+            |what| move |source| LabError::Program { what, program: self.path.display().to_string(), source };
         let mut command = self.namespace.command(&self.path, &self.arguments);
         command.envs(self.environment.iter().map(|(k, v)| (k, v)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         if let Some(text) = &self.resolv_conf {
             give_resolv_conf(&mut command, text).map_err(fail("write a resolv.conf for"))?;
         }
-        // Registered last, so that what goes before still has its rights.
+        // Registered last: `CommandExt::uid` would take effect before the others, which need root's rights.
         if let Some(uid) = self.uid {
-            command.uid(uid).gid(uid);
+            become_user(&mut command, uid);
         }
         let mut child = spawn(command).map_err(fail("start"))?;
         let (stderr, stdout) = (Output::default(), Output::default());
@@ -433,33 +432,57 @@ pub(crate) fn spawn(mut command: Command) -> io::Result<Child> {
     child.recv().map_err(|_| gone())?
 }
 
-/// Lays a file in memory over `/etc/resolv.conf`, in a mount namespace of the child's own.
-fn give_resolv_conf(command: &mut Command, text: &str) -> io::Result<()> {
-    let target = fs::canonicalize("/etc/resolv.conf")
-        .map_err(|error| io::Error::new(error.kind(), format!("/etc/resolv.conf: {error}")))?;
-    let target = CString::new(target.into_os_string().into_encoded_bytes())?;
-    let file = resolv_conf_file(text)?;
-    let source = CString::new(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd()))?;
-    // SAFETY: between fork and exec the closure makes system calls with strings and a descriptor that it owns; it
-    // neither allocates nor takes a lock. The child has a single thread.
+fn become_user(command: &mut Command, uid: u32) {
+    // SAFETY: between fork and exec the closure makes four system calls on the child's only thread.
     unsafe {
         command.pre_exec(move || {
-            let _held = &file;
+            let (user, group) = (Uid::from_raw(uid), Gid::from_raw(uid));
+            rustix::thread::set_thread_groups(&[])?;
+            rustix::thread::set_thread_res_gid(group, group, group)?;
+            Ok(rustix::thread::set_thread_res_uid(user, user, user)?)
+        });
+    }
+}
+
+/// Lays a file over `/etc/resolv.conf`, in a mount namespace of the child's own.
+fn give_resolv_conf(command: &mut Command, text: &str) -> io::Result<()> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    if crate::entered().is_none() {
+        return Err(io::Error::other("enter() was not called, so /run is the machine's own"));
+    }
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let source = format!("/run/lab-resolv-{}-{number}.conf", std::process::id());
+    fs::write(&source, text)?;
+    let target = resolv_conf_target()?;
+    let (source, target) =
+        (CString::new(source)?, CString::new(target.into_os_string().into_encoded_bytes())?);
+    // SAFETY: between fork and exec the closure makes system calls with strings that it owns; it neither allocates
+    // nor takes a lock. The child has a single thread.
+    unsafe {
+        command.pre_exec(move || {
             rustix::thread::unshare_unsafe(UnshareFlags::NEWNS)?;
             rustix::mount::mount_change(c"/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
-            rustix::mount::mount_bind(source.as_c_str(), target.as_c_str())?;
-            Ok(())
+            Ok(rustix::mount::mount_bind(source.as_c_str(), target.as_c_str())?)
         });
     }
     Ok(())
 }
 
-/// An unlinked file cannot be mounted, so it is made on the file system that `enter` put over `/run`.
-fn resolv_conf_file(text: &str) -> io::Result<OwnedFd> {
-    static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let path = format!("/run/lab-resolv-{}-{number}.conf", std::process::id());
-    let mut file = fs::File::create(&path)?;
-    file.write_all(text.as_bytes())?;
-    Ok(file.into())
+/// The file that `/etc/resolv.conf` is. Where it is a link into `/run`, which `enter` emptied, it is made there.
+fn resolv_conf_target() -> io::Result<PathBuf> {
+    const PATH: &str = "/etc/resolv.conf";
+    if let Ok(target) = fs::canonicalize(PATH) {
+        return Ok(target);
+    }
+    let link = Path::new("/etc").join(fs::read_link(PATH).map_err(|error| {
+        io::Error::new(
+            error.kind(),
+            format!("{PATH} does not exist, so nothing can be laid over it: {error}"),
+        )
+    })?);
+    if let Some(directory) = link.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    fs::write(&link, "")?;
+    fs::canonicalize(link)
 }

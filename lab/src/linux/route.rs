@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::AddressFamily;
+use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -246,7 +246,11 @@ impl NetNs {
             self.netlink(what, |netlink| {
                 for answer in netlink.dump(Message::GetRule(all))? {
                     let Message::NewRule(rule) = answer else { continue };
-                    if rule.attributes.iter().any(|a| matches!(a, RuleAttribute::Protocol(p) if u8::from(*p) == protocol)) {
+                    if rule
+                        .attributes
+                        .iter()
+                        .any(|a| matches!(a, RuleAttribute::Protocol(p) if u8::from(*p) == protocol))
+                    {
                         netlink.change(Message::DelRule(rule), 0)?;
                         deleted += 1;
                     }
