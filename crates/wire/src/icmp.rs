@@ -157,7 +157,7 @@ impl<'a> IcmpView<'a> {
         let (kind, code) = (self.kind(), self.code());
         match self.version {
             Version::V4 => match (kind, code) {
-                (3, 0 | 5 | 6 | 11) => Error::Net,
+                (3, 0 | 6 | 11) => Error::Net,
                 (3, 1 | 7 | 8 | 12) => Error::Host,
                 (3, 2) => Error::Protocol,
                 (3, 3) => Error::Port,

@@ -22,6 +22,8 @@ pub mod ip;
 mod malformed;
 pub mod rewrite;
 pub mod tcp;
+#[cfg(test)]
+mod testing;
 pub mod udp;
 pub mod virtio;
 
