@@ -1,13 +1,56 @@
 //! Operating systems whose routing is not planned yet: every request is an error.
 
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use crate::change::{Change, Undo};
 use crate::error::RouteError;
 use crate::host::Snapshot;
 use crate::query::{RouteAnswer, RouteQuery};
 
+fn no<T>(what: &'static str) -> Result<T, RouteError> {
+    Err(RouteError::Unsupported { what })
+}
+
 pub(crate) fn snapshot() -> Result<Snapshot, RouteError> {
-    Err(RouteError::Unsupported { what: "read the host's routing" })
+    no("read the host's routing")
 }
 
 pub(crate) fn query(_: &RouteQuery) -> Result<RouteAnswer, RouteError> {
-    Err(RouteError::Unsupported { what: "ask for a route" })
+    no("ask for a route")
+}
+
+pub(crate) fn make(_: &Change) -> Result<(), RouteError> {
+    no("change the host's routing")
+}
+
+pub(crate) fn unmake(_: &Undo) -> Result<bool, RouteError> {
+    no("undo a change to the host's routing")
+}
+
+pub(crate) fn unmake_tagged() -> Result<usize, RouteError> {
+    no("find what was left behind")
+}
+
+pub(crate) fn boot() -> Result<String, RouteError> {
+    no("tell this boot from others")
+}
+
+pub(crate) fn netns() -> Result<u64, RouteError> {
+    no("tell network namespaces apart")
+}
+
+pub(crate) fn create_private(_: &Path) -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// The one right to change the routing.
+#[derive(Debug)]
+pub(crate) struct Lock;
+
+impl Lock {
+    pub(crate) fn take() -> Result<Self, RouteError> {
+        no("change the host's routing")
+    }
 }

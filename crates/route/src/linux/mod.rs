@@ -1,10 +1,15 @@
 //! Linux: all by netlink and `/proc/sys`, never by another program.
 
+mod change;
 mod decode;
+mod identity;
 mod netlink;
+mod nft;
 mod query;
 mod snapshot;
 mod sysctl;
 
+pub(crate) use change::{make, unmake, unmake_tagged};
+pub(crate) use identity::{Lock, boot, create_private, netns};
 pub(crate) use query::query;
 pub(crate) use snapshot::snapshot;

@@ -7,9 +7,9 @@ use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::rule::RuleMessage;
 
 use super::netlink::{Netlink, parse_strictly};
-use super::{decode, sysctl};
+use super::{decode, nft, sysctl};
 use crate::error::RouteError;
-use crate::host::{Address, Link, NftSupport, Route, Rule, Snapshot};
+use crate::host::{Address, Link, Route, Rule, Snapshot};
 use crate::id::{Family, IfIndex};
 
 const ENODEV: i32 = 19;
@@ -24,8 +24,8 @@ pub(crate) fn snapshot() -> Result<Snapshot, RouteError> {
         rules: netlink.rules()?,
         links,
         sysctls,
-        nft: NftSupport::Unknown,
-        nft_tables: Vec::new(),
+        nft: nft::support()?,
+        nft_tables: nft::tables()?,
     })
 }
 

@@ -1,0 +1,172 @@
+//! The journal: every change's inverse, on disk before the change is made.
+//!
+//! One JSON document a line. The first names the boot and the network namespace that the others are
+//! about; a journal of another boot or namespace is never applied. A line that was torn by a crash is
+//! that of a change that was not made.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::change::{Change, Undo};
+use crate::error::RouteError;
+use crate::os;
+
+const VERSION: u32 = 1;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Header {
+    journal: String,
+    version: u32,
+    boot: String,
+    netns: u64,
+    pid: u32,
+}
+
+impl Header {
+    fn here() -> Result<Self, RouteError> {
+        Ok(Self {
+            journal: "oneway route".into(),
+            version: VERSION,
+            boot: os::boot()?,
+            netns: os::netns()?,
+            pid: std::process::id(),
+        })
+    }
+
+    /// Whether the other was written about this boot and namespace, in a form that is understood.
+    fn same_place(&self, other: &Self) -> bool {
+        (&self.journal, self.version, &self.boot, self.netns)
+            == (&other.journal, other.version, &other.boot, other.netns)
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Line {
+    step: String,
+    #[serde(flatten)]
+    undo: Undo,
+}
+
+/// A journal that is being written. It also is the right to change this namespace's routing: there is
+/// one per network namespace, until the process ends.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    /// What was recorded and not yet undone, oldest first.
+    done: Vec<Undo>,
+    _lock: os::Lock,
+}
+
+/// What a journal file holds.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// There is none, or it was torn before its first line was whole.
+    Nothing,
+    /// It is about another boot: what it undoes is gone.
+    OtherBoot,
+    /// It is about another network namespace, or of another version.
+    Elsewhere,
+    /// What is to be undone, in the order it was made.
+    Here(Vec<Undo>),
+}
+
+impl Journal {
+    /// The journal's usual place for the calling thread's network namespace, below `dir`: two instances
+    /// in two namespaces do not share it.
+    ///
+    /// # Errors
+    /// When the kernel does not tell which namespace this is.
+    pub fn path_in(dir: &Path) -> Result<PathBuf, RouteError> {
+        Ok(dir.join(format!("oneway-route-{}.journal", os::netns()?)))
+    }
+
+    /// Begins one, which must not be there: [`recover`](crate::recover) comes first.
+    ///
+    /// # Errors
+    /// [`RouteError::Running`] when another process holds this namespace's journal;
+    /// [`RouteError::Journal`] when there is one already, or it cannot be written.
+    pub fn create(path: &Path) -> Result<Self, RouteError> {
+        let lock = os::Lock::take()?;
+        let fail = |what| move |source| RouteError::Journal { what, path: path.to_owned(), source };
+        let file = os::create_private(path).map_err(fail("create"))?;
+        let mut journal = Self { path: path.to_owned(), file, done: Vec::new(), _lock: lock };
+        journal.write(&Header::here()?)?;
+        sync_dir(path).map_err(fail("create"))?;
+        Ok(journal)
+    }
+
+    /// Its file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Puts a change's inverse on disk.
+    pub(crate) fn record(&mut self, change: &Change) -> Result<(), RouteError> {
+        let undo = change.undo();
+        self.write(&Line { step: change.to_string(), undo: undo.clone() })?;
+        self.done.push(undo);
+        Ok(())
+    }
+
+    fn write(&mut self, line: &impl Serialize) -> Result<(), RouteError> {
+        let outcome = serde_json::to_vec(line).map_err(io::Error::from).and_then(|mut bytes| {
+            bytes.push(b'\n');
+            // One write: a line is either there, or torn at the end of the file.
+            self.file.write_all(&bytes)?;
+            self.file.sync_data()
+        });
+        outcome.map_err(|source| RouteError::Journal { what: "write", path: self.path.clone(), source })
+    }
+
+    /// What was recorded and not yet undone, oldest first.
+    pub(crate) fn done(&mut self) -> &mut Vec<Undo> {
+        &mut self.done
+    }
+}
+
+/// Reads a journal.
+pub(crate) fn read(path: &Path) -> Result<Found, RouteError> {
+    let fail = |source| RouteError::Journal { what: "read", path: path.to_owned(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(e) => return Err(fail(e)),
+    };
+    let mut lines = BufReader::new(file).split(b'\n');
+    let Some(first) = lines.next().transpose().map_err(fail)? else { return Ok(Found::Nothing) };
+    let Ok(header) = serde_json::from_slice::<Header>(&first) else { return Ok(Found::Nothing) };
+    let here = Header::here()?;
+    if header.boot != here.boot {
+        return Ok(Found::OtherBoot);
+    }
+    if !header.same_place(&here) {
+        return Ok(Found::Elsewhere);
+    }
+    let mut list = Vec::new();
+    for line in lines {
+        match serde_json::from_slice::<Line>(&line.map_err(fail)?) {
+            Ok(line) => list.push(line.undo),
+            // Torn: its change was not made.
+            Err(_) => break,
+        }
+    }
+    Ok(Found::Here(list))
+}
+
+/// Removes a journal; it is no error when there is none.
+pub(crate) fn remove(path: &Path) -> Result<(), RouteError> {
+    let outcome = match fs::remove_file(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        outcome => outcome.and_then(|()| sync_dir(path)),
+    };
+    outcome.map_err(|source| RouteError::Journal { what: "remove", path: path.to_owned(), source })
+}
+
+fn sync_dir(path: &Path) -> io::Result<()> {
+    let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(dir)?.sync_all()
+}

@@ -1,0 +1,238 @@
+//! Making a change and undoing it. Both are idempotent.
+
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::rule::{RuleAction as Action, RuleAttribute, RuleFlags, RuleMessage, RuleUidRange};
+
+use super::netlink::{Netlink, Refusal};
+use super::{decode, nft, sysctl};
+use crate::change::{Change, RouteSpec, Undo};
+use crate::error::RouteError;
+use crate::host::{PROTOCOL, Rule, RuleAction};
+use crate::id::{Family, IfIndex, Table};
+
+const ENOENT: i32 = 2;
+const ESRCH: i32 = 3;
+const EEXIST: i32 = 17;
+const ENODEV: i32 = 19;
+const EAFNOSUPPORT: i32 = 97;
+const EADDRNOTAVAIL: i32 = 99;
+
+/// Makes one change.
+pub(crate) fn make(change: &Change) -> Result<(), RouteError> {
+    let what = || change.to_string();
+    match change {
+        Change::Link { name, mtu, .. } => Netlink::routing()?.set_link(&what(), name, *mtu, true),
+        Change::Address { name, net } => {
+            let mut netlink = Netlink::routing()?;
+            let index = netlink.index(&what(), name)?;
+            let message = RouteNetlinkMessage::NewAddress(address(index, *net));
+            present(netlink.change(&what(), message, NLM_F_CREATE | NLM_F_EXCL)?, &what())
+        }
+        Change::Route(spec) => {
+            let mut netlink = Netlink::routing()?;
+            let dev = match &spec.dev {
+                Some(name) => Some(netlink.index(&what(), name)?),
+                None => None,
+            };
+            // The table is ours alone: what stands there is a residue of ours.
+            let flags = NLM_F_CREATE | NLM_F_REPLACE;
+            present(netlink.change(&what(), RouteNetlinkMessage::NewRoute(route(spec, dev)), flags)?, &what())
+        }
+        Change::Rule(spec) => {
+            let message = RouteNetlinkMessage::NewRule(rule(spec));
+            present(Netlink::routing()?.change(&what(), message, NLM_F_CREATE | NLM_F_EXCL)?, &what())
+        }
+        Change::Nft(table) => nft::make(table),
+        Change::Sysctl { path, new, .. } => sysctl::write(path, new),
+    }
+}
+
+/// Undoes one change; `true` when there was something to undo.
+pub(crate) fn unmake(undo: &Undo) -> Result<bool, RouteError> {
+    let what = || undo.to_string();
+    match undo {
+        Undo::Vanishes { .. } => Ok(false),
+        Undo::Link { name, mtu, up } => {
+            let mut netlink = Netlink::routing()?;
+            match netlink.link_named(name)? {
+                Some(link) if (link.mtu, link.up) != (*mtu, *up) => {
+                    netlink.set_link(&what(), name, *mtu, *up)?;
+                    Ok(true)
+                }
+                _ => Ok(false),
+            }
+        }
+        Undo::Address { name, net } => {
+            let mut netlink = Netlink::routing()?;
+            let Some(link) = netlink.link_named(name)? else { return Ok(false) };
+            let message = RouteNetlinkMessage::DelAddress(address(link.index, *net));
+            absent(netlink.change(&what(), message, 0)?, &what())
+        }
+        Undo::Route(spec) => {
+            // Without the device, which may be gone: table, destination, kind, metric and tag tell.
+            let message = RouteNetlinkMessage::DelRoute(route(spec, None));
+            absent(Netlink::routing()?.change(&what(), message, 0)?, &what())
+        }
+        Undo::Rule(spec) => {
+            let message = RouteNetlinkMessage::DelRule(rule(spec));
+            absent(Netlink::routing()?.change(&what(), message, 0)?, &what())
+        }
+        Undo::Nft { name } => nft::unmake(name),
+        Undo::Sysctl { path, old, new } => {
+            if sysctl::read(path)?.as_deref().map(str::trim) != Some(new.trim()) {
+                return Ok(false);
+            }
+            sysctl::write(path, old)?;
+            Ok(true)
+        }
+    }
+}
+
+fn present(outcome: Result<(), Refusal>, what: &str) -> Result<(), RouteError> {
+    match outcome {
+        Err(refusal) if refusal.errno() == EEXIST => Ok(()),
+        outcome => outcome.map_err(|r| r.of(what)),
+    }
+}
+
+/// `ESRCH` no such route, `ENOENT` no such rule or table, `EADDRNOTAVAIL` no such address, `ENODEV` its
+/// device is gone, `EAFNOSUPPORT` so is IPv6.
+fn absent(outcome: Result<(), Refusal>, what: &str) -> Result<bool, RouteError> {
+    match outcome {
+        Ok(()) => Ok(true),
+        Err(refusal) if matches!(refusal.errno(), ENOENT | ESRCH | ENODEV | EADDRNOTAVAIL | EAFNOSUPPORT) => {
+            Ok(false)
+        }
+        Err(refusal) => Err(refusal.of(what)),
+    }
+}
+
+impl Netlink {
+    fn index(&mut self, what: &str, name: &str) -> Result<IfIndex, RouteError> {
+        let link = self.link_named(name)?;
+        link.map(|l| l.index)
+            .ok_or_else(|| RouteError::NoDevice { what: what.to_owned(), device: name.to_owned() })
+    }
+
+    fn set_link(&mut self, what: &str, name: &str, mtu: u32, up: bool) -> Result<(), RouteError> {
+        let mut message = LinkMessage::default();
+        message.header.index = self.index(what, name)?.0;
+        message.header.change_mask = LinkFlags::Up;
+        message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+        message.attributes.push(LinkAttribute::Mtu(mtu));
+        self.change(what, RouteNetlinkMessage::SetLink(message), 0)?.map_err(|r| r.of(what))
+    }
+}
+
+fn address(index: IfIndex, net: IpNet) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = decode::address_family(net.addr());
+    message.header.index = index.0;
+    message.header.prefix_len = net.prefix_len();
+    message.header.scope = AddressScope::Universe;
+    message.attributes.push(AddressAttribute::Local(net.addr()));
+    message.attributes.push(AddressAttribute::Address(net.addr()));
+    if net.addr().is_ipv6() {
+        // Nobody else is on the device; without it the address is tentative and unusable for a second.
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
+    message
+}
+
+fn route(spec: &RouteSpec, dev: Option<IfIndex>) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    let family = Family::of_net(spec.dst);
+    let header = &mut message.header;
+    header.address_family = decode::family_number(family);
+    header.destination_prefix_length = spec.dst.prefix_len();
+    header.protocol = RouteProtocol::from(PROTOCOL);
+    header.kind = if spec.dev.is_some() { RouteType::Unicast } else { RouteType::Throw };
+    // As iproute2 does: link scope for what has no gateway, but an IPv6 route has no scope.
+    header.scope = match (family, spec.dev.is_some()) {
+        (Family::V4, true) => RouteScope::Link,
+        _ => RouteScope::Universe,
+    };
+    message.attributes.push(RouteAttribute::Table(spec.table.0));
+    if spec.dst.prefix_len() > 0 {
+        message.attributes.push(RouteAttribute::Destination(spec.dst.network().into()));
+    }
+    if spec.metric != 0 {
+        message.attributes.push(RouteAttribute::Priority(spec.metric));
+    }
+    if let Some(src) = spec.src {
+        message.attributes.push(RouteAttribute::PrefSource(src.into()));
+    }
+    if let Some(index) = dev {
+        message.attributes.push(RouteAttribute::Oif(index.0));
+    }
+    message
+}
+
+fn rule(spec: &Rule) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    let (header, attributes) = (&mut message.header, &mut message.attributes);
+    header.family = decode::family_number(spec.family);
+    header.tos = spec.tos;
+    if spec.invert {
+        header.flags = RuleFlags::Invert;
+    }
+    attributes.push(RuleAttribute::Priority(spec.priority.0));
+    attributes.push(RuleAttribute::Protocol(RouteProtocol::from(spec.protocol)));
+    header.action = match spec.action {
+        RuleAction::Lookup(table) => {
+            attributes.push(RuleAttribute::Table(table.0));
+            Action::ToTable
+        }
+        RuleAction::Goto(target) => {
+            attributes.push(RuleAttribute::Goto(target.0));
+            Action::Goto
+        }
+        RuleAction::Nop => Action::Nop,
+        RuleAction::Blackhole => Action::Blackhole,
+        RuleAction::Unreachable => Action::Unreachable,
+        RuleAction::Prohibit => Action::Prohibit,
+        RuleAction::Other(n) => Action::from(n),
+    };
+    if let Some((mark, mask)) = spec.fwmark {
+        attributes.push(RuleAttribute::FwMark(mark.0));
+        attributes.push(RuleAttribute::FwMask(mask));
+    }
+    attributes.extend(spec.iif.clone().map(RuleAttribute::Iifname));
+    attributes.extend(spec.oif.clone().map(RuleAttribute::Oifname));
+    attributes.extend(spec.suppress_prefixlength.map(RuleAttribute::SuppressPrefixLen));
+    attributes.extend(spec.uids.map(|(start, end)| RuleAttribute::UidRange(RuleUidRange { start, end })));
+    message
+}
+
+/// Undoes everything that carries our tag in this network namespace; the number of things undone.
+pub(crate) fn unmake_tagged() -> Result<usize, RouteError> {
+    let mut netlink = Netlink::routing()?;
+    let mut undo = Vec::new();
+    // Rules first: without them no packet asks for the routes.
+    let ours = netlink.rules()?.into_iter().filter(|r| r.protocol == PROTOCOL);
+    undo.extend(ours.map(Undo::Rule));
+    let routes = netlink.routes()?.into_iter().filter(|r| {
+        // A tagged route outside a table of its own is not of our making.
+        r.protocol == PROTOCOL && !matches!(r.table, Table::MAIN | Table::LOCAL | Table::DEFAULT)
+    });
+    for route in routes {
+        let dev = match route.oif {
+            Some(index) if route.kind == crate::query::RouteKind::Unicast => netlink.link_name(index)?,
+            _ => None,
+        };
+        let spec =
+            RouteSpec { table: route.table, dst: route.dst, dev, src: route.prefsrc, metric: route.metric };
+        undo.push(Undo::Route(spec));
+    }
+    undo.extend(nft::ours()?.into_iter().map(|name| Undo::Nft { name }));
+    let mut count = 0;
+    for one in &undo {
+        count += usize::from(unmake(one)?);
+    }
+    Ok(count)
+}

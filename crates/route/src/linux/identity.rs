@@ -1,0 +1,115 @@
+//! Which boot and which network namespace this is.
+#![allow(
+    unsafe_code,
+    reason = "SO_NETNS_COOKIE has no safe wrapper, and that of SO_PEERCRED cannot say pid 0"
+)]
+
+use std::ffi::{c_int, c_void};
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::path::Path;
+use std::{fs, io, mem};
+
+use netlink_sys::{Socket, protocols};
+
+use crate::error::RouteError;
+
+/// The boot, a random UUID. Routes and rules do not outlive it.
+pub(crate) fn boot() -> Result<String, RouteError> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let text = fs::read_to_string(path);
+    let text = text.map_err(|source| RouteError::Sysctl { what: "read", path: path.into(), source })?;
+    Ok(text.trim().to_owned())
+}
+
+/// The calling thread's network namespace, by a number that is not given twice in one boot
+/// (`SO_NETNS_COOKIE`, Linux 5.14). The inode number of `/proc/self/ns/net` would be reused.
+pub(crate) fn netns() -> Result<u64, RouteError> {
+    let open = |source| RouteError::Open { what: "routing", source };
+    let socket = Socket::new(protocols::NETLINK_ROUTE).map_err(open)?;
+    if let Some(cookie) = option(socket.as_fd(), SO_NETNS_COOKIE, 0_u64) {
+        return Ok(cookie);
+    }
+    // Before 5.14: better a number that may come again than none.
+    let meta = fs::metadata("/proc/thread-self/ns/net").map_err(open)?;
+    Ok(meta.ino())
+}
+
+/// `include/uapi/asm-generic/socket.h`
+const SO_NETNS_COOKIE: c_int = 71;
+
+/// Types of which every pattern of bits is a value.
+trait Plain: Copy {}
+impl Plain for u64 {}
+impl Plain for libc::ucred {}
+
+/// Reads a socket option of level `SOL_SOCKET`; `None` when this kernel does not have it.
+fn option<T: Plain>(socket: BorrowedFd<'_>, name: c_int, mut value: T) -> Option<T> {
+    let mut length = mem::size_of::<T>() as libc::socklen_t;
+    // SAFETY: the descriptor is open for the whole call; the pointer is to `length` writable bytes, of
+    // which the kernel writes no more than that, and `T` has no invalid values.
+    let outcome = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            name,
+            (&raw mut value).cast::<c_void>(),
+            &raw mut length,
+        )
+    };
+    (outcome == 0).then_some(value)
+}
+
+/// Holds the one right to change this network namespace's routing. It is an abstract Unix socket: the
+/// kernel keeps those names per network namespace and frees them when the process dies, however it dies.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _listener: Option<UnixListener>,
+}
+
+const NAME: &[u8] = b"oneway/route";
+
+impl Lock {
+    /// Takes it.
+    pub(crate) fn take() -> Result<Self, RouteError> {
+        let open = |source| RouteError::Open { what: "other instances", source };
+        let name = SocketAddr::from_abstract_name(NAME).map_err(open)?;
+        for _ in 0..3 {
+            match UnixListener::bind_addr(&name) {
+                Ok(listener) => return Ok(Self { _listener: Some(listener) }),
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
+                Err(e) => return Err(open(e)),
+            }
+            match UnixStream::connect_addr(&name) {
+                // It ended in between.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {}
+                Err(e) => return Err(open(e)),
+                Ok(stream) => {
+                    let nobody = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+                    let holder = option(stream.as_fd(), libc::SO_PEERCRED, nobody).unwrap_or(nobody);
+                    if holder.uid == rustix::process::geteuid().as_raw() || holder.uid == 0 {
+                        // 0 is a process that this one's PID namespace does not show.
+                        let pid = u32::try_from(holder.pid).ok().filter(|pid| *pid != 0);
+                        return Err(RouteError::Running { pid });
+                    }
+                    // Any user may take any abstract name; that must not keep root from recovering.
+                    tracing::warn!(
+                        "process {} of user {} squats our lock; going on without it",
+                        holder.pid,
+                        holder.uid
+                    );
+                    return Ok(Self { _listener: None });
+                }
+            }
+        }
+        Err(RouteError::Running { pid: None })
+    }
+}
+
+/// Makes a file that only its owner may read, and that must not be there yet.
+pub(crate) fn create_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create_new(true).mode(0o600).open(path)
+}

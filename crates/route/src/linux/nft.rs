@@ -1,0 +1,369 @@
+//! Our nftables table by raw nfnetlink messages (`include/uapi/linux/netfilter/nf_tables.h`).
+//!
+//! A batch is a transaction: the kernel checks every message and makes all changes at once at the end
+//! mark, or none. A batch without an end mark is checked and thrown away, which makes it a question.
+
+use super::netlink::{Netlink, acknowledgement, attributes, decode};
+use crate::error::RouteError;
+use crate::host::{NftSupport, NftTableId};
+use crate::id::Mark;
+use crate::nft::{Expr, Inbound, NftTable};
+
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLM_F_DUMP: u16 = 0x300;
+const NLM_F_EXCL: u16 = 0x200;
+const NLM_F_CREATE: u16 = 0x400;
+const NLM_F_APPEND: u16 = 0x800;
+const NLMSG_ERROR: u16 = 2;
+
+const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
+const NFNL_MSG_BATCH_END: u16 = 0x11;
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
+const NFT_MSG_NEWTABLE: u16 = 0;
+const NFT_MSG_GETTABLE: u16 = 1;
+const NFT_MSG_DELTABLE: u16 = 2;
+const NFT_MSG_NEWCHAIN: u16 = 3;
+const NFT_MSG_NEWRULE: u16 = 6;
+
+const NFPROTO_UNSPEC: u8 = 0;
+const NFPROTO_INET: u8 = 1;
+const NFT_TABLE_F_DORMANT: u32 = 1;
+/// `NF_IP_PRI_MANGLE`: after connection tracking, before routing.
+const PRIORITY: i32 = -150;
+const NF_ACCEPT: u32 = 1;
+const NF_INET_PRE_ROUTING: u32 = 0;
+const NF_INET_LOCAL_OUT: u32 = 3;
+const NFT_REG_1: u32 = 1;
+const IFNAMSIZ: usize = 16;
+
+const EPERM: i32 = 1;
+const ENOENT: i32 = 2;
+
+/// The tag of a table of ours, as its user data: type 0 (a comment, which `nft` prints), length, text.
+const TAG: &[u8] = b"\x00\x07oneway\x00";
+
+/// Makes the table; an older one of ours by that name goes in the same transaction.
+pub(super) fn make(table: &NftTable) -> Result<(), RouteError> {
+    let what = format!("make nftables table inet {}", table.name);
+    let mut batch = Batch::new(Netlink::netfilter()?);
+    // There is no "delete if there" before Linux 6.3: making it first lets the deletion succeed.
+    let replace = tables()?.iter().any(|t| t.family == NFPROTO_INET && t.name == table.name && t.ours);
+    if replace {
+        batch.message(NFT_MSG_DELTABLE, 0, |b| b.string(1, &table.name));
+    }
+    batch.table(table, 0);
+    batch.send(&what, true)
+}
+
+/// Removes a table that carries our tag.
+pub(super) fn unmake(name: &str) -> Result<bool, RouteError> {
+    if !ours()?.iter().any(|n| n == name) {
+        return Ok(false);
+    }
+    let mut batch = Batch::new(Netlink::netfilter()?);
+    batch.message(NFT_MSG_DELTABLE, 0, |b| b.string(1, name));
+    match batch.send(&format!("delete nftables table inet {name}"), true) {
+        Err(e) if e.raw_os_error() == Some(ENOENT) => Ok(false),
+        outcome => outcome.map(|()| true),
+    }
+}
+
+/// Our tables' names. None where nftables is not there or nobody may ask.
+pub(super) fn ours() -> Result<Vec<String>, RouteError> {
+    Ok(tables()?.into_iter().filter(|t| t.ours && t.family == NFPROTO_INET).map(|t| t.name).collect())
+}
+
+/// All tables, likewise.
+pub(super) fn tables() -> Result<Vec<NftTableId>, RouteError> {
+    let what = "list the nftables tables";
+    let Ok(mut netlink) = Netlink::netfilter() else { return Ok(Vec::new()) };
+    let list = netlink.dump_bytes(what, |sequence| {
+        let mut bytes = Bytes::default();
+        bytes.message(nft(NFT_MSG_GETTABLE), NLM_F_REQUEST | NLM_F_DUMP, sequence, NFPROTO_UNSPEC, 0, |_| {});
+        bytes.0
+    });
+    let list = match list {
+        Ok(list) => list,
+        Err(RouteError::Refused { .. }) => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    let mut found = Vec::new();
+    for (kind, payload) in list {
+        if kind != nft(NFT_MSG_NEWTABLE) {
+            continue;
+        }
+        let (Some(family), Some(rest)) = (payload.first(), payload.get(4..)) else {
+            return Err(decode(what, "a table without a header".into()));
+        };
+        let mut table = NftTableId { family: *family, name: String::new(), ours: false };
+        for (kind, value) in attributes(rest) {
+            match kind {
+                1 => table.name = String::from_utf8_lossy(value).trim_end_matches('\0').to_owned(),
+                6 => table.ours = value == TAG,
+                _ => {}
+            }
+        }
+        found.push(table);
+    }
+    Ok(found)
+}
+
+/// Whether all that our table needs is there: asks by a batch that is checked and thrown away. The
+/// table in it is dormant, so that not even for that moment a hook is in the packets' way.
+pub(super) fn support() -> Result<NftSupport, RouteError> {
+    let table = NftTable {
+        name: format!("oneway-ask-{}", std::process::id()),
+        mark: Mark(1),
+        tun: "oneway".into(),
+        inbound: Inbound::Anywhere,
+        mark_bypassing: false,
+    };
+    let Ok(netlink) = Netlink::netfilter() else { return Ok(NftSupport::Missing) };
+    let mut batch = Batch::new(netlink);
+    batch.table(&table, NFT_TABLE_F_DORMANT);
+    match batch.send("ask what nftables can do", false) {
+        Ok(()) => Ok(NftSupport::Full),
+        Err(e) if e.raw_os_error() == Some(EPERM) => Ok(NftSupport::Unknown),
+        Err(e @ RouteError::Refused { .. }) => {
+            tracing::debug!("nftables cannot do what is needed: {e}");
+            Ok(NftSupport::Missing)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+const fn nft(message: u16) -> u16 {
+    (NFNL_SUBSYS_NFTABLES << 8) | message
+}
+
+/// A transaction under construction.
+struct Batch {
+    netlink: Netlink,
+    bytes: Bytes,
+    first: u32,
+    last: u32,
+}
+
+impl Batch {
+    fn new(mut netlink: Netlink) -> Self {
+        let mut bytes = Bytes::default();
+        let first = netlink.next_sequence();
+        bytes.message(
+            NFNL_MSG_BATCH_BEGIN,
+            NLM_F_REQUEST,
+            first,
+            NFPROTO_UNSPEC,
+            NFNL_SUBSYS_NFTABLES,
+            |_| {},
+        );
+        Self { netlink, bytes, first, last: first }
+    }
+
+    fn message(&mut self, kind: u16, flags: u16, body: impl FnOnce(&mut Bytes)) {
+        self.last = self.netlink.next_sequence();
+        let flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        self.bytes.message(nft(kind), flags, self.last, NFPROTO_INET, 0, body);
+    }
+
+    fn table(&mut self, table: &NftTable, flags: u32) {
+        self.message(NFT_MSG_NEWTABLE, NLM_F_CREATE | NLM_F_EXCL, |b| {
+            b.string(1, &table.name);
+            b.be32(2, flags);
+            b.attribute(6, TAG);
+        });
+        for chain in table.chains() {
+            let hook = if chain.kind == "route" { NF_INET_LOCAL_OUT } else { NF_INET_PRE_ROUTING };
+            self.message(NFT_MSG_NEWCHAIN, NLM_F_CREATE | NLM_F_EXCL, |b| {
+                b.string(1, &table.name);
+                b.string(3, chain.name);
+                b.nested(4, |b| {
+                    b.be32(1, hook);
+                    b.be32(2, PRIORITY.cast_unsigned());
+                });
+                b.be32(5, NF_ACCEPT);
+                b.string(7, chain.kind);
+            });
+            for rule in &chain.rules {
+                self.message(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, |b| {
+                    b.string(1, &table.name);
+                    b.string(2, chain.name);
+                    b.nested(4, |b| rule.iter().for_each(|expr| b.rule_part(expr)));
+                });
+            }
+        }
+    }
+
+    /// Sends it and waits for every message's acknowledgement. With `commit` it is ended and so made.
+    fn send(mut self, what: &str, commit: bool) -> Result<(), RouteError> {
+        if commit {
+            let end = self.netlink.next_sequence();
+            self.bytes.message(
+                NFNL_MSG_BATCH_END,
+                NLM_F_REQUEST,
+                end,
+                NFPROTO_UNSPEC,
+                NFNL_SUBSYS_NFTABLES,
+                |_| {},
+            );
+        }
+        self.netlink.send(what, &self.bytes.0)?;
+        let (first, last) = (self.first, self.last);
+        let mut outcome = Ok(());
+        self.netlink.receive(what, |sequence, flags, message| {
+            if message.kind != NLMSG_ERROR {
+                return Ok(false);
+            }
+            if let Err(refusal) = acknowledgement(what, flags, message.payload)?
+                && outcome.is_ok()
+            {
+                outcome = Err(refusal);
+            }
+            // The begin mark is only answered when the batch as a whole is refused.
+            Ok(sequence == last || sequence == first)
+        })?;
+        outcome.map_err(|refusal| refusal.of(what))
+    }
+}
+
+/// Netlink messages and attributes, written one after the other.
+#[derive(Default)]
+struct Bytes(Vec<u8>);
+
+impl Bytes {
+    fn message(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        sequence: u32,
+        family: u8,
+        resource: u16,
+        body: impl FnOnce(&mut Self),
+    ) {
+        let start = self.0.len();
+        self.0.extend(0_u32.to_ne_bytes());
+        self.0.extend(kind.to_ne_bytes());
+        self.0.extend(flags.to_ne_bytes());
+        self.0.extend(sequence.to_ne_bytes());
+        self.0.extend(0_u32.to_ne_bytes());
+        // struct nfgenmsg: family, version 0, resource in network byte order.
+        self.0.extend([family, 0]);
+        self.0.extend(resource.to_be_bytes());
+        body(self);
+        // A message of ours is some hundred bytes.
+        let length = (self.0.len() - start) as u32;
+        self.0[start..start + 4].copy_from_slice(&length.to_ne_bytes());
+    }
+
+    fn attribute(&mut self, kind: u16, value: &[u8]) {
+        self.0.extend(((value.len() + 4) as u16).to_ne_bytes());
+        self.0.extend(kind.to_ne_bytes());
+        self.0.extend(value);
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+    }
+
+    fn string(&mut self, kind: u16, text: &str) {
+        let mut value = text.as_bytes().to_vec();
+        value.push(0);
+        self.attribute(kind, &value);
+    }
+
+    fn be32(&mut self, kind: u16, value: u32) {
+        self.attribute(kind, &value.to_be_bytes());
+    }
+
+    fn nested(&mut self, kind: u16, body: impl FnOnce(&mut Self)) {
+        const NLA_F_NESTED: u16 = 0x8000;
+        let start = self.0.len();
+        self.0.extend(0_u16.to_ne_bytes());
+        self.0.extend((kind | NLA_F_NESTED).to_ne_bytes());
+        body(self);
+        let length = (self.0.len() - start) as u16;
+        self.0[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+    }
+
+    /// One element of `NFTA_RULE_EXPRESSIONS`.
+    fn expression(&mut self, name: &str, data: impl FnOnce(&mut Self)) {
+        self.nested(1, |b| {
+            b.string(1, name);
+            b.nested(2, data);
+        });
+    }
+
+    fn rule_part(&mut self, expr: &Expr) {
+        const EQ: u32 = 0;
+        const NEQ: u32 = 1;
+        match expr {
+            Expr::IifName(name) => self.device(META_IIFNAME, EQ, name),
+            Expr::IifNameNot(name) => self.device(META_IIFNAME, NEQ, name),
+            Expr::OifNameNot(name) => self.device(META_OIFNAME, NEQ, name),
+            Expr::CtDirection(direction) => {
+                self.load("ct", CT_DIRECTION);
+                self.compare(EQ, &[*direction as u8]);
+            }
+            Expr::MetaMarkHas(mark) => self.has("meta", META_MARK, *mark),
+            Expr::CtMarkHas(mark) => self.has("ct", CT_MARK, *mark),
+            Expr::MetaMarkAdd(mark) => self.add("meta", META_MARK, META_SREG, *mark),
+            Expr::CtMarkAdd(mark) => self.add("ct", CT_MARK, CT_SREG, *mark),
+        }
+    }
+
+    /// Loads a key of `meta` or `ct` into the register: `NFTA_{META,CT}_DREG`, `NFTA_{META,CT}_KEY`.
+    fn load(&mut self, from: &str, key: u32) {
+        self.expression(from, |b| {
+            b.be32(1, NFT_REG_1);
+            b.be32(2, key);
+        });
+    }
+
+    fn compare(&mut self, operator: u32, value: &[u8]) {
+        self.expression("cmp", |b| {
+            b.be32(1, NFT_REG_1);
+            b.be32(2, operator);
+            b.nested(3, |b| b.attribute(1, value));
+        });
+    }
+
+    /// The register becomes `(register & mask) ^ xor`. Marks are in host byte order there.
+    fn bitwise(&mut self, mask: u32, xor: u32) {
+        self.expression("bitwise", |b| {
+            b.be32(1, NFT_REG_1);
+            b.be32(2, NFT_REG_1);
+            b.be32(3, 4);
+            b.nested(4, |b| b.attribute(1, &mask.to_ne_bytes()));
+            b.nested(5, |b| b.attribute(1, &xor.to_ne_bytes()));
+        });
+    }
+
+    fn device(&mut self, key: u32, operator: u32, name: &str) {
+        let mut value = [0; IFNAMSIZ];
+        let length = name.len().min(IFNAMSIZ - 1);
+        value[..length].copy_from_slice(&name.as_bytes()[..length]);
+        self.load("meta", key);
+        self.compare(operator, &value);
+    }
+
+    fn has(&mut self, from: &str, key: u32, mark: Mark) {
+        self.load(from, key);
+        self.bitwise(mark.0, 0);
+        self.compare(0, &mark.0.to_ne_bytes());
+    }
+
+    fn add(&mut self, to: &str, key: u32, source: u16, mark: Mark) {
+        self.load(to, key);
+        self.bitwise(!mark.0, mark.0);
+        self.expression(to, |b| {
+            b.be32(2, key);
+            b.be32(source, NFT_REG_1);
+        });
+    }
+}
+
+/// `enum nft_meta_keys`, `enum nft_ct_keys`, and the source register attributes of both.
+const META_MARK: u32 = 3;
+const META_IIFNAME: u32 = 6;
+const META_OIFNAME: u32 = 7;
+const META_SREG: u16 = 3;
+const CT_DIRECTION: u32 = 1;
+const CT_MARK: u32 = 3;
+const CT_SREG: u16 = 4;

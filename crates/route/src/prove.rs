@@ -1,0 +1,113 @@
+//! The proof that the capture's rules exempt our own sockets, asked of the kernel itself.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::apply::{self, Hook};
+use crate::error::RouteError;
+use crate::id::{Family, Mark};
+use crate::journal::Journal;
+use crate::plan::{Plan, Protect};
+use crate::query::{RouteAnswer, RouteQuery, query};
+
+/// What the kernel said about one destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// The destination.
+    pub dst: IpAddr,
+    /// Where a program's packet goes.
+    pub program: RouteAnswer,
+    /// Where a packet of our own sockets goes: never into the capture device.
+    pub own: RouteAnswer,
+    /// Whether the program's packet is captured.
+    pub captured: bool,
+}
+
+/// That, of every destination asked about: no own packet is captured, and what must be captured is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// The single answers.
+    pub checks: Vec<Check>,
+}
+
+/// Asks the kernel, with the plan's rules in place, about the plan's samples and `destinations`.
+///
+/// # Errors
+/// [`RouteError::NotProven`] when an own packet would be captured, or a sample would not.
+pub fn prove_rules(plan: &Plan, destinations: &[IpAddr]) -> Result<Proof, RouteError> {
+    now(plan, destinations)
+}
+
+/// Asks with the real capture in place: a program's packet carries no mark.
+pub(crate) fn now(plan: &Plan, destinations: &[IpAddr]) -> Result<Proof, RouteError> {
+    ask(plan, destinations, None)
+}
+
+/// Installs the capture's rules for the rehearsal's mark alone, asks, and removes them again.
+pub(crate) fn rehearse(
+    plan: &Plan,
+    journal: &mut Journal,
+    destinations: &[IpAddr],
+    hook: Hook<'_>,
+) -> Result<Proof, RouteError> {
+    let before = journal.done().len();
+    let outcome = apply::make(journal, &plan.rehearsal, hook)
+        .and_then(|()| ask(plan, destinations, Some(plan.rehearsal_mark)));
+    apply::unmake(journal, before, hook)?;
+    outcome
+}
+
+fn ask(plan: &Plan, destinations: &[IpAddr], rehearsal: Option<Mark>) -> Result<Proof, RouteError> {
+    let mut checks = Vec::new();
+    let mut all: Vec<IpAddr> = plan.samples.iter().chain(destinations).copied().collect();
+    all.sort();
+    all.dedup();
+    for dst in all {
+        let mut program = RouteQuery::to(dst);
+        program.mark = rehearsal;
+        let program = query(&program)?;
+        let own = query(&own_packet(plan, dst, rehearsal))?;
+        let captured = program.oif_name == plan.tun_name;
+        if own.oif_name == plan.tun_name {
+            return Err(RouteError::NotProven(format!(
+                "a packet of our own to {dst} would be captured; another program's rules may lead to {}",
+                plan.tun_name
+            )));
+        }
+        if !captured && plan.samples.contains(&dst) {
+            return Err(RouteError::NotProven(format!(
+                "a program's packet to {dst} would not be captured but go {}",
+                way(&program)
+            )));
+        }
+        checks.push(Check { dst, program, own, captured });
+    }
+    Ok(Proof { checks })
+}
+
+/// A packet as our own sockets send it.
+fn own_packet(plan: &Plan, dst: IpAddr, rehearsal: Option<Mark>) -> RouteQuery {
+    let mut query = RouteQuery::to(dst);
+    query.mark = rehearsal;
+    match plan.protect {
+        Protect::Mark => {
+            let bits = plan.mark.map_or(0, |m| m.0) | rehearsal.map_or(0, |m| m.0);
+            query.mark = Some(Mark(bits));
+        }
+        // A socket bound to loopback's addresses is never bound to a device (SO_BINDTODEVICE would send
+        // it out on the wire).
+        Protect::Bind if !dst.is_loopback() => {
+            query.oif = plan.uplinks.get(Family::of(dst)).map(|u| u.index);
+        }
+        Protect::Bind => {}
+    }
+    query
+}
+
+fn way(answer: &RouteAnswer) -> String {
+    match answer.oif {
+        Some(_) => format!("by {}", answer.oif_name),
+        None => format!("nowhere ({:?})", answer.kind).to_lowercase(),
+    }
+}
