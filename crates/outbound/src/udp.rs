@@ -55,6 +55,17 @@ impl UdpPath {
         }
     }
 
+    /// Waits until [`Self::try_recv`] may have a datagram, so that a caller with many paths needs one buffer only.
+    ///
+    /// # Errors
+    /// That the runtime is shutting down.
+    pub async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Direct(path) => path.readable().await,
+            Self::Socks5(path) => path.readable().await,
+        }
+    }
+
     /// Takes a datagram that is there already, to drain several per wake-up.
     ///
     /// # Errors

@@ -38,6 +38,10 @@ impl DirectUdp {
         }
     }
 
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        self.socket.readable().await
+    }
+
     pub(super) fn try_recv(&self, buf: &mut [u8]) -> io::Result<(Range<usize>, SocketAddr)> {
         let (len, from) = past_earlier_errors(|| self.socket.try_recv_from(buf))?;
         Ok((0..len, from))

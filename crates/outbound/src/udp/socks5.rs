@@ -61,6 +61,10 @@ impl Socks5Udp {
         }
     }
 
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        self.link.socket.readable().await
+    }
+
     pub(super) fn try_recv(&self, buf: &mut [u8]) -> io::Result<(Range<usize>, SocketAddr)> {
         loop {
             let (len, from) = past_earlier_errors(|| self.link.socket.try_recv_from(buf))?;

@@ -1,0 +1,289 @@
+//! Datagrams, directly and by a SOCKS5 relay, against servers on loopback.
+#![allow(clippy::disallowed_methods, reason = "the servers of the test are not ours to protect")]
+
+mod server;
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+use oneway_egress::IcmpErrorKind;
+use oneway_flow::{Network, Target};
+use oneway_outbound::{Answer, Outbound, UdpPath};
+use oneway_route::Family;
+use server::{Options, Socks5Server, V4, V6, closed_port, egress, outbound, udp_echo, until};
+use tokio::net::UdpSocket;
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+async fn receive(path: &UdpPath) -> (Vec<u8>, SocketAddr) {
+    let mut buf = vec![0; 66_000];
+    let (range, from) = timeout(PATIENCE, path.recv(&mut buf)).await.expect("a datagram").unwrap();
+    (buf[range].to_vec(), from)
+}
+
+async fn echoes(path: &UdpPath, dst: &Target, payload: &[u8]) -> SocketAddr {
+    path.try_send_to(payload, dst).unwrap();
+    let (back, from) = receive(path).await;
+    assert_eq!(back.len(), payload.len());
+    assert_eq!(back, payload);
+    from
+}
+
+async fn socks5(server: &Socks5Server) -> UdpPath {
+    outbound(&server.url()).udp(&egress(), Family::V4).await.unwrap()
+}
+
+#[tokio::test]
+async fn direct_has_one_mapping_for_all_destinations() {
+    let path = Outbound::Direct.udp(&egress(), Family::V4).await.unwrap();
+    let seen = UdpSocket::bind(V4).await.unwrap();
+    for _ in 0..50 {
+        let origin = udp_echo(V4).await;
+        assert_eq!(echoes(&path, &origin.into(), b"ping").await, origin);
+    }
+    path.try_send_to(b"who", &seen.local_addr().unwrap().into()).unwrap();
+    let mut buf = [0; 9];
+    let (_, from) = seen.recv_from(&mut buf).await.unwrap();
+    assert_eq!(from.port(), path.local_addr().unwrap().port());
+    // A third party that was never sent to.
+    UdpSocket::bind(V4).await.unwrap().send_to(b"third", from).await.unwrap();
+    assert_eq!(receive(&path).await.0, b"third");
+
+    let path6 = Outbound::Direct.udp(&egress(), Family::V6).await.unwrap();
+    let origin6 = udp_echo(V6).await;
+    assert_eq!(echoes(&path6, &origin6.into(), &[7; 9000]).await, origin6);
+}
+
+#[tokio::test]
+async fn direct_tells_which_destination_is_closed_and_goes_on_with_the_others() {
+    for (at, family) in [(V4, Family::V4), (V6, Family::V6)] {
+        let path = Outbound::Direct.udp(&egress(), family).await.unwrap();
+        let origin = udp_echo(at).await;
+        let closed = UdpSocket::bind(at).await.unwrap().local_addr().unwrap();
+        for round in 0..20u8 {
+            path.try_send_to(&[round; 100], &closed.into()).unwrap();
+            // Sent with the error of the one before pending on the socket.
+            echoes(&path, &origin.into(), &[round; 32]).await;
+            let error = timeout(PATIENCE, path.icmp_error()).await.expect("an error").unwrap();
+            assert_eq!((error.dst, error.kind), (closed, IcmpErrorKind::Port));
+            assert_eq!(error.offender, Some(closed.ip()));
+            assert_eq!(error.payload_prefix(), [round; 64]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn direct_reports_errors_to_one_who_already_waits() {
+    let path = Outbound::Direct.udp(&egress(), Family::V4).await.unwrap();
+    let closed = UdpSocket::bind(V4).await.unwrap().local_addr().unwrap();
+    let mut buf = [0; 64];
+    for _ in 0..3 {
+        path.try_send_to(b"x", &closed.into()).unwrap();
+        let error = timeout(PATIENCE, async {
+            tokio::select! {
+                error = path.icmp_error() => error.unwrap(),
+                received = path.recv(&mut buf) => panic!("{received:?}"),
+            }
+        });
+        assert_eq!(error.await.expect("an error").dst, closed);
+    }
+}
+
+#[tokio::test]
+async fn direct_refuses_guarded_destinations() {
+    let egress = egress();
+    egress.set_forbidden(vec!["198.18.0.0/15".parse().unwrap()]);
+    let path = Outbound::Direct.udp(&egress, Family::V4).await.unwrap();
+    for dst in
+        ["198.18.0.1:53", "0.0.0.0:53", "224.0.0.251:5353", "255.255.255.255:67", "[::ffff:198.18.0.1]:53"]
+    {
+        let error = path.try_send_to(b"x", &dst.parse::<SocketAddr>().unwrap().into()).unwrap_err();
+        assert_eq!(Answer::to_io(&error).on(Network::Udp), Answer::IcmpPort, "{dst}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn socks5_relays_every_size_and_family() {
+    for at in [V4, V6] {
+        let server =
+            Socks5Server::start(at, Options { login: Some(("me", "secret")), ..Options::default() }).await;
+        let path = socks5(&server).await;
+        let origin = udp_echo(V4).await;
+        for len in [0, 1, 1400, 1472, 9000, 60_000] {
+            assert_eq!(echoes(&path, &origin.into(), &vec![3; len]).await, origin);
+        }
+    }
+}
+
+#[tokio::test]
+async fn socks5_has_one_mapping_and_true_sources() {
+    let server = Socks5Server::start(V4, Options::default()).await;
+    let path = socks5(&server).await;
+    for _ in 0..50 {
+        let origin = udp_echo(V4).await;
+        assert_eq!(echoes(&path, &origin.into(), b"ping").await, origin);
+    }
+    assert_eq!(server.associated.load(SeqCst), 1);
+    // A third party, as the relay tells it.
+    server.inject.send_replace(b"\0\0\0\x04\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x09\x00\x35third".to_vec());
+    assert_eq!(receive(&path).await, (b"third".to_vec(), "[2001:db8::9]:53".parse().unwrap()));
+}
+
+#[tokio::test]
+async fn socks5_bound_addresses_that_mean_the_proxy() {
+    for bound in ["0.0.0.0", "::", "127.0.0.1"] {
+        let bound: IpAddr = bound.parse().unwrap();
+        let server = Socks5Server::start(V4, Options { bound: Some(bound), ..Options::default() }).await;
+        echoes(&socks5(&server).await, &udp_echo(V4).await.into(), b"ping").await;
+    }
+}
+
+#[tokio::test]
+async fn socks5_names_go_out_and_come_back() {
+    let server =
+        Socks5Server::start(V4, Options { source_name: Some("example.com"), ..Options::default() }).await;
+    let path = socks5(&server).await;
+    let origin = udp_echo(V4).await;
+    let addr = SocketAddr::new([198, 18, 0, 9].into(), origin.port());
+    let named = Target { addr, host: Some("example.com".into()) };
+    assert_eq!(echoes(&path, &named, b"ping").await, addr);
+    let error = path.try_send_to(b"x", &Target { addr, host: Some("a b".into()) }).unwrap_err();
+    assert_eq!(Answer::to_io(&error), Answer::IcmpHost);
+    // A name that nothing was sent to is nobody's.
+    server.inject.send_replace(b"\0\0\0\x03\x01x\0\x35lost".to_vec());
+    until("the count", || {
+        let mut buf = [0; 99];
+        assert_eq!(path.try_recv(&mut buf).unwrap_err().kind(), ErrorKind::WouldBlock);
+        path.counters().malformed == 1
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn socks5_drops_and_counts_what_the_relay_did_not_send() {
+    let server = Socks5Server::start(V4, Options::default()).await;
+    let path = socks5(&server).await;
+    let origin = udp_echo(V4).await;
+    echoes(&path, &origin.into(), b"ping").await;
+    let client = server.client.borrow().unwrap();
+    let spoofer = UdpSocket::bind(V4).await.unwrap();
+    for _ in 0..5 {
+        spoofer.send_to(b"\0\0\0\x01\x08\x08\x08\x08\0\x35spoofed", client).await.unwrap();
+    }
+    server.inject.send_replace(b"\0\0\x01\x01\x08\x08\x08\x08\0\x35fragment".to_vec());
+    echoes(&path, &origin.into(), b"ping").await;
+    server.inject.send_replace(b"\0\0\0".to_vec());
+    echoes(&path, &origin.into(), b"ping").await;
+    until("the counts", || {
+        let _ = path.try_recv(&mut [0; 99]);
+        let counters = path.counters();
+        (counters.foreign, counters.fragments, counters.malformed) == (5, 1, 1)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn socks5_association_lost_is_made_anew_within_a_second() {
+    let server = Socks5Server::start(V4, Options::default()).await;
+    let path = socks5(&server).await;
+    let origin = udp_echo(V4).await;
+    let port = path.local_addr().unwrap().port();
+    for round in 2..5 {
+        echoes(&path, &origin.into(), b"ping").await;
+        server.end.notify_waiters();
+        timeout(PATIENCE, path.control_closed()).await.unwrap();
+        let begin = Instant::now();
+        // Those sent meanwhile are late, not lost.
+        for n in 0..10u8 {
+            path.try_send_to(&[n], &origin.into()).unwrap();
+        }
+        for n in 0..10u8 {
+            assert_eq!(receive(&path).await, (vec![n], origin));
+        }
+        assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+        assert_eq!(server.associated.load(SeqCst), round);
+        assert_eq!(path.local_addr().unwrap().port(), port);
+    }
+    // Without anything to send there is no new one.
+    server.end.notify_waiters();
+    path.control_closed().await;
+    until("the end", || server.associations.load(SeqCst) == 0).await;
+    assert_eq!(server.associated.load(SeqCst), 4);
+}
+
+#[tokio::test]
+async fn socks5_proxy_gone_is_refused_and_back_again_is_found() {
+    let (server, serving) = Socks5Server::start_with_handle(V4, Options::default()).await;
+    let path = socks5(&server).await;
+    let origin = udp_echo(V4).await;
+    echoes(&path, &origin.into(), b"ping").await;
+    serving.abort();
+    until("the listener's end", || serving.is_finished()).await;
+    server.end.notify_waiters();
+    path.control_closed().await;
+    until("the refusal", || {
+        let sent = path.try_send_to(b"x", &origin.into());
+        sent.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    })
+    .await;
+    let again = Socks5Server::start(server.addr, Options::default()).await;
+    let begin = Instant::now();
+    until("a new association", || {
+        let _ = path.try_send_to(b"y", &origin.into());
+        again.associations.load(SeqCst) == 1
+    })
+    .await;
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    assert_eq!(receive(&path).await.1, origin);
+}
+
+#[tokio::test]
+async fn dropped_paths_leave_nothing() {
+    let server = Socks5Server::start(V4, Options::default()).await;
+    let mut paths = Vec::new();
+    for _ in 0..200 {
+        paths.push(socks5(&server).await);
+    }
+    assert_eq!(server.associations.load(SeqCst), 200);
+    drop(paths);
+    until("the end of all associations", || server.associations.load(SeqCst) == 0).await;
+}
+
+#[tokio::test]
+async fn what_cannot_carry_datagrams_says_so() {
+    for url in ["http://127.0.0.1:1", "socks4://127.0.0.1:1"] {
+        let error = outbound(url).udp(&egress(), Family::V4).await.unwrap_err();
+        assert_eq!(error.answer_on(Network::Udp), Answer::IcmpPort, "{error}");
+    }
+    let down = outbound(&format!("socks5://{}", closed_port().await));
+    let error = down.udp(&egress(), Family::V4).await.unwrap_err();
+    assert_eq!(error.answer_on(Network::Udp), Answer::IcmpPort, "{error}");
+    let blocked = Outbound::Block.udp(&egress(), Family::V4).await.unwrap_err();
+    assert_eq!(blocked.answer_on(Network::Udp), Answer::IcmpPort);
+    // CONNECT only: command not supported.
+    let at = server::script(vec![(3, vec![5, 0]), (10, vec![5, 7])]).await;
+    let error = outbound(&format!("socks5://{at}")).udp(&egress(), Family::V4).await.unwrap_err();
+    assert_eq!(error.answer_on(Network::Udp), Answer::IcmpPort, "{error}");
+}
+
+#[tokio::test]
+async fn many_datagrams_are_drained_at_once() {
+    let server = Socks5Server::start(V4, Options::default()).await;
+    let path = socks5(&server).await;
+    let origin = udp_echo(V4).await;
+    for n in 0..100u8 {
+        path.try_send_to(&[n], &origin.into()).unwrap();
+    }
+    let mut buf = vec![0; 2048];
+    let mut seen = 0;
+    while seen < 100 {
+        timeout(PATIENCE, path.recv(&mut buf)).await.expect("a datagram").unwrap();
+        seen += 1;
+        while path.try_recv(&mut buf).is_ok() {
+            seen += 1;
+        }
+    }
+}
