@@ -244,16 +244,15 @@ impl Settings {
     }
 
     fn warn_about_dns(&self, warnings: &mut Vec<ConfigError>) {
-        let asked = self.dns_mode.as_ref().filter(|mode| mode.value != DnsMode::Off);
-        if let Some(Located { value, origin }) = asked {
-            let message = format!(
-                "DNS mode {value} is not available in this version; DNS is carried like other traffic"
-            );
-            warnings.push(ConfigError::new(Some(origin.clone()), message));
-        } else if let Some(Located { origin, .. }) = &self.dns_upstream {
-            let message = "DNS upstreams are not used in this version; DNS is carried like other traffic";
-            warnings.push(ConfigError::new(Some(origin.clone()), message));
-        }
+        let (origin, message) = match (&self.dns_mode, &self.dns_upstream) {
+            (Some(Located { value: DnsMode::Off, .. }), _) | (None, None) => return,
+            (Some(Located { value, origin }), _) => (origin, format!("DNS mode {value} is not available")),
+            (None, Some(Located { origin, .. })) => {
+                (origin, "asking DNS upstreams is not available".to_owned())
+            }
+        };
+        let message = format!("{message} in this version; DNS is carried like other traffic");
+        warnings.push(ConfigError::new(Some(origin.clone()), message));
     }
 
     /// Adds the outbounds that always exist and finds out which one is final.

@@ -1,1 +1,666 @@
+//! Every key, and the exact words for everything that can be wrong.
 
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+
+use super::*;
+
+fn load(text: &str, options: Options) -> Result<Loaded, ConfigErrors> {
+    Config::from_toml(Path::new("etc/oneway.toml"), text, options, &|path: &Path| match path.to_str() {
+        Some("etc/rules.txt") => {
+            Ok("\u{feff}# comment\n\n  DOMAIN,a.example,direct  \r\n\tMATCH,proxy\n".to_owned())
+        }
+        _ => Err(io::ErrorKind::NotFound.into()),
+    })
+}
+
+fn parse(text: &str) -> Config {
+    let loaded = load(text, Options::default()).unwrap();
+    assert_eq!(loaded.warnings, [], "{text}");
+    loaded.config
+}
+
+#[track_caller]
+fn wrong(text: &str, errors: &[&str]) {
+    let found = load(text, Options::default()).expect_err(text);
+    let found: Vec<String> = found.as_slice().iter().map(ToString::to_string).collect();
+    assert_eq!(found, errors, "{text}");
+}
+
+#[track_caller]
+fn warned(text: &str, warnings: &[&str]) {
+    let found = load(text, Options::default()).unwrap().warnings;
+    let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+    assert_eq!(found, warnings, "{text}");
+}
+
+fn at(line: usize, column: usize) -> Origin {
+    Origin::File { file: Path::new("etc/oneway.toml").into(), line, column }
+}
+
+fn prefixes(texts: &[&str]) -> Vec<Prefix> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+#[test]
+fn nothing_is_a_complete_configuration() {
+    let config = Config::load(None, Options::default()).unwrap().config;
+    assert_eq!(config, Config::default());
+    assert_eq!(config, parse(""));
+    assert_eq!(
+        config,
+        Config {
+            capture: CaptureConfig {
+                mode: CaptureMode::Tun,
+                stack: DEFAULT_STACK,
+                include: vec![],
+                exclude: vec![],
+                exclude_uid: vec![],
+                forwarded: false,
+                ipv6: true,
+                strict: false,
+            },
+            tun: TunConfig::default(),
+            egress: EgressConfig { protect: Protect::Auto, interface: None, mark: None },
+            outbounds: BTreeMap::from([
+                ("direct".to_owned(), OutboundSpec::Direct),
+                ("block".to_owned(), OutboundSpec::Block),
+            ]),
+            rules: RulesConfig { lines: vec![], final_outbound: "direct".to_owned() },
+            dns: DnsConfig::default(),
+            control: None,
+            log: LogConfig { level: LogLevel::Info, format: LogFormat::Text },
+        }
+    );
+}
+
+#[test]
+fn capture_keys() {
+    let config = parse(
+        r#"
+        [capture]
+        mode = "tun"
+        stack = "user"
+        include = ["192.0.2.0/24", "2001:db8::/32", "198.51.100.7"]
+        exclude = ["192.0.2.128/25"]
+        exclude-uid = [33, 1000]
+        exclude-cgroup = []
+        exclude-process = []
+        forwarded = true
+        ipv6 = false
+        strict = true
+        "#,
+    );
+    assert_eq!(
+        config.capture,
+        CaptureConfig {
+            mode: CaptureMode::Tun,
+            stack: StackKind::User,
+            include: prefixes(&["192.0.2.0/24", "2001:db8::/32", "198.51.100.7/32"]),
+            exclude: prefixes(&["192.0.2.128/25"]),
+            exclude_uid: vec![Uid::try_from(33).unwrap(), Uid::try_from(1000).unwrap()],
+            forwarded: true,
+            ipv6: false,
+            strict: true,
+        }
+    );
+}
+
+#[test]
+fn tun_egress_and_other_keys() {
+    let config = parse(
+        r#"
+        control = "/run/other.sock"
+        [tun]
+        name = "tun7"
+        addresses = ["10.8.0.1/24", "fd00::1/64"]
+        mtu = 9000
+        [egress]
+        protect = "bind"
+        interface = "eth1"
+        mark = 0x1000_0000
+        [dns]
+        mode = "off"
+        fake-ip = { v4 = "198.18.0.0/15", v6 = "fc00:18::/64", persist = true, exclude = ["*.lan"] }
+        [log]
+        level = "warn"
+        format = "json"
+        "#,
+    );
+    assert_eq!(config.control.as_deref(), Some(Path::new("/run/other.sock")));
+    assert_eq!(config.tun.name.as_ref().map(InterfaceName::as_str), Some("tun7"));
+    let addresses: Vec<String> = config.tun.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["10.8.0.1/24", "fd00::1/64"]);
+    assert_eq!(config.tun.mtu.map(Mtu::get), Some(9000));
+    assert_eq!(config.egress.protect, Protect::Bind);
+    assert_eq!(config.egress.interface.as_ref().map(InterfaceName::as_str), Some("eth1"));
+    assert_eq!(config.egress.mark.map(MarkBit::get), Some(0x1000_0000));
+    assert_eq!(config.dns.mode, Some(DnsMode::Off));
+    assert_eq!(config.dns.fake_ip.v4.map(|v4| v4.to_string()).as_deref(), Some("198.18.0.0/15"));
+    assert_eq!(config.dns.fake_ip.v6.map(|v6| v6.to_string()).as_deref(), Some("fc00:18::/64"));
+    assert_eq!(config.dns.fake_ip.persist, Some(true));
+    assert_eq!(config.dns.fake_ip.exclude, ["*.lan"]);
+    assert_eq!(config.log, LogConfig { level: LogLevel::Warn, format: LogFormat::Json });
+    assert_eq!(parse("tun.fd = 5").tun.fd.map(TunFd::get), Some(5));
+}
+
+#[test]
+fn outbounds() {
+    let config = parse(
+        r#"
+        [outbound.home]
+        type = "socks5"
+        server = "Proxy.Example:1080"
+        username = "me"
+        password = "secret"
+        [outbound.old]
+        type = "socks4"
+        server = "192.0.2.1:1081"
+        [outbound.web]
+        type = "http"
+        server = "[2001:db8::1]:80"
+        [outbound.plain]
+        type = "direct"
+        [outbound.none]
+        type = "block"
+        [rules]
+        list = ["A,home", "B,old", "C,web", "D,plain"]
+        final = "none"
+        "#,
+    );
+    assert_eq!(config.outbounds.len(), 7);
+    let home = ProxySpec {
+        protocol: ProxyProtocol::Socks5,
+        server: Server { host: ServerHost::Name("proxy.example".to_owned()), port: 1080.try_into().unwrap() },
+        credentials: Some(Credentials { username: "me".to_owned(), password: "secret".to_owned().into() }),
+    };
+    assert_eq!(config.outbounds["home"], OutboundSpec::Proxy(home));
+    assert!(!format!("{config:?}").contains("secret"));
+    let OutboundSpec::Proxy(web) = &config.outbounds["web"] else { panic!("{:?}", config.outbounds) };
+    assert_eq!(web.server.to_string(), "[2001:db8::1]:80");
+    assert_eq!(config.outbounds["old"].kind(), "socks4");
+    assert_eq!(config.outbounds["plain"], OutboundSpec::Direct);
+    assert_eq!(config.outbounds["none"], OutboundSpec::Block);
+    assert_eq!(config.rules.final_outbound, "none");
+}
+
+#[test]
+fn rules_keep_their_place() {
+    let config = parse(
+        "[rules]\nfiles = [\"rules.txt\"]\nlist = [\n  \"IP-CIDR,10.0.0.0/8,direct\",\n  \" \", \"MATCH,block\"]\n",
+    );
+    let rule_file = |line, column| Origin::File { file: Path::new("etc/rules.txt").into(), line, column };
+    let rules = [
+        ("IP-CIDR,10.0.0.0/8,direct", at(4, 3)),
+        ("MATCH,block", at(5, 8)),
+        ("DOMAIN,a.example,direct", rule_file(3, 3)),
+        ("MATCH,proxy", rule_file(4, 2)),
+    ];
+    let rules = rules.map(|(text, origin)| RuleLine { text: text.to_owned(), origin });
+    assert_eq!(config.rules.lines, rules);
+}
+
+#[test]
+fn proxy_becomes_the_final_outbound() {
+    let config = parse("proxy = \"socks5h://a%40b:p%3Aw@proxy.example:1080\"");
+    assert_eq!(config.rules.final_outbound, "proxy");
+    let OutboundSpec::Proxy(proxy) = &config.outbounds["proxy"] else { panic!("{:?}", config.outbounds) };
+    assert_eq!(proxy.protocol, ProxyProtocol::Socks5);
+    assert_eq!(proxy.server.to_string(), "proxy.example:1080");
+    let credentials = proxy.credentials.as_ref().unwrap();
+    assert_eq!((credentials.username.as_str(), credentials.password.expose()), ("a@b", "p:w"));
+    assert_eq!(
+        parse("proxy = \"http://192.0.2.1:80\"\nrules.final = \"proxy\"").rules.final_outbound,
+        "proxy"
+    );
+}
+
+#[test]
+fn proxy_urls() {
+    let parsed = |text: &str| text.parse::<ProxySpec>().map(|proxy| proxy.server);
+    let name = |text: &str| ServerHost::Name(text.to_owned());
+    let ip = |text: &str| ServerHost::Ip(text.parse::<IpAddr>().unwrap());
+    for (url, host, port) in [
+        ("socks5://proxy.example:1080", name("proxy.example"), 1080),
+        ("SOCKS5://192.0.2.1:1/", ip("192.0.2.1"), 1),
+        ("http://[2001:db8::1]:80", ip("2001:db8::1"), 80),
+        ("socks4a://user@bücher.example:65535", name("xn--bcher-kva.example"), 65535),
+    ] {
+        assert_eq!(parsed(url), Ok(Server { host, port: port.try_into().unwrap() }), "{url}");
+    }
+    const HINT: &str = "use one such as socks5://user:password@proxy.example:1080";
+    for (url, why) in [
+        ("proxy.example:1080", format!("this is no proxy URL; {HINT}")),
+        (
+            "https://proxy.example:443",
+            "\"https\" is no proxy protocol; use socks5, socks5h, socks4, socks4a or http".to_owned(),
+        ),
+        ("http://proxy.example", format!("the proxy URL has no port; {HINT}")),
+        ("socks5://:1080", format!("this is no proxy URL: empty host; {HINT}")),
+        ("socks5://h:0", "\"0\" is no port; use 1 to 65535".to_owned()),
+        ("socks5://h:65536", format!("this is no proxy URL: invalid port number; {HINT}")),
+        ("socks5://h:1/path", format!("a proxy URL ends with the port; {HINT}")),
+        ("socks5://h:1?q", format!("a proxy URL ends with the port; {HINT}")),
+        ("socks5://me@h:1", "a SOCKS5 password has 1 to 255 bytes (RFC 1929)".to_owned()),
+        ("socks5://:pw@h:1", "a password needs a user name".to_owned()),
+        ("socks4://me:pw@h:1", "SOCKS4 has no password, only a user name".to_owned()),
+        ("socks4://m%00e@h:1", "a SOCKS4 user name ends at a NUL byte".to_owned()),
+        ("http://m%3Ae:pw@h:1", "an HTTP user name has no colon (RFC 7617)".to_owned()),
+        ("http://m%FFe:pw@h:1", "the proxy URL is not UTF-8 once decoded".to_owned()),
+    ] {
+        assert_eq!(parsed(url), Err(InvalidValue(why)), "{url}");
+    }
+}
+
+#[test]
+fn options_win() {
+    let text = r#"
+        [capture]
+        stack = "user"
+        exclude = ["192.0.2.0/24"]
+        include = ["198.51.100.0/24"]
+        [outbound.proxy]
+        type = "http"
+        server = "192.0.2.1:80"
+        [rules]
+        final = "block"
+        list = ["MATCH,proxy"]
+        [log]
+        level = "error"
+    "#;
+    let options = Options {
+        stack: Some(StackKind::System),
+        exclude: prefixes(&["203.0.113.0/24"]),
+        proxy: Some("socks5://192.0.2.2:1080".parse().unwrap()),
+        forwarded: true,
+        log_level: Some(LogLevel::Debug),
+        ..Options::default()
+    };
+    let Loaded { config, warnings } = load(text, options).unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(config.capture.stack, StackKind::System);
+    assert_eq!(config.capture.exclude, prefixes(&["203.0.113.0/24"]));
+    assert_eq!(config.capture.include, prefixes(&["198.51.100.0/24"]));
+    assert!(config.capture.forwarded);
+    assert_eq!(config.outbounds["proxy"].kind(), "socks5");
+    assert_eq!(config.rules.final_outbound, "proxy");
+    assert_eq!(config.log.level, LogLevel::Debug);
+}
+
+#[test]
+fn every_option_reaches_the_configuration() {
+    let options = Options {
+        capture: Some(CaptureMode::Tun),
+        include: prefixes(&["192.0.2.0/24"]),
+        protect: Some(Protect::Mark),
+        interface: Some("eth1".parse().unwrap()),
+        tun_name: Some("tun7".parse().unwrap()),
+        tun_addresses: vec!["10.8.0.1/24".parse().unwrap()],
+        mtu: Some("1500".parse().unwrap()),
+        dns: Some(DnsMode::Off),
+        dns_upstream: vec!["tls://192.0.2.53".parse().unwrap()],
+        exclude_uid: vec!["33".parse().unwrap()],
+        strict: true,
+        control: Some("/run/other.sock".into()),
+        log_format: Some(LogFormat::Json),
+        ..Options::default()
+    };
+    let config = Config::load(None, options).unwrap().config;
+    let same = parse(
+        r#"
+        control = "/run/other.sock"
+        [capture]
+        include = ["192.0.2.0/24"]
+        exclude-uid = [33]
+        strict = true
+        [tun]
+        name = "tun7"
+        addresses = ["10.8.0.1/24"]
+        mtu = 1500
+        [egress]
+        protect = "mark"
+        interface = "eth1"
+        [dns]
+        mode = "off"
+        upstream = ["tls://192.0.2.53"]
+        [log]
+        format = "json"
+        "#,
+    );
+    assert_eq!(config, same);
+    let fd = Options { tun_fd: Some("3".parse().unwrap()), ..Options::default() };
+    assert_eq!(Config::load(None, fd).unwrap().config.tun.fd.map(TunFd::get), Some(3));
+}
+
+#[test]
+fn syntax_errors() {
+    wrong("[capture\n", &["etc/oneway.toml:1:9: unclosed table, expected `]`"]);
+    wrong("a = 1\na = 2\n", &["etc/oneway.toml:2:1: duplicate key"]);
+    wrong("[capture]\nstrict = tru\n", &["etc/oneway.toml:2:10: invalid boolean, expected `true`"]);
+}
+
+#[test]
+fn unknown_keys() {
+    wrong(
+        "[capture]\nmode = \"tun\"\nstak = \"user\"\n",
+        &[
+            "etc/oneway.toml:3:1: unknown key `stak` in [capture]; the keys are mode, stack, include, exclude, \
+           exclude-uid, exclude-cgroup, exclude-process, forwarded, ipv6, strict",
+        ],
+    );
+    wrong(
+        "[captur]\n",
+        &[
+            "etc/oneway.toml:1:2: unknown key `captur` at the top; the keys are proxy, confirm, control, capture, tun, \
+           egress, dns, outbound, rules, api, log",
+        ],
+    );
+    wrong(
+        "tun.nam = 1",
+        &["etc/oneway.toml:1:5: unknown key `nam` in [tun]; the keys are name, addresses, mtu, fd"],
+    );
+    wrong(
+        "[egress]\nx = 1",
+        &["etc/oneway.toml:2:1: unknown key `x` in [egress]; the keys are protect, interface, mark"],
+    );
+    wrong(
+        "[dns]\nx = 1\nfake-ip = { y = 1 }",
+        &[
+            "etc/oneway.toml:2:1: unknown key `x` in [dns]; the keys are mode, upstream, fake-ip",
+            "etc/oneway.toml:3:13: unknown key `y` in [dns.fake-ip]; the keys are v4, v6, persist, exclude",
+        ],
+    );
+    wrong(
+        "[rules]\nx = 1",
+        &["etc/oneway.toml:2:1: unknown key `x` in [rules]; the keys are final, list, files"],
+    );
+    wrong("[log]\nx = 1", &["etc/oneway.toml:2:1: unknown key `x` in [log]; the keys are level, format"]);
+    wrong("[api]\nx = 1", &["etc/oneway.toml:2:1: unknown key `x` in [api]; the keys are listen, secret"]);
+    wrong(
+        "[outbound.p]\ntype = \"http\"\nserver = \"192.0.2.1:80\"\nx = 1",
+        &[
+            "etc/oneway.toml:4:1: unknown key `x` in [outbound.p]; the keys are type, server, username, password",
+        ],
+    );
+    wrong(
+        "[outbound.p]\ntype = \"direct\"\nserver = \"192.0.2.1:80\"",
+        &["etc/oneway.toml:3:1: unknown key `server` in [outbound.p]; the keys are type"],
+    );
+}
+
+#[test]
+fn wrong_types() {
+    wrong(
+        "[capture]\nstrict = \"yes\"\nexclude = \"192.0.2.0/24\"\nmode = 1\ninclude = [1979-05-27]\n",
+        &[
+            "etc/oneway.toml:2:10: capture.strict: expected a boolean, found a string",
+            "etc/oneway.toml:3:11: capture.exclude: expected a list, found a string",
+            "etc/oneway.toml:4:8: capture.mode: expected a string, found an integer",
+            "etc/oneway.toml:5:12: capture.include: expected a string, found a date",
+        ],
+    );
+    wrong("[tun]\nmtu = 1500.0", &["etc/oneway.toml:2:7: tun.mtu: expected an integer, found a float"]);
+    wrong("tun = true", &["etc/oneway.toml:1:7: tun: expected a table, found a boolean"]);
+    wrong("outbound.p = []", &["etc/oneway.toml:1:14: outbound.p: expected a table, found a list"]);
+    wrong("rules.final = {}", &["etc/oneway.toml:1:15: rules.final: expected a string, found a table"]);
+    wrong("tun.fd = -1", &["etc/oneway.toml:1:10: tun.fd: -1 is not between 0 and 4294967295"]);
+}
+
+#[test]
+fn wrong_values() {
+    for (text, error) in [
+        (
+            "capture.mode = \"tunn\"",
+            "1:16: capture.mode: \"tunn\" is no capture mode; use tun, redirect or tproxy",
+        ),
+        ("capture.stack = \"\"", "1:17: capture.stack: \"\" is no stack; use user or system"),
+        (
+            "egress.protect = \"x\"",
+            "1:18: egress.protect: \"x\" is no protection; use auto, mark, bind, source-rule, host-route or netns",
+        ),
+        ("dns.mode = \"x\"", "1:12: dns.mode: \"x\" is no DNS mode; use fake-ip, real or off"),
+        (
+            "log.level = \"x\"",
+            "1:13: log.level: \"x\" is no log level; use error, warn, info, debug or trace",
+        ),
+        ("log.format = \"x\"", "1:14: log.format: \"x\" is no log format; use text or json"),
+        (
+            "capture.include = [\"192.0.2.0/24\", \"192.0.2.1/24\"]",
+            "1:36: capture.include: \"192.0.2.1/24\" has host bits set; the prefix is 192.0.2.0/24",
+        ),
+        (
+            "capture.exclude = [\"example.com\"]",
+            "1:20: capture.exclude: \"example.com\" is no prefix; use an address and a length such as 192.0.2.0/24 or \
+             2001:db8::/32",
+        ),
+        (
+            "capture.include = []",
+            "1:19: capture.include: an empty list captures nothing; leave the key out to capture everything",
+        ),
+        (
+            "capture.exclude-uid = [4294967295]",
+            "1:24: capture.exclude-uid: \"4294967295\" is no user number; use 0 to 4294967294, as `id -u NAME` \
+             prints it",
+        ),
+        (
+            "tun.name = \"a-name-too-long!\"",
+            "1:12: tun.name: \"a-name-too-long!\" is no interface name; use 1 to 15 bytes without `/`, `:`, `%` and \
+             blanks",
+        ),
+        ("tun.mtu = 1279", "1:11: tun.mtu: 1279 is no MTU; use 1280 to 65535"),
+        ("tun.mtu = 65536", "1:11: tun.mtu: 65536 is no MTU; use 1280 to 65535"),
+        ("tun.fd = 2147483648", "1:10: tun.fd: 2147483648 is no file descriptor"),
+        (
+            "tun.addresses = [\"10.8.0.0/24\"]",
+            "1:18: tun.addresses: \"10.8.0.0/24\" cannot be an address of a TUN device: it is the network's or the \
+             broadcast address",
+        ),
+        (
+            "tun.addresses = [\"10.8.0.1/31\"]",
+            "1:18: tun.addresses: \"10.8.0.1/31\" cannot be an address of a TUN device: its prefix has no room for a \
+             peer; use /30 (IPv4) or /126 (IPv6) or shorter",
+        ),
+        (
+            "tun.addresses = [\"127.0.0.1/8\"]",
+            "1:18: tun.addresses: \"127.0.0.1/8\" cannot be an address of a TUN device: it is unspecified, multicast \
+             or loopback",
+        ),
+        (
+            "tun.addresses = [\"10.8.0.1\"]",
+            "1:18: tun.addresses: \"10.8.0.1\" is no address with a prefix length; use one such as 10.8.0.1/24",
+        ),
+        (
+            "tun.addresses = [\"10.8.0.1/24\", \"10.9.0.1/24\"]",
+            "1:17: a TUN device has at most one address of each family",
+        ),
+        (
+            "tun = { name = \"tun7\", fd = 3 }",
+            "1:16: a device that is handed over has a name already; give a name or a descriptor, not both",
+        ),
+        ("egress.mark = 0", "1:15: egress.mark: 0x0 is no single bit; use a power of two such as 0x10000000"),
+        (
+            "egress.mark = 255",
+            "1:15: egress.mark: 0xff is no single bit; use a power of two such as 0x10000000",
+        ),
+        (
+            "dns.upstream = [\"1.1.1.1\"]",
+            "1:17: dns.upstream: \"1.1.1.1\" is no DNS upstream; use system, udp://, tcp://, tls:// or https:// and \
+             a host",
+        ),
+        ("api.listen = \"x\"", "1:14: api.listen: invalid socket address syntax"),
+        ("rules.final = \"x\"", "1:15: rules.final: no outbound is named \"x\"; there are direct, block"),
+        (
+            "rules.files = [\"none.txt\"]",
+            "1:16: rules.files: cannot read \"etc/none.txt\": entity not found; check the path and its permissions",
+        ),
+    ] {
+        wrong(text, &[&format!("etc/oneway.toml:{error}")]);
+    }
+}
+
+#[test]
+fn wrong_outbounds() {
+    for (text, error) in [
+        ("outbound.direct = {}", "1:10: the outbound `direct` always exists and cannot be redefined"),
+        (
+            "outbound.\"a b\" = {}",
+            "1:10: \"a b\" is no name for an outbound; rules need it without commas and blanks",
+        ),
+        ("[outbound.p]", "1:11: [outbound.p] has no `type`; use direct, block, socks5, socks4 or http"),
+        (
+            "[outbound.p]\ntype = \"socks\"",
+            "2:8: outbound.p.type: \"socks\" is no type of outbound; use direct, block, socks5, socks4 or http",
+        ),
+        (
+            "[outbound.p]\ntype = \"fallback\"\nmembers = []",
+            "2:8: outbound.p.type: \"fallback\" is not available in this version",
+        ),
+        ("[outbound.p]\ntype = \"http\"", "1:11: [outbound.p] has no `server`; add HOST:PORT"),
+        (
+            "[outbound.p]\ntype = \"http\"\nserver = \"2001:db8::1:80\"",
+            "3:10: outbound.p.server: \"2001:db8::1:80\" is no server; use HOST:PORT such as proxy.example:1080 or \
+             [2001:db8::1]:1080",
+        ),
+        (
+            "[outbound.p]\ntype = \"http\"\nserver = \"a b:80\"",
+            "3:10: outbound.p.server: \"a b\" is neither a host name nor an address",
+        ),
+        (
+            "[outbound.p]\ntype = \"http\"\nserver = \"a:http\"",
+            "3:10: outbound.p.server: \"http\" is no port; use 1 to 65535",
+        ),
+        (
+            "[outbound.p]\ntype = \"socks5\"\nserver = \"a:1\"\nusername = \"u\"",
+            "1:11: [outbound.p] a SOCKS5 password has 1 to 255 bytes (RFC 1929)",
+        ),
+        (
+            "[outbound.p]\ntype = \"socks5\"\nserver = \"a:1\"\nusername = \"\"\npassword = \"p\"",
+            "1:11: [outbound.p] a SOCKS5 user name has 1 to 255 bytes (RFC 1929)",
+        ),
+        (
+            "proxy = \"http://192.0.2.1:80\"\n[outbound.proxy]\ntype = \"direct\"",
+            "1:9: proxy: [outbound.proxy] defines this outbound already; give one of the two",
+        ),
+    ] {
+        wrong(text, &[&format!("etc/oneway.toml:{error}")]);
+    }
+}
+
+#[test]
+fn later_versions_are_refused() {
+    for (text, error) in [
+        ("capture.mode = \"redirect\"", "1:16: capture mode redirect is not available in this version"),
+        ("capture.mode = \"tproxy\"", "1:16: capture mode tproxy is not available in this version"),
+        (
+            "capture.exclude-cgroup = [\"/a\"]",
+            "1:26: excluding control groups is not available in this version",
+        ),
+        (
+            "capture.exclude-process = [\"a\"]",
+            "1:27: excluding processes by name is not available in this version",
+        ),
+        (
+            "egress.protect = \"source-rule\"",
+            "1:18: protection by source-rule is not available in this version",
+        ),
+        (
+            "egress.protect = \"host-route\"",
+            "1:18: protection by host-route is not available in this version",
+        ),
+        ("egress.protect = \"netns\"", "1:18: protection by netns is not available in this version"),
+        ("confirm = 60", "1:11: confirmation is not available in this version"),
+        (
+            "api = { listen = \"127.0.0.1:9090\", secret = \"s\" }",
+            "1:18: the HTTP API is not available in this version",
+        ),
+    ] {
+        wrong(text, &[&format!("etc/oneway.toml:{error}")]);
+    }
+    let options = Options { capture: Some(CaptureMode::Tproxy), confirm: Some(9), ..Options::default() };
+    let errors = Config::load(None, options).unwrap_err();
+    assert_eq!(
+        errors.to_string(),
+        "--capture: capture mode tproxy is not available in this version (and 1 more; `oneway check` lists all)"
+    );
+}
+
+#[test]
+fn warnings() {
+    warned(
+        "dns.mode = \"fake-ip\"",
+        &[
+            "etc/oneway.toml:1:12: DNS mode fake-ip is not available in this version; DNS is carried like other traffic",
+        ],
+    );
+    warned(
+        "dns.upstream = [\"udp://9.9.9.9\", \"https://1.1.1.1/dns-query\"]",
+        &[
+            "etc/oneway.toml:1:16: asking DNS upstreams is not available in this version; DNS is carried like other traffic",
+        ],
+    );
+    warned(
+        "[outbound.p]\ntype = \"block\"",
+        &["etc/oneway.toml:1:11: no rule leads to the outbound \"p\", and it is not the final one"],
+    );
+}
+
+#[test]
+fn all_errors_are_found_in_one_go() {
+    wrong(
+        "confirm = true\n[tun]\nmtu = 1\n[zzz]\n[capture]\nmode = \"é\"; x = 1\n",
+        &["etc/oneway.toml:6:11: unexpected key or value, expected newline, `#`"],
+    );
+    wrong(
+        "confirm = true\n[tun]\nmtu = 1\n[capture]\nmode = \"é\"\nstack = \"\"\n",
+        &[
+            "etc/oneway.toml:1:11: confirm: expected an integer, found a boolean",
+            "etc/oneway.toml:3:7: tun.mtu: 1 is no MTU; use 1280 to 65535",
+            "etc/oneway.toml:5:8: capture.mode: \"é\" is no capture mode; use tun, redirect or tproxy",
+            "etc/oneway.toml:6:9: capture.stack: \"\" is no stack; use user or system",
+        ],
+    );
+}
+
+#[test]
+fn columns_count_characters() {
+    wrong(
+        "tun = { name = \"é\", fd = true }",
+        &["etc/oneway.toml:1:26: tun.fd: expected an integer, found a boolean"],
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read() {
+    let error = Config::load(Some(Path::new("/nonexistent/oneway.toml")), Options::default()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "cannot read the configuration \"/nonexistent/oneway.toml\": No such file or directory (os error 2); \
+         check the path and its permissions"
+    );
+}
+
+#[test]
+fn an_interface_name_is_what_the_kernel_takes() {
+    for name in ["a", "eth0.100", "fifteen-bytes-1", "é"] {
+        assert_eq!(name.parse::<InterfaceName>().unwrap().as_str(), name);
+    }
+    for name in ["", ".", "..", "a/b", "a b", "a:1", "tun%d", "sixteen-bytes-12"] {
+        assert!(name.parse::<InterfaceName>().is_err(), "{name:?}");
+    }
+}
+
+#[test]
+fn errors_as_data() {
+    let errors = load("tun.mtu = 1", Options { mtu: None, ..Options::default() }).unwrap_err();
+    assert_eq!(
+        serde_json::to_value(errors.as_slice()).unwrap(),
+        serde_json::json!([{ "file": "etc/oneway.toml", "line": 1, "column": 11,
+            "message": "tun.mtu: 1 is no MTU; use 1280 to 65535" }])
+    );
+    let error = ConfigError::new(Some(Origin::Option("--mtu")), "a\nb");
+    assert_eq!(
+        serde_json::to_value(&error).unwrap(),
+        serde_json::json!({ "option": "--mtu", "message": "a, b" })
+    );
+}

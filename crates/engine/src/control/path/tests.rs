@@ -1,1 +1,69 @@
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
+use super::os::prepare_private;
+use super::*;
+
+fn uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+#[test]
+fn the_files_of_an_instance_lie_side_by_side() {
+    let paths = StatePaths::in_folder(Path::new("/run"), "oneway-7");
+    assert_eq!(paths.control, Path::new("/run/oneway-7.sock"));
+    assert_eq!(paths.journal, Path::new("/run/oneway-7.journal"));
+    assert_eq!(paths.lock, Path::new("/run/oneway-7.lock"));
+}
+
+#[test]
+fn another_socket_leaves_lock_and_journal() {
+    let paths = StatePaths::in_folder(Path::new("/run"), "oneway");
+    let moved = paths.clone().with_control(Some("/srv/control".into()));
+    assert_eq!(moved.control, Path::new("/srv/control"));
+    assert_eq!((&moved.journal, &moved.lock), (&paths.journal, &paths.lock));
+    assert_eq!(paths.clone().with_control(None), paths);
+}
+
+#[test]
+fn the_callers_own_socket_comes_first() {
+    let paths = StatePaths::here().unwrap();
+    let candidates = paths.control_candidates();
+    assert_eq!(candidates[0], paths.control);
+    let distinct: std::collections::BTreeSet<_> = candidates.iter().collect();
+    assert_eq!(distinct.len(), candidates.len(), "{candidates:?}");
+}
+
+#[test]
+fn a_private_folder_is_made_once() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = parent.path().join("oneway");
+    prepare_private(&folder, uid()).unwrap();
+    assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o7777, 0o700);
+    prepare_private(&folder, uid()).unwrap();
+}
+
+#[test]
+fn a_folder_that_others_can_write_is_refused() {
+    let parent = tempfile::tempdir().unwrap();
+    let open = parent.path().join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+    let safe = parent.path().join("safe");
+    prepare_private(&safe, uid()).unwrap();
+    let link = parent.path().join("link");
+    symlink(&safe, &link).unwrap();
+    let file = parent.path().join("file");
+    fs::write(&file, "").unwrap();
+    for (path, uid, why) in [
+        (&open, uid(), "its mode is not 0700"),
+        (&link, uid(), "it is no folder"),
+        (&file, uid(), "it is no folder"),
+        (&safe, uid() + 1, "it belongs to another user"),
+    ] {
+        assert_eq!(
+            prepare_private(path, uid).unwrap_err().to_string(),
+            format!("the folder {path:?} is not safe: {why}; remove it or set XDG_RUNTIME_DIR")
+        );
+    }
+}

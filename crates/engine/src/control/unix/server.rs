@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::sync::Semaphore;
+use tokio::sync::{RwLock, Semaphore};
 use tokio::time::timeout;
 
 use crate::control::{ControlError, ControlReply, ControlRequest};
@@ -34,6 +34,8 @@ pub struct ControlServer {
     path: PathBuf,
     /// Device and inode of the socket, to remove only our own.
     identity: (u64, u64),
+    /// Held for reading from a request to the end of its answer.
+    answering: Arc<RwLock<()>>,
 }
 
 impl ControlServer {
@@ -55,7 +57,7 @@ impl ControlServer {
         let listener = UnixListener::bind(&fresh).map_err(failed)?;
         let placed = place(&listener, &fresh, path);
         match placed {
-            Ok(identity) => Ok(Self { listener, path: path.to_owned(), identity }),
+            Ok(identity) => Ok(Self { listener, path: path.to_owned(), identity, answering: Arc::default() }),
             Err(e) => {
                 // The error that matters is the one before.
                 let _ = fs::remove_file(&fresh);
@@ -87,8 +89,9 @@ impl ControlServer {
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let handler = handler.clone();
+                    let answering = self.answering.clone();
                     tokio::spawn(async move {
-                        if let Err(e) = converse(stream, &*handler).await {
+                        if let Err(e) = converse(stream, &*handler, &answering).await {
                             tracing::debug!(error = %e, "a control connection ended early");
                         }
                         drop(place);
@@ -100,6 +103,11 @@ impl ControlServer {
                 }
             }
         }
+    }
+
+    /// Waits until every request that was received is answered, so that the process may end.
+    pub async fn answered(&self) {
+        drop(self.answering.write().await);
     }
 
     /// Removes the socket, if it is still ours.
@@ -134,7 +142,11 @@ fn refuse_occupied(path: &Path) -> Result<(), ControlError> {
 }
 
 /// Answers the requests of one connection, one line each.
-async fn converse<H, F>(mut stream: tokio::net::UnixStream, handler: &H) -> io::Result<()>
+async fn converse<H, F>(
+    mut stream: tokio::net::UnixStream,
+    handler: &H,
+    answering: &RwLock<()>,
+) -> io::Result<()>
 where
     H: Fn(ControlRequest) -> F,
     F: Future<Output = ControlReply>,
@@ -153,6 +165,7 @@ where
         if !read.is_ok_and(|read| read.is_ok_and(|bytes| bytes > 0)) {
             return Ok(());
         }
+        let _answering = answering.read().await;
         let reply = match serde_json::from_slice(&line) {
             Ok(request) => handler(request).await,
             Err(e) => ControlReply::Error(format!("cannot understand the request: {e}")),
