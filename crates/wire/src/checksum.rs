@@ -84,13 +84,24 @@ pub fn sum(data: &[u8]) -> u16 {
         }
     }
     let mut total = add64(add64(lanes[0], lanes[1]), add64(lanes[2], lanes[3]));
-    let (words, rest) = rest.as_chunks::<8>();
+    let (words, mut rest) = rest.as_chunks::<8>();
     for word in words {
         total = add64(total, u64::from_ne_bytes(*word));
     }
-    let mut tail = [0u8; 8];
-    tail[..rest.len()].copy_from_slice(rest);
-    u16::from_be(fold(add64(total, u64::from_ne_bytes(tail))))
+    // At most 7 bytes are left, so these few additions cannot overflow once folded.
+    let mut tail = u64::from(fold(total));
+    if let Some((word, after)) = rest.split_first_chunk::<4>() {
+        tail += u64::from(u32::from_ne_bytes(*word));
+        rest = after;
+    }
+    if let Some((word, after)) = rest.split_first_chunk::<2>() {
+        tail += u64::from(u16::from_ne_bytes(*word));
+        rest = after;
+    }
+    if let [last] = rest {
+        tail += u64::from(u16::from_ne_bytes([*last, 0]));
+    }
+    u16::from_be(fold(tail))
 }
 
 /// The sum of an address.
