@@ -1,1 +1,54 @@
-fn main() {}
+//! `oneway`: captures the traffic of this machine and sends it out through proxies, without ever capturing its own.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod demo;
+mod engine;
+mod failure;
+mod logging;
+mod output;
+mod service;
+mod usage;
+
+use std::process::ExitCode;
+
+use args::Command;
+use failure::Failure;
+use output::Output;
+
+fn main() -> ExitCode {
+    let cli = match usage::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(end) => return end.report(),
+    };
+    let output = Output::new(cli.global.json);
+    match execute(cli, output) {
+        Ok(code) => code,
+        Err(failure) => failure.report(output),
+    }
+}
+
+fn execute(cli: args::Cli, output: Output) -> Result<ExitCode, Failure> {
+    let global = cli.global;
+    match cli.command {
+        Command::Run(capture) => commands::run::run(&global, capture, output),
+        Command::Plan(capture) => commands::plan::plan(&global, capture, output),
+        Command::Check(capture) => commands::check::check(&global, capture, output),
+        Command::Status => commands::status::status(&global, output),
+        Command::Flows { watch } => commands::flows::flows(&global, watch, output),
+        Command::Stop => commands::stop::stop(&global, output),
+        Command::Recover => commands::recover::recover(output),
+        Command::Demo => demo::demo(output),
+        Command::Completions { shell } => commands::completions::completions(shell, output),
+        Command::Exec(_) => Err(Failure::later("oneway exec")),
+        Command::Doctor(_) => Err(Failure::later("oneway doctor")),
+        Command::Why(_) => Err(Failure::later("oneway why")),
+        Command::Reload(_) => Err(Failure::later("oneway reload")),
+        Command::Confirm(_) => Err(Failure::later("oneway confirm")),
+        Command::Exclude(_) => Err(Failure::later("oneway exclude")),
+        Command::Import(_) => Err(Failure::later("oneway import")),
+        Command::Lab(_) => Err(Failure::later("oneway lab")),
+    }
+}

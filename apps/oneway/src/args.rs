@@ -1,0 +1,208 @@
+//! Commands and options, as clap sees them.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+use oneway::config::{
+    CaptureMode, ConfigError, DnsMode, DnsUpstream, InterfaceName, LogFormat, LogLevel, Mtu, Options, Origin,
+    Prefix, Protect, StackKind, TunAddress, TunFd, Uid,
+};
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "oneway", version, about = "A transparent proxy that cannot loop", max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// Print one JSON document instead of text
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Log more: each flow, and given twice each packet
+    #[arg(short = 'v', long = "verbose", global = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// Log less: warnings, and given twice failures alone
+    #[arg(short = 'q', long = "quiet", global = true, action = ArgAction::Count, conflicts_with = "verbose")]
+    quiet: u8,
+    /// Form of the log lines on stderr [default: text]
+    #[arg(long, global = true, value_name = "text|json")]
+    log_format: Option<LogFormat>,
+    /// Control socket [default: /run/oneway.sock, or one for each network namespace]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
+}
+
+impl Global {
+    fn log_level(&self) -> Option<LogLevel> {
+        match (self.verbose, self.quiet) {
+            (0, 0) => None,
+            (1, _) => Some(LogLevel::Debug),
+            (2.., _) => Some(LogLevel::Trace),
+            (0, 1) => Some(LogLevel::Warn),
+            (0, 2..) => Some(LogLevel::Error),
+        }
+    }
+}
+
+/// The commands. Those without help text belong to a later version and are hidden.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Capture and forward until SIGINT or SIGTERM, then undo every change to this host
+    Run(CaptureArgs),
+    /// Print every change that `run` would make to this host, and its undo; change nothing
+    Plan(CaptureArgs),
+    /// Read the configuration and report every error with file, line and column
+    Check(CaptureArgs),
+    /// Show how the running instance is doing
+    Status,
+    /// List the flows of the running instance
+    Flows {
+        /// Repeat every second
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Stop the running instance and undo its changes
+    Stop,
+    /// Undo what a killed instance left behind
+    Recover,
+    /// Show the main job in throw-away network namespaces
+    Demo,
+    /// Print a completion script
+    Completions {
+        /// The shell to complete in
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    #[command(hide = true)]
+    Exec(Later),
+    #[command(hide = true)]
+    Doctor(Later),
+    #[command(hide = true)]
+    Why(Later),
+    #[command(hide = true)]
+    Reload(Later),
+    #[command(hide = true)]
+    Confirm(Later),
+    #[command(hide = true)]
+    Exclude(Later),
+    #[command(hide = true)]
+    Import(Later),
+    #[command(hide = true)]
+    Lab(Later),
+}
+
+/// Whatever is given to a command of a later version.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct Later {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    rest: Vec<OsString>,
+}
+
+/// Options that say what to capture and how it leaves. Each is also a key of the configuration, which it overrides.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Capture and egress")]
+pub(crate) struct CaptureArgs {
+    /// Configuration file [default: none, everything at its default]
+    #[arg(short = 'c', long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Send through this proxy what no rule decides: socks5://, socks4:// or http://[user:password@]host:port
+    #[arg(long, value_name = "URL")]
+    proxy: Option<String>,
+    /// How traffic is taken in [default: tun]
+    #[arg(long, value_name = "tun|redirect|tproxy")]
+    capture: Option<CaptureMode>,
+    /// Which TCP/IP ends the captured connections [default: system]
+    #[arg(long, value_name = "user|system")]
+    stack: Option<StackKind>,
+    /// Capture only these destinations; repeatable
+    #[arg(long, value_name = "CIDR")]
+    include: Vec<Prefix>,
+    /// Do not capture these destinations, even if included; repeatable
+    #[arg(long, value_name = "CIDR")]
+    exclude: Vec<Prefix>,
+    /// What keeps our own sockets out of the capture [default: auto]
+    #[arg(long, value_name = "auto|mark|bind|source-rule|host-route|netns")]
+    protect: Option<Protect>,
+    /// Uplink [default: the choice of the operating system, followed as it changes]
+    #[arg(long, value_name = "NAME")]
+    interface: Option<InterfaceName>,
+    /// Name of the TUN device [default: a free one]
+    #[arg(long, value_name = "NAME")]
+    tun: Option<InterfaceName>,
+    /// Address of the TUN device, one of each family; repeatable [default: free ones]
+    #[arg(long, value_name = "CIDR")]
+    tun_address: Vec<TunAddress>,
+    /// MTU of the TUN device, 1280 to 65535
+    #[arg(long, value_name = "N")]
+    mtu: Option<Mtu>,
+    /// Descriptor of a TUN device that is handed over
+    #[arg(long, value_name = "FD")]
+    tun_fd: Option<TunFd>,
+    /// What is done with DNS queries
+    #[arg(long, value_name = "fake-ip|real|off")]
+    dns: Option<DnsMode>,
+    /// Resolver to ask: system, udp://, tcp://, tls:// or https://; repeatable
+    #[arg(long, value_name = "URL")]
+    dns_upstream: Vec<DnsUpstream>,
+    /// Do not capture the traffic of this user; repeatable
+    #[arg(long, value_name = "N")]
+    exclude_uid: Vec<Uid>,
+    #[arg(long, value_name = "PATH", hide = true)]
+    exclude_cgroup: Vec<String>,
+    #[arg(long, value_name = "NAME", hide = true)]
+    exclude_process: Vec<String>,
+    /// Capture traffic that this host forwards for containers and LAN clients too
+    #[arg(long)]
+    forwarded: bool,
+    /// Refuse traffic that cannot be captured or carried instead of letting it through
+    #[arg(long)]
+    strict: bool,
+    #[arg(long, value_name = "SECONDS", hide = true)]
+    confirm: Option<u32>,
+    #[arg(long, value_name = "ADDR:PORT", hide = true)]
+    api: Option<SocketAddr>,
+}
+
+impl CaptureArgs {
+    /// The options as the configuration takes them.
+    pub(crate) fn options(self, global: &Global) -> Result<Options, ConfigError> {
+        // Not parsed by clap, whose error would repeat the password.
+        let proxy = self.proxy.map(|url| url.parse()).transpose();
+        let proxy =
+            proxy.map_err(|why| ConfigError::new(Some(Origin::Option("--proxy")), format!("{why}")))?;
+        Ok(Options {
+            proxy,
+            capture: self.capture,
+            stack: self.stack,
+            include: self.include,
+            exclude: self.exclude,
+            protect: self.protect,
+            interface: self.interface,
+            tun_name: self.tun,
+            tun_addresses: self.tun_address,
+            mtu: self.mtu,
+            tun_fd: self.tun_fd,
+            dns: self.dns,
+            dns_upstream: self.dns_upstream,
+            exclude_uid: self.exclude_uid,
+            exclude_cgroup: self.exclude_cgroup,
+            exclude_process: self.exclude_process,
+            forwarded: self.forwarded,
+            strict: self.strict,
+            confirm: self.confirm,
+            control: global.control.clone(),
+            api: self.api,
+            log_level: global.log_level(),
+            log_format: global.log_format,
+        })
+    }
+}

@@ -1,0 +1,43 @@
+//! One file for each command.
+
+pub(crate) mod check;
+pub(crate) mod completions;
+pub(crate) mod flows;
+pub(crate) mod plan;
+pub(crate) mod recover;
+pub(crate) mod run;
+pub(crate) mod status;
+pub(crate) mod stop;
+
+use oneway::config::{Config, Loaded};
+use oneway::control::{ControlClient, ControlError, ControlReply, ControlRequest, StatePaths};
+
+use crate::args::{CaptureArgs, Global};
+use crate::failure::Failure;
+
+/// Reads the configuration that the options name and lays them over it.
+fn load(global: &Global, args: CaptureArgs) -> Result<Loaded, Failure> {
+    let file = args.config.clone();
+    let options = args.options(global)?;
+    Ok(Config::load(file.as_deref(), options)?)
+}
+
+/// Connects to the running instance.
+fn connect(global: &Global) -> Result<ControlClient, Failure> {
+    let candidates = match &global.control {
+        Some(path) => vec![path.clone()],
+        None => StatePaths::here()?.control_candidates(),
+    };
+    Ok(ControlClient::connect(&candidates)?)
+}
+
+/// The failure for an answer to another question.
+fn unexpected(request: ControlRequest, reply: &ControlReply) -> Failure {
+    let what = match reply {
+        ControlReply::Status(_) => "a status",
+        ControlReply::Flows(_) => "a list of flows",
+        ControlReply::Stopped => "that it stopped",
+        ControlReply::Error(why) => why,
+    };
+    ControlError::Refused(format!("oneway was asked for {request:?} and answers with {what}")).into()
+}

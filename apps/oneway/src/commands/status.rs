@@ -1,0 +1,120 @@
+//! `oneway status`.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use oneway::control::{ControlReply, ControlRequest, Status};
+
+use super::{connect, unexpected};
+use crate::args::Global;
+use crate::failure::Failure;
+use crate::output::{Output, bytes, printable, seconds};
+
+/// Shows how the running instance is doing.
+pub(crate) fn status(global: &Global, output: Output) -> Result<ExitCode, Failure> {
+    let request = ControlRequest::Status;
+    match connect(global)?.request(request)? {
+        ControlReply::Status(status) => {
+            output.print(printable_lines(&text(&status)), &status);
+            Ok(ExitCode::SUCCESS)
+        }
+        other => Err(unexpected(request, &other)),
+    }
+}
+
+fn printable_lines(text: &str) -> String {
+    text.lines().map(printable).collect::<Vec<_>>().join("\n")
+}
+
+fn text(status: &Status) -> String {
+    let mut text = String::new();
+    let mut row = |name: &str, value: String| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{name:<9} {value}");
+    };
+    row("oneway", format!("{}, pid {}, up {}", status.version, status.pid, seconds(status.uptime_s)));
+    row("capture", format!("tun {}, stack {}", status.tun, status.stack));
+    let uplink = |name: &Option<String>| name.clone().unwrap_or_else(|| "none".to_owned());
+    row("uplink", format!("IPv4 {}, IPv6 {}", uplink(&status.uplink.ipv4), uplink(&status.uplink.ipv6)));
+    row("protect", format!("{}: {}", status.protect.strategy, status.protect.explanation));
+    row("loop-free", format!("{}: {}", status.loops.verdict, status.loops.why));
+    let counters = &status.counters;
+    row(
+        "packets",
+        format!(
+            "{} read, {} written, {} malformed, {} refused, {} dropped",
+            counters.tun.packets_read,
+            counters.tun.packets_written,
+            counters.tun.malformed,
+            counters.tun.refused,
+            counters.tun.dropped
+        ),
+    );
+    let flows = |opened, active, refused| format!("{active} active, {opened} opened, {refused} refused");
+    row("tcp", flows(counters.tcp.opened, counters.tcp.active, counters.tcp.refused));
+    row("udp", flows(counters.udp.opened, counters.udp.active, counters.udp.refused));
+    row("bytes", format!("{} up, {} down", bytes(counters.bytes.up), bytes(counters.bytes.down)));
+    for outbound in &status.outbounds {
+        let server = outbound.server.as_ref().map(|server| format!(" {server}")).unwrap_or_default();
+        let error =
+            outbound.last_error.as_ref().map(|error| format!(", last error: {error}")).unwrap_or_default();
+        row("outbound", format!("{}: {}{server}, {}{error}", outbound.name, outbound.kind, outbound.health));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use oneway::control::{
+        Bytes, Counters, Health, LoopVerdict, OutboundStatus, ProtectStatus, TcpCounters, TunCounters,
+        UdpCounters, UplinkStatus, Verdict,
+    };
+
+    use super::*;
+
+    #[test]
+    fn shows_everything() {
+        let status = Status {
+            version: "1.2.3".to_owned(),
+            pid: 42,
+            uptime_s: 61,
+            stack: "system".to_owned(),
+            tun: "oneway0".to_owned(),
+            uplink: UplinkStatus { ipv4: Some("eth0".to_owned()), ipv6: None },
+            protect: ProtectStatus { strategy: "mark".to_owned(), explanation: "bit 0x1".to_owned() },
+            outbounds: vec![OutboundStatus {
+                name: "proxy".to_owned(),
+                kind: "socks5".to_owned(),
+                server: Some("192.0.2.1:1080".to_owned()),
+                health: Health::Down,
+                last_error: Some("refused".to_owned()),
+            }],
+            counters: Counters {
+                tun: TunCounters {
+                    packets_read: 1,
+                    packets_written: 2,
+                    malformed: 3,
+                    refused: 4,
+                    dropped: 5,
+                },
+                tcp: TcpCounters { opened: 6, active: 7, refused: 8 },
+                udp: UdpCounters { opened: 9, active: 10, refused: 11 },
+                bytes: Bytes { up: 2048, down: 12 },
+            },
+            loops: LoopVerdict { verdict: Verdict::NotProven, why: "no IPv6".to_owned() },
+        };
+        assert_eq!(
+            text(&status),
+            "oneway    1.2.3, pid 42, up 1m 1s\n\
+             capture   tun oneway0, stack system\n\
+             uplink    IPv4 eth0, IPv6 none\n\
+             protect   mark: bit 0x1\n\
+             loop-free not proven: no IPv6\n\
+             packets   1 read, 2 written, 3 malformed, 4 refused, 5 dropped\n\
+             tcp       7 active, 6 opened, 8 refused\n\
+             udp       10 active, 9 opened, 11 refused\n\
+             bytes     2.0 KiB up, 12 B down\n\
+             outbound  proxy: socks5 192.0.2.1:1080, down, last error: refused\n"
+        );
+    }
+}

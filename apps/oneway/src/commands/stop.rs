@@ -1,0 +1,25 @@
+//! `oneway stop`.
+
+use std::process::ExitCode;
+
+use oneway::control::{ControlReply, ControlRequest};
+
+use super::{connect, unexpected};
+use crate::args::Global;
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// Stops the running instance and waits until its changes are undone.
+pub(crate) fn stop(global: &Global, output: Output) -> Result<ExitCode, Failure> {
+    let request = ControlRequest::Stop;
+    match connect(global)?.request(request)? {
+        ControlReply::Stopped => {
+            output.print(
+                "stopped; every change to this host is undone",
+                &serde_json::json!({ "stopped": true }),
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+        other => Err(unexpected(request, &other)),
+    }
+}

@@ -1,0 +1,83 @@
+//! How a command fails: what is said and the exit code.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use oneway::config::{ConfigError, ConfigErrors};
+use oneway::control::{ControlError, StateError};
+
+use crate::output::{Output, say};
+
+/// The command failed.
+pub(crate) const FAILED: u8 = 1;
+/// Usage or configuration is wrong, and nothing was changed.
+pub(crate) const USAGE: u8 = 2;
+/// `check` found a problem.
+pub(crate) const PROBLEM: u8 = 3;
+
+/// Why a command failed, in one line that says what was done, what failed and what to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    message: String,
+    code: u8,
+}
+
+impl Failure {
+    /// A failure with an exit code.
+    pub(crate) fn new(code: u8, message: impl fmt::Display) -> Self {
+        let message = message.to_string();
+        let message = if message.contains('\n') {
+            message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(", ")
+        } else {
+            message
+        };
+        Self { message, code }
+    }
+
+    /// Wrong usage.
+    pub(crate) fn usage(message: impl fmt::Display) -> Self {
+        Self::new(USAGE, message)
+    }
+
+    /// Something that a later version will do.
+    pub(crate) fn later(what: &str) -> Self {
+        Self::new(FAILED, format!("`{what}` is not available in this version"))
+    }
+
+    /// Prints it and says how to exit.
+    pub(crate) fn report(&self, output: Output) -> ExitCode {
+        say(format_args!("error: {self}"));
+        output.document(&serde_json::json!({ "error": self.message, "exit_code": self.code }));
+        ExitCode::from(self.code)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<ConfigErrors> for Failure {
+    fn from(errors: ConfigErrors) -> Self {
+        Self::new(USAGE, errors)
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::new(USAGE, error)
+    }
+}
+
+impl From<StateError> for Failure {
+    fn from(error: StateError) -> Self {
+        Self::new(FAILED, error)
+    }
+}
+
+impl From<ControlError> for Failure {
+    fn from(error: ControlError) -> Self {
+        Self::new(FAILED, error)
+    }
+}

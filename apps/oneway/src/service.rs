@@ -1,0 +1,26 @@
+//! Runs an engine as a service: signals, the control socket, the service manager.
+
+#[cfg(target_os = "linux")]
+#[path = "service/notify_linux.rs"]
+mod notify;
+#[cfg(not(target_os = "linux"))]
+#[path = "service/notify_unsupported.rs"]
+mod notify;
+
+#[cfg(target_os = "linux")]
+#[path = "service/privilege_linux.rs"]
+pub(crate) mod privilege;
+#[cfg(not(target_os = "linux"))]
+#[path = "service/privilege_unsupported.rs"]
+pub(crate) mod privilege;
+
+#[cfg(unix)]
+#[path = "service/signal_unix.rs"]
+mod signal;
+#[cfg(not(unix))]
+#[path = "service/signal_console.rs"]
+mod signal;
+
+mod supervise;
+
+pub(crate) use supervise::serve;

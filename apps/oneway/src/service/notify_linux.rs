@@ -1,0 +1,19 @@
+//! Tells systemd, if `NOTIFY_SOCKET` is set (sd_notify(3)).
+
+use sd_notify::NotifyState;
+
+/// Traffic is captured.
+pub(crate) fn ready(status: &str) {
+    send(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// The changes are being undone.
+pub(crate) fn stopping() {
+    send(&[NotifyState::Stopping, NotifyState::Status("undoing the changes to this host")]);
+}
+
+fn send(states: &[NotifyState<'_>]) {
+    if let Err(e) = sd_notify::notify(states) {
+        tracing::warn!(error = %e, "cannot tell the service manager; check NOTIFY_SOCKET");
+    }
+}

@@ -1,0 +1,7 @@
+//! Operating systems without systemd.
+
+/// Nobody to tell.
+pub(crate) fn ready(_: &str) {}
+
+/// Nobody to tell.
+pub(crate) fn stopping() {}

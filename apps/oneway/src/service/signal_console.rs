@@ -1,0 +1,21 @@
+//! The console event that asks for the end.
+
+use std::io;
+
+/// Console events that ask for the end.
+pub(crate) struct Signals;
+
+impl Signals {
+    /// Nothing to take over yet.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    /// Waits for the next one and names it.
+    pub(crate) async fn next(&mut self) -> &'static str {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        "Ctrl-C"
+    }
+}

@@ -1,0 +1,188 @@
+//! From start to undo: what ends a running engine, and in which order things go.
+
+use std::process;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use oneway::control::{ControlReply, ControlRequest, ControlServer, StatePaths};
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+
+use super::notify;
+use super::signal::Signals;
+use crate::engine::Instance;
+use crate::failure::{FAILED, Failure};
+use crate::output::Output;
+
+#[cfg(all(test, unix))]
+mod tests;
+
+/// For the answers to those who asked for the end to be written.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What ends a running engine.
+enum End {
+    /// A signal of this name.
+    Signal(&'static str),
+    /// A request on the control socket, to be answered when all is undone.
+    Request(oneshot::Sender<ControlReply>),
+    /// The engine cannot go on.
+    Failed(Failure),
+}
+
+/// Starts an engine, serves it until something ends it, and stops it.
+///
+/// Signals are taken over before the start, so that none of them can end the process between a change to the host
+/// and its undo; further ones during the stop change nothing.
+pub(crate) fn serve(
+    paths: &StatePaths,
+    output: Output,
+    start: impl FnOnce() -> Result<Arc<dyn Instance>, Failure>,
+) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("oneway-control")
+        .enable_all()
+        .build()
+        .map_err(|e| {
+            Failure::new(FAILED, format!("cannot start the control thread: {e}; check `ulimit -u`"))
+        })?;
+    let (ends, ended) = channel();
+    watch_signals(&runtime, ends.clone())?;
+    let server = Arc::new(ControlServer::bind(&paths.control)?);
+    let result = start().and_then(|instance| {
+        answer_requests(&runtime, server.clone(), instance.clone(), ends.clone());
+        watch_failure(instance.clone(), ends)?;
+        announce(&*instance, paths, output);
+        until_stopped(&runtime, &server, &*instance, ended)
+    });
+    server.remove();
+    // Without waiting: a client that holds its connection open is not worth a delay.
+    runtime.shutdown_background();
+    result
+}
+
+fn watch_signals(runtime: &Runtime, ends: Sender<End>) -> Result<(), Failure> {
+    let entered = runtime.enter();
+    let mut signals = Signals::new().map_err(|e| {
+        Failure::new(FAILED, format!("cannot take over SIGINT, SIGTERM and SIGHUP: {e}; try again"))
+    })?;
+    drop(entered);
+    runtime.spawn(async move {
+        let mut asked_before = false;
+        loop {
+            let name = signals.next().await;
+            if asked_before {
+                tracing::info!("{name}: stopping already; the changes to this host are being undone");
+            }
+            asked_before = true;
+            // Nobody receives any more once the engine has stopped.
+            let _ = ends.send(End::Signal(name));
+        }
+    });
+    Ok(())
+}
+
+/// Waits on a thread of its own: the engine blocks.
+fn watch_failure(instance: Arc<dyn Instance>, ends: Sender<End>) -> Result<(), Failure> {
+    let watched = instance.clone();
+    let spawned = std::thread::Builder::new().name("oneway-watch".to_owned()).spawn(move || {
+        if let Some(failure) = watched.wait_until_failed() {
+            let _ = ends.send(End::Failed(failure));
+        }
+    });
+    spawned.map(drop).map_err(|e| {
+        // The host is captured by now and must not stay so.
+        if let Err(failure) = instance.stop() {
+            tracing::error!("{failure}");
+        }
+        Failure::new(FAILED, format!("cannot start a thread: {e}; check `ulimit -u`"))
+    })
+}
+
+fn answer_requests(
+    runtime: &Runtime,
+    server: Arc<ControlServer>,
+    instance: Arc<dyn Instance>,
+    ends: Sender<End>,
+) {
+    runtime.spawn(async move {
+        server
+            .serve(move |request| {
+                let instance = instance.clone();
+                let ends = ends.clone();
+                async move {
+                    match request {
+                        ControlRequest::Status => ControlReply::Status(Box::new(instance.status())),
+                        ControlRequest::Flows => ControlReply::Flows(instance.flows()),
+                        ControlRequest::Stop => {
+                            let (reply, replied) = oneshot::channel();
+                            // If nobody receives, neither the request nor the answer, it has stopped before.
+                            let _ = ends.send(End::Request(reply));
+                            replied.await.unwrap_or(ControlReply::Stopped)
+                        }
+                    }
+                }
+            })
+            .await;
+    });
+}
+
+fn announce(instance: &dyn Instance, paths: &StatePaths, output: Output) {
+    let ready = instance.ready_line();
+    output.print(
+        &ready,
+        &serde_json::json!({ "ready": ready, "pid": process::id(), "control": paths.control }),
+    );
+    notify::ready(ready.strip_prefix("ready: ").unwrap_or(&ready));
+}
+
+/// Waits for the end, stops the engine and tells those who asked for it.
+fn until_stopped(
+    runtime: &Runtime,
+    server: &ControlServer,
+    instance: &dyn Instance,
+    ended: Receiver<End>,
+) -> Result<(), Failure> {
+    let mut waiting = Vec::new();
+    let mut failure = None;
+    match ended.recv() {
+        Ok(End::Signal(name)) => tracing::info!("{name}: stopping"),
+        Ok(End::Request(reply)) => {
+            tracing::info!("stopping by request");
+            waiting.push(reply);
+        }
+        Ok(End::Failed(why)) => {
+            tracing::error!("stopping: {why}");
+            failure = Some(why);
+        }
+        // All senders gone: nothing could ever end it.
+        Err(_) => failure = Some(Failure::new(FAILED, "the control thread died; start oneway again")),
+    }
+    notify::stopping();
+    let stopped = instance.stop();
+    waiting.extend(ended.try_iter().filter_map(|end| match end {
+        End::Request(reply) => Some(reply),
+        _ => None,
+    }));
+    // Requests that come from now on find nobody and know by that.
+    drop(ended);
+    let answer = match &stopped {
+        Ok(()) => ControlReply::Stopped,
+        Err(failure) => ControlReply::Error(failure.to_string()),
+    };
+    for reply in waiting {
+        // Who hung up does not want to know.
+        let _ = reply.send(answer.clone());
+    }
+    runtime.block_on(async {
+        if tokio::time::timeout(FAREWELL, server.answered()).await.is_err() {
+            tracing::debug!("a client did not take its answer");
+        }
+    });
+    match failure {
+        Some(why) => Err(why),
+        None => stopped,
+    }
+}

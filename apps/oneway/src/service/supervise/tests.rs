@@ -1,0 +1,141 @@
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use oneway::control::{
+    ControlClient, ControlError, Counters, FlowInfo, LoopVerdict, ProtectStatus, Status, UplinkStatus,
+};
+use rustix::process::{Signal, getpid, kill_process};
+
+use super::*;
+
+/// Signals reach every service of the process.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// An engine that does nothing, and notes how often it was stopped.
+#[derive(Default)]
+struct Idle {
+    stopped: AtomicUsize,
+    /// What `stop` waits for.
+    may_stop: Option<Mutex<Receiver<()>>>,
+    /// What `wait_until_failed` waits for.
+    may_fail: Option<Mutex<Receiver<&'static str>>>,
+    stop_fails: bool,
+}
+
+impl Instance for Idle {
+    fn ready_line(&self) -> String {
+        "ready: idle".to_owned()
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            version: "0".to_owned(),
+            pid: process::id(),
+            uptime_s: 0,
+            stack: "system".to_owned(),
+            tun: "tun0".to_owned(),
+            uplink: UplinkStatus::default(),
+            protect: ProtectStatus::default(),
+            outbounds: Vec::new(),
+            counters: Counters::default(),
+            loops: LoopVerdict::default(),
+        }
+    }
+
+    fn flows(&self) -> Vec<FlowInfo> {
+        Vec::new()
+    }
+
+    fn wait_until_failed(&self) -> Option<Failure> {
+        let failure = self.may_fail.as_ref()?.lock().unwrap().recv().ok()?;
+        Some(Failure::new(FAILED, failure))
+    }
+
+    fn stop(&self) -> Result<(), Failure> {
+        if let Some(may_stop) = &self.may_stop {
+            may_stop.lock().unwrap().recv().unwrap();
+        }
+        self.stopped.fetch_add(1, Ordering::SeqCst);
+        if self.stop_fails { Err(Failure::new(FAILED, "cannot undo it all")) } else { Ok(()) }
+    }
+}
+
+/// Serves an engine on a thread of its own; `ask` speaks to it once it is ready.
+fn serving(idle: Idle, ask: impl FnOnce(&StatePaths, ControlClient)) -> (Arc<Idle>, Result<(), Failure>) {
+    let alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let paths = StatePaths::in_folder(folder.path(), "oneway");
+    let idle = Arc::new(idle);
+    let (started, when_started) = channel();
+    let result = std::thread::scope(|scope| {
+        let service = scope.spawn(|| {
+            serve(&paths, Output::new(false), || {
+                started.send(()).unwrap();
+                Ok(idle.clone() as Arc<dyn Instance>)
+            })
+        });
+        when_started.recv().unwrap();
+        ask(&paths, ControlClient::connect(std::slice::from_ref(&paths.control)).unwrap());
+        service.join().unwrap()
+    });
+    assert!(!paths.control.exists(), "the socket is left behind");
+    drop(alone);
+    (idle, result)
+}
+
+#[test]
+fn answers_until_it_is_asked_to_stop() {
+    let (idle, result) = serving(Idle::default(), |_, mut client| {
+        let status = client.request(ControlRequest::Status).unwrap();
+        assert!(matches!(status, ControlReply::Status(status) if status.pid == process::id()));
+        assert_eq!(client.request(ControlRequest::Flows).unwrap(), ControlReply::Flows(Vec::new()));
+        assert_eq!(client.request(ControlRequest::Stop).unwrap(), ControlReply::Stopped);
+    });
+    assert_eq!(result, Ok(()));
+    assert_eq!(idle.stopped.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn whoever_asks_to_stop_hears_of_a_failure() {
+    let idle = Idle { stop_fails: true, ..Idle::default() };
+    let (_, result) = serving(idle, |_, mut client| {
+        let refused = client.request(ControlRequest::Stop).unwrap_err();
+        assert!(matches!(&refused, ControlError::Refused(why) if why == "cannot undo it all"), "{refused}");
+    });
+    assert_eq!(result, Err(Failure::new(FAILED, "cannot undo it all")));
+}
+
+#[test]
+fn an_engine_that_cannot_go_on_is_stopped() {
+    let (fail, may_fail) = channel();
+    let idle = Idle { may_fail: Some(Mutex::new(may_fail)), ..Idle::default() };
+    let (idle, result) = serving(idle, |_, _| fail.send("the device is gone").unwrap());
+    assert_eq!(result, Err(Failure::new(FAILED, "the device is gone")));
+    assert_eq!(idle.stopped.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn further_signals_do_not_abort_the_undo() {
+    let (go, may_stop) = channel();
+    let idle = Idle { may_stop: Some(Mutex::new(may_stop)), ..Idle::default() };
+    let (idle, result) = serving(idle, |paths, _| {
+        for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::TERM] {
+            kill_process(getpid(), signal).unwrap();
+        }
+        // Still there, and answering.
+        let mut client = ControlClient::connect(std::slice::from_ref(&paths.control)).unwrap();
+        assert_eq!(client.request(ControlRequest::Flows).unwrap(), ControlReply::Flows(Vec::new()));
+        go.send(()).unwrap();
+    });
+    assert_eq!(result, Ok(()));
+    assert_eq!(idle.stopped.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_failed_start_leaves_no_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = StatePaths::in_folder(folder.path(), "oneway");
+    let result = serve(&paths, Output::new(false), || Err(Failure::new(FAILED, "no")));
+    assert_eq!(result, Err(Failure::new(FAILED, "no")));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
