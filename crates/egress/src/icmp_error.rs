@@ -42,6 +42,36 @@ pub enum IcmpErrorKind {
     },
 }
 
+impl IcmpErrorKind {
+    /// What an ICMP message of this type and code says (RFC 792; RFC 1812, 5.2.7.1).
+    pub fn of_v4(ty: u8, code: u8) -> Self {
+        match (ty, code) {
+            (3, 0 | 6 | 11) => Self::Net,
+            (3, 1 | 5 | 7 | 8 | 12) => Self::Host,
+            (3, 2) => Self::Protocol,
+            (3, 3) => Self::Port,
+            (3, 4) => Self::TooBig,
+            (3, 9 | 10 | 13) => Self::AdminProhibited,
+            (11, _) => Self::TtlExceeded,
+            _ => Self::Other { ty, code },
+        }
+    }
+
+    /// What an ICMPv6 message of this type and code says (RFC 4443, section 3).
+    pub fn of_v6(ty: u8, code: u8) -> Self {
+        match (ty, code) {
+            (1, 0) => Self::Net,
+            (1, 2 | 3) => Self::Host,
+            (1, 1 | 5 | 6) => Self::AdminProhibited,
+            (1, 4) => Self::Port,
+            (2, _) => Self::TooBig,
+            (3, _) => Self::TtlExceeded,
+            (4, 1) => Self::Protocol,
+            _ => Self::Other { ty, code },
+        }
+    }
+}
+
 /// An error about a datagram that this socket has sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IcmpErrorEvent {
@@ -61,33 +91,5 @@ impl IcmpErrorEvent {
     /// The first bytes of the payload of the datagram, as far as the error quoted them; at most [`QUOTE_MAX`].
     pub fn payload_prefix(&self) -> &[u8] {
         &self.quote[..self.quoted.min(QUOTE_MAX)]
-    }
-}
-
-/// RFC 792 and RFC 1812, 5.2.7.1.
-pub(crate) fn kind_v4(ty: u8, code: u8) -> IcmpErrorKind {
-    match (ty, code) {
-        (3, 0 | 6 | 11) => IcmpErrorKind::Net,
-        (3, 1 | 5 | 7 | 8 | 12) => IcmpErrorKind::Host,
-        (3, 2) => IcmpErrorKind::Protocol,
-        (3, 3) => IcmpErrorKind::Port,
-        (3, 4) => IcmpErrorKind::TooBig,
-        (3, 9 | 10 | 13) => IcmpErrorKind::AdminProhibited,
-        (11, _) => IcmpErrorKind::TtlExceeded,
-        _ => IcmpErrorKind::Other { ty, code },
-    }
-}
-
-/// RFC 4443, section 3.
-pub(crate) fn kind_v6(ty: u8, code: u8) -> IcmpErrorKind {
-    match (ty, code) {
-        (1, 0) => IcmpErrorKind::Net,
-        (1, 2 | 3) => IcmpErrorKind::Host,
-        (1, 1 | 5 | 6) => IcmpErrorKind::AdminProhibited,
-        (1, 4) => IcmpErrorKind::Port,
-        (2, _) => IcmpErrorKind::TooBig,
-        (3, _) => IcmpErrorKind::TtlExceeded,
-        (4, 1) => IcmpErrorKind::Protocol,
-        _ => IcmpErrorKind::Other { ty, code },
     }
 }

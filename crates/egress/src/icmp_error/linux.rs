@@ -12,7 +12,7 @@ use socket2::{Domain, Socket};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use super::{IcmpErrorEvent, IcmpErrorKind, QUOTE_MAX, kind_v4, kind_v6};
+use super::{IcmpErrorEvent, IcmpErrorKind, QUOTE_MAX};
 
 /// Room for the largest control message: `sock_extended_err` and a `sockaddr_in6`, twice over. In words, so
 /// that it is aligned for `cmsghdr`.
@@ -104,8 +104,8 @@ fn receive(fd: RawFd) -> io::Result<Option<IcmpErrorEvent>> {
     let Some((error, offender)) = extended_error(&message) else { return Ok(None) };
 
     let kind = match error.ee_origin {
-        libc::SO_EE_ORIGIN_ICMP => kind_v4(error.ee_type, error.ee_code),
-        libc::SO_EE_ORIGIN_ICMP6 => kind_v6(error.ee_type, error.ee_code),
+        libc::SO_EE_ORIGIN_ICMP => IcmpErrorKind::of_v4(error.ee_type, error.ee_code),
+        libc::SO_EE_ORIGIN_ICMP6 => IcmpErrorKind::of_v6(error.ee_type, error.ee_code),
         libc::SO_EE_ORIGIN_LOCAL => local_kind(error.ee_errno),
         _ => return Ok(None),
     };
