@@ -24,4 +24,5 @@ pub use ns::NetNs;
 pub use route::{MAIN_TABLE, Route, Rule};
 
 pub use program::Oneway;
+pub use snapshot::Snapshot;
 pub use topology::Topology;

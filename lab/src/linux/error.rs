@@ -115,6 +115,14 @@ pub enum LabError {
         /// How long it was waited for.
         waited: Duration,
     },
+    /// The configuration of a namespace is not what it was.
+    #[error("the configuration of namespace \"{name}\" changed:\n{diff}")]
+    Changed {
+        /// The namespace's name for humans.
+        name: String,
+        /// The lines that went (`-`) and came (`+`).
+        diff: String,
+    },
     /// A client helper failed in a way that is none of the outcomes it reports.
     #[error("cannot {what}: {source}")]
     Client {

@@ -1,0 +1,211 @@
+//! Routing, trouble, and clearing up.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use oneway_lab::capture::{Packet, Recorder};
+use oneway_lab::client::{Outcome, Ping, wait_until};
+use oneway_lab::harness::TestResult;
+use oneway_lab::servers::Origin;
+use oneway_lab::servers::origin::{Network, port};
+use oneway_lab::topology::{Pair, Standard, address};
+use oneway_lab::{NetNs, Route, Rule, Topology};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn source_seen(
+    origin: &Origin,
+    host: &oneway_lab::client::Client,
+    to: SocketAddr,
+) -> Result<IpAddr, oneway_lab::LabError> {
+    let answer = host.udp(to, b"?", SECOND)?;
+    assert_eq!(answer.outcome, Outcome::Done, "no answer from {to}");
+    let text = String::from_utf8_lossy(&answer.data).trim().to_owned();
+    let seen: SocketAddr = text.parse().unwrap();
+    assert!(origin.clients(Network::Udp, to.port()).contains(&seen));
+    Ok(seen.ip())
+}
+
+pub fn standard_reaches_origin_by_the_first_uplink() -> TestResult {
+    let lab = Topology::standard()?;
+    for (to, from) in address::ORIGIN.ports(port::CLIENT).into_iter().zip(address::HOST_UP1.both()) {
+        assert_eq!(source_seen(&lab.origin, &lab.host.client(), to)?, from);
+    }
+    // The far side reaches the host on both uplinks.
+    for to in [address::HOST_UP1, address::HOST_UP2].into_iter().flat_map(Pair::both) {
+        assert!(matches!(lab.net.client().ping(to, SECOND)?, Ping::Reply { from, .. } if from == to), "{to}");
+    }
+    Ok(())
+}
+
+pub fn second_uplink_takes_over_and_the_first_comes_back() -> TestResult {
+    let lab = Topology::standard()?;
+    let expect = |pair: Pair| -> TestResult {
+        for (to, from) in address::ORIGIN.ports(port::CLIENT).into_iter().zip(pair.both()) {
+            assert_eq!(source_seen(&lab.origin, &lab.host.client(), to)?, from);
+        }
+        Ok(())
+    };
+    lab.host.down(Standard::UP1)?;
+    expect(address::HOST_UP2)?;
+    lab.restore_uplink(Standard::UP1)?;
+    expect(address::HOST_UP1)?;
+    lab.host.delete_link(Standard::UP1)?;
+    expect(address::HOST_UP2)?;
+    lab.recreate_uplink(Standard::UP1)?;
+    expect(address::HOST_UP1)
+}
+
+pub fn container_reaches_origin() -> TestResult {
+    let lab = Topology::standard()?;
+    for (to, from) in address::ORIGIN.ports(port::CLIENT).into_iter().zip(address::CONTAINER.both()) {
+        assert_eq!(source_seen(&lab.origin, &lab.container.client(), to)?, from);
+    }
+    Ok(())
+}
+
+pub fn container_behind_nat_and_its_published_port() -> TestResult {
+    let lab = Topology::standard()?;
+    lab.masquerade_container()?;
+    lab.publish_container_port(port::HTTP)?;
+    let (container, net) = (lab.container.client(), lab.net.client());
+    for (to, from) in address::ORIGIN.ports(port::CLIENT).into_iter().zip(address::HOST_UP1.both()) {
+        assert_eq!(source_seen(&lab.origin, &container, to)?, from);
+    }
+    let inside = Origin::start(&lab.container, &address::CONTAINER.both())?;
+    for to in address::HOST_UP1.ports(port::HTTP) {
+        let reply = net.http_get(to, "/client", SECOND)?;
+        assert_eq!(reply.status, 200);
+    }
+    assert_eq!(inside.tcp_connections(), 2);
+    assert_eq!(lab.host.sysctl("ipv4/ip_forward")?, "1");
+    Ok(())
+}
+
+pub fn trouble_is_what_it_says() -> TestResult {
+    let lab = Topology::standard()?;
+    let host = lab.host.client();
+    let wire = Recorder::start(&lab.host, None)?;
+    let short = Duration::from_millis(400);
+    for to in address::BLACK_HOLE.ports(80) {
+        assert_eq!(host.tcp(to, short)?.outcome, Outcome::TimedOut, "{to}");
+        assert_eq!(host.udp(to, b"?", short)?.outcome, Outcome::TimedOut, "{to}");
+        assert_eq!(host.ping(to.ip(), short)?, Ping::Silent);
+    }
+    assert_eq!(wire.count(|p| p.is_icmp() && p.dst == address::HOST_UP1.v4)?, 0);
+    let [v4, v6] = [address::HOST_UNREACHABLE, address::NET_UNREACHABLE]
+        .map(|pair| pair.ports(80))
+        .concat()
+        .into_iter()
+        .partition::<Vec<SocketAddr>, _>(SocketAddr::is_ipv4)
+        .into();
+    for (to, outcome) in [(v4[0], Outcome::HostUnreachable), (v4[1], Outcome::NetUnreachable)] {
+        assert_eq!(host.tcp(to, SECOND)?.outcome, outcome, "{to}");
+    }
+    for to in v6 {
+        assert_eq!(host.tcp(to, SECOND)?.outcome, Outcome::NetUnreachable, "{to}");
+    }
+    let [no4, no6] = address::PROHIBITED.ports(80);
+    assert_eq!(host.tcp(no4, SECOND)?.outcome, Outcome::HostUnreachable);
+    assert_eq!(host.tcp(no6, SECOND)?.outcome, Outcome::Prohibited);
+    let icmp = |to: IpAddr| host.ping(to, SECOND);
+    assert!(
+        matches!(icmp(v4[0].ip())?, Ping::Error { from, kind: 3, code: 1, .. } if from == address::R1_LAN.v4)
+    );
+    assert!(matches!(icmp(v4[1].ip())?, Ping::Error { kind: 3, code: 0, .. }));
+    assert!(matches!(icmp(no4.ip())?, Ping::Error { kind: 3, code: 13, .. }));
+    assert!(matches!(icmp(no6.ip())?, Ping::Error { kind: 1, code: 1, .. }));
+    // Every error comes, not one a second.
+    for to in address::HOST_UNREACHABLE.ports(81) {
+        for _ in 0..20 {
+            assert_ne!(host.udp(to, b"?", SECOND)?.outcome, Outcome::TimedOut);
+        }
+    }
+    for to in address::ORIGIN.ports(81) {
+        let dial = host.tcp(to, SECOND)?;
+        assert_eq!(dial.outcome, Outcome::Refused, "{to}");
+        for _ in 0..20 {
+            assert_eq!(host.udp(to, b"?", SECOND)?.outcome, Outcome::Refused, "{to}");
+        }
+    }
+    Ok(())
+}
+
+pub fn simple_has_the_same_trouble() -> TestResult {
+    let lab = Topology::simple()?;
+    let short = Duration::from_millis(300);
+    // Also for programs on the far side itself, as the proxies are.
+    for client in [lab.host.client(), lab.net.client()] {
+        for to in address::BLACK_HOLE.ports(80) {
+            assert_eq!(client.tcp(to, short)?.outcome, Outcome::TimedOut, "{to}");
+        }
+        let [v4, v6] = address::HOST_UNREACHABLE.ports(80);
+        assert_eq!(client.tcp(v4, SECOND)?.outcome, Outcome::HostUnreachable);
+        assert_ne!(client.tcp(v6, SECOND)?.outcome, Outcome::TimedOut);
+        for to in address::NET_UNREACHABLE.ports(80) {
+            assert_eq!(client.tcp(to, SECOND)?.outcome, Outcome::NetUnreachable);
+        }
+    }
+    for to in address::ORIGIN.ports(port::ECHO) {
+        assert_eq!(lab.host.client().udp(to, b"x", SECOND)?.data, b"x");
+    }
+    Ok(())
+}
+
+pub fn source_rules_send_replies_by_their_uplink() -> TestResult {
+    let lab = Topology::standard()?;
+    let _host = Origin::start(&lab.host, &[address::HOST_UP1, address::HOST_UP2].map(Pair::both).concat())?;
+    let wire = Recorder::start(&lab.host, None)?;
+    let up2 = |p: &Packet| p.device == Standard::UP2 && p.ports.0 == port::CLIENT;
+    let ask = |to: Pair| -> TestResult {
+        for to in to.ports(port::CLIENT) {
+            // From an address that no route of the host names, so that the default route decides.
+            let client = lab.net.client().source(if to.is_ipv4() {
+                address::SPARE.v4.into()
+            } else {
+                address::SPARE.v6.into()
+            });
+            assert_eq!(client.udp(to, b"?", SECOND)?.outcome, Outcome::Done);
+        }
+        Ok(())
+    };
+    ask(address::HOST_UP2)?;
+    assert_eq!(wire.count(up2)?, 0, "without the rules the reply leaves by the first uplink");
+    lab.add_source_rules()?;
+    ask(address::HOST_UP2)?;
+    assert_eq!(wire.count(up2)?, 2);
+    Ok(())
+}
+
+pub fn namespaces_vanish() -> TestResult {
+    let near = NetNs::new("near")?;
+    {
+        let far = NetNs::new("far")?;
+        near.veth("v0", &far, "v1")?;
+        assert!(near.path().exists());
+        assert_eq!(near.link("v0")?.name, "v0");
+    }
+    // The kernel takes a dead namespace apart in the background.
+    wait_until(Duration::from_secs(10), "the device went with its peer's namespace", || {
+        near.link("v0").is_err()
+    })?;
+    Ok(())
+}
+
+pub fn rules_and_routes_are_flushed_by_protocol() -> TestResult {
+    let lab = Topology::simple()?;
+    let before = oneway_lab::Snapshot::take(&lab.host)?;
+    let rule =
+        Rule { ipv6: false, priority: 1000, from: None, to: None, mark: Some((0x10, 0x30)), table: 5000 };
+    lab.host.add_rule(&rule)?;
+    let route = Route::to("192.0.2.200/32".parse()?).dev("up1").table(5000);
+    lab.host.add_route(&route)?;
+    // The protocol number of what the laboratory adds: RTPROT_BOOT for routes, none for rules.
+    assert_eq!(lab.host.flush_rules(99)?, 0);
+    assert_eq!(lab.host.flush_routes(99)?, 0);
+    lab.host.delete_rule(&rule)?;
+    lab.host.delete_route(&route)?;
+    before.expect_same(&lab.host)?;
+    assert!(lab.host.flush_routes(3)? >= 2, "the default routes");
+    Ok(())
+}
