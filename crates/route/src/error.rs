@@ -10,7 +10,7 @@ pub enum RouteError {
     /// A netlink socket could not be made or set up.
     #[error("cannot open a netlink socket to {what}: {source}; is this kernel built with it?")]
     Open {
-        /// The subsystem: `routing` or `nftables`.
+        /// The subsystem: `routing`, `nftables`, `sockets`.
         what: &'static str,
         /// What the kernel said.
         source: io::Error,

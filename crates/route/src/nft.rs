@@ -21,6 +21,9 @@ pub struct NftTable {
     pub tun: String,
     /// Where connections begin that are to be answered past the capture device.
     pub inbound: Inbound,
+    /// The TCP ports whose connections may be older than the table: if such a connection is first seen
+    /// when this host speaks, connection tracking takes it for one that this host began.
+    pub listening: Vec<u16>,
     /// Whether connections of this host that leave by another device than the capture device get the
     /// mark, because our own sockets do not set it.
     pub mark_bypassing: bool,
@@ -54,6 +57,9 @@ pub(crate) enum Expr {
     CtMarkHas(Mark),
     MetaMarkAdd(Mark),
     CtMarkAdd(Mark),
+    CtStateNew,
+    TcpWithoutSyn,
+    TcpSport(u16),
 }
 
 /// A base chain at priority `mangle` with policy `accept`.
@@ -94,6 +100,16 @@ impl NftTable {
             Expr::CtDirection(Direction::Reply),
             Expr::MetaMarkAdd(mark),
         ]);
+        output.extend(self.listening.iter().map(|port| {
+            // A first packet without SYN: the connection was there before it was tracked.
+            vec![
+                Expr::OifNameNot(lo()),
+                Expr::TcpSport(*port),
+                Expr::TcpWithoutSyn,
+                Expr::CtStateNew,
+                Expr::CtMarkAdd(mark),
+            ]
+        }));
         output.push(vec![Expr::CtMarkHas(mark), Expr::MetaMarkAdd(mark)]);
         [
             Chain { name: "prerouting", kind: "filter", rules: prerouting },
@@ -113,6 +129,9 @@ impl Display for Expr {
             Self::MetaMarkHas(Mark(m)) => write!(f, "meta mark & 0x{m:08x} == 0x{m:08x}"),
             Self::CtMarkHas(Mark(m)) => write!(f, "ct mark & 0x{m:08x} == 0x{m:08x}"),
             Self::MetaMarkAdd(Mark(m)) => write!(f, "meta mark set meta mark | 0x{m:08x}"),
+            Self::CtStateNew => f.write_str("ct state new"),
+            Self::TcpWithoutSyn => f.write_str("tcp flags ! syn"),
+            Self::TcpSport(port) => write!(f, "tcp sport {port}"),
             Self::CtMarkAdd(Mark(m)) => write!(f, "ct mark set ct mark | 0x{m:08x}"),
         }
     }

@@ -18,8 +18,9 @@ pub struct Check {
     pub dst: IpAddr,
     /// Where a program's packet goes.
     pub program: RouteAnswer,
-    /// Where a packet of our own sockets goes: never into the capture device.
-    pub own: RouteAnswer,
+    /// Where a packet of our own sockets goes: never into the capture device. `None` when there can be
+    /// none, because there is no uplink to bind to.
+    pub own: Option<RouteAnswer>,
     /// Whether the program's packet is captured.
     pub captured: bool,
 }
@@ -67,9 +68,9 @@ fn ask(plan: &Plan, destinations: &[IpAddr], rehearsal: Option<Mark>) -> Result<
         let mut program = RouteQuery::to(dst);
         program.mark = rehearsal;
         let program = query(&program)?;
-        let own = query(&own_packet(plan, dst, rehearsal))?;
+        let own = own_packet(plan, dst, rehearsal).map(|q| query(&q)).transpose()?;
         let captured = program.oif_name == plan.tun_name;
-        if own.oif_name == plan.tun_name {
+        if own.as_ref().is_some_and(|own| own.oif_name == plan.tun_name) {
             return Err(RouteError::NotProven(format!(
                 "a packet of our own to {dst} would be captured; another program's rules may lead to {}",
                 plan.tun_name
@@ -86,8 +87,8 @@ fn ask(plan: &Plan, destinations: &[IpAddr], rehearsal: Option<Mark>) -> Result<
     Ok(Proof { checks })
 }
 
-/// A packet as our own sockets send it.
-fn own_packet(plan: &Plan, dst: IpAddr, rehearsal: Option<Mark>) -> RouteQuery {
+/// A packet as our own sockets send it; `None` when they refuse to.
+fn own_packet(plan: &Plan, dst: IpAddr, rehearsal: Option<Mark>) -> Option<RouteQuery> {
     let mut query = RouteQuery::to(dst);
     query.mark = rehearsal;
     match plan.protect {
@@ -98,11 +99,11 @@ fn own_packet(plan: &Plan, dst: IpAddr, rehearsal: Option<Mark>) -> RouteQuery {
         // A socket bound to loopback's addresses is never bound to a device (SO_BINDTODEVICE would send
         // it out on the wire).
         Protect::Bind if !dst.is_loopback() => {
-            query.oif = plan.uplinks.get(Family::of(dst)).map(|u| u.index);
+            query.oif = Some(plan.uplinks.get(Family::of(dst))?.index);
         }
         Protect::Bind => {}
     }
-    query
+    Some(query)
 }
 
 fn way(answer: &RouteAnswer) -> String {

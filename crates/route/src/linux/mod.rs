@@ -3,6 +3,7 @@
 mod change;
 mod decode;
 mod identity;
+mod listening;
 mod netlink;
 mod nft;
 mod query;

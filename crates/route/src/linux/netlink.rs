@@ -70,6 +70,12 @@ impl Netlink {
             .map_err(|source| RouteError::Open { what: "nftables", source })
     }
 
+    /// A socket for lists of sockets.
+    pub(super) fn sock_diag() -> Result<Self, RouteError> {
+        Self::open(protocols::NETLINK_SOCK_DIAG)
+            .map_err(|source| RouteError::Open { what: "sockets", source })
+    }
+
     fn open(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;

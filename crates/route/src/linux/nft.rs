@@ -118,6 +118,7 @@ pub(super) fn support() -> Result<NftSupport, RouteError> {
         tun: "oneway".into(),
         inbound: Inbound::Anywhere,
         mark_bypassing: false,
+        listening: vec![22],
     };
     let Ok(netlink) = Netlink::netfilter() else { return Ok(NftSupport::Missing) };
     let mut batch = Batch::new(netlink);
@@ -301,6 +302,24 @@ impl Bytes {
                 self.load("ct", CT_DIRECTION);
                 self.compare(EQ, &[*direction as u8]);
             }
+            Expr::CtStateNew => {
+                self.load("ct", CT_STATE);
+                self.bitwise(&CT_STATE_NEW.to_ne_bytes(), &[0; 4]);
+                self.compare(NEQ, &[0; 4]);
+            }
+            Expr::TcpSport(port) => {
+                self.load("meta", META_L4PROTO);
+                self.compare(EQ, &[IPPROTO_TCP]);
+                self.transport(0, 2);
+                self.compare(EQ, &port.to_be_bytes());
+            }
+            Expr::TcpWithoutSyn => {
+                self.load("meta", META_L4PROTO);
+                self.compare(EQ, &[IPPROTO_TCP]);
+                self.transport(TCP_FLAGS_AT, 1);
+                self.bitwise(&[TCP_SYN], &[0]);
+                self.compare(EQ, &[0]);
+            }
             Expr::MetaMarkHas(mark) => self.has("meta", META_MARK, *mark),
             Expr::CtMarkHas(mark) => self.has("ct", CT_MARK, *mark),
             Expr::MetaMarkAdd(mark) => self.add("meta", META_MARK, META_SREG, *mark),
@@ -325,13 +344,24 @@ impl Bytes {
     }
 
     /// The register becomes `(register & mask) ^ xor`. Marks are in host byte order there.
-    fn bitwise(&mut self, mask: u32, xor: u32) {
+    fn bitwise(&mut self, mask: &[u8], xor: &[u8]) {
         self.expression("bitwise", |b| {
             b.be32(1, NFT_REG_1);
             b.be32(2, NFT_REG_1);
-            b.be32(3, 4);
-            b.nested(4, |b| b.attribute(1, &mask.to_ne_bytes()));
-            b.nested(5, |b| b.attribute(1, &xor.to_ne_bytes()));
+            b.be32(3, mask.len() as u32);
+            b.nested(4, |b| b.attribute(1, mask));
+            b.nested(5, |b| b.attribute(1, xor));
+        });
+    }
+
+    /// Loads bytes of the transport header.
+    fn transport(&mut self, offset: u32, length: u32) {
+        const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
+        self.expression("payload", |b| {
+            b.be32(1, NFT_REG_1);
+            b.be32(2, NFT_PAYLOAD_TRANSPORT_HEADER);
+            b.be32(3, offset);
+            b.be32(4, length);
         });
     }
 
@@ -345,13 +375,13 @@ impl Bytes {
 
     fn has(&mut self, from: &str, key: u32, mark: Mark) {
         self.load(from, key);
-        self.bitwise(mark.0, 0);
+        self.bitwise(&mark.0.to_ne_bytes(), &[0; 4]);
         self.compare(0, &mark.0.to_ne_bytes());
     }
 
     fn add(&mut self, to: &str, key: u32, source: u16, mark: Mark) {
         self.load(to, key);
-        self.bitwise(!mark.0, mark.0);
+        self.bitwise(&(!mark.0).to_ne_bytes(), &mark.0.to_ne_bytes());
         self.expression(to, |b| {
             b.be32(2, key);
             b.be32(source, NFT_REG_1);
@@ -363,7 +393,15 @@ impl Bytes {
 const META_MARK: u32 = 3;
 const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
+const META_L4PROTO: u32 = 16;
 const META_SREG: u16 = 3;
+const CT_STATE: u32 = 0;
 const CT_DIRECTION: u32 = 1;
 const CT_MARK: u32 = 3;
 const CT_SREG: u16 = 4;
+/// `NF_CT_STATE_BIT(IP_CT_NEW)`
+const CT_STATE_NEW: u32 = 8;
+const IPPROTO_TCP: u8 = 6;
+/// RFC 9293 section 3.1.
+const TCP_FLAGS_AT: u32 = 13;
+const TCP_SYN: u8 = 2;

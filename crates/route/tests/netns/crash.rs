@@ -1,0 +1,126 @@
+//! SIGKILL at every step of set-up and of undoing; then `recover` leaves the host as it was.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use oneway_route::{Journal, JournalState, Protect, Request, Snapshot, StepPoint, apply, no_hook, recover};
+
+use crate::host::{FAR4, FAR6, Net, Tun, planned, set};
+
+crate::trials!(every_point_of_the_default, every_point_with_everything, killed_while_recovering);
+
+const FLAG: &str = "--crash-child";
+const SIGKILL: i32 = 9;
+
+fn request(name: &str) -> Request {
+    match name {
+        "default" => Request::default(),
+        _ => Request {
+            forwarded: true,
+            protect: Protect::Bind,
+            exclude: vec!["203.0.113.128/25".parse().unwrap(), "2001:db8:ffff:1::/64".parse().unwrap()],
+            exclude_uids: vec![4242, 4243],
+            ..Request::default()
+        },
+    }
+}
+
+/// The part of the process that is killed: `--crash-child REQUEST JOURNAL POINT`.
+pub fn child() -> Option<ExitCode> {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next()? != FLAG {
+        return None;
+    }
+    let (request_name, journal) = (arguments.next()?, PathBuf::from(arguments.next()?));
+    let at: usize = arguments.next()?.parse().ok()?;
+    run(&request_name, journal, &mut die_at(at));
+    Some(ExitCode::SUCCESS)
+}
+
+fn die_at(at: usize) -> impl FnMut(StepPoint) {
+    let mut count = 0;
+    move |_| {
+        if count == at {
+            let own = rustix::process::getpid();
+            rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
+        }
+        count += 1;
+    }
+}
+
+/// A whole life: apply, verify, capture, undo.
+fn run(name: &str, journal: PathBuf, hook: &mut dyn FnMut(StepPoint)) {
+    let plan = planned(&request(name));
+    let _tun = Tun::open(&plan.tun_name);
+    let far = [FAR4.parse().unwrap(), FAR6.parse().unwrap()];
+    let prepared = apply(plan, Journal::create(&journal).unwrap(), hook).unwrap();
+    let captured = prepared.verify(&far, hook).unwrap().capture(&far, hook).unwrap();
+    captured.undo(hook).unwrap();
+}
+
+#[allow(clippy::disallowed_methods, reason = "the process that is killed is this test itself, once more")]
+fn killed(name: &str, net: &Net, at: usize) {
+    let me = std::env::current_exe().unwrap();
+    let status = Command::new(me).args([FLAG, name]).arg(net.journal()).arg(at.to_string()).status().unwrap();
+    assert_eq!(status.signal(), Some(SIGKILL), "point {at}: {status}");
+}
+
+fn every_point(name: &str) {
+    let net = Net::new();
+    net.host.run(|| {
+        set("net/ipv4/conf/all/rp_filter", "1");
+        let before = Snapshot::take().unwrap();
+        let mut points = Vec::new();
+        run(name, net.journal(), &mut |point| points.push(point));
+        assert_eq!(before.diff(&Snapshot::take().unwrap()), [""; 0]);
+        assert!(points.len() > 80, "{}", points.len());
+        for (at, point) in points.iter().enumerate() {
+            killed(name, &net, at);
+            // The file is there at every point, since it is removed after the last one.
+            let recovered = recover(&net.journal()).unwrap();
+            assert_eq!(recovered.journal, JournalState::Applied, "{point:?}");
+            assert_eq!(recovered.by_tag, 0, "the journal knew everything at {point:?}");
+            assert_eq!(before.diff(&Snapshot::take().unwrap()), [""; 0], "{point:?}");
+            let again = recover(&net.journal()).unwrap();
+            assert_eq!((again.undone, again.by_tag, again.journal), (0, 0, JournalState::None));
+        }
+        // And the same with the journal lost: all but the switch, which carries no tag.
+        set("net/ipv4/conf/all/rp_filter", "0");
+        let before = Snapshot::take().unwrap();
+        let mut count = 0;
+        run(name, net.journal(), &mut |_| count += 1);
+        for at in (0..count).step_by(5) {
+            killed(name, &net, at);
+            std::fs::remove_file(net.journal()).unwrap();
+            recover(&net.journal()).unwrap();
+            assert_eq!(before.diff(&Snapshot::take().unwrap()), [""; 0], "point {at}");
+        }
+    });
+}
+
+fn every_point_of_the_default() {
+    every_point("default");
+}
+
+fn every_point_with_everything() {
+    every_point("everything");
+}
+
+/// A recovery that stopped half-way is finished by the next one: the journal goes last.
+fn killed_while_recovering() {
+    let net = Net::new();
+    net.host.run(|| {
+        let before = Snapshot::take().unwrap();
+        let mut points = 0;
+        run("default", net.journal(), &mut |_| points += 1);
+        killed("default", &net, points / 2);
+        let kept = std::fs::read(net.journal()).unwrap();
+        recover(&net.journal()).unwrap();
+        std::fs::write(net.journal(), kept).unwrap();
+        let recovered = recover(&net.journal()).unwrap();
+        assert_eq!((recovered.undone, recovered.by_tag), (0, 0));
+        assert_eq!(before.diff(&Snapshot::take().unwrap()), [""; 0]);
+        run("default", net.journal(), &mut no_hook);
+    });
+}

@@ -1,0 +1,64 @@
+//! Network namespaces entered by threads.
+
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
+
+/// Moves this process, while it still has one thread, to where it may make network namespaces.
+pub fn become_root() {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    if uid.is_root() {
+        return;
+    }
+    unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET);
+    let write = |file: &str, text: String| {
+        fs::write(file, text).unwrap_or_else(|e| panic!("{file}: {e}; run as root"));
+    };
+    write("/proc/self/setgroups", "deny".into());
+    write("/proc/self/uid_map", format!("0 {} 1", uid.as_raw()));
+    write("/proc/self/gid_map", format!("0 {} 1", gid.as_raw()));
+}
+
+#[allow(unsafe_code, reason = "rustix calls unshare unsafe for its CLONE_FILES, which is not used here")]
+fn unshare(flags: UnshareFlags) {
+    // SAFETY: the flags do not contain CLONE_FILES, so no descriptor changes its meaning.
+    unsafe { rustix::thread::unshare_unsafe(flags) }
+        .unwrap_or_else(|e| panic!("cannot make namespaces: {e}; run as root or allow user namespaces"));
+}
+
+/// A network namespace. It is gone with its last device, thread and handle.
+pub struct Namespace {
+    handle: File,
+}
+
+impl Namespace {
+    pub fn new() -> Self {
+        let made = thread::spawn(|| {
+            unshare(UnshareFlags::NEWNET);
+            let handle = File::open("/proc/thread-self/ns/net").unwrap();
+            crate::wire::Wire::open().up("lo");
+            handle
+        });
+        Self { handle: made.join().unwrap() }
+    }
+
+    /// Runs `work` in it, on a thread of its own.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let outcome = thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    let kind = Some(LinkNameSpaceType::Network);
+                    rustix::thread::move_into_link_name_space(self.handle.as_fd(), kind).unwrap();
+                    work()
+                })
+                .join()
+        });
+        outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    pub fn handle(&self) -> &File {
+        &self.handle
+    }
+}

@@ -1,0 +1,313 @@
+//! Plans made real and undone again.
+
+use oneway_route::{
+    Journal, JournalState, PROTOCOL, Protect, Request, RouteError, RouteKind, RouteQuery, Snapshot, apply,
+    no_hook, prove_rules, query, recover,
+};
+
+use crate::host::{FAR4, FAR6, Net, Tun, capture, planned, set};
+use crate::wire::Wire;
+
+crate::trials!(
+    every_change_is_undone,
+    a_bound_socket_is_not_captured,
+    a_second_instance_is_refused,
+    recovery_works_by_tag_alone,
+    recovery_leaves_foreign_things_alone,
+    a_switch_that_others_changed_is_not_restored,
+    a_torn_journal_is_applied_as_far_as_it_goes,
+    a_journal_of_another_namespace_is_left_alone,
+    includes_excludes_and_users,
+    the_same_plan_twice_is_harmless,
+    printed_state_is_equal_byte_for_byte,
+    nft_prints_what_the_plan_prints,
+);
+
+fn requests() -> Vec<Request> {
+    let base = Request::default();
+    vec![
+        base.clone(),
+        Request { protect: Protect::Bind, interface: Some("eth1".into()), ..base.clone() },
+        Request { forwarded: true, exclude_uids: vec![4242], ..base.clone() },
+        Request {
+            include: vec!["203.0.113.0/24".parse().unwrap(), "2001:db8:ffff::/48".parse().unwrap()],
+            exclude: vec!["203.0.113.128/25".parse().unwrap()],
+            ..base.clone()
+        },
+        Request { ipv6: false, mtu: 1500, ..base },
+    ]
+}
+
+fn every_change_is_undone() {
+    for request in requests() {
+        let net = Net::new();
+        net.host.run(|| {
+            set("net/ipv4/conf/all/rp_filter", "1");
+            let before = Snapshot::take().unwrap();
+            let plan = planned(&request);
+            let (tun, applied) = capture(&plan, net.journal());
+            let during = Snapshot::take().unwrap();
+            assert!(during.diff(&before).len() >= plan.steps.len(), "{:#?}", before.diff(&during));
+            for family in plan.families.iter() {
+                for sample in plan.samples_of(*family) {
+                    let way = query(&RouteQuery::to(sample)).unwrap();
+                    assert_eq!(way.oif_name, plan.tun_name, "{request:?}");
+                    assert_eq!(way.prefsrc, plan.uplinks.get(*family).unwrap().address);
+                }
+            }
+            applied.undo(&mut no_hook).unwrap();
+            drop(tun);
+            assert_eq!(before.diff(&Snapshot::take().unwrap()), [""; 0]);
+            assert!(!net.journal().exists());
+        });
+    }
+}
+
+/// The rule matches a bound socket as well. The route in our table leads to another device than the
+/// socket's and is passed over, so the look-up goes on to main.
+fn a_bound_socket_is_not_captured() {
+    let net = Net::new();
+    net.host.run(|| {
+        let request =
+            Request { protect: Protect::Bind, interface: Some("eth0".into()), ..Request::default() };
+        let plan = planned(&request);
+        let eth1 = Snapshot::take().unwrap().link("eth1").unwrap().index;
+        let (_tun, _applied) = capture(&plan, net.journal());
+        for far in [FAR4, FAR6].map(|a| a.parse().unwrap()) {
+            assert_eq!(query(&RouteQuery::to(far)).unwrap().oif_name, plan.tun_name);
+            for (name, index) in [("eth0", plan.uplinks.v4.as_ref().unwrap().index), ("eth1", eth1)] {
+                let answer = query(&RouteQuery::to(far).bound(index)).unwrap();
+                assert_eq!(answer.oif_name, name);
+                assert!(answer.gateway.is_some(), "by way of main's default route: {answer:?}");
+            }
+        }
+    });
+}
+
+fn a_second_instance_is_refused() {
+    let (net, other) = (Net::new(), Net::new());
+    net.host.run(|| {
+        let plan = planned(&Request::default());
+        let (_tun, applied) = capture(&plan, net.journal());
+        let busy = Journal::create(&net.dir.path().join("second")).unwrap_err();
+        assert!(matches!(busy, RouteError::Running { pid: Some(p) } if p == std::process::id()), "{busy}");
+        assert!(matches!(recover(&net.journal()), Err(RouteError::Running { .. })));
+        // Another namespace is another host.
+        other.host.run(|| {
+            let plan = planned(&Request::default());
+            let (_tun, applied) = capture(&plan, other.journal());
+            applied.undo(&mut no_hook).unwrap();
+        });
+        prove_rules(&plan, &[]).unwrap();
+        applied.undo(&mut no_hook).unwrap();
+    });
+}
+
+fn recovery_works_by_tag_alone() {
+    for request in requests() {
+        let net = Net::new();
+        net.host.run(|| {
+            let before = Snapshot::take().unwrap();
+            let (tun, applied) = capture(&planned(&request), net.journal());
+            std::fs::remove_file(net.journal()).unwrap();
+            drop(applied);
+            drop(tun);
+            let recovered = recover(&net.journal()).unwrap();
+            assert_eq!((recovered.undone, recovered.journal), (0, JournalState::None));
+            assert!(recovered.by_tag > 0);
+            assert_eq!(before.diff(&Snapshot::take().unwrap()), [""; 0]);
+        });
+    }
+}
+
+/// K11: what carries other protocol numbers, or our number in a table of the host, is not ours.
+fn recovery_leaves_foreign_things_alone() {
+    let net = Net::new();
+    net.host.run(|| {
+        let wire = Wire::open();
+        for (v6, dst) in [(false, "203.0.113.0/24"), (true, "2001:db8:ffff::/48")] {
+            wire.rule(v6, 100, 4321, 99);
+            wire.route(dst, None, "eth1", 5, 4321, 99);
+            wire.route(dst, None, "eth1", 5, 254, PROTOCOL);
+        }
+        let before = Snapshot::take().unwrap();
+        let recovered = recover(&net.journal()).unwrap();
+        assert_eq!((recovered.undone, recovered.by_tag), (0, 0));
+        let (tun, applied) = capture(&planned(&Request { ipv6: true, ..Request::default() }), net.journal());
+        drop((applied, tun));
+        recover(&net.journal()).unwrap();
+        assert_eq!(before.diff(&Snapshot::take().unwrap()), [""; 0]);
+    });
+}
+
+fn a_switch_that_others_changed_is_not_restored() {
+    let net = Net::new();
+    net.host.run(|| {
+        let switch = "net/ipv4/conf/all/src_valid_mark";
+        set("net/ipv4/conf/eth0/rp_filter", "1");
+        let (_tun, applied) = capture(&planned(&Request::default()), net.journal());
+        assert_eq!(Snapshot::take().unwrap().sysctl(switch), 1);
+        set(switch, "0");
+        set(switch, "1");
+        applied.undo(&mut no_hook).unwrap();
+        assert_eq!(Snapshot::take().unwrap().sysctl(switch), 0, "still our value");
+
+        let (_tun, applied) = capture(&planned(&Request::default()), net.journal());
+        set(switch, "0");
+        applied.undo(&mut no_hook).unwrap();
+        assert_eq!(Snapshot::take().unwrap().sysctl(switch), 0, "not our value any more");
+    });
+}
+
+fn a_torn_journal_is_applied_as_far_as_it_goes() {
+    let net = Net::new();
+    net.host.run(|| {
+        let before = Snapshot::take().unwrap();
+        let (tun, applied) = capture(&planned(&Request::default()), net.journal());
+        drop((applied, tun));
+        let whole = std::fs::read(net.journal()).unwrap();
+        std::fs::write(net.journal(), &whole[..whole.len() * 2 / 3]).unwrap();
+        let recovered = recover(&net.journal()).unwrap();
+        assert!(recovered.undone > 0 && recovered.by_tag > 0, "{recovered:?}");
+        assert_eq!(before.diff(&Snapshot::take().unwrap()), [""; 0]);
+    });
+}
+
+fn a_journal_of_another_namespace_is_left_alone() {
+    let (net, other) = (Net::new(), Net::new());
+    net.host.run(|| {
+        set("net/ipv4/conf/all/rp_filter", "1");
+        let (_tun, applied) = capture(&planned(&Request::default()), net.journal());
+        other.host.run(|| {
+            set("net/ipv4/conf/all/src_valid_mark", "1");
+            let recovered = recover(&net.journal()).unwrap();
+            assert_eq!((recovered.undone, recovered.journal), (0, JournalState::Elsewhere));
+            assert_eq!(Snapshot::take().unwrap().sysctl("net/ipv4/conf/all/src_valid_mark"), 1);
+        });
+        assert!(net.journal().exists());
+        applied.undo(&mut no_hook).unwrap();
+
+        let text = r#"{"journal":"oneway route","version":1,"boot":"another","netns":1,"pid":1}"#;
+        std::fs::write(net.journal(), format!("{text}\n")).unwrap();
+        assert_eq!(recover(&net.journal()).unwrap().journal, JournalState::OtherBoot);
+        assert!(!net.journal().exists());
+    });
+}
+
+fn includes_excludes_and_users() {
+    let net = Net::new();
+    net.host.run(|| {
+        let request = Request {
+            // An on-link network lies inside, and one is named itself.
+            include: ["192.0.0.0/16", "203.0.113.0/24", "198.51.100.0/24", "2001:db8::/32"]
+                .map(|n| n.parse().unwrap())
+                .into(),
+            exclude: ["203.0.113.64/26", "2001:db8:ffff:1::/64"].map(|n| n.parse().unwrap()).into(),
+            exclude_uids: vec![4242],
+            ..Request::default()
+        };
+        let plan = planned(&request);
+        let (_tun, _applied) = capture(&plan, net.journal());
+        let way = |dst: &str| query(&RouteQuery::to(dst.parse().unwrap())).unwrap().oif_name;
+        let tun = plan.tun_name.as_str();
+        assert_eq!(way("203.0.113.9"), tun);
+        assert_eq!(way("203.0.113.65"), "eth0", "excluded");
+        assert_eq!(way("192.0.99.1"), tun);
+        assert_eq!(way("192.0.2.77"), "eth0", "on-link, inside an include");
+        assert_eq!(way("198.51.100.77"), tun, "on-link, but included itself");
+        assert_eq!(way("8.8.8.8"), "eth0", "not included");
+        assert_eq!(way(FAR6), tun);
+        assert_eq!(way("2001:db8:ffff:1::1"), "eth0");
+        assert_eq!(way("2001:db8:a::77"), "eth0");
+        for far in [FAR4, FAR6] {
+            let user = RouteQuery { uid: Some(4242), ..RouteQuery::to(far.parse().unwrap()) };
+            assert_eq!(query(&user).unwrap().oif_name, "eth0", "excluded user");
+            let user = RouteQuery { uid: Some(4243), ..user };
+            assert_eq!(query(&user).unwrap().oif_name, tun);
+        }
+        let multicast = query(&RouteQuery::to("224.0.0.251".parse().unwrap())).unwrap();
+        assert_eq!((multicast.oif_name.as_str(), multicast.kind), ("eth0", RouteKind::Multicast));
+    });
+}
+
+/// K10: what is there already is no error.
+fn the_same_plan_twice_is_harmless() {
+    let net = Net::new();
+    net.host.run(|| {
+        let before = Snapshot::take().unwrap();
+        let plan = planned(&Request { exclude_uids: vec![7], ..Request::default() });
+        let (tun, applied) = capture(&plan, net.journal());
+        let once = Snapshot::take().unwrap();
+        drop(applied);
+        std::fs::remove_file(net.journal()).unwrap();
+        let journal = Journal::create(&net.journal()).unwrap();
+        let again = apply(plan.clone(), journal, &mut no_hook).unwrap();
+        let again = again.verify(&[], &mut no_hook).unwrap().capture(&[], &mut no_hook).unwrap();
+        assert_eq!(once.diff(&Snapshot::take().unwrap()), [""; 0]);
+        again.undo(&mut no_hook).unwrap();
+        drop(tun);
+        assert_eq!(before.diff(&Snapshot::take().unwrap()), [""; 0]);
+        let _ = Tun::open(&plan.tun_name);
+    });
+}
+
+/// What the usual tools print. They are asked, never used to change anything.
+#[allow(clippy::disallowed_methods, reason = "comparing with what other programs see")]
+fn printed() -> Vec<String> {
+    let commands: [&[&str]; 9] = [
+        &["ip", "rule"],
+        &["ip", "-6", "rule"],
+        &["ip", "route", "show", "table", "all"],
+        &["ip", "-6", "route", "show", "table", "all"],
+        &["ip", "address"],
+        &["ip", "-d", "link"],
+        &["nft", "list", "ruleset"],
+        &["sysctl", "-e", "-a", "--pattern", "rp_filter|src_valid_mark|forward|disable_ipv6"],
+        &["ip", "nexthop"],
+    ];
+    let run = |c: &&[&str]| {
+        let out =
+            std::process::Command::new(c[0]).args(&c[1..]).output().unwrap_or_else(|e| panic!("{c:?}: {e}"));
+        assert!(out.status.success(), "{c:?}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    };
+    commands.iter().map(run).collect()
+}
+
+fn printed_state_is_equal_byte_for_byte() {
+    let net = Net::new();
+    net.host.run(|| {
+        set("net/ipv4/conf/all/rp_filter", "1");
+        let before = printed();
+        let (tun, applied) = capture(&planned(&Request::default()), net.journal());
+        assert_ne!(before, printed());
+        applied.undo(&mut no_hook).unwrap();
+        drop(tun);
+        assert_eq!(before, printed());
+    });
+}
+
+/// The words of the plan are those that `nft` has for what was made.
+#[allow(clippy::disallowed_methods, reason = "comparing with what other programs see")]
+fn nft_prints_what_the_plan_prints() {
+    for request in requests() {
+        let net = Net::new();
+        net.host.run(|| {
+            let _server = std::net::TcpListener::bind("[::]:4433").unwrap();
+            let _private = std::net::TcpListener::bind("127.0.0.1:4434").unwrap();
+            let plan = planned(&request);
+            assert!(plan.text().contains("tcp sport 4433 ") && !plan.text().contains("4434"));
+            let (_tun, _applied) = capture(&plan, net.journal());
+            let out = std::process::Command::new("nft").args(["list", "ruleset"]).output().unwrap();
+            let listed = String::from_utf8(out.stdout).unwrap();
+            let words = |text: &str| {
+                let lines = text.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" "));
+                lines.filter(|l| !l.is_empty() && !l.starts_with("comment")).collect::<Vec<_>>()
+            };
+            let ours = plan.text();
+            let start = ours.find("nft table inet").unwrap() + "nft ".len();
+            let end = start + ours[start..].find("\n    undo:").unwrap();
+            assert_eq!(words(&listed), words(&ours[start..end]), "{listed}");
+        });
+    }
+}
