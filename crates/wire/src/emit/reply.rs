@@ -61,11 +61,14 @@ pub fn icmp_echo_reply(packet: &IpView<'_>) -> Option<Vec<u8>> {
     ip_header(&mut reply, &header, request.len()).ok()?;
     let at = reply.len();
     reply.extend_from_slice(request);
-    // Type and code are one word of the checksum, and the addresses only change places.
-    let old = u16::from_be_bytes([request[0], request[1]]);
-    let new = u16::from_be_bytes([kind, 0]);
-    let ck = checksum::update16(icmp.checksum(), old, new);
-    reply[at..at + 4].copy_from_slice(&[kind, 0, (ck >> 8) as u8, ck as u8]);
+    reply[at..at + 4].copy_from_slice(&[kind, 0, 0, 0]);
+    // From nothing: a reply of zeros alone is where an update goes wrong, as zero is then the sum and not 0xffff.
+    let message = &reply[at..];
+    let ck = match packet.version() {
+        Version::V4 => !checksum::sum(message),
+        Version::V6 => checksum::transport(dst, src, protocol, message),
+    };
+    reply[at + 2..at + 4].copy_from_slice(&ck.to_be_bytes());
     Some(reply)
 }
 

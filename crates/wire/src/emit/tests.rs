@@ -269,6 +269,10 @@ fn echo_replies() {
         let udp = syn(v6, Flags::SYN, &[]);
         assert_eq!(icmp_echo_reply(&IpView::parse(&udp).unwrap()), None);
     }
+    // Nothing but zeros in the reply (found by fuzzing).
+    let mut zeros = echo(false, &[0; 4]);
+    zeros[22..28].copy_from_slice(&[0xf7, 0xff, 0, 0, 0, 0]);
+    checked(&icmp_echo_reply(&IpView::parse(&zeros).unwrap()).unwrap());
     let mut many = echo(false, b"data");
     many[16] = 224;
     assert_eq!(icmp_echo_reply(&IpView::parse(&many).unwrap()), None);
