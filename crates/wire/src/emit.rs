@@ -92,14 +92,14 @@ impl IpHeader {
         if self.dst.is_ipv4() { IPV4_HEADER_LEN } else { IPV6_HEADER_LEN }
     }
 
-    /// Writes the header in front of `payload_len` bytes into the first [`IpHeader::len`] bytes of `buf` and
+    /// Writes the header in front of `payload_len` bytes into the first [`IpHeader::header_len`] bytes of `buf` and
     /// returns that length.
     ///
     /// # Errors
     /// [`EmitError::Family`], [`EmitError::TooLong`].
     ///
     /// # Panics
-    /// When `buf` is shorter than [`IpHeader::len`].
+    /// When `buf` is shorter than [`IpHeader::header_len`].
     pub fn write(&self, buf: &mut [u8], payload_len: usize) -> Result<usize, EmitError> {
         let too_long = EmitError::TooLong { payload: payload_len };
         match (self.src, self.dst) {
