@@ -9,12 +9,14 @@ pub(crate) mod link;
 pub(crate) mod netlink;
 pub mod nft;
 pub(crate) mod ns;
+pub(crate) mod packet_socket;
 pub mod pattern;
 pub mod program;
 pub(crate) mod route;
 pub mod servers;
 pub mod snapshot;
 pub mod topology;
+pub(crate) mod trouble;
 
 pub use enter::{Entered, enter, entered};
 pub use error::LabError;

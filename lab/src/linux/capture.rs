@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFd, PollFlags};
-use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
+use socket2::{Socket, Type};
 
 use crate::error::LabError;
 use crate::ns::NetNs;
+use crate::packet_socket::packet_socket;
 
 /// Which way a packet went, seen from the machine that records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -164,7 +165,12 @@ impl Recorder {
         let what = device.map_or_else(|| "every device".to_owned(), |name| format!("\"{name}\""));
         let index = device.map(|name| namespace.link_index(name)).transpose()?;
         let fail = |source| LabError::Capture { device: what.clone(), source };
-        let socket = namespace.run(|| open(index.unwrap_or(0)))?.map_err(fail)?;
+        let open = || {
+            let socket = packet_socket(Type::DGRAM, index.unwrap_or(0))?;
+            force_receive_buffer(&socket)?;
+            Ok(socket)
+        };
+        let socket = namespace.run(open)?.map_err(fail)?;
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| fail(error.into()))?;
         let shared = Arc::new(Shared {
             namespace: namespace.clone(),
@@ -338,26 +344,6 @@ impl Shared {
         let name = state.names.get(&index).cloned().unwrap_or_else(|| format!("#{index}"));
         (name != "lo" || self.what == "\"lo\"").then_some(name)
     }
-}
-
-fn open(index: u32) -> io::Result<Socket> {
-    let every = (libc::ETH_P_ALL as u16).to_be();
-    // Protocol 0: nothing is received before the socket is bound to the device.
-    let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(0)))?;
-    socket.set_nonblocking(true)?;
-    force_receive_buffer(&socket)?;
-    let mut storage = SockAddrStorage::zeroed();
-    let length = mem::size_of::<libc::sockaddr_ll>();
-    // SAFETY: `sockaddr_ll` is a socket address type, as `view_as` demands, no larger than the storage; all bits zero,
-    // it is valid.
-    let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };
-    address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = every;
-    address.sll_ifindex = index.cast_signed();
-    // SAFETY: the storage holds an initialised `sockaddr_ll`, and `length` is its size.
-    let address = unsafe { SockAddr::new(storage, length as libc::socklen_t) };
-    socket.bind(&address)?;
-    Ok(socket)
 }
 
 /// `SO_RCVBUFFORCE` goes beyond `net.core.rmem_max`, and a namespace's root may use it. Where it may not, an older

@@ -6,6 +6,7 @@ mod ping;
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -189,6 +190,8 @@ impl Client {
     /// [`LabError::Client`] when there can be no socket.
     pub fn udp(&self, to: SocketAddr, data: &[u8], timeout: Duration) -> Result<Exchange, LabError> {
         let socket = self.socket(to, Type::DGRAM, Protocol::UDP)?;
+        report_all_errors(&socket, to.is_ipv4())
+            .map_err(|source| fail(format!("prepare a socket for {to}"), source))?;
         let begin = Instant::now();
         let end = |outcome, from, data| Exchange { outcome, took: begin.elapsed(), from, data };
         if let Err(error) = socket.connect(&to.into()) {
@@ -236,6 +239,19 @@ impl Client {
                 Ok(socket)
             })?
             .map_err(|source| fail(format!("make a socket for {to}"), source))
+    }
+}
+
+/// `IP_RECVERR`: without it a datagram socket hears of closed ports only, not of unreachable hosts and networks.
+fn report_all_errors(socket: &Socket, ipv4: bool) -> io::Result<()> {
+    let (level, option) =
+        if ipv4 { (libc::IPPROTO_IP, libc::IP_RECVERR) } else { (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) };
+    let on: libc::c_int = 1;
+    let length = size_of_val(&on) as libc::socklen_t;
+    // SAFETY: the value is a `c_int` that lives throughout the call, and `length` is its size.
+    match unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), length) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

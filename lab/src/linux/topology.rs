@@ -21,6 +21,7 @@ use crate::error::LabError;
 use crate::ns::NetNs;
 use crate::route::Route;
 use crate::servers::{DnsServer, HttpProxy, HttpProxyOptions, Origin, SocksOptions, SocksServer, Zone};
+use crate::trouble::{self, Fate, Trouble};
 
 /// An IPv4 and an IPv6 address of the same thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,13 +103,15 @@ pub mod address {
     /// Owned by the far side for tests to start servers on; nothing listens there.
     pub const SPARE: Pair = pair([203, 0, 113, 9], [0x2001, 0xdb8, 0x100, 0], 9);
 
+    /// From here come the errors below.
+    pub const TROUBLE_ROUTER: Pair = pair([203, 0, 113, 193], [0x2001, 0xdb8, 0x200, 0], 0xff);
     /// In a network whose packets vanish.
     pub const BLACK_HOLE: Pair = pair([203, 0, 113, 200], [0x2001, 0xdb8, 0x200, 0], 1);
-    /// In a network for which the router answers ICMP host unreachable; over IPv6 it answers no route.
+    /// In a network for which the router answers ICMP host unreachable; over IPv6, address unreachable.
     pub const HOST_UNREACHABLE: Pair = pair([203, 0, 113, 209], [0x2001, 0xdb8, 0x201, 0], 1);
     /// In a network for which the router answers administratively prohibited.
     pub const PROHIBITED: Pair = pair([203, 0, 113, 225], [0x2001, 0xdb8, 0x202, 0], 1);
-    /// In a network to which the router has no route: ICMP net unreachable, or no route.
+    /// In a network for which the router answers ICMP net unreachable; over IPv6, no route.
     pub const NET_UNREACHABLE: Pair = pair([203, 0, 113, 241], [0x2001, 0xdb8, 0x203, 0], 1);
 }
 
@@ -232,17 +235,29 @@ fn trouble_nets() -> [IpNet; 2] {
     [net4(Ipv4Addr::new(203, 0, 113, 192), 26), net6(address::BLACK_HOLE.v6, 46)]
 }
 
-/// The routes by which a router makes trouble. For [`address::NET_UNREACHABLE`] there is none.
-fn trouble_routes() -> [Route; 6] {
-    let (hole, dead, no) = (address::BLACK_HOLE, address::HOST_UNREACHABLE, address::PROHIBITED);
-    [
-        Route::blackhole(net4(hole.v4, 28)),
-        Route::blackhole(net6(hole.v6, 64)),
-        Route::unreachable(net4(dead.v4, 28)),
-        Route::unreachable(net6(dead.v6, 64)),
-        Route::prohibit(net4(no.v4, 28)),
-        Route::prohibit(net6(no.v6, 64)),
-    ]
+/// Gives a router the networks in which things go wrong.
+fn make_trouble(router: &NetNs) -> Result<Trouble, LabError> {
+    let source = (address::TROUBLE_ROUTER.v4, address::TROUBLE_ROUTER.v6);
+    let trouble = Trouble::start(router, source, fate)?;
+    trouble_nets().into_iter().try_for_each(|net| router.add_route(&Route::to(net).dev(trouble::DEVICE)))?;
+    Ok(trouble)
+}
+
+fn fate(destination: IpAddr) -> Fate {
+    let among = |pair: Pair| {
+        let [v4, v6] = [net4(pair.v4, 28), net6(pair.v6, 64)];
+        v4.contains(&destination) || v6.contains(&destination)
+    };
+    // RFC 792 and RFC 1812, 5.2.7.1; RFC 4443, 3.1.
+    if among(address::HOST_UNREACHABLE) {
+        Fate::Unreachable(1, 3)
+    } else if among(address::PROHIBITED) {
+        Fate::Unreachable(13, 1)
+    } else if among(address::NET_UNREACHABLE) {
+        Fate::Unreachable(0, 0)
+    } else {
+        Fate::Vanish
+    }
 }
 
 /// An empty namespace with `lo` up and everything off that sends packets by itself or differs between machines.

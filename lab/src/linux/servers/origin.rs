@@ -38,7 +38,7 @@ pub mod port {
     pub const SILENT: u16 = 1005;
     /// TCP: sends `bye\n` and FIN at once, then reads until FIN.
     pub const FIN_FIRST: u16 = 1006;
-    /// TCP: resets the connection at once.
+    /// TCP: resets the connection at once; without a proxy between, `connect` itself may report it.
     pub const RESET_AT_ONCE: u16 = 1007;
     /// TCP and UDP: answers with the client's address, as text.
     pub const CLIENT: u16 = 1010;

@@ -3,14 +3,15 @@
 use std::net::IpAddr;
 
 use super::{
-    OWNED, Pair, Servers, address, default_route, forward, join, machine, net4, net6, route, router,
-    servers_nets, trouble_nets, trouble_routes, unlimited_icmp,
+    OWNED, Pair, Servers, address, default_route, forward, join, machine, make_trouble, net4, net6, route,
+    router, servers_nets, trouble_nets, unlimited_icmp,
 };
 use crate::error::LabError;
 use crate::nft;
 use crate::ns::NetNs;
 use crate::route::{Route, Rule};
 use crate::servers::{DnsServer, HttpProxy, Origin, SocksServer};
+use crate::trouble::Trouble;
 
 /// Device of the first uplink.
 const UP1: &str = "up1";
@@ -45,6 +46,7 @@ pub struct Standard {
     pub r2: NetNs,
     /// The far side. Devices: `r1`, `r2`; the servers' addresses are on `lo`.
     pub net: NetNs,
+    _trouble: [Trouble; 2],
 }
 
 impl Standard {
@@ -76,7 +78,6 @@ impl Standard {
         {
             route(router, servers_nets(), wan, None)?;
             route(router, bridge_nets, host_side, None)?;
-            trouble_routes().iter().try_for_each(|trouble| router.add_route(trouble))?;
         }
         route(&net, nets(address::HOST_UP1), address::R1_WAN, None)?;
         route(&net, nets(address::HOST_UP2), address::R2_WAN, None)?;
@@ -84,8 +85,13 @@ impl Standard {
         route(&net, bridge_nets, address::R2_WAN, Some(METRICS.1))?;
         route(&net, trouble_nets(), address::R1_WAN, None)?;
 
+        // Towards the addresses that the far side has on the other router's link.
+        route(&r1, nets_of(address::R2_WAN, 30), address::NET_R1, None)?;
+        route(&r2, nets_of(address::R1_WAN, 30), address::NET_R2, None)?;
+
+        let trouble = [make_trouble(&r1)?, make_trouble(&r2)?];
         let Servers { origin, dns, socks, http_proxy } = Servers::start(&net)?;
-        Ok(Self { origin, dns, socks, http_proxy, host, container, r1, r2, net })
+        Ok(Self { origin, dns, socks, http_proxy, host, container, r1, r2, net, _trouble: trouble })
     }
 
     /// Sets the uplink `device` up again after [`NetNs::down`], with its addresses and default routes, as a network
@@ -180,8 +186,7 @@ pub struct Simple {
     pub host: NetNs,
     /// The far side, which is also the router. Device: `host`; the servers' addresses are on `lo`.
     pub net: NetNs,
-    /// Where packets vanish: behind the device `void` of `net`.
-    pub void: NetNs,
+    _trouble: Trouble,
 }
 
 impl Simple {
@@ -193,10 +198,9 @@ impl Simple {
         join((&host, UP1, address::HOST_UP1), (&net, "host", address::R1_LAN), (26, 64))?;
         own(&net)?;
         default_route(&host, address::R1_LAN, METRICS.0)?;
-        let void = add_void(&net)?;
-        trouble_routes().iter().skip(2).try_for_each(|trouble| net.add_route(trouble))?;
+        let trouble = make_trouble(&net)?;
         let Servers { origin, dns, socks, http_proxy } = Servers::start(&net)?;
-        Ok(Self { origin, dns, socks, http_proxy, host, net, void })
+        Ok(Self { origin, dns, socks, http_proxy, host, net, _trouble: trouble })
     }
 
     /// Sets strict reverse path filtering on the captured machine, on all its devices.
@@ -228,6 +232,7 @@ fn nets(pair: Pair) -> [ipnet::IpNet; 2] {
     nets_of(pair, 26)
 }
 
+/// The networks of an address: of this length, and /64.
 fn nets_of(pair: Pair, v4: u8) -> [ipnet::IpNet; 2] {
     [net4(pair.v4, v4).trunc(), net6(pair.v6, 64).trunc()]
 }
@@ -238,20 +243,6 @@ fn own(net: &NetNs) -> Result<(), LabError> {
         net.add_address("lo", net6(pair.v6, 128))?;
     }
     Ok(())
-}
-
-/// A neighbour that never answers. A route of type blackhole would do for packets that are forwarded, but the servers
-/// here send from the same namespace, and their `connect` would fail with EINVAL instead of hanging.
-fn add_void(net: &NetNs) -> Result<NetNs, LabError> {
-    let void = machine("void")?;
-    net.veth("void", &void, "net")?;
-    void.up("net")?;
-    net.set_noarp("void")?;
-    net.up("void")?;
-    for hole in nets_of(address::BLACK_HOLE, 28) {
-        net.add_route(&Route::to(hole).dev("void"))?;
-    }
-    Ok(void)
 }
 
 fn add_container(host: &NetNs, container: &NetNs) -> Result<(), LabError> {
