@@ -1,5 +1,6 @@
 //! TCP through each outbound, against servers on loopback.
 #![allow(clippy::disallowed_methods, reason = "the servers of the test are not ours to protect")]
+#![allow(clippy::unwrap_used, reason = "what fails ends the test")]
 
 mod server;
 

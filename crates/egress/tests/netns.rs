@@ -1,0 +1,466 @@
+//! Sockets in network namespaces that are set up as a capture sets up the host: a rule sends unmarked packets
+//! into a device, and whatever arrives there has looped.
+#![allow(clippy::disallowed_methods, reason = "the programs around oneway are not protected")]
+#![allow(clippy::unwrap_used, reason = "what fails ends the test")]
+
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use oneway_egress::{
+    Egress, EgressError, Finding, ForbiddenReason, IcmpErrorKind, IcmpKind, KernelRoutes, Protect, Strategy,
+    Uplink, choose, next_error, recv_error,
+};
+use oneway_lab::capture::Recorder;
+use oneway_lab::harness::{Harness, TestResult};
+use oneway_lab::{NetNs, Route, Rule};
+use oneway_route::{Family, IfIndex, Mark};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+const BIT: Mark = Mark(0x0100_0000);
+const TABLE: u32 = 4242;
+const PATIENCE: Duration = Duration::from_secs(5);
+
+const ORIGIN_V4: &str = "203.0.113.80";
+const ORIGIN_V6: &str = "2001:db8:80::80";
+const HOST_V4: &str = "192.0.2.2";
+const HOST_V6: &str = "2001:db8:1::2";
+
+/// A captured host, the network beyond its uplink `eth0`, and what is behind the capture's device `oneway0`.
+/// `eth1` leads to a network without a router.
+struct Lab {
+    host: NetNs,
+    world: NetNs,
+    trap: Recorder,
+    _behind: NetNs,
+}
+
+impl Lab {
+    fn new() -> Result<Self, Box<dyn std::error::Error>> {
+        let (host, world, behind) = (NetNs::new("host")?, NetNs::new("world")?, NetNs::new("behind")?);
+        host.veth("eth0", &world, "host0")?;
+        host.veth("eth1", &world, "host1")?;
+        host.veth("oneway0", &behind, "trap0")?;
+        for (namespace, device, addresses) in [
+            (&host, "lo", vec![]),
+            (&host, "eth0", vec!["192.0.2.2/24", "2001:db8:1::2/64"]),
+            (&host, "eth1", vec!["198.51.100.2/24"]),
+            (&host, "oneway0", vec!["10.99.0.1/24", "fd99::1/64"]),
+            (&world, "lo", vec!["203.0.113.80/32", "2001:db8:80::80/128"]),
+            (&world, "host0", vec!["192.0.2.1/24", "2001:db8:1::1/64"]),
+            (&world, "host1", vec!["198.51.100.1/24"]),
+            (&behind, "trap0", vec![]),
+        ] {
+            namespace.up(device)?;
+            for address in addresses {
+                namespace.add_address(device, address.parse()?)?;
+            }
+        }
+        // A TUN asks nobody for link addresses.
+        host.set_noarp("oneway0")?;
+        host.add_route(&Route::default_by("192.0.2.1".parse()?).dev("eth0"))?;
+        host.add_route(&Route::default_by("2001:db8:1::1".parse()?).dev("eth0"))?;
+        for (ipv6, all) in [(false, "0.0.0.0/0"), (true, "::/0")] {
+            host.add_route(&Route::to(all.parse()?).dev("oneway0").table(TABLE))?;
+            let mark = Some((0, BIT.0));
+            host.add_rule(&Rule { ipv6, priority: 9000, from: None, to: None, mark, table: TABLE })?;
+        }
+        let trap = Recorder::start(&behind, None)?;
+        Ok(Self { host, world, trap, _behind: behind })
+    }
+
+    /// Runs `work` on the host.
+    fn on_host<T: Send, F: Future<Output = T>>(&self, work: impl FnOnce() -> F + Send) -> T {
+        let run = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async { timeout(PATIENCE * 4, work()).await.expect("the test to end") })
+        };
+        self.host.run(run).unwrap()
+    }
+
+    /// Answers each connection to this address in `namespace` with a greeting.
+    fn greeter(&self, namespace: &NetNs, at: &str) -> SocketAddr {
+        let at: IpAddr = at.parse().unwrap();
+        let listener = namespace.run(|| TcpListener::bind((at, 0)).unwrap()).unwrap();
+        let addr = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            while let Ok((mut stream, _)) = listener.accept() {
+                let _ = std::io::Write::write_all(&mut stream, b"hello");
+            }
+        });
+        addr
+    }
+
+    fn index(&self, device: &str) -> IfIndex {
+        IfIndex(self.host.link_index(device).unwrap())
+    }
+
+    fn bind_to(&self, device: &str) -> Strategy {
+        Strategy::Bind { index: self.index(device), name: device.to_owned() }
+    }
+
+    fn uplink(&self, device: &str, pinned: bool) -> Uplink {
+        Uplink { index: self.index(device), name: device.to_owned(), pinned }
+    }
+
+    /// Nothing that a program sends has come out of the capture's device.
+    fn assert_no_loop(&self) -> TestResult {
+        let looped = self.trap.matching(|packet| packet.is_traffic())?;
+        if looped.is_empty() { Ok(()) } else { Err(format!("looped: {looped:?}").into()) }
+    }
+}
+
+async fn greeted(egress: &Egress, at: SocketAddr) {
+    let mut stream = timeout(PATIENCE, egress.connect_tcp(at)).await.expect("an answer").unwrap();
+    let mut greeting = [0; 5];
+    stream.read_exact(&mut greeting).await.unwrap();
+    assert_eq!(&greeting, b"hello", "{at}");
+    assert!(stream.nodelay().unwrap());
+}
+
+fn ips(texts: &[&str]) -> Vec<IpAddr> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+fn no_capabilities() {
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::set_capabilities(None, none).unwrap();
+}
+
+/// The trap works: what is not protected falls into it.
+fn unprotected_sockets_are_captured() -> TestResult {
+    let lab = Lab::new()?;
+    let origin = lab.greeter(&lab.world, ORIGIN_V4);
+    lab.on_host(|| async {
+        assert!(timeout(Duration::from_millis(200), TcpStream::connect(origin)).await.is_err());
+    });
+    lab.trap.wait_for(PATIENCE, "the captured SYN", |packet| packet.is_syn())?;
+    Ok(())
+}
+
+fn marked_sockets_leave_by_the_uplink() -> TestResult {
+    let lab = Lab::new()?;
+    let origins = [lab.greeter(&lab.world, ORIGIN_V4), lab.greeter(&lab.world, ORIGIN_V6)];
+    let local = lab.greeter(&lab.host, "127.0.0.1");
+    let own = lab.greeter(&lab.host, HOST_V6);
+    let seen = Recorder::start(&lab.world, None)?;
+    lab.on_host(|| async {
+        let egress = Egress::new(Strategy::Mark(BIT), Vec::new()).unwrap();
+        for origin in origins.into_iter().chain([local, own]) {
+            greeted(&egress, origin).await;
+        }
+        let mapped = SocketAddr::new("::ffff:203.0.113.80".parse().unwrap(), origins[0].port());
+        greeted(&egress, mapped).await;
+        for (family, origin) in [(Family::V4, ORIGIN_V4), (Family::V6, ORIGIN_V6)] {
+            let socket = egress.udp(family).unwrap();
+            let dst = SocketAddr::new(origin.parse().unwrap(), 9);
+            egress.check_datagram(dst).unwrap();
+            socket.send_to(b"x", dst).await.unwrap();
+            let error = timeout(PATIENCE, next_error(&socket)).await.expect("an error").unwrap();
+            assert_eq!((error.dst, error.kind), (dst, IcmpErrorKind::Port));
+            assert_eq!(error.payload_prefix(), b"x");
+            assert!(recv_error(&socket).unwrap().is_none());
+        }
+        assert_eq!((egress.counters().made, egress.counters().refused), (7, 0));
+    });
+    assert_eq!(seen.count(|packet| packet.is_udp() && packet.ports.1 == 9)?, 2);
+    lab.assert_no_loop()
+}
+
+fn bound_sockets_leave_by_the_uplink_only() -> TestResult {
+    let lab = Lab::new()?;
+    let origins = [lab.greeter(&lab.world, ORIGIN_V4), lab.greeter(&lab.world, ORIGIN_V6)];
+    let near =
+        [lab.greeter(&lab.host, "127.0.0.1"), lab.greeter(&lab.host, "::1"), lab.greeter(&lab.host, HOST_V4)];
+    let other = lab.greeter(&lab.host, "198.51.100.2");
+    let seen = Recorder::start(&lab.world, None)?;
+    let (eth0, eth1) = (lab.bind_to("eth0"), lab.bind_to("eth1"));
+    lab.on_host(|| async {
+        let egress = Egress::new(eth0, Vec::new()).unwrap();
+        // K1: a bound socket would put what is for this host on the wire.
+        for at in origins.into_iter().chain(near).chain([other]) {
+            greeted(&egress, at).await;
+        }
+        let on_link: SocketAddr = "192.0.2.1:9".parse().unwrap();
+        egress.check_datagram(on_link).unwrap();
+        egress.udp(Family::V4).unwrap().send_to(b"x", on_link).await.unwrap();
+        let refused = egress.check_datagram(near[0]).unwrap_err();
+        assert!(matches!(refused, EgressError::NoRoute { .. }), "{refused}");
+        let relay = egress.udp_for(near[0]).unwrap();
+        relay.send_to(b"x", near[0]).await.unwrap();
+        let error = timeout(PATIENCE, next_error(&relay)).await.expect("an error").unwrap();
+        assert_eq!(error.kind, IcmpErrorKind::Port);
+
+        // K2: a device without a route would ask for the destination by ARP.
+        egress.set_strategy(eth1).unwrap();
+        let begin = Instant::now();
+        for far in origins {
+            let error = egress.connect_tcp(far).await.unwrap_err();
+            assert!(matches!(error, EgressError::NoRoute { .. }), "{error}");
+            assert!(matches!(egress.udp_for(far), Err(EgressError::NoRoute { .. })));
+            assert!(matches!(egress.check_datagram(far), Err(EgressError::NoRoute { .. })));
+        }
+        assert!(begin.elapsed() < Duration::from_secs(1));
+        greeted(&egress, near[0]).await;
+        egress.check_datagram("198.51.100.1:9".parse().unwrap()).unwrap();
+    });
+    let loopback = seen.count(|packet| packet.src.is_loopback() || packet.dst.is_loopback())?;
+    assert_eq!(loopback, 0, "loopback was seen on the wire");
+    assert_eq!(seen.count(|packet| packet.device == "host1" && packet.is_traffic())?, 0);
+    lab.assert_no_loop()
+}
+
+fn a_device_made_anew_is_refused() -> TestResult {
+    let lab = Lab::new()?;
+    let origin = lab.greeter(&lab.world, ORIGIN_V4);
+    let stale = Strategy::Bind { index: lab.index("eth1"), name: "eth0".to_owned() };
+    let gone = Strategy::Bind { index: IfIndex(4000), name: "eth9".to_owned() };
+    lab.on_host(|| async {
+        let egress = Egress::new(stale, Vec::new()).unwrap();
+        let error = egress.udp(Family::V4).unwrap_err();
+        assert!(matches!(error, EgressError::Protect { .. }), "{error}");
+        egress.set_strategy(gone).unwrap();
+        assert!(matches!(egress.udp(Family::V6), Err(EgressError::Protect { .. })));
+        assert!(egress.connect_tcp(origin).await.is_err());
+        assert_eq!((egress.counters().made, egress.counters().refused), (0, 3));
+        assert!(Egress::new(Strategy::Mark(Mark(0)), Vec::new()).is_err());
+    });
+    lab.assert_no_loop()
+}
+
+fn guarded_destinations_get_no_socket() -> TestResult {
+    let lab = Lab::new()?;
+    let own = lab.greeter(&lab.host, HOST_V4);
+    let origin = lab.greeter(&lab.world, ORIGIN_V4);
+    lab.on_host(|| async {
+        let egress = Egress::new(Strategy::Mark(BIT), vec!["10.99.0.0/24".parse().unwrap()]).unwrap();
+        for dst in
+            ["10.99.0.2:80", "[::ffff:10.99.0.1]:80", "0.0.0.0:80", "[::]:80", "224.0.0.1:80", "[ff02::1]:80"]
+        {
+            let error = egress.connect_tcp(dst.parse().unwrap()).await.unwrap_err();
+            assert!(matches!(error, EgressError::Forbidden { .. }), "{dst}: {error}");
+        }
+        egress.set_listeners(vec![SocketAddr::new("0.0.0.0".parse().unwrap(), own.port())]);
+        let error = egress.connect_tcp(own).await.unwrap_err();
+        assert!(
+            matches!(error, EgressError::Forbidden { reason: ForbiddenReason::OwnListener, .. }),
+            "{error}"
+        );
+        egress.check_addr(SocketAddr::new(origin.ip(), own.port())).unwrap();
+        egress.set_listeners(Vec::new());
+        egress.set_forbidden(vec!["203.0.113.0/24".parse().unwrap()]);
+        greeted(&egress, own).await;
+        assert!(egress.connect_tcp(origin).await.is_err());
+        assert_eq!(egress.counters().refused, 8);
+    });
+    lab.assert_no_loop()
+}
+
+fn proofs_follow_the_kernel() -> TestResult {
+    let lab = Lab::new()?;
+    let tun = lab.index("oneway0");
+    let (eth0, eth1) = (lab.bind_to("eth0"), lab.bind_to("eth1"));
+    let all = ips(&[ORIGIN_V4, ORIGIN_V6, "127.0.0.1", HOST_V6]);
+    let prove = |strategy: Strategy, destinations: Vec<IpAddr>| {
+        lab.on_host(move || async move {
+            Egress::new(strategy, Vec::new()).unwrap().prove(&KernelRoutes, tun, &destinations)
+        })
+    };
+    for strategy in [Strategy::Mark(BIT), eth0, eth1] {
+        for verdict in prove(strategy.clone(), all.clone()) {
+            assert!(verdict.loop_free, "{strategy}: {verdict:?}");
+        }
+    }
+    let verdicts = prove(Strategy::Mark(BIT), all);
+    assert_eq!(verdicts[0].via.as_deref(), Some("eth0"));
+    assert_eq!((verdicts[0].family, verdicts[1].family), (Family::V4, Family::V6));
+    // A mark that the rule does not know.
+    for verdict in prove(Strategy::Mark(Mark(0x0200_0000)), ips(&[ORIGIN_V4, ORIGIN_V6])) {
+        assert_eq!(verdict.finding, Finding::Loops, "{verdict:?}");
+        assert_eq!(verdict.via.as_deref(), Some("oneway0"));
+    }
+    // K3: a mark alone does not keep the capture's own network out.
+    for verdict in prove(Strategy::Mark(BIT), ips(&["10.99.0.2", "fd99::2"])) {
+        assert_eq!(verdict.finding, Finding::Loops, "{verdict:?}");
+    }
+    let guarded = lab.on_host(|| async {
+        let own = vec!["10.99.0.0/24".parse().unwrap(), "fd99::/64".parse().unwrap()];
+        let egress = Egress::new(Strategy::Mark(BIT), own).unwrap();
+        egress.prove(&KernelRoutes, tun, &ips(&["10.99.0.2", "fd99::2", "::ffff:10.99.0.2"]))
+    });
+    assert!(guarded.iter().all(|verdict| verdict.loop_free), "{guarded:?}");
+    lab.assert_no_loop()
+}
+
+fn the_strongest_that_works_is_chosen() -> TestResult {
+    let lab = Lab::new()?;
+    let (free, pinned) = (lab.uplink("eth0", false), lab.uplink("eth1", true));
+    lab.on_host(|| async {
+        let strategy = |protect, uplink| choose(protect, BIT, uplink).map(|choice| choice.strategy);
+        assert_eq!(strategy(Protect::Auto, None).unwrap(), Strategy::Mark(BIT));
+        assert_eq!(strategy(Protect::Auto, Some(&free)).unwrap(), Strategy::Mark(BIT));
+        assert!(matches!(strategy(Protect::Auto, Some(&pinned)), Ok(Strategy::Bind { .. })));
+        assert!(matches!(strategy(Protect::Bind, Some(&free)), Ok(Strategy::Bind { .. })));
+        assert!(strategy(Protect::Bind, None).is_err());
+        for name in ["source-rule", "host-route", "netns"] {
+            let error = strategy(name.parse().unwrap(), Some(&free)).unwrap_err();
+            assert!(matches!(error, EgressError::Unsupported { .. }), "{error}");
+            assert!(error.to_string().contains(name), "{error}");
+        }
+        no_capabilities();
+        let choice = choose(Protect::Auto, BIT, Some(&free)).unwrap();
+        assert!(matches!(choice.strategy, Strategy::Bind { .. }));
+        assert!(choice.why.contains("SO_MARK"), "{}", choice.why);
+        for (protect, uplink) in [(Protect::Mark, Some(&free)), (Protect::Auto, None)] {
+            let error = strategy(protect, uplink).unwrap_err();
+            assert!(matches!(error, EgressError::Protect { .. }), "{error}");
+        }
+        let egress = Egress::new(Strategy::Mark(BIT), Vec::new()).unwrap();
+        assert!(matches!(egress.udp(Family::V4), Err(EgressError::Protect { .. })));
+        assert!(matches!(egress.icmp(Family::V4), Err(EgressError::Unsupported { .. })));
+    });
+    lab.assert_no_loop()
+}
+
+fn every_kind_of_socket_passes_its_test() -> TestResult {
+    let lab = Lab::new()?;
+    let eth0 = lab.bind_to("eth0");
+    lab.on_host(|| async {
+        for strategy in [Strategy::Mark(BIT), eth0] {
+            let tests = Egress::new(strategy, Vec::new()).unwrap().self_test();
+            assert_eq!(tests.len(), 6);
+            for test in tests {
+                test.result.unwrap_or_else(|error| panic!("{}: {error}", test.what));
+            }
+        }
+    });
+    Ok(())
+}
+
+/// An echo request; the kernel sets the checksum of a ping socket and of ICMPv6, not that of a raw ICMP socket.
+fn echo_request(family: Family) -> Vec<u8> {
+    match family {
+        // Identifier 0x1234, sequence 1, "ab": 0x0800 + 0x1234 + 0x0001 + 0x6162 = 0x7b97.
+        Family::V4 => vec![8, 0, 0x84, 0x68, 0x12, 0x34, 0, 1, b'a', b'b'],
+        Family::V6 => vec![128, 0, 0, 0, 0x12, 0x34, 0, 1, b'a', b'b'],
+    }
+}
+
+fn echo_is_answered() -> TestResult {
+    let lab = Lab::new()?;
+    for (range, kind) in [("1 0", IcmpKind::Raw), ("0 0", IcmpKind::Ping)] {
+        lab.host.set_sysctl("ipv4/ping_group_range", range)?;
+        lab.on_host(|| async {
+            let egress = Egress::new(Strategy::Mark(BIT), Vec::new()).unwrap();
+            for (family, origin) in [(Family::V4, ORIGIN_V4), (Family::V6, ORIGIN_V6)] {
+                let icmp = egress.icmp(family).unwrap();
+                assert_eq!(icmp.kind, kind);
+                let dst = SocketAddr::new(origin.parse().unwrap(), 0);
+                icmp.socket.send_to(&echo_request(family), dst).await.unwrap();
+                let mut buf = [0; 256];
+                loop {
+                    let received = timeout(PATIENCE, icmp.socket.recv_from(&mut buf)).await.expect("a reply");
+                    let (len, from) = received.unwrap();
+                    let header = if kind == IcmpKind::Raw && family == Family::V4 { 20 } else { 0 };
+                    let expected = if family == Family::V4 { 0 } else { 129 };
+                    // A raw socket sees neighbour discovery as well.
+                    if from.ip() == dst.ip() && buf[header] == expected {
+                        assert_eq!(&buf[header + 8..len], b"ab");
+                        break;
+                    }
+                }
+            }
+        });
+    }
+    lab.assert_no_loop()
+}
+
+fn errors_on_the_way_are_told_apart() -> TestResult {
+    let lab = Lab::new()?;
+    lab.world.set_sysctl("ipv4/ip_forward", "1")?;
+    for prohibited in
+        [Route::prohibit("203.0.113.1/32".parse()?), Route::unreachable("203.0.113.2/32".parse()?)]
+    {
+        lab.world.add_route(&prohibited)?;
+    }
+    lab.on_host(|| async {
+        let egress = Egress::new(Strategy::Mark(BIT), Vec::new()).unwrap();
+        let socket = egress.udp(Family::V4).unwrap();
+        for (dst, kind) in [
+            ("203.0.113.1:7", IcmpErrorKind::AdminProhibited),
+            ("203.0.113.2:7", IcmpErrorKind::Host),
+            ("203.0.113.80:7", IcmpErrorKind::Port),
+        ] {
+            let dst: SocketAddr = dst.parse().unwrap();
+            socket.send_to(&[7; 200], dst).await.unwrap();
+            let error = timeout(PATIENCE, next_error(&socket)).await.expect("an error").unwrap();
+            assert_eq!((error.dst, error.kind), (dst, kind));
+            assert_eq!(error.mtu, None);
+            assert!(error.offender.is_some());
+        }
+        // Beyond what UDP can say: the kernel refuses, and no error is queued for others to trip over.
+        let far: SocketAddr = "203.0.113.80:7".parse().unwrap();
+        assert!(socket.send_to(&[0; 65_535], far).await.is_err());
+        while recv_error(&socket).unwrap().is_some() {}
+    });
+    lab.assert_no_loop()
+}
+
+/// A connection to a free port of this host, from that very port, succeeds by simultaneous open.
+fn no_connection_is_made_to_itself() -> TestResult {
+    let lab = Lab::new()?;
+    lab.host.set_sysctl("ipv4/ip_local_port_range", "40000 40001")?;
+    lab.on_host(|| async {
+        let egress = Egress::new(Strategy::Mark(BIT), Vec::new()).unwrap();
+        for _ in 0..20 {
+            for port in [40000, 40001] {
+                let error =
+                    egress.connect_tcp(SocketAddr::new([127, 0, 0, 1].into(), port)).await.unwrap_err();
+                let EgressError::Connect(error) = error else { panic!("{error}") };
+                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+            }
+        }
+    });
+    Ok(())
+}
+
+fn sockets_keep_what_they_have() -> TestResult {
+    let lab = Lab::new()?;
+    let origin = lab.greeter(&lab.world, ORIGIN_V4);
+    let eth0 = lab.bind_to("eth0");
+    lab.on_host(|| async {
+        let egress = Egress::new(Strategy::Mark(BIT), Vec::new()).unwrap();
+        let mut stream = egress.connect_tcp(origin).await.unwrap();
+        egress.set_strategy(eth0.clone()).unwrap();
+        assert!(egress.set_strategy(Strategy::Mark(Mark(0))).is_err());
+        assert_eq!(*egress.strategy(), eth0);
+        stream.write_all(b"still here").await.unwrap();
+        greeted(&egress, origin).await;
+    });
+    lab.assert_no_loop()
+}
+
+fn main() -> ExitCode {
+    Harness::new()
+        .test("unprotected_sockets_are_captured", unprotected_sockets_are_captured)
+        .test("marked_sockets_leave_by_the_uplink", marked_sockets_leave_by_the_uplink)
+        .test("bound_sockets_leave_by_the_uplink_only", bound_sockets_leave_by_the_uplink_only)
+        .test("a_device_made_anew_is_refused", a_device_made_anew_is_refused)
+        .test("guarded_destinations_get_no_socket", guarded_destinations_get_no_socket)
+        .test("proofs_follow_the_kernel", proofs_follow_the_kernel)
+        .test("the_strongest_that_works_is_chosen", the_strongest_that_works_is_chosen)
+        .test("every_kind_of_socket_passes_its_test", every_kind_of_socket_passes_its_test)
+        .test("echo_is_answered", echo_is_answered)
+        .test("errors_on_the_way_are_told_apart", errors_on_the_way_are_told_apart)
+        .test("no_connection_is_made_to_itself", no_connection_is_made_to_itself)
+        .test("sockets_keep_what_they_have", sockets_keep_what_they_have)
+        .run()
+}
