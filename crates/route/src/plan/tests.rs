@@ -1,1 +1,269 @@
+//! Golden text against fake hosts. `UPDATE_GOLDEN=1 cargo test -p oneway-route` writes the files anew;
+//! read the difference before committing it.
 
+mod fake;
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::host::{NftSupport, NftTableId, Rule, RuleAction};
+use crate::id::Priority;
+use crate::query::RouteKind;
+use fake::{host, link, route};
+
+fn golden(name: &str, request: &Request, host: &Snapshot) -> Plan {
+    let plan = plan(request, host).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("src/plan/golden/{name}.txt"));
+    let text = plan.text();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&file, &text).unwrap();
+    }
+    let wanted = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    assert_eq!(text, wanted, "{name}");
+    let json = serde_json::to_string(&plan).unwrap();
+    assert_eq!(serde_json::from_str::<Plan>(&json).unwrap(), plan);
+    plan
+}
+
+fn nets<const N: usize>(texts: [&str; N]) -> Vec<IpNet> {
+    texts.map(|t| t.parse().unwrap()).into()
+}
+
+#[test]
+fn single_uplink() {
+    let plan = golden("single_uplink", &Request::default(), &host());
+    assert_eq!(plan.tun_name, "oneway0");
+    assert_eq!(plan.mark, Some(Mark(0x1000_0000)));
+    assert_eq!(plan.uplinks.v4.unwrap().address, Some("192.0.2.2".parse().unwrap()));
+    // The last steps capture, and nothing before them does.
+    let first = plan.steps.iter().position(|s| s.phase == Phase::Capture).unwrap();
+    assert!(plan.steps[first..].iter().all(|s| s.phase == Phase::Capture));
+}
+
+#[test]
+fn two_uplinks() {
+    let mut host = host();
+    fake::second_uplink(&mut host);
+    let best = golden("two_uplinks", &Request::default(), &host);
+    assert_eq!(best.uplinks.v4.unwrap().name, "eth0");
+    let request = Request { interface: Some("eth1".into()), protect: Protect::Bind, ..Request::default() };
+    let pinned = golden("two_uplinks_pinned", &request, &host);
+    assert_eq!(pinned.uplinks.v4.unwrap().name, "eth1");
+    let request = Request { interface: Some("eth7".into()), ..Request::default() };
+    assert_eq!(plan(&request, &host), Err(PlanError::NoInterface("eth7".into())));
+}
+
+#[test]
+fn ipv6_only() {
+    let mut host = host();
+    host.routes.retain(|r| r.family() == Family::V6);
+    host.addresses.retain(|a| Family::of_net(a.net) == Family::V6);
+    let plan = golden("ipv6_only", &Request::default(), &host);
+    assert_eq!(plan.uplinks.v4, None);
+    assert!(plan.notes.iter().any(|n| n.contains("IPv4 has no default route")));
+}
+
+#[test]
+fn no_ipv6() {
+    let mut host = host();
+    host.sysctls.remove("net/ipv6/conf/all/disable_ipv6");
+    let plan = golden("no_ipv6", &Request { mtu: 576, ..Request::default() }, &host);
+    assert_eq!(plan.families, [Family::V4]);
+}
+
+#[test]
+fn beside_tailscale() {
+    let mut host = host();
+    fake::tailscale(&mut host, false);
+    let beside = golden("tailscale", &Request::default(), &host);
+    // Tailscale's rules for its own networks come first: its table has no default route.
+    assert!(beside.steps.iter().all(|s| match &s.change {
+        Change::Rule(rule) => rule.priority > Priority(5270),
+        _ => true,
+    }));
+    let mut host = fake::host();
+    fake::tailscale(&mut host, true);
+    let exit_node = golden("tailscale_exit_node", &Request::default(), &host);
+    assert!(exit_node.steps.iter().all(|s| match &s.change {
+        Change::Rule(rule) => rule.priority < Priority(5270),
+        _ => true,
+    }));
+    // 100.64.0.0/10 goes to Tailscale all the same.
+    assert!(exit_node.text().contains("lookup 52 suppress_prefixlength 0"));
+}
+
+#[test]
+fn beside_wg_quick() {
+    let mut host = host();
+    fake::wg_quick(&mut host);
+    let plan = golden("wg_quick", &Request::default(), &host);
+    let capture = plan.steps.last().unwrap();
+    let Change::Rule(rule) = &capture.change else { panic!("{capture:?}") };
+    assert!(rule.priority < Priority(32_764));
+    // WireGuard's own packets must not be captured, or the tunnels carry each other.
+    assert!(plan.text().contains("fwmark 0xca6c goto"));
+    // The uplink is the physical one, although the tunnel has the default route.
+    assert_eq!(plan.uplinks.v4.unwrap().name, "eth0");
+}
+
+#[test]
+fn beside_openvpn_halves() {
+    let mut host = host();
+    host.links.push(link(9, "tun0", Some("tun")));
+    host.links.last_mut().unwrap().point_to_point = true;
+    for half in ["0.0.0.0/1", "128.0.0.0/1"] {
+        host.routes.push(route(half, 9, Some("10.8.0.1"), 0));
+    }
+    host.routes.push(route("10.8.0.0/24", 9, None, 0));
+    let plan = golden("openvpn", &Request::default(), &host);
+    assert!(plan.text().contains("lookup main suppress_prefixlength 1"));
+}
+
+#[test]
+fn strict_rp_filter() {
+    let mut host = host();
+    host.sysctls.insert("net/ipv4/conf/eth0/rp_filter".into(), "1".into());
+    golden("strict_rp_filter", &Request::default(), &host);
+    host.sysctls.insert("net/ipv4/conf/all/rp_filter".into(), "2".into());
+    let loose = plan(&Request::default(), &host).unwrap();
+    assert!(!loose.text().contains("src_valid_mark"), "the greater of both counts: 2 is loose");
+}
+
+#[test]
+fn no_uplink() {
+    let mut host = host();
+    host.routes.clear();
+    host.addresses.clear();
+    let plan = golden("no_uplink", &Request::default(), &host);
+    assert_eq!(plan.uplinks, Uplinks::default());
+}
+
+#[test]
+fn includes_and_excludes() {
+    let request = Request {
+        include: nets(["192.0.0.0/16", "203.0.113.0/24", "198.51.100.0/24", "2001:db8::/32"]),
+        exclude: nets(["203.0.113.64/26", "198.51.0.0/16", "2001:db8:1::/48"]),
+        ..Request::default()
+    };
+    let plan = golden("includes_and_excludes", &request, &host());
+    // Exclude wins over an include inside it.
+    assert!(!plan.steps.iter().any(|s| matches!(&s.change, Change::Route(r)
+        if r.dst == "198.51.100.0/24".parse::<IpNet>().unwrap())));
+    let request = Request { exclude: nets(["0.0.0.0/0", "::/0"]), ..Request::default() };
+    assert_eq!(super::plan(&request, &host()), Err(PlanError::Nothing));
+}
+
+#[test]
+fn forwarded() {
+    golden("forwarded", &Request { forwarded: true, ..Request::default() }, &host());
+}
+
+#[test]
+fn excluded_users() {
+    golden("excluded_users", &Request { exclude_uids: vec![1000, 1001], ..Request::default() }, &host());
+}
+
+#[test]
+fn bound_without_nftables() {
+    let mut host = host();
+    host.nft = NftSupport::Missing;
+    let plan =
+        golden("bound_without_nftables", &Request { protect: Protect::Bind, ..Request::default() }, &host);
+    assert_eq!(plan.mark, None);
+}
+
+#[test]
+fn handed_over_device() {
+    let mut host = host();
+    host.links.push(link(7, "given", Some("tun")));
+    let request = Request { tun_name: Some("given".into()), device_is_ours: false, ..Request::default() };
+    let plan = golden("handed_over_device", &request, &host);
+    assert!(!plan.steps.iter().any(|s| matches!(s.change, Change::Link { .. } | Change::Address { .. })));
+    let request = Request { tun_name: Some("absent".into()), ..request };
+    assert_eq!(super::plan(&request, &host), Err(PlanError::NoSuchTun(Some("absent".into()))));
+}
+
+#[test]
+fn nothing_is_taken_twice() {
+    let mut host = host();
+    host.links.push(link(7, "oneway0", Some("tun")));
+    host.routes.push(route("10.160.0.0/12", 2, Some("192.0.2.9"), 0));
+    host.rules.push(Rule::lookup(Family::V4, Priority(32_765), Table(16_200)));
+    host.rules.push(Rule {
+        fwmark: Some((Mark(0), 0x1000_0000)),
+        ..Rule::lookup(Family::V4, Priority(9), Table(5))
+    });
+    host.nft_tables.push(NftTableId { family: 1, name: "oneway".into(), ours: false });
+    let plan = plan(&Request::default(), &host).unwrap();
+    assert_eq!(plan.tun_name, "oneway1");
+    assert_eq!(plan.table, Table(16_201));
+    assert_eq!(plan.mark, Some(Mark(0x2000_0000)));
+    assert_eq!(plan.tun_addresses[0], "172.29.0.1/24".parse::<IpNet>().unwrap());
+    assert!(plan.text().contains("nft table inet oneway1 {"));
+    assert!(
+        plan.steps.iter().all(|s| !matches!(&s.change, Change::Rule(r) if r.priority == Priority(32_765)))
+    );
+}
+
+#[test]
+fn wishes_that_cannot_be_met() {
+    let mut host = host();
+    host.links.push(link(7, "dummy0", Some("dummy")));
+    host.rules
+        .push(Rule { fwmark: Some((Mark(0x40), 0xff)), ..Rule::lookup(Family::V4, Priority(77), Table(5)) });
+    let error = |request: Request| plan(&request, &host).unwrap_err();
+    let named = |name: &str| Request { tun_name: Some(name.into()), ..Request::default() };
+    assert_eq!(error(named("dummy0")), PlanError::TunNameTaken("dummy0".into()));
+    for bad in ["", "a/b", "sixteen-letters-", ".", "a b"] {
+        assert_eq!(error(named(bad)), PlanError::BadTunName(bad.into()));
+    }
+    let at = |net: &str| Request { tun_addresses: nets([net]), ..Request::default() };
+    let overlap = error(at("192.0.2.200/28"));
+    assert!(overlap.to_string().contains("192.0.2.2/24 of eth0"), "{overlap}");
+    for bad in ["10.9.9.0/24", "10.9.9.255/24", "10.9.9.9/31", "224.0.0.9/24", "ff02::1/64"] {
+        assert_eq!(error(at(bad)), PlanError::BadTunAddress(bad.parse().unwrap()));
+    }
+    let mark = |mark| Request { mark: Some(Mark(mark)), ..Request::default() };
+    assert_eq!(error(mark(3)), PlanError::NotOneBit(Mark(3)));
+    assert_eq!(error(mark(0)), PlanError::NotOneBit(Mark(0)));
+    assert_eq!(error(mark(0x10)), PlanError::MarkInUse { mark: Mark(0x10), rule: 77 });
+    for mtu in [1279, 65_536] {
+        assert_eq!(error(Request { mtu, ..Request::default() }), PlanError::BadMtu { mtu, least: 1280 });
+    }
+}
+
+/// A host whose rules stand so close that no block fits after the last one before main.
+#[test]
+fn crowded_priorities() {
+    let mut host = host();
+    for priority in (30_000..32_766).step_by(2) {
+        host.rules.push(Rule::lookup(Family::V6, Priority(priority), Table(500)));
+    }
+    let plan = plan(&Request::default(), &host).unwrap();
+    let last = plan.steps.iter().filter_map(|s| match &s.change {
+        Change::Rule(rule) => Some(rule.priority),
+        _ => None,
+    });
+    assert!(last.max().unwrap() < Priority(30_000));
+}
+
+/// Every change is undone by the inverse that the journal holds, whatever the request.
+#[test]
+fn changes_and_undos_survive_the_journal() {
+    let mut host = host();
+    fake::wg_quick(&mut host);
+    let request = Request { forwarded: true, exclude_uids: vec![7], ..Request::default() };
+    for step in plan(&request, &host).unwrap().steps {
+        let undo = step.change.undo();
+        let line = serde_json::to_string(&undo).unwrap();
+        assert_eq!(serde_json::from_str::<crate::change::Undo>(&line).unwrap(), undo);
+        if let Change::Rule(rule) = &step.change {
+            assert_eq!(rule.protocol, crate::host::PROTOCOL);
+            assert_ne!(rule.action, RuleAction::Lookup(Table::DEFAULT));
+        }
+        if let Change::Route(spec) = &step.change {
+            assert!(matches!(spec.kind(), RouteKind::Unicast | RouteKind::Throw));
+            assert_ne!(spec.table, Table::MAIN, "main is never touched");
+        }
+    }
+}

@@ -198,7 +198,7 @@ fn inbound(net: &Net, host: &str, wildcard: &str, nth: u16) -> (bool, bool) {
         client.send(b"ping").unwrap();
         let mut buffer = [0; 16];
         udp.set_read_timeout(Some(SOON)).unwrap();
-        let (n, from) = udp.recv_from(&mut buffer).unwrap();
+        let (n, from) = udp.recv_from(&mut buffer).unwrap_or_else(|e| panic!("{host}: {e}, tcp {tcp}"));
         udp.send_to(&buffer[..n], from).unwrap();
         client.set_read_timeout(Some(SILENCE * 3)).unwrap();
         (tcp, client.recv(&mut buffer).is_ok())

@@ -46,6 +46,9 @@ impl Net {
         });
         world.run(|| {
             let wire = Wire::open();
+            // A router that asks by ARP in the name of an address that is not on-link is refused by a
+            // strict rp_filter while its address is captured: no mark can be put on ARP.
+            set("net/ipv4/conf/all/arp_announce", "2");
             wire.address("lo", &format!("{FAR4}/32"));
             wire.address("lo", &format!("{FAR6}/128"));
             for (dev, v4, v6) in [
