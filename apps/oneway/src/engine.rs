@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use oneway::config::Config;
+use oneway::config::{Config, ConfigError};
 use oneway::control::{FlowInfo, StatePaths, Status};
 use oneway::{Engine, EngineError};
 
@@ -51,6 +51,16 @@ fn failure(error: EngineError) -> Failure {
 /// Captures, and returns when traffic is captured.
 pub(crate) fn start(config: Config) -> Result<Arc<dyn Instance>, Failure> {
     Ok(Arc::new(Engine::start(&config).map_err(failure)?))
+}
+
+/// What is wrong with a configuration beyond the file's own errors: its rules, and what is not available here.
+pub(crate) fn check(config: &Config) -> Vec<ConfigError> {
+    match oneway::plan(config) {
+        Err(EngineError::Config(errors)) => errors.as_slice().to_vec(),
+        Err(error @ EngineError::Unsupported { .. }) => vec![ConfigError::new(None, error.to_string())],
+        // What only this host stands in the way of is no fault of the configuration.
+        Err(_) | Ok(_) => Vec::new(),
+    }
 }
 
 /// The changes that [`start`] would make, for people and for programs.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use oneway_flow::{Network, Target};
-use oneway_outbound::{DialError, Outbound};
+use oneway_outbound::{DialError, Outbound, ProxyFault};
 use oneway_rule::RuleSet;
 use parking_lot::Mutex;
 
@@ -22,8 +22,10 @@ pub(crate) struct Dispatch {
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) name: Arc<str>,
-    /// Its type and server, for people.
-    pub(crate) description: String,
+    /// Its type, as in the configuration.
+    pub(crate) kind: &'static str,
+    /// The proxy server as `host:port`, if it has one.
+    pub(crate) server: Option<String>,
     pub(crate) outbound: Outbound,
     health: Mutex<Health>,
 }
@@ -78,20 +80,20 @@ impl Dispatch {
 }
 
 impl Entry {
-    pub(crate) fn new(name: &str, description: String, outbound: Outbound) -> Self {
-        Self { name: name.into(), description, outbound, health: Mutex::default() }
+    pub(crate) fn new(name: &str, kind: &'static str, server: Option<String>, outbound: Outbound) -> Self {
+        Self { name: name.into(), kind, server, outbound, health: Mutex::default() }
     }
 
     /// Whether packets leave as they are, without a proxy.
     pub(crate) fn is_direct(&self) -> bool {
-        matches!(self.outbound, Outbound::Direct(_))
+        matches!(self.outbound, Outbound::Direct)
     }
 
     /// Notes how an attempt went: `None` is success. A destination's failure says nothing about the outbound.
     pub(crate) fn observe(&self, error: Option<&DialError>) {
         let up = match error {
             None => true,
-            Some(error) if error.is_proxy_failure() => false,
+            Some(error) if is_proxy_failure(error) => false,
             Some(_) if !self.is_direct() => true,
             Some(_) => return,
         };
@@ -99,7 +101,9 @@ impl Entry {
         if health.up != Some(up) {
             match error {
                 Some(error) if !up => tracing::warn!(outbound = %self.name, %error, "outbound is down"),
-                _ if health.up == Some(false) => tracing::info!(outbound = %self.name, "outbound is up again"),
+                _ if health.up == Some(false) => {
+                    tracing::info!(outbound = %self.name, "outbound is up again")
+                }
                 _ => {}
             }
             health.since = Some(Instant::now());
@@ -113,5 +117,18 @@ impl Entry {
     /// What the last attempts said.
     pub(crate) fn health(&self) -> Health {
         self.health.lock().clone()
+    }
+}
+
+/// Whether an error is the proxy's own, and not its answer about one destination.
+fn is_proxy_failure(error: &DialError) -> bool {
+    match error {
+        DialError::Resolve { .. }
+        | DialError::ProxyDown { .. }
+        | DialError::ProxySilent { .. }
+        | DialError::ProxyBroke { .. }
+        | DialError::HandshakeTimeout { requested: false, .. } => true,
+        DialError::Proxy { fault, .. } => !matches!(fault, ProxyFault::Refused { .. } | ProxyFault::NoIpv6),
+        _ => false,
     }
 }

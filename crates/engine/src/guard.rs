@@ -30,11 +30,6 @@ impl Guard {
         Self { own: own.into_iter().map(|net| net.trunc()).collect() }
     }
 
-    /// The program's own prefixes.
-    pub fn own(&self) -> &[IpNet] {
-        &self.own
-    }
-
     /// What a destination is. Martians are those of RFC 1812, 5.3.7 and RFC 6890.
     pub fn classify(&self, dst: IpAddr) -> Destination {
         if self.own.iter().any(|net| net.contains(&dst)) {

@@ -8,8 +8,8 @@ macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
         /// Counters of the running engine. All of them only grow.
         #[derive(Debug, Default)]
-        pub struct Stats {
-            $($(#[$doc])* pub $name: Counter,)*
+        pub(crate) struct Stats {
+            $($(#[$doc])* pub(crate) $name: Counter,)*
         }
 
         /// The counters at one moment.
@@ -20,7 +20,7 @@ macro_rules! counters {
 
         impl Stats {
             /// The counters as they are now.
-            pub fn snapshot(&self) -> StatsSnapshot {
+            pub(crate) fn snapshot(&self) -> StatsSnapshot {
                 StatsSnapshot { $($name: self.$name.get(),)* }
             }
         }
@@ -72,16 +72,16 @@ counters! {
 
 /// One counter.
 #[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
+pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
     /// Counts one.
-    pub fn add(&self) {
+    pub(crate) fn add(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The count.
-    pub fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }

@@ -72,6 +72,8 @@ pub struct FlowTable {
     shards: [Mutex<HashMap<u64, Arc<Flow>>>; 16],
     next: AtomicU64,
     live: AtomicUsize,
+    ended_up: AtomicU64,
+    ended_down: AtomicU64,
 }
 
 impl FlowTable {
@@ -110,6 +112,12 @@ impl FlowTable {
     /// Whether no flow lives.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Payload bytes of all flows, those that have ended included: up, and down.
+    pub fn total_bytes(&self) -> (u64, u64) {
+        let ended = (self.ended_up.load(Ordering::Relaxed), self.ended_down.load(Ordering::Relaxed));
+        self.list().iter().fold(ended, |(up, down), flow| (up + flow.up, down + flow.down))
     }
 
     /// All live flows, oldest first.
@@ -156,6 +164,8 @@ impl Deref for FlowGuard {
 
 impl Drop for FlowGuard {
     fn drop(&mut self) {
+        self.table.ended_up.fetch_add(self.flow.up.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.table.ended_down.fetch_add(self.flow.down.load(Ordering::Relaxed), Ordering::Relaxed);
         self.table.shard(self.flow.id).lock().remove(&self.flow.id);
         self.table.live.fetch_sub(1, Ordering::Relaxed);
     }
@@ -178,6 +188,7 @@ mod tests {
         assert_eq!(list.len(), 40);
         assert_eq!(list.iter().filter(|f| f.up == 99).count(), 1);
         drop(guards);
+        assert_eq!(table.total_bytes(), (99, 0));
         assert!(table.is_empty());
         assert!(table.list().is_empty());
     }

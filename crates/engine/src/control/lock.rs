@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use super::path::os;
 use super::{StateError, StatePaths};
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests;
 
 /// Held by the one instance that may change the host of a network namespace.

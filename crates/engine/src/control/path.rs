@@ -11,7 +11,8 @@ pub(super) mod os;
 #[path = "path/unsupported.rs"]
 pub(super) mod os;
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests;
 
 /// The files of the instance in one network namespace.

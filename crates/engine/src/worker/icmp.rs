@@ -141,7 +141,11 @@ impl Worker {
         }
     }
 
-    fn open_echo(self: &Rc<Self>, key: Key, flow: FlowGuard) -> Result<Arc<Echo>, oneway_egress::EgressError> {
+    fn open_echo(
+        self: &Rc<Self>,
+        key: Key,
+        flow: FlowGuard,
+    ) -> Result<Arc<Echo>, oneway_egress::EgressError> {
         let shared = &self.shared;
         shared.egress.check(key.1)?;
         let socket = shared.egress.icmp(Family::of(key.1))?;
@@ -189,7 +193,8 @@ impl Worker {
                 },
                 _ => (dst, received),
             };
-            let parsed = if dst.is_ipv4() { IcmpView::parse_v4(message) } else { IcmpView::parse_v6(message) };
+            let parsed =
+                if dst.is_ipv4() { IcmpView::parse_v4(message) } else { IcmpView::parse_v6(message) };
             let Ok(icmp) = parsed else { continue };
             match icmp.message() {
                 Message::EchoReply { id: found, .. } if source == dst && self.is_ours(echo, found) => {
@@ -217,11 +222,9 @@ impl Worker {
         let (client, dst, id) = echo.key;
         let Ok(ip) = IpView::parse_quoted(quoted) else { return };
         let request = quoted.get(ip.header_len()..).unwrap_or_default();
-        let ([kind, code, _, _, id_high, id_low, seq_high, seq_low], _) =
-            (match request.first_chunk::<8>() {
-                Some(first) => (*first, ()),
-                None => return,
-            });
+        let Some(&[kind, code, _, _, id_high, id_low, seq_high, seq_low]) = request.first_chunk::<8>() else {
+            return;
+        };
         if ip.dst() != dst || u16::from_be_bytes([id_high, id_low]) != echo.id {
             return;
         }

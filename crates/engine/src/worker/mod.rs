@@ -9,6 +9,9 @@
 //! Everything of a worker runs on its own thread and waits in one epoll. What workers share is in [`Shared`]; the
 //! kernel may hand any packet to any queue.
 
+pub(crate) use icmp::EchoSessions;
+pub(crate) use udp::Sessions;
+
 mod icmp;
 mod reply;
 mod tcp;

@@ -59,7 +59,8 @@ impl Worker {
         let (Ok(tcp), Ok(offsets)) = (TcpView::parse(ip.payload()), Offsets::of(&ip)) else {
             return shared.stats.malformed.add();
         };
-        let (src, dst) = (SocketAddr::new(ip.src(), tcp.src_port()), SocketAddr::new(ip.dst(), tcp.dst_port()));
+        let (src, dst) =
+            (SocketAddr::new(ip.src(), tcp.src_port()), SocketAddr::new(ip.dst(), tcp.dst_port()));
         let payload = tcp.payload().len() as u32;
 
         if self.is_own_listener(src) {
@@ -170,7 +171,9 @@ impl Worker {
                 flow.set_established();
                 let peer = conn.peer;
                 let (from, to) = (conn.peer, conn.local);
-                self.waiting.borrow_mut().insert(peer, Waiting { connected, conn, flow, since: Instant::now() });
+                self.waiting
+                    .borrow_mut()
+                    .insert(peer, Waiting { connected, conn, flow, since: Instant::now() });
                 self.let_in(syn, from, to);
             }
             Err(error) => {

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use hashbrown::{DefaultHashBuilder, HashMap};
 use oneway_capture::MAX_FRAME;
-use oneway_egress::{IcmpErrorEvent, IcmpErrorKind};
+use oneway_egress::IcmpErrorKind;
 use oneway_flow::{FlowGuard, Network, Target};
 use oneway_outbound::{Answer, UdpPath};
+use oneway_route::Family;
 use oneway_wire::emit::Unreachable;
 use oneway_wire::ip::IpView;
 use oneway_wire::udp::UdpView;
@@ -96,6 +97,17 @@ impl Sessions {
 
     fn now(&self) -> u64 {
         self.epoch.elapsed().as_millis() as u64
+    }
+}
+
+/// How a datagram's sender is told.
+fn unreachable(answer: Answer) -> Option<Unreachable> {
+    match answer {
+        Answer::Silent => None,
+        Answer::IcmpNet => Some(Unreachable::Net),
+        Answer::IcmpHost => Some(Unreachable::Host),
+        Answer::IcmpAdmin => Some(Unreachable::AdminProhibited),
+        Answer::Rst | Answer::IcmpPort => Some(Unreachable::Port),
     }
 }
 
@@ -214,37 +226,27 @@ impl Worker {
             return self.send(session, target, payload);
         };
         session.last.store(self.shared.udp.now(), Ordering::Relaxed);
-        let mut result = path.try_send_to(&self.shared.egress, payload, target);
-        if result.as_ref().is_err_and(|e| e.kind() != io::ErrorKind::WouldBlock) {
-            // An ICMP error about an earlier datagram is reported once, in place of sending (`ip(7)`, IP_RECVERR).
-            self.report_errors(session, path);
-            result = path.try_send_to(&self.shared.egress, payload, target);
-        }
-        match result {
+        match path.try_send_to(payload, target) {
             Ok(()) => {
                 self.shared.stats.udp_up.add();
                 session.flow.up.fetch_add(payload.len() as u64, Ordering::Relaxed);
             }
             Err(error) => {
                 self.shared.stats.udp_dropped.add();
-                let kind = match error.kind() {
-                    io::ErrorKind::WouldBlock => return,
-                    io::ErrorKind::NetworkUnreachable => Unreachable::Net,
-                    io::ErrorKind::HostUnreachable => Unreachable::Host,
-                    io::ErrorKind::PermissionDenied => Unreachable::AdminProhibited,
-                    _ if error.raw_os_error() == Some(libc::EMSGSIZE) => return self.report_errors(session, path),
-                    _ => return,
-                };
-                self.datagram_unreachable(session.key.0, target.addr, payload, kind);
+                // A full socket loses datagrams as a full link does: nobody is told.
+                if error.kind() != io::ErrorKind::WouldBlock
+                    && let Some(kind) = unreachable(Answer::to_io(&error).on(Network::Udp))
+                {
+                    self.datagram_unreachable(session.key.0, target.addr, payload, kind);
+                }
             }
         }
     }
 
     /// Hands the ICMP errors about a session's datagrams to its client.
-    fn report_errors(&self, session: &Session, path: &UdpPath) {
-        while let Some(event) = path.next_error() {
-            let IcmpErrorEvent { dst, kind, .. } = &event;
-            let kind = match kind {
+    async fn report_errors(&self, session: &Session, path: &UdpPath) {
+        while let Ok(event) = path.icmp_error().await {
+            let kind = match event.kind {
                 IcmpErrorKind::Net => Unreachable::Net,
                 IcmpErrorKind::Host => Unreachable::Host,
                 IcmpErrorKind::Port | IcmpErrorKind::Protocol => Unreachable::Port,
@@ -253,7 +255,7 @@ impl Worker {
                 IcmpErrorKind::TtlExceeded => Unreachable::TtlExceeded,
                 _ => continue,
             };
-            self.datagram_unreachable(session.key.0, *dst, event.payload_prefix(), kind);
+            self.datagram_unreachable(session.key.0, event.dst, event.payload_prefix(), kind);
         }
     }
 
@@ -261,7 +263,7 @@ impl Worker {
     async fn session(self: Rc<Self>, session: Arc<Session>) {
         let choice = self.shared.dispatch.by_id(session.key.1);
         let opened = tokio::select! {
-            opened = choice.outbound.udp(&self.shared.egress, session.key.0.is_ipv4()) => opened,
+            opened = choice.outbound.udp(&self.shared.egress, Family::of(session.key.0.ip())) => opened,
             () = session.closed.notified() => return self.shared.udp.remove(&session),
             () = self.drain() => return self.shared.udp.remove(&session),
         };
@@ -278,6 +280,7 @@ impl Worker {
                 }
                 tokio::select! {
                     () = self.return_datagrams(&session, path) => {}
+                    () = self.report_errors(&session, path) => {}
                     () = self.watch_idle(&session) => {}
                     () = session.closed.notified() => {}
                     () = self.drain() => {}
@@ -288,13 +291,7 @@ impl Worker {
                 tracing::debug!(client = %session.key.0, outbound = %choice.name, %error, "no UDP");
                 self.shared.udp.remove(&session);
                 self.shared.stats.udp_refused.add();
-                let kind = match error.answer() {
-                    Answer::Silent => return,
-                    Answer::IcmpNet => Unreachable::Net,
-                    Answer::IcmpHost => Unreachable::Host,
-                    Answer::IcmpAdmin => Unreachable::AdminProhibited,
-                    Answer::Rst | Answer::IcmpPort => Unreachable::Port,
-                };
+                let Some(kind) = unreachable(error.answer_on(Network::Udp)) else { return };
                 for (target, payload) in session.queued.lock().drain(..) {
                     self.datagram_unreachable(session.key.0, target.addr, &payload, kind);
                 }
@@ -318,14 +315,20 @@ impl Worker {
                             let place = (DATAGRAM_HEADROOM + range.start, DATAGRAM_HEADROOM + range.end);
                             self.write_datagram(buffer, place, source, session.key.0);
                         }
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-                        Err(_) => self.report_errors(session, path),
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some(false),
+                        // Errors about single datagrams come by the error queue; this is the socket's own.
+                        Err(error) => {
+                            tracing::debug!(client = %session.key.0, %error, "cannot receive");
+                            return None;
+                        }
                     }
                 }
-                true
+                Some(true)
             });
-            if more {
-                tokio::task::yield_now().await;
+            match more {
+                Some(true) => tokio::task::yield_now().await,
+                Some(false) => {}
+                None => return,
             }
         }
     }

@@ -110,6 +110,18 @@ impl ControlServer {
         drop(self.answering.write().await);
     }
 
+    /// Removes a socket that a killed instance left behind, one that nobody listens at. To be called with the
+    /// instance's lock held.
+    pub fn remove_abandoned(path: &Path) {
+        let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+        if is_socket
+            && UnixStream::connect(path).is_err()
+            && let Err(e) = fs::remove_file(path)
+        {
+            tracing::warn!(?path, error = %e, "cannot remove an abandoned control socket");
+        }
+    }
+
     /// Removes the socket, if it is still ours.
     pub fn remove(&self) {
         let ours = fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity);

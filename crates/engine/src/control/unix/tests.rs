@@ -131,6 +131,22 @@ fn a_socket_left_behind_is_replaced() {
 }
 
 #[test]
+fn only_an_abandoned_socket_is_removed() {
+    let (folder, path) = place();
+    let running = start(&path);
+    ControlServer::remove_abandoned(&path);
+    assert!(path.exists());
+    drop(running);
+    ControlServer::remove_abandoned(&path);
+    assert!(!path.exists());
+    ControlServer::remove_abandoned(&path);
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    ControlServer::remove_abandoned(&file);
+    assert!(file.exists());
+}
+
+#[test]
 fn what_is_somebody_elses_is_left_alone() {
     let (_folder, path) = place();
     let running = start(&path);

@@ -1,0 +1,130 @@
+//! From the configuration to the parts of the data path.
+
+use std::sync::Arc;
+
+use oneway_outbound::{
+    Credentials, Outbound, OutboundConfig, Protocol, ProxyConfig, SystemResolver, Timeouts,
+};
+use oneway_route as route;
+use oneway_rule::{OutboundId, Parsed, parse_list};
+
+use crate::config::{
+    Config, ConfigError, ConfigErrors, OutboundSpec, Protect, ProxyProtocol, ProxySpec, ServerHost,
+};
+use crate::dispatch::{Dispatch, Entry};
+use crate::error::EngineError;
+
+/// The outbounds and the rules that choose among them.
+pub(crate) fn dispatch(config: &Config) -> Result<Dispatch, EngineError> {
+    let mut errors = Vec::new();
+    let mut entries = Vec::new();
+    for (name, spec) in &config.outbounds {
+        match outbound(spec) {
+            Ok(outbound) => entries.push(Entry::new(name, spec.kind(), server(spec), outbound)),
+            Err(why) => errors.push(ConfigError::new(None, format!("outbound {name:?}: {why}"))),
+        }
+    }
+    let number = |name: &str| {
+        let at = config.outbounds.keys().position(|found| found == name)?;
+        u32::try_from(at).ok().map(OutboundId)
+    };
+    let mut parsed = Parsed::default();
+    let mut labels = Vec::new();
+    for line in &config.rules.lines {
+        // One by one, so that an error has the place where the rule stood.
+        match parse_list(&[&line.text], number) {
+            Ok(rule) => {
+                labels.extend(rule.rules.iter().map(|_| Arc::from(line.text.as_str())));
+                parsed.append(rule);
+            }
+            Err(found) => errors.extend(found.into_iter().map(|error| {
+                let message = format!("rule {:?}: {}", line.text, error.message);
+                ConfigError::new(Some(line.origin.clone()), message)
+            })),
+        }
+    }
+    let last = number(&config.rules.final_outbound);
+    if last.is_none() {
+        let name = &config.rules.final_outbound;
+        errors.push(ConfigError::new(None, format!("the final outbound {name:?} is not defined")));
+    }
+    match (ConfigErrors::collect(errors), last) {
+        (None, Some(last)) => Ok(Dispatch::new(parsed.compile(last), labels, "MATCH", entries)),
+        (Some(errors), _) => Err(EngineError::Config(errors)),
+        (None, None) => Err(EngineError::Unsupported {
+            what: "a configuration without a final outbound".to_owned(),
+            where_: "at all",
+            instead: "name one with a MATCH rule",
+        }),
+    }
+}
+
+fn outbound(spec: &OutboundSpec) -> Result<Outbound, String> {
+    let config = match spec {
+        OutboundSpec::Direct => OutboundConfig::Direct,
+        OutboundSpec::Block => OutboundConfig::Block,
+        OutboundSpec::Proxy(proxy) => OutboundConfig::Proxy(proxy_config(proxy)?),
+    };
+    Ok(Outbound::new(&config, Timeouts::default(), Arc::new(SystemResolver)))
+}
+
+fn proxy_config(proxy: &ProxySpec) -> Result<ProxyConfig, String> {
+    let credentials = match &proxy.credentials {
+        Some(c) => {
+            Some(Credentials::new(c.username.clone(), c.password.expose()).map_err(|e| e.to_string())?)
+        }
+        None => None,
+    };
+    Ok(ProxyConfig {
+        protocol: match proxy.protocol {
+            ProxyProtocol::Socks5 => Protocol::Socks5,
+            // A name is sent where one is known, an address otherwise: 4a is 4 with that.
+            ProxyProtocol::Socks4 => Protocol::Socks4a,
+            ProxyProtocol::Http => Protocol::Http,
+        },
+        host: match &proxy.server.host {
+            ServerHost::Ip(ip) => ip.to_string(),
+            ServerHost::Name(name) => name.clone(),
+        },
+        port: proxy.server.port.get(),
+        credentials,
+    })
+}
+
+fn server(spec: &OutboundSpec) -> Option<String> {
+    match spec {
+        OutboundSpec::Direct | OutboundSpec::Block => None,
+        OutboundSpec::Proxy(proxy) => Some(proxy.server.to_string()),
+    }
+}
+
+/// What the route planner is asked for.
+pub(crate) fn request(config: &Config, protect: route::Protect) -> route::Request {
+    let defaults = route::Request::default();
+    route::Request {
+        tun_name: config.tun.name.as_ref().map(|name| name.as_str().to_owned()),
+        tun_addresses: config.tun.addresses.iter().map(|address| address.net()).collect(),
+        mtu: config.tun.mtu.map_or(defaults.mtu, |mtu| mtu.get().into()),
+        include: config.capture.include.iter().map(|prefix| prefix.net()).collect(),
+        exclude: config.capture.exclude.iter().map(|prefix| prefix.net()).collect(),
+        exclude_uids: config.capture.exclude_uid.iter().map(|uid| uid.get()).collect(),
+        forwarded: config.capture.forwarded,
+        mark: config.egress.mark.map(|mark| route::Mark(mark.get())),
+        interface: config.egress.interface.as_ref().map(|name| name.as_str().to_owned()),
+        protect,
+        device_is_ours: config.tun.fd.is_none(),
+        ipv6: config.capture.ipv6,
+    }
+}
+
+/// The strategy in the words of the crate that carries it out.
+pub(crate) fn protect(config: &Config) -> oneway_egress::Protect {
+    match config.egress.protect {
+        Protect::Auto => oneway_egress::Protect::Auto,
+        Protect::Mark => oneway_egress::Protect::Mark,
+        Protect::Bind => oneway_egress::Protect::Bind,
+        Protect::SourceRule => oneway_egress::Protect::SourceRule,
+        Protect::HostRoute => oneway_egress::Protect::HostRoute,
+        Protect::Netns => oneway_egress::Protect::Netns,
+    }
+}

@@ -1,0 +1,88 @@
+//! Why the engine did not start, or stopped.
+
+use std::io;
+
+use oneway_capture::tun::TunError;
+use oneway_egress::EgressError;
+use oneway_outbound::DialError;
+use oneway_route::{PlanError, RouteError};
+
+use crate::config::ConfigErrors;
+use crate::control::StateError;
+
+/// Why the engine did not start, or stopped. A variant is the step that failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The configuration is wrong; nothing was changed.
+    #[error("{0}")]
+    Config(ConfigErrors),
+    /// The configuration asks for something that this version or this system does not have; nothing was changed.
+    #[error("{what} is not available {where_}; {instead}")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+        /// Where it is missing.
+        where_: &'static str,
+        /// What to do instead.
+        instead: &'static str,
+    },
+    /// No plan could be made for this host; nothing was changed.
+    #[error("cannot plan the capture: {0}")]
+    Plan(#[from] PlanError),
+    /// Another instance runs here, or the place for its files is of no use.
+    #[error("{0}")]
+    State(#[from] StateError),
+    /// The TUN device.
+    #[error("{0}")]
+    Tun(#[from] TunError),
+    /// Reading or changing the host's routing.
+    #[error("{0}")]
+    Route(#[from] RouteError),
+    /// Protecting our own sockets.
+    #[error("cannot protect outgoing sockets: {0}")]
+    Egress(#[from] EgressError),
+    /// The kernel says that our own traffic would come back.
+    #[error("cannot start without a loop: {0}")]
+    Loops(String),
+    /// A proxy's name.
+    #[error("{0}")]
+    Proxy(#[from] DialError),
+    /// The listener that captured connections end in.
+    #[error("cannot listen on the TUN's address {address}: {source}")]
+    Listen {
+        /// The address.
+        address: std::net::IpAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A thread could not be started, or a runtime.
+    #[error("cannot start a worker: {0}")]
+    Worker(#[source] io::Error),
+    /// A device that was handed over is not ready.
+    #[error(
+        "the handed-over TUN {name:?} has no address; give it one before handing it over, or grant CAP_NET_ADMIN"
+    )]
+    NoAddress {
+        /// The device.
+        name: String,
+    },
+    /// The device is gone or failed while running.
+    #[error("the TUN {name:?} failed: {source}; it may have been deleted")]
+    DeviceLost {
+        /// The device.
+        name: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl EngineError {
+    /// The exit code that tells this kind of error: 2 where the configuration is at fault and nothing was changed.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Unsupported { .. } => 2,
+            _ => 1,
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! The TUN device, made or taken over, and how our own sockets are kept out of it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use oneway_capture::tun::{Tun, TunOptions};
+use oneway_egress::{Strategy, Uplink};
+use oneway_route::{
+    Family, Journal, Mark, Plan, Prepared, Protect, Request, Snapshot, Uplinks, apply, no_hook,
+};
+
+use super::host::Host;
+use super::workers;
+use crate::assemble;
+use crate::config::Config;
+use crate::control::StatePaths;
+use crate::error::EngineError;
+
+/// A device that is ready to capture, and what goes with it.
+pub(super) struct Device {
+    pub(super) tun: Tun,
+    pub(super) host: Host<Prepared>,
+    /// Its own addresses with their networks, at most one of each family.
+    pub(super) addresses: Vec<IpNet>,
+    pub(super) strategy: Strategy,
+    pub(super) strategy_why: String,
+    pub(super) families: Vec<Family>,
+    pub(super) uplinks: Uplinks,
+}
+
+/// A plan, and the protection that it counts on.
+pub(super) struct Planned {
+    pub(super) plan: Plan,
+    strategy: Strategy,
+    why: String,
+}
+
+/// Makes the device and every preparation, or takes over a device that is ready.
+pub(super) fn open(config: &Config, paths: &StatePaths) -> Result<Device, EngineError> {
+    let mut options = TunOptions { queues: workers(), ..TunOptions::default() };
+    let given = match config.tun.fd {
+        Some(fd) => Some(Tun::from_raw_fd(fd.get(), &options)?),
+        None => None,
+    };
+    if !may_change_routing()
+        && let Some(tun) = given
+    {
+        return take_over(config, tun);
+    }
+    let found = oneway_route::recover(&paths.journal)?;
+    if found.undone + found.by_tag > 0 {
+        tracing::warn!(changes = found.undone + found.by_tag, "undid what a killed instance left behind");
+    }
+    let name = given.as_ref().map(|tun| tun.name().to_owned());
+    let Planned { plan, strategy, why } = plan(config, name, &Snapshot::take()?)?;
+    let tun = match given {
+        Some(tun) => tun,
+        None => {
+            options.name = Some(plan.tun_name.clone());
+            Tun::open(&options)?
+        }
+    };
+    for note in &plan.notes {
+        tracing::info!("{note}");
+    }
+    let addresses = plan.tun_addresses.clone();
+    let families = plan.families.clone();
+    let uplinks = plan.uplinks.clone();
+    let applied = apply(plan, Journal::create(&paths.journal)?, &mut no_hook)?;
+    Ok(Device { tun, host: Host::Ours(applied), addresses, strategy, strategy_why: why, families, uplinks })
+}
+
+/// Plans the capture with the protection that works on this host. `given` names a device that was handed over.
+pub(super) fn plan(
+    config: &Config,
+    given: Option<String>,
+    snapshot: &Snapshot,
+) -> Result<Planned, EngineError> {
+    let mut request = assemble::request(config, Protect::Mark);
+    if given.is_some() {
+        request.tun_name = given;
+    }
+    let plan = oneway_route::plan(&request, snapshot)?;
+    // Only a plan that marks has a mark; any does for asking whether marks can be set.
+    let mark = plan.mark.unwrap_or(Mark(1 << 28));
+    let uplink = uplink(config, &plan.uplinks);
+    let choice = oneway_egress::choose(assemble::protect(config), mark, uplink.as_ref())?;
+    let plan = match choice.strategy {
+        Strategy::Bind { .. } => {
+            oneway_route::plan(&Request { protect: Protect::Bind, ..request }, snapshot)?
+        }
+        _ => plan,
+    };
+    Ok(Planned { plan, strategy: choice.strategy, why: choice.why })
+}
+
+fn uplink(config: &Config, uplinks: &Uplinks) -> Option<Uplink> {
+    let found = uplinks.v4.as_ref().or(uplinks.v6.as_ref())?;
+    let pinned = config.egress.interface.is_some();
+    Some(Uplink { index: found.index, name: found.name.clone(), pinned })
+}
+
+/// Uses a device that was handed over with its addresses and routes. There is no right to change the host, so that our
+/// own sockets are bound to the uplink, which needs none.
+fn take_over(config: &Config, tun: Tun) -> Result<Device, EngineError> {
+    let snapshot = Snapshot::take()?;
+    let Some(link) = snapshot.link(tun.name()) else {
+        return Err(EngineError::NoAddress { name: tun.name().to_owned() });
+    };
+    let mut addresses = Vec::new();
+    for family in Family::ALL {
+        let own = snapshot.addresses.iter().find(|address| {
+            address.index == link.index
+                && Family::of_net(address.net) == family
+                && !is_link_local(address.net.addr())
+        });
+        addresses.extend(own.map(|address| address.net));
+    }
+    if addresses.is_empty() {
+        return Err(EngineError::NoAddress { name: tun.name().to_owned() });
+    }
+    let mut request = assemble::request(config, Protect::Bind);
+    request.tun_name = Some(tun.name().to_owned());
+    let uplinks = oneway_route::plan(&request, &snapshot)?.uplinks;
+    let uplink = uplink(config, &uplinks);
+    let protect = match assemble::protect(config) {
+        oneway_egress::Protect::Auto => oneway_egress::Protect::Bind,
+        asked => asked,
+    };
+    let choice = oneway_egress::choose(protect, Mark(1 << 28), uplink.as_ref())?;
+    let families = addresses.iter().map(|net| Family::of_net(*net)).collect();
+    Ok(Device {
+        tun,
+        host: Host::Theirs,
+        addresses,
+        strategy: choice.strategy,
+        strategy_why: choice.why,
+        families,
+        uplinks,
+    })
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
+/// Whether this process may change routes and rules: `CAP_NET_ADMIN`, in effect.
+fn may_change_routing() -> bool {
+    use rustix::thread::{CapabilitySet, capabilities};
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN))
+}
+
+/// The addresses of the TUN's networks that stand in for clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Peers {
+    pub(super) v4: Ipv4Addr,
+    pub(super) v6: Ipv6Addr,
+    /// How many there are of each family.
+    pub(super) count: u32,
+}
+
+impl Peers {
+    /// More are not needed: each has 64,000 names for each listener.
+    const MOST: u128 = 250;
+
+    /// Those behind the TUN's own address, or in front of it where it is the last of its network.
+    pub(super) fn of(addresses: &[IpNet]) -> Self {
+        let mut peers = Self { v4: Ipv4Addr::UNSPECIFIED, v6: Ipv6Addr::UNSPECIFIED, count: u32::MAX };
+        for net in addresses {
+            let count = match net {
+                IpNet::V4(net) => {
+                    let (network, last) =
+                        (net.network().to_bits(), net.broadcast().to_bits().wrapping_sub(1));
+                    let (first, count) = beside(network.into(), net.addr().to_bits().into(), last.into());
+                    peers.v4 = Ipv4Addr::from_bits(u32::try_from(first).unwrap_or(0));
+                    count
+                }
+                IpNet::V6(net) => {
+                    let (network, last) = (net.network().to_bits(), net.broadcast().to_bits());
+                    let (first, count) = beside(network, net.addr().to_bits(), last);
+                    peers.v6 = Ipv6Addr::from_bits(first);
+                    count
+                }
+            };
+            peers.count = peers.count.min(u32::try_from(count.min(Self::MOST)).unwrap_or(1));
+        }
+        if peers.count == u32::MAX {
+            peers.count = 1;
+        }
+        peers
+    }
+}
+
+/// The longer of the two runs of addresses beside `own`: its first address and its length.
+fn beside(network: u128, own: u128, last: u128) -> (u128, u128) {
+    let behind = last.saturating_sub(own);
+    let before = own.saturating_sub(network + 1);
+    if behind >= before { (own + 1, behind) } else { (network + 1, before) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_all_that_the_network_has_beside_the_device() {
+        let peers = |v4: &str| Peers::of(&[v4.parse().unwrap()]);
+        assert_eq!(
+            peers("192.0.2.1/24"),
+            Peers { v4: [192, 0, 2, 2].into(), v6: Ipv6Addr::UNSPECIFIED, count: 250 }
+        );
+        assert_eq!(peers("192.0.2.1/30").count, 1);
+        assert_eq!(peers("192.0.2.2/30").v4, Ipv4Addr::new(192, 0, 2, 1));
+        assert_eq!(
+            peers("192.0.2.14/28"),
+            Peers { v4: [192, 0, 2, 1].into(), v6: Ipv6Addr::UNSPECIFIED, count: 13 }
+        );
+        let both = Peers::of(&["192.0.2.1/29".parse().unwrap(), "2001:db8::1/64".parse().unwrap()]);
+        assert_eq!((both.v6, both.count), ("2001:db8::2".parse().unwrap(), 5));
+    }
+}

@@ -1,0 +1,397 @@
+//! Start and stop: protect, verify, capture, and back.
+
+mod device;
+mod host;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use oneway_capture::listener::listen_on_device;
+use oneway_egress::{Egress, EgressError, Finding, KernelRoutes, Strategy};
+use oneway_flow::FlowTable;
+use oneway_route::{Captured, Family, IfIndex, JournalState, Plan, Snapshot, Uplinks};
+use oneway_stack::fragment::Reassembler;
+use oneway_stack::nat::{Nat, NatConfig};
+use tokio::sync::watch;
+
+use crate::assemble;
+use crate::config::{CaptureMode, Config, StackKind};
+use crate::control::{FlowInfo, InstanceLock, StatePaths, Status};
+use crate::dispatch::Dispatch;
+use crate::error::EngineError;
+use crate::guard::Guard;
+use crate::limits::Limits;
+use crate::stats::Stats;
+use crate::worker::{self, Parts, Phase, Shared};
+use device::{Device, Peers};
+use host::Host;
+
+/// How long [`Engine::stop`] gives the live flows to hear of it.
+const DRAIN: Duration = Duration::from_millis(300);
+
+/// A running capture.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) about: About,
+    phase: watch::Sender<Phase>,
+    running: Mutex<Option<Running>>,
+    end: Arc<End>,
+}
+
+/// What does not change while it runs.
+#[derive(Debug)]
+pub(crate) struct About {
+    pub(crate) started: Instant,
+    pub(crate) tun: String,
+    pub(crate) uplinks: Uplinks,
+    pub(crate) strategy: Strategy,
+    pub(crate) strategy_why: String,
+    pub(crate) families: Vec<Family>,
+    pub(crate) final_outbound: String,
+    pub(crate) proof: Proof,
+}
+
+/// What the kernel said about our own sockets before traffic was captured.
+#[derive(Clone, Debug)]
+pub(crate) struct Proof {
+    pub(crate) proven: bool,
+    pub(crate) why: String,
+}
+
+#[derive(Debug)]
+struct Running {
+    threads: Vec<JoinHandle<()>>,
+    host: Host<Captured>,
+    lock: InstanceLock,
+}
+
+#[derive(Debug, Default)]
+struct End {
+    state: Mutex<EndState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct EndState {
+    stopped: bool,
+    failed: Option<io::Error>,
+}
+
+impl End {
+    fn lock(&self) -> MutexGuard<'_, EndState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What `run` would change on this host, in order. Changes nothing.
+///
+/// # Errors
+/// [`EngineError::Config`], [`EngineError::Unsupported`], [`EngineError::Plan`], [`EngineError::Route`].
+pub fn plan(config: &Config) -> Result<Plan, EngineError> {
+    available(config)?;
+    assemble::dispatch(config)?;
+    device::plan(config, None, &Snapshot::take()?).map(|planned| planned.plan)
+}
+
+/// Undoes what a killed instance left behind in this network namespace; says what that was.
+///
+/// # Errors
+/// [`EngineError::Route`], also while an instance runs here.
+pub fn recover(paths: &StatePaths) -> Result<String, EngineError> {
+    let found = oneway_route::recover(&paths.journal)?;
+    let total = found.undone + found.by_tag;
+    Ok(match (total, found.journal) {
+        (0, JournalState::Elsewhere) => {
+            format!("nothing to undo; {} is about another network namespace", paths.journal.display())
+        }
+        (0, _) => "nothing to undo".to_owned(),
+        (1, _) => "undone: 1 change".to_owned(),
+        (n, _) => format!("undone: {n} changes"),
+    })
+}
+
+impl Engine {
+    /// Captures, and returns once traffic is captured. What fails is undone.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn start(config: &Config) -> Result<Self, EngineError> {
+        available(config)?;
+        let dispatch = assemble::dispatch(config)?;
+        let limits = Limits::for_descriptors(raise_descriptor_limit());
+        let paths = StatePaths::here()?.with_control(config.control.clone());
+        let lock = InstanceLock::acquire(&paths)?;
+        let proxies = resolve_proxies(&dispatch)?;
+
+        let Device { tun, host, addresses, strategy, strategy_why, families, uplinks } =
+            device::open(config, &paths)?;
+        let name = tun.name().to_owned();
+        tracing::debug!(tun = name, offload = ?tun.offload(), "device is open");
+        let queues = tun.into_queues();
+        let (egress, listeners, mut proof) =
+            match protect(&name, queues.len(), &addresses, &strategy, &proxies) {
+                Ok(parts) => parts,
+                Err(error) => return Err(host.undo_because(error)),
+            };
+        let host = host.verify(&proxies)?;
+
+        let shared = Arc::new(shared(dispatch, egress, limits, &addresses, &listeners));
+        let (phase, receiver) = watch::channel(Phase::Run);
+        let end = Arc::new(End::default());
+        let mut threads = Vec::with_capacity(queues.len());
+        for (number, (queue, listeners)) in queues.into_iter().zip(listeners).enumerate() {
+            let parts = Parts { queue, listeners, shared: Arc::clone(&shared), phase: receiver.clone() };
+            match spawn(number, parts, Arc::clone(&end)) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    phase.send_replace(Phase::Stop);
+                    return Err(host.undo_because(EngineError::Worker(error)));
+                }
+            }
+        }
+        let host = match host.capture(&proxies) {
+            Ok(host) => host,
+            Err(error) => {
+                phase.send_replace(Phase::Stop);
+                return Err(error);
+            }
+        };
+        if let Some(checks) = host.checks() {
+            proof.why =
+                format!("{}; {checks} destinations asked of the kernel with the rules in place", proof.why);
+        }
+        let about = About {
+            started: Instant::now(),
+            tun: name,
+            uplinks,
+            strategy,
+            strategy_why,
+            families,
+            final_outbound: config.rules.final_outbound.clone(),
+            proof,
+        };
+        Ok(Self { shared, about, phase, running: Mutex::new(Some(Running { threads, host, lock })), end })
+    }
+
+    /// One line that says what is captured and how it leaves.
+    pub fn ready_line(&self) -> String {
+        let About { tun, families, strategy, final_outbound, proof, .. } = &self.about;
+        let families: Vec<_> = families.iter().map(ToString::to_string).collect();
+        let verdict = if proof.proven { "proven" } else { "not proven" };
+        format!(
+            "ready: TCP, UDP and ICMP over {} captured by {tun}, stack system, final {final_outbound}, \
+             egress protected by {strategy}, loop-free: {verdict}",
+            families.join(" and "),
+        )
+    }
+
+    /// How it is doing.
+    pub fn status(&self) -> Status {
+        crate::status::status(self)
+    }
+
+    /// The flows that it carries.
+    pub fn flows(&self) -> Vec<FlowInfo> {
+        crate::status::flows(self)
+    }
+
+    /// Blocks until it cannot go on, and says why; or until it is stopped: `None`.
+    pub fn wait_until_failed(&self) -> Option<EngineError> {
+        let mut state = self.end.lock();
+        loop {
+            if let Some(source) = state.failed.take() {
+                return Some(EngineError::DeviceLost { name: self.about.tun.clone(), source });
+            }
+            if state.stopped {
+                return None;
+            }
+            state = self.end.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Resets the live flows, undoes every change to the host, and ends the workers. Stopping twice is harmless.
+    ///
+    /// # Errors
+    /// The first change that could not be undone; all others are undone.
+    pub fn stop(&self) -> Result<(), EngineError> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Running { threads, host, lock }) = running else { return Ok(()) };
+        // A client is told that its connection is over while its packets still come here; left alone, it would learn
+        // it from a server that knows nothing of it, or never.
+        self.phase.send_replace(Phase::Drain);
+        let patience = Instant::now() + DRAIN;
+        while !self.shared.flows.is_empty() && Instant::now() < patience {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let undone = host.undo();
+        self.phase.send_replace(Phase::Stop);
+        for thread in threads {
+            // A worker that panicked has said so; there is nothing left to do for it.
+            let _ = thread.join();
+        }
+        self.end.lock().stopped = true;
+        self.end.changed.notify_all();
+        let released = lock.release().map_err(EngineError::from);
+        undone.and(released)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            tracing::error!(%error, "not everything could be undone; run `oneway recover`");
+        }
+    }
+}
+
+/// Refuses what this version does not have, before anything is looked at.
+fn available(config: &Config) -> Result<(), EngineError> {
+    let missing =
+        |what: String, instead| Err(EngineError::Unsupported { what, where_: "in this version", instead });
+    match config.capture.mode {
+        CaptureMode::Tun => {}
+        mode => return missing(format!("--capture {mode}"), "use --capture tun"),
+    }
+    match config.capture.stack {
+        StackKind::System => {}
+        stack => return missing(format!("--stack {stack}"), "use --stack system"),
+    }
+    if config.capture.strict {
+        return missing("--strict".to_owned(), "leave it out");
+    }
+    Ok(())
+}
+
+/// The descriptor limit, raised to the hard one.
+fn raise_descriptor_limit() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Where it cannot be raised, the lower limit is what counts.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    getrlimit(Resource::Nofile).current.unwrap_or(1 << 20)
+}
+
+/// Finds the addresses of the proxies by the system's resolver, while nothing is captured yet.
+fn resolve_proxies(dispatch: &Dispatch) -> Result<Vec<IpAddr>, EngineError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(EngineError::Worker)?;
+    runtime.block_on(async {
+        let mut addresses = Vec::new();
+        for entry in dispatch.entries() {
+            addresses.extend(entry.outbound.resolve().await?.iter().map(SocketAddr::ip));
+        }
+        addresses.sort();
+        addresses.dedup();
+        Ok(addresses)
+    })
+}
+
+/// The listeners of each worker.
+type Listeners = Vec<Vec<TcpListener>>;
+
+/// Makes the protected egress and the listeners, and asks the kernel about the egress.
+fn protect(
+    tun: &str,
+    workers: usize,
+    addresses: &[IpNet],
+    strategy: &Strategy,
+    proxies: &[IpAddr],
+) -> Result<(Arc<Egress>, Listeners, Proof), EngineError> {
+    let index = index_of(tun)?;
+    let mut listeners = Vec::with_capacity(workers);
+    for _ in 0..workers {
+        let mut own = Vec::with_capacity(addresses.len());
+        for net in addresses {
+            let address = net.addr();
+            let listener = listen_on_device(SocketAddr::new(address, 0), tun)
+                .map_err(|source| EngineError::Listen { address, source })?;
+            own.push(listener);
+        }
+        listeners.push(own);
+    }
+    let egress = Egress::new(strategy.clone(), addresses.iter().map(IpNet::trunc).collect())?;
+    egress.set_listeners(listeners.iter().flatten().filter_map(|l| l.local_addr().ok()).collect());
+    for test in egress.self_test() {
+        match test.result {
+            Ok(()) | Err(EgressError::Create { .. } | EgressError::Unsupported { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let proof = prove(&egress, index, proxies)?;
+    Ok((Arc::new(egress), listeners, proof))
+}
+
+fn index_of(device: &str) -> Result<IfIndex, EngineError> {
+    Snapshot::take()?.link(device).map(|link| link.index).ok_or_else(|| EngineError::DeviceLost {
+        name: device.to_owned(),
+        source: io::ErrorKind::NotFound.into(),
+    })
+}
+
+/// Asks the kernel where our own sockets' packets to the proxies, and to one far address of each family, would go.
+fn prove(egress: &Egress, tun: IfIndex, proxies: &[IpAddr]) -> Result<Proof, EngineError> {
+    // TEST-NET-3 and the documentation prefix: nothing is sent there, and no host has a route of its own for them.
+    let far = [IpAddr::from([203, 0, 113, 1]), IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1])];
+    let destinations: Vec<_> = proxies.iter().copied().chain(far).collect();
+    let verdicts = egress.prove(&KernelRoutes, tun, &destinations);
+    if let Some(looping) = verdicts.iter().find(|v| v.finding == Finding::Loops) {
+        return Err(EngineError::Loops(format!("{}: {}", looping.dst, looping.why)));
+    }
+    let unproven = verdicts.iter().find(|v| !v.loop_free);
+    Ok(match unproven {
+        Some(verdict) => Proof { proven: false, why: format!("{}: {}", verdict.dst, verdict.why) },
+        None => Proof { proven: true, why: "every socket's protection reads back".to_owned() },
+    })
+}
+
+fn shared(
+    dispatch: Dispatch,
+    egress: Arc<Egress>,
+    limits: Limits,
+    addresses: &[IpNet],
+    listeners: &Listeners,
+) -> Shared {
+    let Peers { v4, v6, count } = Peers::of(addresses);
+    Shared {
+        nat: Nat::new(NatConfig {
+            first_peer_v4: v4,
+            first_peer_v6: v6,
+            peers: count,
+            // Closed connections keep their names for a while, at no descriptor's cost.
+            max_connections: limits.tcp_connections.saturating_mul(8),
+        }),
+        flows: Arc::new(FlowTable::default()),
+        stats: Stats::default(),
+        dispatch,
+        egress,
+        guard: Guard::new(addresses.to_vec()),
+        udp: worker::Sessions::default(),
+        echo: worker::EchoSessions::default(),
+        fragments: parking_lot::Mutex::new(Reassembler::new(Default::default())),
+        listeners: listeners.iter().flatten().filter_map(|l| l.local_addr().ok()).collect(),
+        router_v4: v4.into(),
+        router_v6: v6.into(),
+        limits,
+    }
+}
+
+fn spawn(number: usize, parts: Parts, end: Arc<End>) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        if let Err(error) = worker::run(parts) {
+            end.lock().failed.get_or_insert(error);
+            end.changed.notify_all();
+        }
+    })
+}
+
+/// The queues that a device is opened with: one for each worker.
+fn workers() -> usize {
+    /// Beyond that, more workers only share the same memory bus.
+    const MOST: usize = 16;
+    thread::available_parallelism().map_or(1, usize::from).min(MOST)
+}

@@ -1,0 +1,87 @@
+//! The running engine in the words of the control socket.
+
+use oneway_flow::Network;
+
+use crate::Engine;
+use crate::config::StackKind;
+use crate::control::{
+    Bytes, Counters, FlowInfo, Health, LoopVerdict, OutboundStatus, ProtectStatus, Status, TcpCounters,
+    TunCounters, UdpCounters, UplinkStatus, Verdict,
+};
+
+pub(crate) fn status(engine: &Engine) -> Status {
+    let about = &engine.about;
+    let shared = &engine.shared;
+    let stats = shared.stats.snapshot();
+    let (up, down) = shared.flows.total_bytes();
+    let active = |network| shared.flows.list().iter().filter(|flow| flow.network == network).count() as u64;
+    let outbounds = shared.dispatch.entries().iter().map(|entry| {
+        let health = entry.health();
+        OutboundStatus {
+            name: entry.name.to_string(),
+            kind: entry.kind.to_owned(),
+            server: entry.server.clone(),
+            health: match health.up {
+                None => Health::Unknown,
+                Some(true) => Health::Up,
+                Some(false) => Health::Down,
+            },
+            last_error: health.last_error,
+        }
+    });
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        uptime_s: about.started.elapsed().as_secs(),
+        stack: StackKind::System.to_string(),
+        tun: about.tun.clone(),
+        uplink: UplinkStatus {
+            ipv4: about.uplinks.v4.as_ref().map(|uplink| uplink.name.clone()),
+            ipv6: about.uplinks.v6.as_ref().map(|uplink| uplink.name.clone()),
+        },
+        protect: ProtectStatus {
+            strategy: about.strategy.to_string(),
+            explanation: about.strategy_why.clone(),
+        },
+        outbounds: outbounds.collect(),
+        counters: Counters {
+            tun: TunCounters {
+                packets_read: stats.tun_read,
+                packets_written: stats.tun_written,
+                malformed: stats.malformed,
+                refused: stats.guarded,
+                dropped: stats.ignored + stats.udp_dropped + stats.tun_write_failed,
+            },
+            tcp: TcpCounters {
+                opened: stats.tcp_connected,
+                active: active(Network::Tcp),
+                refused: stats.tcp_refused + stats.tcp_limited,
+            },
+            udp: UdpCounters {
+                opened: stats.udp_opened,
+                active: shared.udp.len() as u64,
+                refused: stats.udp_refused,
+            },
+            bytes: Bytes { up, down },
+        },
+        loops: LoopVerdict {
+            verdict: if about.proof.proven { Verdict::Proven } else { Verdict::NotProven },
+            why: about.proof.why.clone(),
+        },
+    }
+}
+
+pub(crate) fn flows(engine: &Engine) -> Vec<FlowInfo> {
+    let flows = engine.shared.flows.list().into_iter().map(|flow| FlowInfo {
+        id: flow.id,
+        network: flow.network.to_string(),
+        source: flow.source,
+        target: flow.target.to_string(),
+        rule: flow.rule.to_string(),
+        outbound: flow.outbound.to_string(),
+        bytes: Bytes { up: flow.up, down: flow.down },
+        age_s: flow.age.as_secs(),
+        state: if flow.established { "open" } else { "dialling" }.to_owned(),
+    });
+    flows.collect()
+}
