@@ -34,9 +34,9 @@ pub struct Snapshot {
     pub nft: NftSupport,
     /// The nftables tables.
     pub nft_tables: Vec<NftTableId>,
-    /// The TCP ports that somebody listens on, but on loopback alone; in order.
+    /// The TCP ports that are listened on and that others are connected to, but on loopback; in order.
     #[serde(default)]
-    pub listening: Vec<u16>,
+    pub serving: Vec<u16>,
 }
 
 /// An interface.
@@ -301,7 +301,7 @@ impl Snapshot {
     }
 
     /// What differs between two snapshots, a line each: `-` was there before, `+` is there now.
-    /// Leaves out what changes by itself: carrier, listening ports, duplicate address detection, route and rule
+    /// Leaves out what changes by itself: carrier, ports in use, duplicate address detection, route and rule
     /// order.
     pub fn diff(&self, now: &Self) -> Vec<String> {
         let (old, new) = (self.lines(), now.lines());

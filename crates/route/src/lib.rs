@@ -1,6 +1,14 @@
-//! The host's routing, as data.
+//! The host's routing as data: looked at, planned, changed, undone.
 //!
-//! [`Snapshot`] is what the host looks like, [`query`] asks the kernel where one packet would go.
+//! - [`Snapshot`] is what the host looks like; [`query`] asks the kernel where one packet would go.
+//! - [`plan`] decides purely from a [`Request`] and a [`Snapshot`]; [`Plan::text`] says it in the words of
+//!   `ip` and `nft`.
+//! - [`apply`] makes the preparations, [`Applied::verify`] rehearses the capture with a mark that no packet
+//!   carries, [`Applied::capture`] makes it real: protect, verify, capture, and in no other order.
+//! - Every change's inverse is in the [`Journal`] before the change is made; [`Applied::undo`] goes back,
+//!   [`recover`] does so after a crash, with the journal, by tags, or both.
+//!
+//! Everything works in the calling thread's network namespace.
 #![deny(unsafe_code)]
 
 mod apply;

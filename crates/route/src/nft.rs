@@ -21,9 +21,9 @@ pub struct NftTable {
     pub tun: String,
     /// Where connections begin that are to be answered past the capture device.
     pub inbound: Inbound,
-    /// The TCP ports whose connections may be older than the table: if such a connection is first seen
+    /// The TCP ports that others are connected to since before this table: if such a connection is first seen
     /// when this host speaks, connection tracking takes it for one that this host began.
-    pub listening: Vec<u16>,
+    pub serving: Vec<u16>,
     /// Whether connections of this host that leave by another device than the capture device get the
     /// mark, because our own sockets do not set it.
     pub mark_bypassing: bool,
@@ -100,7 +100,7 @@ impl NftTable {
             Expr::CtDirection(Direction::Reply),
             Expr::MetaMarkAdd(mark),
         ]);
-        output.extend(self.listening.iter().map(|port| {
+        output.extend(self.serving.iter().map(|port| {
             // A first packet without SYN: the connection was there before it was tracked.
             vec![
                 Expr::OifNameNot(lo()),

@@ -3,10 +3,11 @@
 mod change;
 mod decode;
 mod identity;
-mod listening;
+
 mod netlink;
 mod nft;
 mod query;
+mod serving;
 mod snapshot;
 mod sysctl;
 

@@ -118,7 +118,7 @@ pub(super) fn support() -> Result<NftSupport, RouteError> {
         tun: "oneway".into(),
         inbound: Inbound::Anywhere,
         mark_bypassing: false,
-        listening: vec![22],
+        serving: vec![22],
     };
     let Ok(netlink) = Netlink::netfilter() else { return Ok(NftSupport::Missing) };
     let mut batch = Batch::new(netlink);

@@ -7,7 +7,7 @@ use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::rule::RuleMessage;
 
 use super::netlink::{Netlink, parse_strictly};
-use super::{decode, listening, nft, sysctl};
+use super::{decode, nft, serving, sysctl};
 use crate::error::RouteError;
 use crate::host::{Address, Link, Route, Rule, Snapshot};
 use crate::id::{Family, IfIndex};
@@ -26,7 +26,7 @@ pub(crate) fn snapshot() -> Result<Snapshot, RouteError> {
         sysctls,
         nft: nft::support()?,
         nft_tables: nft::tables()?,
-        listening: listening::listening()?,
+        serving: serving::serving()?,
     })
 }
 

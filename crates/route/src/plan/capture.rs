@@ -133,7 +133,7 @@ impl Draft<'_> {
             mark,
             tun: self.tun.clone(),
             inbound,
-            listening: self.host.listening.clone(),
+            serving: self.host.serving.clone(),
             mark_bypassing: self.request.protect == Protect::Bind,
         };
         Some(prepare(

@@ -2,6 +2,7 @@
 //!
 //! Without root the whole program first moves into a user namespace of its own. Where even that is not
 //! allowed the tests fail: a test of the kernel that did not run is no success.
+#![allow(clippy::unwrap_used, reason = "these are tests, though not of the built-in harness")]
 
 #[cfg(target_os = "linux")]
 mod crash;

@@ -1,11 +1,13 @@
 //! Plans made real and undone again.
 
+use std::net::{TcpListener, TcpStream};
+
 use oneway_route::{
     Journal, JournalState, PROTOCOL, Protect, Request, RouteError, RouteKind, RouteQuery, Snapshot, apply,
     no_hook, prove_rules, query, recover,
 };
 
-use crate::host::{FAR4, FAR6, Net, Tun, capture, planned, set};
+use crate::host::{FAR4, FAR6, HOST4, Net, Tun, capture, planned, set};
 use crate::wire::Wire;
 
 crate::trials!(
@@ -288,15 +290,21 @@ fn printed_state_is_equal_byte_for_byte() {
 }
 
 /// The words of the plan are those that `nft` has for what was made.
-#[allow(clippy::disallowed_methods, reason = "comparing with what other programs see")]
+#[allow(clippy::disallowed_methods, reason = "comparing with what other programs see; plain sockets")]
 fn nft_prints_what_the_plan_prints() {
     for request in requests() {
         let net = Net::new();
         net.host.run(|| {
-            let _server = std::net::TcpListener::bind("[::]:4433").unwrap();
-            let _private = std::net::TcpListener::bind("127.0.0.1:4434").unwrap();
+            // One port that the world is connected to, one that nobody is, one on loopback.
+            let server = TcpListener::bind("[::]:4433").unwrap();
+            let _idle = TcpListener::bind("[::]:4434").unwrap();
+            let private = TcpListener::bind("127.0.0.1:4435").unwrap();
+            let _client = net.world.run(|| TcpStream::connect((HOST4, 4433)).unwrap());
+            let _neighbour = TcpStream::connect("127.0.0.1:4435").unwrap();
+            let _sessions = [server.accept().unwrap(), private.accept().unwrap()];
             let plan = planned(&request);
-            assert!(plan.text().contains("tcp sport 4433 ") && !plan.text().contains("4434"));
+            let sports = plan.text().matches("tcp sport ").count();
+            assert!(sports == 1 && plan.text().contains("tcp sport 4433 "), "{}", plan.text());
             let (_tun, _applied) = capture(&plan, net.journal());
             let out = std::process::Command::new("nft").args(["list", "ruleset"]).output().unwrap();
             let listed = String::from_utf8(out.stdout).unwrap();

@@ -39,7 +39,7 @@ pub(super) fn host() -> Snapshot {
         sysctls: BTreeMap::from(sysctls.map(|(k, v)| (k.to_owned(), v.to_owned()))),
         nft: NftSupport::Full,
         nft_tables: Vec::new(),
-        listening: vec![22],
+        serving: vec![22],
     }
 }
 
