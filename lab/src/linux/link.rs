@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
@@ -11,9 +12,10 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Stats64,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State, Stats64,
 };
 
+use crate::client::wait_until;
 use crate::error::LabError;
 use crate::ns::NetNs;
 
@@ -44,6 +46,9 @@ pub struct LinkState {
     pub name: String,
     /// Whether it is set up (`IFF_UP`), with or without carrier.
     pub up: bool,
+    /// Whether it can send now: up, with carrier, and the kernel has taken notice of that (`IF_OPER_UP`). `lo` never
+    /// says so.
+    pub operational: bool,
     /// Its maximum transmission unit in bytes.
     pub mtu: u32,
     /// What it counted.
@@ -117,6 +122,17 @@ impl NetNs {
             link.header.flags = LinkFlags::Up;
             link.header.change_mask = LinkFlags::Up;
         })
+    }
+
+    /// Waits until the device can send. After a change of carrier the kernel may take a second until it sends again
+    /// (net/core/link_watch.c).
+    ///
+    /// # Errors
+    /// [`LabError::Deadline`] after five seconds.
+    pub fn wait_operational(&self, name: &str) -> Result<(), LabError> {
+        let what = format!("the device \"{name}\" in namespace \"{}\" is operational", self.name());
+        let operational = || self.link(name).is_ok_and(|link| link.operational);
+        wait_until(Duration::from_secs(5), &what, operational).map(drop)
     }
 
     /// Sets the device down; the kernel then removes its routes and, for IPv6, its addresses.
@@ -200,6 +216,7 @@ impl NetNs {
             index: 0,
             name: name.to_owned(),
             up: false,
+            operational: false,
             mtu: 0,
             counters: LinkCounters::default(),
         }))
@@ -226,7 +243,14 @@ impl NetNs {
         self.netlink(
             || format!("add the address {address} to \"{name}\""),
             |netlink| netlink.change(Message::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE),
-        )
+        )?;
+        if address.addr().is_ipv6() && self.link(name)?.up {
+            // The kernel adds the route by which it takes packets for the address in the background
+            // (addrconf_dad_work in net/ipv6/addrconf.c).
+            let what = format!("the address {address} of \"{name}\" in namespace \"{}\" works", self.name());
+            wait_until(Duration::from_secs(5), &what, || self.is_local(address.addr()).unwrap_or(false))?;
+        }
+        Ok(())
     }
 
     /// Takes an address from the device.
@@ -300,6 +324,7 @@ fn link_state(message: Message) -> Option<LinkState> {
         index: link.header.index,
         name: String::new(),
         up: link.header.flags.contains(LinkFlags::Up),
+        operational: false,
         mtu: 0,
         counters: LinkCounters::default(),
     };
@@ -307,6 +332,7 @@ fn link_state(message: Message) -> Option<LinkState> {
         match attribute {
             LinkAttribute::IfName(name) => state.name = name,
             LinkAttribute::Mtu(mtu) => state.mtu = mtu,
+            LinkAttribute::OperState(oper) => state.operational = oper == State::Up,
             LinkAttribute::Stats64(stats) => state.counters = counters(&stats),
             _ => {}
         }

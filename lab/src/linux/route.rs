@@ -211,6 +211,20 @@ impl NetNs {
         )
     }
 
+    /// Whether packets for `destination` end here.
+    ///
+    /// # Errors
+    /// [`LabError::Netlink`] when there is no route to it.
+    pub fn is_local(&self, destination: IpAddr) -> Result<bool, LabError> {
+        let mut question = RouteMessage::default();
+        question.header.address_family = family(destination);
+        question.header.destination_prefix_length = if destination.is_ipv4() { 32 } else { 128 };
+        question.attributes.push(RouteAttribute::Destination(address(destination)));
+        let what = || format!("ask for the route to {destination}");
+        let answer = self.netlink(what, |netlink| netlink.get(Message::GetRoute(question)))?;
+        Ok(matches!(answer, Message::NewRoute(route) if route.header.kind == RouteType::Local))
+    }
+
     /// Adds a rule.
     ///
     /// # Errors

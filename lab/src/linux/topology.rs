@@ -314,7 +314,7 @@ fn join(near: (&NetNs, &str, Pair), far: (&NetNs, &str, Pair), (v4, v6): (u8, u8
         namespace.add_address(device, net4(pair.v4, v4))?;
         namespace.add_address(device, net6(pair.v6, v6))?;
     }
-    Ok(())
+    [near, far].into_iter().try_for_each(|(namespace, device, _)| namespace.wait_operational(device))
 }
 
 fn route(namespace: &NetNs, nets: [IpNet; 2], by: Pair, metric: Option<u32>) -> Result<(), LabError> {

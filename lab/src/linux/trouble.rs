@@ -60,6 +60,7 @@ impl Trouble {
             end.set_noarp(DEVICE)?;
             end.up(DEVICE)?;
         }
+        namespace.wait_operational(DEVICE)?;
         let index = beyond.link_index(DEVICE)?;
         let wire = beyond.run(|| packet_socket(Type::RAW, index))?.map_err(fail)?;
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| fail(error.into()))?;

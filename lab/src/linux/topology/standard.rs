@@ -102,6 +102,8 @@ impl Standard {
     pub fn restore_uplink(&self, device: &str) -> Result<(), LabError> {
         let (pair, router, metric) = uplink(device);
         self.host.up(device)?;
+        self.host.wait_operational(device)?;
+        self.router_of(device).wait_operational("lan")?;
         self.host.add_address(device, net4(pair.v4, 26))?;
         self.host.add_address(device, net6(pair.v6, 64))?;
         default_route(&self.host, router, metric)
@@ -113,11 +115,15 @@ impl Standard {
     /// [`LabError::Netlink`].
     pub fn recreate_uplink(&self, device: &str) -> Result<(), LabError> {
         let (pair, by, metric) = uplink(device);
-        let router = if device == UP1 { &self.r1 } else { &self.r2 };
+        let router = self.router_of(device);
         join((&self.host, device, pair), (router, "lan", by), (26, 64))?;
         // The router lost its route to the bridge with the device.
         route(router, nets(address::HOST_BRIDGE), pair, None)?;
         default_route(&self.host, by, metric)
+    }
+
+    fn router_of(&self, device: &str) -> &NetNs {
+        if device == UP1 { &self.r1 } else { &self.r2 }
     }
 
     /// Adds what a machine with two uplinks often has: `from` the second uplink's address, look up a table of its
@@ -254,6 +260,9 @@ fn add_container(host: &NetNs, container: &NetNs) -> Result<(), LabError> {
     host.add_address(BRIDGE, net4(address::HOST_BRIDGE.v4, 26))?;
     host.add_address(BRIDGE, net6(address::HOST_BRIDGE.v6, 64))?;
     container.up("eth0")?;
+    for (namespace, device) in [(host, "ct0"), (container, "eth0"), (host, BRIDGE)] {
+        namespace.wait_operational(device)?;
+    }
     container.add_address("eth0", net4(address::CONTAINER.v4, 26))?;
     container.add_address("eth0", net6(address::CONTAINER.v6, 64))?;
     default_route(container, address::HOST_BRIDGE, 0)
