@@ -32,7 +32,9 @@ pub struct Proof {
     pub checks: Vec<Check>,
 }
 
-/// Asks the kernel, with the plan's rules in place, about the plan's samples and `destinations`.
+/// Asks the kernel, with the capture in place, where a program's packet and one of our own go: for the
+/// plan's samples and `destinations`. Changes nothing; the rehearsal before the capture is
+/// [`Applied::verify`](crate::Applied::verify).
 ///
 /// # Errors
 /// [`RouteError::NotProven`] when an own packet would be captured, or a sample would not.

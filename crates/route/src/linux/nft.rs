@@ -47,7 +47,7 @@ const TAG: &[u8] = b"\x00\x07oneway\x00";
 pub(super) fn make(table: &NftTable) -> Result<(), RouteError> {
     let what = format!("make nftables table inet {}", table.name);
     let mut batch = Batch::new(Netlink::netfilter()?);
-    // There is no "delete if there" before Linux 6.3: making it first lets the deletion succeed.
+    // Asked first, because there is no "delete if there" before Linux 6.3 (NFT_MSG_DESTROYTABLE).
     let replace = tables()?.iter().any(|t| t.family == NFPROTO_INET && t.name == table.name && t.ours);
     if replace {
         batch.message(NFT_MSG_DELTABLE, 0, |b| b.string(1, &table.name));

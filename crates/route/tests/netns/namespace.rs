@@ -28,6 +28,17 @@ fn unshare(flags: UnshareFlags) {
         .unwrap_or_else(|e| panic!("cannot make namespaces: {e}; run as root or allow user namespaces"));
 }
 
+/// Another user, to be excluded. In a user namespace of one user there is none, and the kernel refuses
+/// rules about the unknown: there the tests do without.
+pub fn other_user() -> Option<u32> {
+    const OTHER: u32 = 4242;
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap();
+    let ranges =
+        map.lines().map(|l| l.split_whitespace().map(|n| n.parse::<u32>().unwrap()).collect::<Vec<_>>());
+    let known = |range: Vec<u32>| (range[0]..range[0].saturating_add(range[2])).contains(&OTHER);
+    ranges.into_iter().any(known).then_some(OTHER)
+}
+
 /// A network namespace. It is gone with its last device, thread and handle.
 pub struct Namespace {
     handle: File,

@@ -8,6 +8,7 @@ use oneway_route::{
 };
 
 use crate::host::{FAR4, FAR6, HOST4, Net, Tun, capture, planned, set};
+use crate::namespace::other_user;
 use crate::wire::Wire;
 
 crate::trials!(
@@ -30,7 +31,7 @@ fn requests() -> Vec<Request> {
     vec![
         base.clone(),
         Request { protect: Protect::Bind, interface: Some("eth1".into()), ..base.clone() },
-        Request { forwarded: true, exclude_uids: vec![4242], ..base.clone() },
+        Request { forwarded: true, exclude_uids: other_user().into_iter().collect(), ..base.clone() },
         Request {
             include: vec!["203.0.113.0/24".parse().unwrap(), "2001:db8:ffff::/48".parse().unwrap()],
             exclude: vec!["203.0.113.128/25".parse().unwrap()],
@@ -205,7 +206,7 @@ fn includes_excludes_and_users() {
                 .map(|n| n.parse().unwrap())
                 .into(),
             exclude: ["203.0.113.64/26", "2001:db8:ffff:1::/64"].map(|n| n.parse().unwrap()).into(),
-            exclude_uids: vec![4242],
+            exclude_uids: other_user().into_iter().collect(),
             ..Request::default()
         };
         let plan = planned(&request);
@@ -222,9 +223,10 @@ fn includes_excludes_and_users() {
         assert_eq!(way("2001:db8:ffff:1::1"), "eth0");
         assert_eq!(way("2001:db8:a::77"), "eth0");
         for far in [FAR4, FAR6] {
-            let user = RouteQuery { uid: Some(4242), ..RouteQuery::to(far.parse().unwrap()) };
+            let Some(other) = other_user() else { continue };
+            let user = RouteQuery { uid: Some(other), ..RouteQuery::to(far.parse().unwrap()) };
             assert_eq!(query(&user).unwrap().oif_name, "eth0", "excluded user");
-            let user = RouteQuery { uid: Some(4243), ..user };
+            let user = RouteQuery { uid: Some(other + 1), ..user };
             assert_eq!(query(&user).unwrap().oif_name, tun);
         }
         let multicast = query(&RouteQuery::to("224.0.0.251".parse().unwrap())).unwrap();
@@ -237,7 +239,8 @@ fn the_same_plan_twice_is_harmless() {
     let net = Net::new();
     net.host.run(|| {
         let before = Snapshot::take().unwrap();
-        let plan = planned(&Request { exclude_uids: vec![7], ..Request::default() });
+        let plan =
+            planned(&Request { exclude_uids: other_user().into_iter().collect(), ..Request::default() });
         let (tun, applied) = capture(&plan, net.journal());
         let once = Snapshot::take().unwrap();
         drop(applied);
