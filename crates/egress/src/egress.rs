@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -53,8 +53,12 @@ pub struct Egress {
     forbidden: Forbidden,
     oracle: Box<dyn RouteOracle>,
     reach: ReachCache,
+    /// The strategy is a binding to a device, so that datagrams have to be checked for what lies beyond it.
+    bound: AtomicBool,
     made: AtomicU64,
     refused: AtomicU64,
+    #[cfg(any(test, feature = "test-util"))]
+    unprotected: bool,
 }
 
 impl Egress {
@@ -79,26 +83,31 @@ impl Egress {
     ) -> Result<Self, EgressError> {
         strategy.usable()?;
         Ok(Self {
+            bound: AtomicBool::new(strategy.is_bind()),
             strategy: RwLock::new(Arc::new(strategy)),
             forbidden: Forbidden::new(forbidden),
             oracle,
             reach: ReachCache::default(),
             made: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            #[cfg(any(test, feature = "test-util"))]
+            unprotected: false,
         })
     }
 
-    /// An egress without protection, for tests on loopback.
+    /// An egress without protection, for tests on loopback. It says that its strategy is a mark.
     #[cfg(any(test, feature = "test-util"))]
     #[doc(hidden)]
     pub fn unprotected_for_loopback_tests() -> Self {
         Self {
-            strategy: RwLock::new(Arc::new(Strategy::LoopbackTest)),
+            strategy: RwLock::new(Arc::new(Strategy::Mark(oneway_route::Mark(1)))),
             forbidden: Forbidden::default(),
             oracle: Box::new(KernelRoutes),
             reach: ReachCache::default(),
+            bound: AtomicBool::new(false),
             made: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            unprotected: true,
         }
     }
 
@@ -114,7 +123,9 @@ impl Egress {
     /// As [`Self::new`]; the old strategy stays.
     pub fn set_strategy(&self, strategy: Strategy) -> Result<(), EgressError> {
         strategy.usable()?;
+        let bound = strategy.is_bind();
         *self.strategy.write() = Arc::new(strategy);
+        self.bound.store(bound, Relaxed);
         self.reach.clear();
         Ok(())
     }
@@ -167,9 +178,10 @@ impl Egress {
     /// [`EgressError::Forbidden`], [`EgressError::NoRoute`], [`EgressError::Route`].
     pub fn check_datagram(&self, dst: SocketAddr) -> Result<(), EgressError> {
         self.check_addr(dst)?;
-        let strategy = self.strategy();
-        if let Strategy::Bind { name, .. } = &*strategy
-            && self.reach_with(&*self.oracle, dst.ip().to_canonical())? == Reach::Local
+        // Looked at first because it costs nothing, and most hosts have a mark.
+        if self.bound.load(Relaxed)
+            && self.reach(dst.ip().to_canonical())? == Reach::Local
+            && let Strategy::Bind { name, .. } = &*self.strategy()
         {
             return Err(EgressError::NoRoute { dst: dst.ip(), device: name.clone() });
         }
@@ -210,7 +222,7 @@ impl Egress {
     pub fn udp_for(&self, dst: SocketAddr) -> Result<Protected<UdpSocket>, EgressError> {
         let dst = canonical(dst);
         self.count(self.check_addr(dst).and_then(|()| {
-            let reach = self.reach_with(&*self.oracle, dst.ip())?;
+            let reach = self.reach(dst.ip())?;
             self.udp_socket(Family::of(dst.ip()), reach)
         }))
     }
@@ -230,7 +242,7 @@ impl Egress {
         let trial = |domain, ty, protocol, what| {
             let result = self
                 .new_socket(domain, ty, protocol, what)
-                .and_then(|socket| self.strategy().apply(&socket, Reach::Uplink));
+                .and_then(|socket| self.protect(&socket, Reach::Uplink));
             SelfTest { what, result }
         };
         let icmp = |family, what| SelfTest { what, result: self.icmp_trial(family) };
@@ -245,11 +257,20 @@ impl Egress {
     }
 
     /// Where `dst` is, for a socket of the present strategy.
-    pub(crate) fn reach_with(&self, oracle: &dyn RouteOracle, dst: IpAddr) -> Result<Reach, EgressError> {
+    fn reach(&self, dst: IpAddr) -> Result<Reach, EgressError> {
         match &*self.strategy() {
-            Strategy::Bind { index, name } => self.reach.bound(oracle, dst, (*index, name)),
-            _ => Ok(Reach::Uplink),
+            Strategy::Bind { index, name } => self.reach.bound(&*self.oracle, dst, (*index, name)),
+            Strategy::Mark(_) => Ok(Reach::Uplink),
         }
+    }
+
+    /// Protects a fresh socket and reads the protection back.
+    fn protect(&self, socket: &Socket, reach: Reach) -> Result<(), EgressError> {
+        #[cfg(any(test, feature = "test-util"))]
+        if self.unprotected {
+            return Ok(());
+        }
+        self.strategy().apply(socket, reach)
     }
 
     fn count<T>(&self, made: Result<T, EgressError>) -> Result<T, EgressError> {
@@ -260,11 +281,11 @@ impl Egress {
 
     fn tcp_socket(&self, dst: SocketAddr) -> Result<TcpSocket, EgressError> {
         self.check_addr(dst)?;
-        let reach = self.reach_with(&*self.oracle, dst.ip())?;
+        let reach = self.reach(dst.ip())?;
         let what = if dst.is_ipv4() { "TCP/IPv4" } else { "TCP/IPv6" };
         let create = |source| EgressError::Create { what, source };
         let socket = self.new_socket(Domain::for_address(dst), Type::STREAM, Protocol::TCP, what)?;
-        self.strategy().apply(&socket, reach)?;
+        self.protect(&socket, reach)?;
         socket.set_tcp_nodelay(true).map_err(create)?;
         let keepalive = TcpKeepalive::new()
             .with_time(KEEPALIVE_IDLE)
@@ -281,7 +302,7 @@ impl Egress {
         };
         let create = |source| EgressError::Create { what, source };
         let socket = self.new_socket(domain, Type::DGRAM, Protocol::UDP, what)?;
-        self.strategy().apply(&socket, reach)?;
+        self.protect(&socket, reach)?;
         if domain == Domain::IPV6 {
             socket.set_only_v6(true).map_err(create)?;
         }
@@ -322,7 +343,7 @@ impl Egress {
                 Err(other) => return Err(other),
             },
         };
-        self.strategy().apply(&socket, Reach::Uplink)?;
+        self.protect(&socket, Reach::Uplink)?;
         icmp_error::enable(&socket, domain).map_err(|source| EgressError::Create { what, source })?;
         Ok((socket, kind, what))
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use oneway_route::{Family, IfIndex, RouteAnswer, RouteKind, RouteQuery};
 
-use crate::{Egress, EgressError, Reach, RouteOracle, Strategy};
+use crate::{Egress, EgressError, Reach, RouteOracle, Strategy, reach};
 
 /// What is known about one destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl Egress {
         let strategy = self.strategy();
         let (mark, oif) = match &*strategy {
             Strategy::Mark(mark) => (Some(*mark), None),
-            Strategy::Bind { index, .. } => match self.reach_with(oracle, dst) {
+            Strategy::Bind { index, name } => match reach::ask(oracle, dst, (*index, name)) {
                 Ok(Reach::Local) => (None, None),
                 Ok(Reach::Uplink) => (None, Some(*index)),
                 Err(no_route @ EgressError::NoRoute { .. }) => {
@@ -69,8 +69,6 @@ impl Egress {
                 }
                 Err(error) => return verdict(dst, None, Finding::NotProven, error.to_string()),
             },
-            #[cfg(any(test, feature = "test-util"))]
-            Strategy::LoopbackTest => (None, None),
         };
         // Without a user the kernel takes the asking process's own (`inet_rtm_getroute`), which is our sockets'.
         let query = RouteQuery { dst, mark, oif, src: None, uid: None };

@@ -64,7 +64,12 @@ impl ReachCache {
     }
 }
 
-fn ask(oracle: &dyn RouteOracle, dst: IpAddr, (index, name): (IfIndex, &str)) -> Result<Reach, EgressError> {
+/// [`ReachCache::bound`] without the memory.
+pub(crate) fn ask(
+    oracle: &dyn RouteOracle,
+    dst: IpAddr,
+    (index, name): (IfIndex, &str),
+) -> Result<Reach, EgressError> {
     if is_local(oracle, dst)? {
         return Ok(Reach::Local);
     }

@@ -21,20 +21,18 @@ pub enum Strategy {
         /// The device's name.
         name: String,
     },
-    /// No protection, for tests on loopback.
-    #[cfg(any(test, feature = "test-util"))]
-    #[doc(hidden)]
-    LoopbackTest,
 }
 
 impl Strategy {
+    pub(crate) fn is_bind(&self) -> bool {
+        matches!(self, Self::Bind { .. })
+    }
+
     /// Whether the strategy can protect anything on this operating system.
     pub(crate) fn usable(&self) -> Result<(), EgressError> {
         match self {
             Self::Mark(mark) => so_mark::usable(*mark),
             Self::Bind { .. } => so_bindtodevice::usable(),
-            #[cfg(any(test, feature = "test-util"))]
-            Self::LoopbackTest => Ok(()),
         }
     }
 
@@ -46,8 +44,6 @@ impl Strategy {
                 Reach::Local => Ok(()),
                 Reach::Uplink => so_bindtodevice::apply(socket, *index, name),
             },
-            #[cfg(any(test, feature = "test-util"))]
-            Self::LoopbackTest => Ok(()),
         }
     }
 }
@@ -57,8 +53,6 @@ impl fmt::Display for Strategy {
         match self {
             Self::Mark(mark) => write!(f, "mark {:#x}", mark.0),
             Self::Bind { name, .. } => write!(f, "bind to {name}"),
-            #[cfg(any(test, feature = "test-util"))]
-            Self::LoopbackTest => f.write_str("none (test on loopback)"),
         }
     }
 }
