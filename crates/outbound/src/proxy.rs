@@ -102,6 +102,10 @@ impl Proxy {
         self.config.credentials.as_ref()
     }
 
+    pub(crate) fn timeouts(&self) -> Timeouts {
+        self.timeouts
+    }
+
     pub(crate) fn resolver(&self) -> &dyn Resolve {
         &*self.resolver
     }

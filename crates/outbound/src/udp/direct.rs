@@ -63,7 +63,7 @@ impl DirectUdp {
 }
 
 /// A guard's refusal in the kernel's terms, so that [`Answer::to_io`](crate::Answer::to_io) fits both.
-pub(super) fn refused(error: EgressError) -> io::Error {
+fn refused(error: EgressError) -> io::Error {
     let kind = match error {
         EgressError::NoRoute { .. } => io::ErrorKind::NetworkUnreachable,
         _ => io::ErrorKind::ConnectionRefused,

@@ -7,14 +7,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use oneway_egress::{Egress, EgressError, Protected, next_error};
+use oneway_egress::{Egress, Protected, next_error};
 use parking_lot::Mutex;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use super::direct::refused;
 use super::socks5::send;
 use crate::proxy::Proxy;
 use crate::socks5::BoundAddr;
@@ -236,7 +235,7 @@ pub(super) async fn associate(egress: &Egress, proxy: &Proxy) -> Result<Associat
         let what = "its UDP relay has port 0".to_owned();
         return Err(proxy.fault(ProxyFault::Garbage { protocol: "SOCKS5", what }));
     }
-    egress.check_addr(relay).map_err(|refusal: EgressError| broke(refused(refusal)))?;
+    egress.check_addr(relay).map_err(DialError::Udp)?;
     Ok(Association { control, relay })
 }
 
@@ -257,7 +256,8 @@ async fn named(proxy: &Proxy, name: &str, port: u16, server: SocketAddr) -> Resu
         return Ok(SocketAddr::new(ip, port));
     }
     let failed = |source| DialError::Resolve { proxy: Arc::clone(proxy.label()), source };
-    let addrs = proxy.resolver().resolve(name, port).await.map_err(failed)?;
+    let found = timeout(proxy.timeouts().connect, proxy.resolver().resolve(name, port));
+    let addrs = found.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(failed)?;
     let same_family = addrs.iter().find(|addr| addr.is_ipv4() == server.is_ipv4());
     match same_family.or(addrs.first()) {
         Some(addr) => Ok(*addr),

@@ -22,6 +22,9 @@ use crate::{DialError, ProxyFault};
 /// So many names that datagrams were sent to are remembered, for proxies that answer with names.
 const NAMES: usize = 32;
 
+/// So many datagrams that are to be dropped are looked at in one go.
+const BATCH: usize = 64;
+
 /// One socket to the relay, and the connection that keeps the relay alive.
 #[derive(Debug)]
 pub struct Socks5Udp {
@@ -66,7 +69,7 @@ impl Socks5Udp {
     }
 
     pub(super) fn try_recv(&self, buf: &mut [u8]) -> io::Result<(Range<usize>, SocketAddr)> {
-        loop {
+        for _ in 0..BATCH {
             let (len, from) = past_earlier_errors(|| self.link.socket.try_recv_from(buf))?;
             // A datagram from before a re-made association comes from a relay that is no more, and is foreign.
             if self.link.relay() != Some(from) {
@@ -82,6 +85,8 @@ impl Socks5Udp {
                 Err(Rejected::Malformed) => self.malformed.fetch_add(1, Relaxed),
             };
         }
+        // The socket stays readable, so that the caller comes back after others have had their turn.
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     pub(super) fn try_send_to(&self, payload: &[u8], dst: &Target) -> io::Result<()> {
