@@ -17,6 +17,7 @@ pub mod servers;
 pub mod snapshot;
 pub mod topology;
 pub(crate) mod trouble;
+pub(crate) mod tun;
 
 pub use enter::{Entered, enter, entered};
 pub use error::LabError;

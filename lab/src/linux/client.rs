@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 
 pub use dns::DnsAnswer;
+pub use hickory_proto::rr::RecordType;
 pub use load::Load;
 pub use ping::Ping;
 
@@ -164,6 +165,28 @@ impl Client {
         Ok(Dial { outcome: Outcome::Done, took, stream: Some(stream) })
     }
 
+    /// Makes `count` connections, one after the other, and returns them open.
+    ///
+    /// # Errors
+    /// [`LabError::Client`] at the first that cannot be made within `timeout`.
+    pub fn tcp_many(
+        &self,
+        to: SocketAddr,
+        count: usize,
+        timeout: Duration,
+    ) -> Result<Vec<TcpStream>, LabError> {
+        self.namespace
+            .run(|| -> io::Result<Vec<TcpStream>> {
+                let one = || {
+                    let socket = self.socket_here(to, Type::STREAM, Protocol::TCP)?;
+                    socket.connect_timeout(&to.into(), timeout)?;
+                    Ok(TcpStream::from(socket))
+                };
+                std::iter::repeat_with(one).take(count).collect()
+            })?
+            .map_err(|source| fail(format!("make {count} connections to {to}"), source))
+    }
+
     /// Fetches `path` from an HTTP server by one GET on a connection of its own.
     ///
     /// # Errors
@@ -228,17 +251,19 @@ impl Client {
     /// A socket for `to`, made in the namespace; it stays there.
     fn socket(&self, to: SocketAddr, kind: Type, protocol: Protocol) -> Result<Socket, LabError> {
         self.namespace
-            .run(|| -> io::Result<Socket> {
-                let socket = Socket::new(Domain::for_address(to), kind, Some(protocol))?;
-                if let Some(device) = &self.device {
-                    socket.bind_device(Some(device.as_bytes()))?;
-                }
-                if let Some(source) = self.source {
-                    socket.bind(&source.into())?;
-                }
-                Ok(socket)
-            })?
+            .run(|| self.socket_here(to, kind, protocol))?
             .map_err(|source| fail(format!("make a socket for {to}"), source))
+    }
+
+    fn socket_here(&self, to: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(to), kind, Some(protocol))?;
+        if let Some(device) = &self.device {
+            socket.bind_device(Some(device.as_bytes()))?;
+        }
+        if let Some(source) = self.source {
+            socket.bind(&source.into())?;
+        }
+        Ok(socket)
     }
 }
 

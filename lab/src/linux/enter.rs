@@ -5,6 +5,7 @@ use std::io;
 use std::sync::OnceLock;
 
 use rustix::mount::{MountFlags, MountPropagationFlags};
+use rustix::process::{Resource, Rlimit};
 use rustix::thread::UnshareFlags;
 
 use crate::error::LabError;
@@ -19,13 +20,16 @@ pub enum Entered {
 }
 
 static ENTERED: OnceLock<Entered> = OnceLock::new();
+static FIRST_LIMIT: OnceLock<Rlimit> = OnceLock::new();
 
 /// Moves the process into a network and a mount namespace of its own, so that nothing that happens later can touch
 /// the machine's network, and all later steps work without privilege.
 ///
 /// Must be called while the process has a single thread: first thing in `main`. As root it unshares directly; as
 /// anybody else it makes a user namespace in which it is root. `/run` becomes an empty directory in memory, so that
-/// programs under test find a writable place that nobody else looks at. A second call does nothing.
+/// programs under test find a writable place that nobody else looks at. The process may open as many files as the hard
+/// limit allows; programs started by [`Program`](crate::program::Program) get the limit that was there before. A second
+/// call does nothing.
 ///
 /// # Errors
 /// [`LabError::Threads`] when other threads exist, [`LabError::Enter`] with what to do when the kernel refuses.
@@ -46,6 +50,7 @@ pub fn enter() -> Result<Entered, LabError> {
         }
     };
     hide_run()?;
+    raise_file_limit();
     crate::ns::NetNs::current("base")?.up("lo")?;
     Ok(*ENTERED.get_or_init(|| entered))
 }
@@ -88,4 +93,16 @@ fn hide_run() -> Result<(), LabError> {
         Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
         Err(error) => Err(step("mount an empty /run")(error.into())),
     }
+}
+
+/// One process plays all servers and clients of a scenario. Where the limit cannot be raised, large scenarios fail by
+/// EMFILE, which says enough.
+fn raise_file_limit() {
+    let first = *FIRST_LIMIT.get_or_init(|| rustix::process::getrlimit(Resource::Nofile));
+    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: first.maximum, ..first });
+}
+
+/// The limit of open files before [`enter`].
+pub(crate) fn first_limit() -> Option<Rlimit> {
+    FIRST_LIMIT.get().copied()
 }

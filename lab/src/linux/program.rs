@@ -1,21 +1,23 @@
 //! Starts the program under test inside a namespace and watches it from outside.
 
-use std::ffi::{CString, OsStr, OsString};
+mod prepare;
+
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::mount::MountPropagationFlags;
-use rustix::process::{Gid, Pid, Signal, Uid};
-use rustix::thread::UnshareFlags;
+use rustix::process::{Pid, Signal};
+
+pub use rustix::thread::CapabilitySet;
 
 use crate::error::LabError;
 use crate::ns::NetNs;
@@ -23,6 +25,9 @@ use crate::ns::NetNs;
 /// How the program under test is to be started.
 #[derive(Debug, Clone)]
 pub struct Program {
+    descriptors: Vec<(Arc<OwnedFd>, i32)>,
+    capabilities: Option<CapabilitySet>,
+    files: Option<u64>,
     namespace: NetNs,
     path: PathBuf,
     arguments: Vec<OsString>,
@@ -43,6 +48,9 @@ impl Program {
         Self {
             namespace: namespace.clone(),
             path: path.into(),
+            descriptors: Vec::new(),
+            capabilities: None,
+            files: None,
             arguments: arguments.into_iter().map(|a| a.as_ref().to_owned()).collect(),
             environment: Vec::new(),
             uid: None,
@@ -63,6 +71,27 @@ impl Program {
     #[must_use]
     pub fn uid(mut self, uid: u32) -> Self {
         self.uid = Some(uid);
+        self
+    }
+
+    /// Leaves it these capabilities only, whatever its user id.
+    #[must_use]
+    pub fn capabilities(mut self, keep: CapabilitySet) -> Self {
+        self.capabilities = Some(keep);
+        self
+    }
+
+    /// Limits how many file descriptors it may have open (`RLIMIT_NOFILE`, soft and hard).
+    #[must_use]
+    pub fn file_limit(mut self, files: u64) -> Self {
+        self.files = Some(files);
+        self
+    }
+
+    /// Hands it an open file under this descriptor number, which should be above 2.
+    #[must_use]
+    pub fn descriptor(mut self, file: impl Into<OwnedFd>, number: i32) -> Self {
+        self.descriptors.push((Arc::new(file.into()), number));
         self
     }
 
@@ -93,13 +122,18 @@ impl Program {
         command.envs(self.environment.iter().map(|(k, v)| (k, v)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         if let Some(text) = &self.resolv_conf {
-            give_resolv_conf(&mut command, text).map_err(fail("write a resolv.conf for"))?;
+            prepare::give_resolv_conf(&mut command, text).map_err(fail("write a resolv.conf for"))?;
         }
-        // Registered last: `CommandExt::uid` would take effect before the others, which need root's rights.
-        if let Some(uid) = self.uid {
-            become_user(&mut command, uid);
+        for (file, number) in &self.descriptors {
+            let file = file.try_clone().map_err(fail("hand a descriptor to"))?;
+            prepare::give_descriptor(&mut command, file, *number);
         }
-        let mut child = spawn(command).map_err(fail("start"))?;
+        prepare::limit_descriptors(&mut command, self.files);
+        // Last, because the others need root's rights; `CommandExt::uid` would take effect before them.
+        if self.uid.is_some() || self.capabilities.is_some() {
+            prepare::become_user(&mut command, self.uid, self.capabilities);
+        }
+        let mut child = prepare::spawn(command).map_err(fail("start"))?;
         let (stderr, stdout) = (Output::default(), Output::default());
         let (lines_out, lines) = mpsc::channel();
         if let Some(pipe) = child.stdout.take() {
@@ -405,84 +439,4 @@ impl Output {
             thread::sleep(Duration::from_millis(1));
         }
     }
-}
-
-/// Starts `command` from a thread that lives as long as the process, and has the kernel kill the child with that
-/// thread: no program under test survives a test program that was killed.
-pub(crate) fn spawn(mut command: Command) -> io::Result<Child> {
-    type Job = (Command, Sender<io::Result<Child>>);
-    static SPAWNER: OnceLock<Mutex<Sender<Job>>> = OnceLock::new();
-    // SAFETY: prctl(PR_SET_PDEATHSIG) and nothing else happens between fork and exec.
-    unsafe {
-        command.pre_exec(|| Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?));
-    }
-    let spawner = SPAWNER.get_or_init(|| {
-        let (jobs, queue) = mpsc::channel::<Job>();
-        // When this thread cannot be started the queue is dropped, and sending to it fails below.
-        let _ = thread::Builder::new().name("lab-spawner".to_owned()).spawn(move || {
-            for (mut command, answer) in queue {
-                let _ = answer.send(command.spawn());
-            }
-        });
-        Mutex::new(jobs)
-    });
-    let (answer, child) = mpsc::channel();
-    let gone = || io::Error::other("the thread that starts programs is gone");
-    spawner.lock().send((command, answer)).map_err(|_| gone())?;
-    child.recv().map_err(|_| gone())?
-}
-
-fn become_user(command: &mut Command, uid: u32) {
-    // SAFETY: between fork and exec the closure makes four system calls on the child's only thread.
-    unsafe {
-        command.pre_exec(move || {
-            let (user, group) = (Uid::from_raw(uid), Gid::from_raw(uid));
-            rustix::thread::set_thread_groups(&[])?;
-            rustix::thread::set_thread_res_gid(group, group, group)?;
-            Ok(rustix::thread::set_thread_res_uid(user, user, user)?)
-        });
-    }
-}
-
-/// Lays a file over `/etc/resolv.conf`, in a mount namespace of the child's own.
-fn give_resolv_conf(command: &mut Command, text: &str) -> io::Result<()> {
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    if crate::entered().is_none() {
-        return Err(io::Error::other("enter() was not called, so /run is the machine's own"));
-    }
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let source = format!("/run/lab-resolv-{}-{number}.conf", std::process::id());
-    fs::write(&source, text)?;
-    let target = resolv_conf_target()?;
-    let (source, target) =
-        (CString::new(source)?, CString::new(target.into_os_string().into_encoded_bytes())?);
-    // SAFETY: between fork and exec the closure makes system calls with strings that it owns; it neither allocates
-    // nor takes a lock. The child has a single thread.
-    unsafe {
-        command.pre_exec(move || {
-            rustix::thread::unshare_unsafe(UnshareFlags::NEWNS)?;
-            rustix::mount::mount_change(c"/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
-            Ok(rustix::mount::mount_bind(source.as_c_str(), target.as_c_str())?)
-        });
-    }
-    Ok(())
-}
-
-/// The file that `/etc/resolv.conf` is. Where it is a link into `/run`, which `enter` emptied, it is made there.
-fn resolv_conf_target() -> io::Result<PathBuf> {
-    const PATH: &str = "/etc/resolv.conf";
-    if let Ok(target) = fs::canonicalize(PATH) {
-        return Ok(target);
-    }
-    let link = Path::new("/etc").join(fs::read_link(PATH).map_err(|error| {
-        io::Error::new(
-            error.kind(),
-            format!("{PATH} does not exist, so nothing can be laid over it: {error}"),
-        )
-    })?);
-    if let Some(directory) = link.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    fs::write(&link, "")?;
-    fs::canonicalize(link)
 }

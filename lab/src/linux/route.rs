@@ -9,7 +9,7 @@ use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 
 use crate::error::LabError;
 use crate::link::family;
@@ -17,6 +17,8 @@ use crate::ns::NetNs;
 
 /// The routing table that every host has: `main`.
 pub const MAIN_TABLE: u32 = 254;
+
+const RTPROT_BOOT: u8 = 3;
 
 /// A route to be added or deleted.
 #[derive(Debug, Clone)]
@@ -27,6 +29,7 @@ pub struct Route {
     metric: Option<u32>,
     table: u32,
     source: Option<IpAddr>,
+    protocol: u8,
     kind: RouteType,
 }
 
@@ -40,6 +43,7 @@ impl Route {
             metric: None,
             table: MAIN_TABLE,
             source: None,
+            protocol: RTPROT_BOOT,
             kind: RouteType::Unicast,
         }
     }
@@ -96,6 +100,13 @@ impl Route {
         self
     }
 
+    /// With this protocol number, by which its maker knows it; otherwise 3, as of `ip route add`.
+    #[must_use]
+    pub fn protocol(mut self, protocol: u8) -> Self {
+        self.protocol = protocol;
+        self
+    }
+
     /// With this preferred source address.
     #[must_use]
     pub fn source(mut self, source: IpAddr) -> Self {
@@ -109,7 +120,7 @@ impl Route {
         header.address_family = family(self.destination.addr());
         header.destination_prefix_length = self.destination.prefix_len();
         header.table = u8::try_from(self.table).unwrap_or(0);
-        header.protocol = RouteProtocol::Boot;
+        header.protocol = self.protocol.into();
         header.kind = self.kind;
         let direct = self.gateway.is_none() && self.kind == RouteType::Unicast;
         header.scope =
@@ -142,10 +153,10 @@ fn address(address: IpAddr) -> RouteAddress {
     }
 }
 
-/// A rule of the routing policy: packets from `from` and to `to` and with `mark` look up `table`.
-#[derive(Debug, Clone)]
+/// A rule of the routing policy: the packets it selects look up `table`. With all defaults it selects every packet.
+#[derive(Debug, Clone, Default)]
 pub struct Rule {
-    /// Address family: of the prefixes, if there are any.
+    /// Whether it is for IPv6; otherwise for IPv4.
     pub ipv6: bool,
     /// Rules are tried in the order of this number.
     pub priority: u32,
@@ -155,8 +166,16 @@ pub struct Rule {
     pub to: Option<IpNet>,
     /// Mark and mask.
     pub mark: Option<(u32, u32)>,
+    /// Selects the packets that do not match (`not` in the words of `ip rule`).
+    pub invert: bool,
+    /// Only packets that come in by this device; `lo` stands for the machine's own.
+    pub iif: Option<String>,
     /// The table to look up.
     pub table: u32,
+    /// What the table says is ignored when the prefix is no longer than this.
+    pub suppress_prefixlength: Option<u32>,
+    /// The protocol number of who made it (`protocol` in the words of `ip rule`).
+    pub protocol: Option<u8>,
 }
 
 impl Rule {
@@ -176,6 +195,18 @@ impl Rule {
         if let Some((mark, mask)) = self.mark {
             message.attributes.push(RuleAttribute::FwMark(mark));
             message.attributes.push(RuleAttribute::FwMask(mask));
+        }
+        if self.invert {
+            message.header.flags |= RuleFlags::Invert;
+        }
+        if let Some(iif) = &self.iif {
+            message.attributes.push(RuleAttribute::Iifname(iif.clone()));
+        }
+        if let Some(length) = self.suppress_prefixlength {
+            message.attributes.push(RuleAttribute::SuppressPrefixLen(length));
+        }
+        if let Some(protocol) = self.protocol {
+            message.attributes.push(RuleAttribute::Protocol(protocol.into()));
         }
         message.attributes.push(RuleAttribute::Priority(self.priority));
         message.attributes.push(RuleAttribute::Table(self.table));

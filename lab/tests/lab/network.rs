@@ -9,7 +9,7 @@ use oneway_lab::harness::TestResult;
 use oneway_lab::servers::Origin;
 use oneway_lab::servers::origin::{Network, port};
 use oneway_lab::topology::{Pair, Standard, address};
-use oneway_lab::{NetNs, Route, Rule, Topology};
+use oneway_lab::{Entered, NetNs, Route, Rule, Topology};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -21,7 +21,7 @@ fn source_seen(
     let answer = host.udp(to, b"?", SECOND)?;
     assert_eq!(answer.outcome, Outcome::Done, "no answer from {to}");
     let text = String::from_utf8_lossy(&answer.data).trim().to_owned();
-    let seen: SocketAddr = text.parse().unwrap();
+    let seen: SocketAddr = text.parse().expect("an address and port");
     assert!(origin.clients(Network::Udp, to.port()).contains(&seen));
     Ok(seen.ip())
 }
@@ -193,17 +193,83 @@ pub fn namespaces_vanish() -> TestResult {
 pub fn rules_and_routes_are_flushed_by_protocol() -> TestResult {
     let lab = Topology::simple()?;
     let before = oneway_lab::Snapshot::take(&lab.host)?;
-    let rule =
-        Rule { ipv6: false, priority: 1000, from: None, to: None, mark: Some((0x10, 0x30)), table: 5000 };
-    lab.host.add_rule(&rule)?;
-    let route = Route::to("192.0.2.200/32".parse()?).dev("up1").table(5000);
-    lab.host.add_route(&route)?;
-    // The protocol number of what the laboratory adds: RTPROT_BOOT for routes, none for rules.
-    assert_eq!(lab.host.flush_rules(99)?, 0);
-    assert_eq!(lab.host.flush_routes(99)?, 0);
-    lab.host.delete_rule(&rule)?;
-    lab.host.delete_route(&route)?;
+    let rule = |protocol| Rule {
+        priority: 1000 + u32::from(protocol),
+        mark: Some((0x10, 0x30)),
+        table: 5000,
+        protocol: Some(protocol),
+        iif: Some("lo".to_owned()),
+        ..Rule::default()
+    };
+    let route = |protocol| -> Result<Route, ipnet::AddrParseError> {
+        let route = Route::to("192.0.2.200/32".parse()?).dev("up1").table(5000 + u32::from(protocol));
+        Ok(route.protocol(protocol))
+    };
+    for protocol in [162, 163] {
+        lab.host.add_rule(&rule(protocol))?;
+        lab.host.add_rule(&Rule { ipv6: true, ..rule(protocol) })?;
+        lab.host.add_route(&route(protocol)?)?;
+    }
+    assert_eq!((lab.host.flush_rules(99)?, lab.host.flush_routes(99)?), (0, 0));
+    assert_eq!((lab.host.flush_rules(162)?, lab.host.flush_routes(162)?), (2, 1));
+    lab.host.delete_rule(&rule(163))?;
+    lab.host.delete_rule(&Rule { ipv6: true, ..rule(163) })?;
+    lab.host.delete_route(&route(163)?)?;
+    before.expect_same(&lab.host)?;
+
+    // What another VPN sets up.
+    let suppress = Rule { priority: 900, table: 254, suppress_prefixlength: Some(0), ..Rule::default() };
+    let tunnel =
+        Rule { priority: 901, table: 51_820, mark: Some((51_820, !0)), invert: true, ..Rule::default() };
+    lab.host.add_rule(&suppress)?;
+    lab.host.add_rule(&tunnel)?;
+    let after = oneway_lab::Snapshot::take(&lab.host)?;
+    let diff = before.diff(&after);
+    assert!(diff.contains("suppress-prefixlength 0") && diff.contains("mark 0xca6c"), "{diff}");
+    lab.host.delete_rule(&suppress)?;
+    lab.host.delete_rule(&tunnel)?;
     before.expect_same(&lab.host)?;
     assert!(lab.host.flush_routes(3)? >= 2, "the default routes");
+    Ok(())
+}
+
+pub fn tun_hands_over_packets() -> TestResult {
+    let here = NetNs::new("tunnelled")?;
+    here.up("lo")?;
+    let tun = match here.tun("lab0", false) {
+        Ok(tun) => tun,
+        // On some machines the device file is root's alone; a user namespace changes nothing about that.
+        Err(error) if oneway_lab::entered() == Some(Entered::UserNamespace) => {
+            assert!(error.to_string().contains("/dev/net/tun"), "{error}");
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    here.up("lab0")?;
+    here.add_address("lab0", "192.0.2.1/30".parse()?)?;
+    let wire = Recorder::start(&here, Some("lab0"))?;
+    here.client().udp_socket(false)?.send_to(b"hello", "192.0.2.2:9")?;
+    let mut packet = [0; 2000];
+    let mut file = std::fs::File::from(tun);
+    let length = loop {
+        // The kernel's own IPv6 messages come too.
+        let length = std::io::Read::read(&mut file, &mut packet)?;
+        if packet[0] >> 4 == 4 && packet[9] == 17 {
+            break length;
+        }
+    };
+    assert_eq!((length, &packet[28..33]), (33, &b"hello"[..]));
+    assert_eq!(wire.count(Packet::is_udp)?, 1);
+    drop((file, wire));
+    wait_until(SECOND, "the device went with its descriptor", || here.link("lab0").is_err())?;
+    Ok(())
+}
+
+pub fn thousands_of_connections_stay_open() -> TestResult {
+    let lab = Topology::simple()?;
+    // Both ends are here, so this takes twice as many descriptors.
+    let held = lab.host.client().tcp_many(address::ORIGIN.v4_port(port::SILENT), 3000, SECOND)?;
+    wait_until(SECOND * 10, "all were accepted", || lab.origin.open_connections() == 3000)?;
+    drop(held);
     Ok(())
 }

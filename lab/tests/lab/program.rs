@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use oneway_lab::client::wait_until;
 use oneway_lab::harness::{ROLE, TestResult};
-use oneway_lab::program::Program;
-use oneway_lab::{LabError, NetNs, Oneway};
+use oneway_lab::program::{CapabilitySet, Program};
+use oneway_lab::{Entered, LabError, NetNs, Oneway};
 
 const SELF: &str = "/proc/self/exe";
 
@@ -17,6 +17,7 @@ pub fn sleeper() -> TestResult {
     let resolver = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     writeln!(out, "namespace {}", namespace.display())?;
     writeln!(out, "resolver {}", resolver.trim())?;
+    writeln!(out, "handed {:?}", std::fs::read_link("/proc/self/fd/9").unwrap_or_default())?;
     writeln!(out, "ready: sleeping")?;
     eprintln!("to stderr");
     loop {
@@ -54,6 +55,34 @@ pub fn runs_in_the_namespace() -> TestResult {
     // Nobody else got the private resolv.conf.
     let ours = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     assert!(!ours.contains("203.0.113.53"));
+    Ok(())
+}
+
+pub fn has_the_rights_it_was_left() -> TestResult {
+    let namespace = NetNs::new("somewhere")?;
+    // A user namespace has one user id only.
+    let root = oneway_lab::entered() == Some(Entered::Root);
+    let mut program = Program::new::<&str>(&namespace, SELF, [])
+        .env(ROLE, "sleeper")
+        .capabilities(CapabilitySet::NET_ADMIN)
+        .file_limit(123)
+        .descriptor(std::fs::File::open("/dev/null")?, 9)
+        .ready("ready:", Duration::from_secs(5));
+    if root {
+        program = program.uid(65_534);
+    }
+    let running = program.start()?;
+    assert!(running.stdout().contains("handed \"/dev/null\""), "{}", running.stdout());
+    let proc = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", running.pid()));
+    let status = proc("status")?;
+    // CAP_NET_ADMIN is number 12.
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert!(status.contains(&format!("{set}:\t0000000000001000")), "{status}");
+    }
+    assert!(!root || status.contains("Uid:\t65534\t65534"), "{status}");
+    let limits = proc("limits")?;
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap_or_default();
+    assert_eq!(files.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["123", "123"]);
     Ok(())
 }
 

@@ -143,7 +143,10 @@ pub fn socks_password_and_split_replies() -> TestResult {
     Ok(())
 }
 
-fn associate(client: &Client) -> Result<(TcpStream, u8, Vec<u8>, u16), Box<dyn std::error::Error>> {
+/// The control connection, and reply code, host and port of the answer.
+type Associated = (TcpStream, u8, Vec<u8>, u16);
+
+fn associate(client: &Client) -> Result<Associated, Box<dyn std::error::Error>> {
     let mut stream = socks(client)?;
     stream.write_all(&[5, 1, 0, 5, 3, 0, 1, 0, 0, 0, 0, 0, 0])?;
     let mut method = [0; 2];

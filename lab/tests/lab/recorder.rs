@@ -92,6 +92,6 @@ pub fn sees_icmp_and_fragments() -> TestResult {
         wire.forget()?;
     }
     let nothing = wire.wait_for(Duration::from_millis(20), "nothing", Packet::is_traffic);
-    assert!(nothing.unwrap_err().to_string().contains("in vain until nothing"));
+    assert!(nothing.expect_err("nothing came").to_string().contains("in vain until nothing"));
     Ok(())
 }

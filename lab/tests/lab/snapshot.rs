@@ -38,7 +38,7 @@ pub fn tells_what_changed() -> TestResult {
         if found { Ok(()) } else { Err(format!("no line {sign} with {words:?} in:\n{error}").into()) }
     };
     let table = 4711;
-    let rule = Rule { ipv6: true, priority: 77, from: None, to: None, mark: Some((1, 3)), table };
+    let rule = Rule { ipv6: true, priority: 77, mark: Some((1, 3)), table, ..Rule::default() };
     lab.host.add_rule(&rule)?;
     expect("+", &["rule IPv6", "priority 77", "mark 0x1", "mask 0x3", "table 4711"])?;
     lab.host.delete_rule(&rule)?;

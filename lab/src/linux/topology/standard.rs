@@ -138,9 +138,8 @@ impl Standard {
                 ipv6: source.is_ipv6(),
                 priority: SOURCE_PRIORITY,
                 from: Some(source.into()),
-                to: None,
-                mark: None,
                 table: SOURCE_TABLE,
+                ..Rule::default()
             })?;
         }
         Ok(())

@@ -1,0 +1,45 @@
+//! A TUN device of the laboratory's own: to be handed to the program under test, or to play another VPN.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use crate::error::LabError;
+use crate::ns::NetNs;
+
+impl NetNs {
+    /// Makes a TUN device, down. It is gone when the descriptor, and those that programs were given, are closed.
+    /// With `offload`, packets carry a `virtio_net_hdr` (`IFF_VNET_HDR`). Reads block.
+    ///
+    /// # Errors
+    /// [`LabError::Client`], also when `/dev/net/tun` is missing or not for this user.
+    pub fn tun(&self, name: &str, offload: bool) -> Result<OwnedFd, LabError> {
+        self.run(|| open(name, offload))?
+            .map(OwnedFd::from)
+            .map_err(|source| LabError::Client { what: format!("make the TUN device \"{name}\""), source })
+    }
+}
+
+fn open(name: &str, offload: bool) -> io::Result<File> {
+    let path = "/dev/net/tun";
+    let tun = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(|error| io::Error::new(error.kind(), format!("open {path}: {error}")))?;
+    // SAFETY: all bits zero are a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the name is longer than 15 bytes"));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    let offload = if offload { libc::IFF_VNET_HDR } else { 0 };
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | offload) as libc::c_short;
+    // SAFETY: TUNSETIFF reads and writes one `ifreq`, which lives throughout the call.
+    match unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) } {
+        0 => Ok(tun),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
