@@ -117,3 +117,91 @@ fn judge(dst: IpAddr, tun: IfIndex, strategy: &Strategy, answer: &RouteAnswer) -
 fn verdict(dst: IpAddr, via: Option<String>, finding: Finding, why: String) -> Verdict {
     Verdict { dst, family: Family::of(dst), via, loop_free: finding == Finding::Proven, finding, why }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use oneway_route::{Mark, RouteError, Table};
+
+    use super::*;
+
+    const UPLINK: IfIndex = IfIndex(2);
+    const TUN: IfIndex = IfIndex(7);
+
+    /// Says the same to every question, and counts them.
+    #[derive(Clone, Debug)]
+    struct Says(Option<RouteAnswer>, Arc<AtomicUsize>);
+
+    impl RouteOracle for Says {
+        fn route(&self, _: &RouteQuery) -> Result<RouteAnswer, RouteError> {
+            self.1.fetch_add(1, Relaxed);
+            self.0.clone().ok_or_else(|| RouteError::NotProven("the test says so".to_owned()))
+        }
+    }
+
+    fn says(oif: IfIndex, kind: RouteKind, table: Option<Table>) -> Says {
+        let answer = RouteAnswer {
+            oif: Some(oif),
+            oif_name: "dev".to_owned(),
+            prefsrc: None,
+            gateway: None,
+            table,
+            kind,
+        };
+        Says(Some(answer), Arc::default())
+    }
+
+    fn egress(strategy: Strategy, oracle: &Says) -> Egress {
+        Egress::with_oracle(strategy, Vec::new(), Box::new(oracle.clone())).unwrap()
+    }
+
+    fn bind() -> Strategy {
+        Strategy::Bind { index: UPLINK, name: "eth0".to_owned() }
+    }
+
+    fn prove(strategy: Strategy, oracle: &Says) -> Verdict {
+        egress(strategy, oracle).prove(oracle, TUN, &["192.0.2.1".parse().unwrap()]).remove(0)
+    }
+
+    #[test]
+    fn judges_by_the_answer() {
+        let mark = || Strategy::Mark(Mark(8));
+        let main = Some(Table::MAIN);
+        assert_eq!(prove(mark(), &says(UPLINK, RouteKind::Unicast, main)).finding, Finding::Proven);
+        assert_eq!(prove(mark(), &says(TUN, RouteKind::Unicast, main)).finding, Finding::Loops);
+        assert_eq!(prove(mark(), &says(TUN, RouteKind::Local, main)).finding, Finding::Proven);
+        assert_eq!(prove(mark(), &says(UPLINK, RouteKind::Other(77), main)).finding, Finding::NotProven);
+        let unreachable = prove(mark(), &says(UPLINK, RouteKind::Unreachable, None));
+        assert_eq!((unreachable.finding, unreachable.via), (Finding::Proven, None));
+        for strategy in [mark(), bind()] {
+            assert_eq!(prove(strategy, &Says(None, Arc::default())).finding, Finding::NotProven);
+        }
+    }
+
+    #[test]
+    fn an_answer_without_a_table_is_the_kernels_guess() {
+        let verdict = prove(bind(), &says(UPLINK, RouteKind::Unicast, None));
+        assert!(verdict.loop_free && verdict.via.is_none(), "{verdict:?}");
+        assert!(verdict.why.contains("no route"), "{}", verdict.why);
+    }
+
+    #[test]
+    fn remembers_for_sockets_but_not_for_proofs() {
+        let oracle = says(UPLINK, RouteKind::Unicast, Some(Table::MAIN));
+        let egress = egress(bind(), &oracle);
+        let dst: std::net::SocketAddr = "192.0.2.1:53".parse().unwrap();
+        for _ in 0..100 {
+            egress.check_datagram(dst).unwrap();
+        }
+        // Two questions (is it local, and is it beyond the device), and again should a second have passed.
+        let asked = oracle.1.load(Relaxed);
+        assert!(asked < 20, "{asked}");
+        egress.routes_changed();
+        egress.check_datagram(dst).unwrap();
+        assert_eq!(oracle.1.load(Relaxed), asked + 2);
+        egress.prove(&oracle, TUN, &[dst.ip()]);
+        assert_eq!(oracle.1.load(Relaxed), asked + 5);
+    }
+}
