@@ -67,7 +67,8 @@ impl Lab {
         for (ipv6, all) in [(false, "0.0.0.0/0"), (true, "::/0")] {
             host.add_route(&Route::to(all.parse()?).dev("oneway0").table(TABLE))?;
             let mark = Some((0, BIT.0));
-            host.add_rule(&Rule { ipv6, priority: 9000, from: None, to: None, mark, table: TABLE })?;
+            let iif = Some("lo".to_owned());
+            host.add_rule(&Rule { ipv6, priority: 9000, mark, iif, table: TABLE, ..Rule::default() })?;
         }
         let trap = Recorder::start(&behind, None)?;
         Ok(Self { host, world, trap, _behind: behind })
