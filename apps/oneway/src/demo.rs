@@ -1,11 +1,10 @@
 //! `oneway demo`.
 
-use std::process::ExitCode;
+#[cfg(target_os = "linux")]
+#[path = "demo/linux.rs"]
+mod os;
+#[cfg(not(target_os = "linux"))]
+#[path = "demo/unsupported.rs"]
+mod os;
 
-use crate::failure::Failure;
-use crate::output::Output;
-
-/// Shows the main job in throw-away network namespaces.
-pub(crate) fn demo(_: Output) -> Result<ExitCode, Failure> {
-    Err(Failure::later("oneway demo"))
-}
+pub(crate) use os::demo;

@@ -34,6 +34,11 @@ impl Output {
         }
     }
 
+    /// Whether one JSON document is asked for.
+    pub(crate) fn is_json(self) -> bool {
+        self.json
+    }
+
     /// Whether the screen may be cleared between two answers.
     pub(crate) fn is_screen(self) -> bool {
         !self.json && io::stdout().is_terminal()

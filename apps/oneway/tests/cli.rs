@@ -1,1 +1,498 @@
-//! The command line as its users meet it: words, exit codes, JSON.
+//! The command line as its users meet it: words, exit codes, JSON; and one instance after another in a network
+//! namespace of its own.
+//!
+//! Needs root, for the namespaces.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::disallowed_methods, reason = "the program under test is a child process")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+const ONEWAY: &str = env!("CARGO_BIN_EXE_oneway");
+
+/// The answer of `oneway` to some words.
+fn oneway(words: &[&str]) -> Output {
+    Command::new(ONEWAY).args(words).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// Asserts that the words fail with one line on stderr and nothing on stdout.
+#[track_caller]
+fn fails(words: &[&str], code: i32, line: &str) {
+    let output = oneway(words);
+    assert_eq!(text(&output.stderr), format!("error: {line}\n"), "{words:?}");
+    assert_eq!(text(&output.stdout), "", "{words:?}");
+    assert_eq!(output.status.code(), Some(code), "{words:?}");
+}
+
+/// The one JSON document on stdout.
+#[track_caller]
+fn document(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
+}
+
+fn file(text: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("oneway.toml");
+    fs::write(&path, text).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    (folder, path)
+}
+
+#[test]
+fn wrong_usage_is_one_line_and_exit_code_2() {
+    fails(&[], 2, "no command is given; `oneway help` lists them");
+    fails(&["rum"], 2, "unrecognized subcommand 'rum'; tip: a similar subcommand exists: 'run'");
+    fails(
+        &["run", "--stack", "users"],
+        2,
+        "invalid value 'users' for '--stack <user|system>': \"users\" is no stack; use user or system",
+    );
+    fails(
+        &["plan", "--include", "10.0.0.1/8"],
+        2,
+        "invalid value '10.0.0.1/8' for '--include <CIDR>': \"10.0.0.1/8\" has host bits set; the prefix is 10.0.0.0/8",
+    );
+    fails(
+        &["run", "--mtu", "1279"],
+        2,
+        "invalid value '1279' for '--mtu <N>': 1279 is no MTU; use 1280 to 65535",
+    );
+    fails(&["run", "--control"], 2, "a value is required for '--control <PATH>' but none was supplied");
+    fails(&["status", "-v", "-q"], 2, "the argument '--verbose...' cannot be used with '--quiet...'");
+    fails(
+        &["run", "--capture", "tproxy"],
+        2,
+        "--capture: capture mode tproxy is not available in this version",
+    );
+    for option in [&["--confirm", "60"][..], &["--api", "127.0.0.1:1"], &["--exclude-process", "ssh"]] {
+        let output = oneway(&[&["run"], option].concat());
+        assert_eq!(output.status.code(), Some(2));
+        assert!(text(&output.stderr).ends_with(" is not available in this version\n"), "{output:?}");
+    }
+}
+
+#[test]
+fn a_wrong_proxy_does_not_show_its_password() {
+    fails(
+        &["run", "--proxy", "socks9://me:secret@proxy.example:1080"],
+        2,
+        "--proxy: \"socks9\" is no proxy protocol; use socks5, socks5h, socks4, socks4a or http",
+    );
+}
+
+#[test]
+fn wrong_configuration_names_the_place() {
+    let (_folder, path) = file("[capture]\nmode = \"tun\"\nstak = \"user\"\n[tun]\nmtu = 1\n");
+    let line = format!(
+        "{path}:3:1: unknown key `stak` in [capture]; the keys are mode, stack, include, exclude, exclude-uid, \
+         exclude-cgroup, exclude-process, forwarded, ipv6, strict (and 1 more; `oneway check` lists all)"
+    );
+    for command in ["run", "plan"] {
+        fails(&[command, "-c", &path], 2, &line);
+    }
+    fails(
+        &["run", "-c", "/nonexistent.toml"],
+        2,
+        "cannot read the configuration \"/nonexistent.toml\": No such file or directory (os error 2); check the path \
+         and its permissions",
+    );
+}
+
+#[test]
+fn check_lists_every_error() {
+    let (_folder, path) = file("[capture]\nstack = 1\n[tun]\nmtu = 1\n");
+    let output = oneway(&["check", "-c", &path]);
+    assert_eq!(
+        text(&output.stdout),
+        format!(
+            "error: {path}:2:9: capture.stack: expected a string, found an integer\n\
+             error: {path}:4:7: tun.mtu: 1 is no MTU; use 1280 to 65535\n2 errors\n"
+        )
+    );
+    assert_eq!(output.status.code(), Some(3));
+    let output = oneway(&["check", "--json", "-c", &path]);
+    assert_eq!(
+        document(&output),
+        json!({ "ok": false, "warnings": [], "errors": [
+            { "file": path, "line": 2, "column": 9,
+              "message": "capture.stack: expected a string, found an integer" },
+            { "file": path, "line": 4, "column": 7, "message": "tun.mtu: 1 is no MTU; use 1280 to 65535" },
+        ]})
+    );
+    assert_eq!(output.status.code(), Some(3));
+}
+
+#[test]
+fn check_reads_the_rules_too() {
+    let (_folder, path) = file("[rules]\nlist = [\n  \"MATCH,direct\",\n  \"MATCH,nowhere\",\n]\n");
+    let output = oneway(&["check", "-c", &path]);
+    assert_eq!(
+        text(&output.stdout),
+        format!(
+            "error: {path}:4:3: rule \"MATCH,nowhere\": there is no outbound named \"nowhere\"\n1 error\n"
+        )
+    );
+    assert_eq!(output.status.code(), Some(3));
+}
+
+#[test]
+fn check_of_a_good_configuration() {
+    let output = oneway(&["check"]);
+    assert_eq!((text(&output.stdout), output.status.code()), ("ok\n", Some(0)));
+    let (_folder, path) = file("dns.mode = \"real\"\n");
+    let output = oneway(&["check", "-c", &path]);
+    assert_eq!(
+        text(&output.stdout),
+        format!(
+            "warning: {path}:1:12: DNS mode real is not available in this version; DNS is carried like other \
+             traffic\nok\n"
+        )
+    );
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn errors_are_json_too() {
+    let output = oneway(&["run", "--json", "--nonsense"]);
+    assert_eq!(
+        document(&output),
+        json!({ "error": "unexpected argument '--nonsense' found", "exit_code": 2 })
+    );
+    assert_eq!(text(&output.stderr), "error: unexpected argument '--nonsense' found\n");
+    let output = oneway(&["doctor", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn help_shows_what_is_there_and_nothing_else() {
+    let output = oneway(&["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    let help = text(&output.stdout);
+    for command in
+        ["run", "plan", "check", "status", "flows", "stop", "recover", "demo", "completions", "help"]
+    {
+        assert!(help.contains(&format!("\n  {command} ")), "{command}: {help}");
+    }
+    for later in ["exec", "doctor", "why", "reload", "confirm", "exclude", "import", "lab"] {
+        assert!(!help.contains(&format!("\n  {later} ")), "{later}: {help}");
+        fails(
+            &[later, "--some", "-x", "--", "words"],
+            1,
+            &format!("`oneway {later}` is not available in this version"),
+        );
+    }
+    assert!(help.len() < 2500, "help does not fit a screen");
+    let run = oneway(&["help", "run"]);
+    for option in ["--config", "--proxy", "--include", "--exclude-uid", "--forwarded", "--tun-fd", "--strict"]
+    {
+        assert!(text(&run.stdout).contains(option), "{option}");
+    }
+    assert!(!text(&run.stdout).contains("--exclude-cgroup"));
+}
+
+#[test]
+fn version() {
+    let version = concat!("oneway ", env!("CARGO_PKG_VERSION"));
+    assert_eq!(text(&oneway(&["--version"]).stdout), format!("{version}\n"));
+    assert_eq!(document(&oneway(&["--version", "--json"])), json!({ "version": version }));
+}
+
+#[test]
+fn completions_for_each_shell() {
+    for (shell, sign) in [("bash", "complete -F"), ("zsh", "#compdef oneway"), ("fish", "complete -c oneway")]
+    {
+        let output = oneway(&["completions", shell]);
+        assert_eq!(output.status.code(), Some(0));
+        assert!(text(&output.stdout).contains(sign), "{shell}");
+        assert!(text(&output.stdout).contains("exclude-uid"), "{shell}");
+    }
+    assert_eq!(document(&oneway(&["completions", "bash", "--json"]))["shell"], "bash");
+}
+
+#[test]
+fn without_privileges_run_says_what_to_grant() {
+    // Where the build put the program an ordinary user may not be able to read it.
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = folder.path().join("oneway");
+    fs::copy(ONEWAY, &program).unwrap();
+    let output = Command::new(&program)
+        .arg("run")
+        .env_remove("XDG_RUNTIME_DIR")
+        .uid(65534)
+        .gid(65534)
+        .output()
+        .unwrap();
+    assert_eq!(
+        text(&output.stderr),
+        format!(
+            "error: cannot capture the traffic of this host: permission denied; run as root or grant CAP_NET_ADMIN, \
+             for example with `setcap cap_net_admin+ep {}`\n",
+            program.display()
+        )
+    );
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_closed_reader_is_no_panic() {
+    let mut child =
+        Command::new(ONEWAY).arg("--help").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert_eq!(stderr, "");
+    assert!(child.wait().unwrap().code().is_some());
+}
+
+/// A network namespace that lives as long as this.
+struct Namespace {
+    holder: Child,
+}
+
+impl Namespace {
+    fn new() -> Self {
+        // Says when it is inside, and then waits for its stdin to close.
+        let mut holder = Command::new("unshare")
+            .args(["--net", "sh", "-c", "ip link set lo up && echo inside && read -r _"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(holder.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "inside\n", "cannot make a network namespace; run as root");
+        Self { holder }
+    }
+
+    /// The path that stands for it, and its number.
+    fn number(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        fs::metadata(self.path()).unwrap().ino()
+    }
+
+    fn path(&self) -> PathBuf {
+        format!("/proc/{}/ns/net", self.holder.id()).into()
+    }
+
+    fn command(&self, program: &str, words: &[&str]) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.path().display())).arg(program).args(words);
+        command
+    }
+
+    fn oneway(&self, words: &[&str]) -> Output {
+        self.command(ONEWAY, words).output().unwrap()
+    }
+
+    /// Everything that `run` may change here.
+    fn state(&self) -> String {
+        let words = "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; ip address; \
+                     sysctl -a --pattern 'rp_filter|src_valid_mark' 2>/dev/null; ls /run | grep -- -$1. ; true";
+        let script = words.replace("$1", &self.number().to_string());
+        let output = self.command("sh", &["-c", &script]).output().unwrap();
+        text(&output.stdout).to_owned()
+    }
+
+    /// Starts `oneway run` and waits until it is ready.
+    fn run(&self, words: &[&str]) -> Running {
+        let mut child = self
+            .command(ONEWAY, &[&["run"], words].concat())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut ready).unwrap();
+        assert!(ready.contains("ready: "), "{ready:?} {:?}", child.wait_with_output());
+        Running { child, ready }
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        drop(self.holder.stdin.take());
+        let _ = self.holder.wait();
+    }
+}
+
+/// An instance; killed if the test ends early.
+struct Running {
+    child: Child,
+    ready: String,
+}
+
+impl Running {
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    /// Waits for its end, at most the two seconds that a stop may take.
+    fn end(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "still running");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Fails if it has ended, which is all that is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_second_instance_is_refused_and_the_first_goes_on() {
+    let here = Namespace::new();
+    let before = here.state();
+    let mut first = here.run(&[]);
+    let during = here.state();
+    let pid = first.child.id();
+    for words in [&["run"][..], &["run", "--control", "/run/elsewhere.sock"]] {
+        let second = here.oneway(words);
+        assert_eq!(
+            text(&second.stderr),
+            format!("error: oneway is already running here (pid {pid}); stop it with `oneway stop`\n")
+        );
+        assert_eq!(second.status.code(), Some(1));
+        assert!(!Path::new("/run/elsewhere.sock").exists());
+    }
+    assert_eq!(here.state(), during);
+    let recovered = here.oneway(&["recover"]);
+    assert_eq!(text(&recovered.stdout), format!("nothing to recover: oneway is running here (pid {pid})\n"));
+    assert_eq!(here.state(), during);
+
+    let status = document(&here.oneway(&["status", "--json"]));
+    assert_eq!((&status["pid"], &status["loops"]["verdict"]), (&json!(pid), &json!("proven")));
+    assert_eq!(document(&here.oneway(&["flows", "--json"])), json!({ "flows": [] }));
+
+    let stopped = here.oneway(&["stop"]);
+    assert_eq!(text(&stopped.stdout), "stopped; every change to this host is undone\n", "{stopped:?}");
+    assert_eq!(first.end(), Some(0));
+    assert_eq!(here.state(), before);
+}
+
+#[test]
+fn each_namespace_has_its_own_instance() {
+    let (one, other) = (Namespace::new(), Namespace::new());
+    let (_first, second) = (one.run(&[]), other.run(&["--json"]));
+    let ready: Value = serde_json::from_str(&second.ready).unwrap();
+    assert_eq!(ready["control"], format!("/run/oneway-{}.sock", other.number()));
+    assert_eq!(document(&other.oneway(&["status", "--json"]))["pid"], second.child.id());
+    for namespace in [&one, &other] {
+        assert_eq!(namespace.oneway(&["stop"]).status.code(), Some(0));
+    }
+}
+
+#[test]
+fn signals_stop_and_undo() {
+    let here = Namespace::new();
+    let before = here.state();
+    for signals in [&["TERM"][..], &["INT"], &["HUP"], &["TERM", "TERM", "INT"]] {
+        let mut running = here.run(&["-q"]);
+        for signal in signals {
+            running.signal(signal);
+        }
+        assert_eq!(running.end(), Some(0), "{signals:?}");
+        assert_eq!(here.state(), before, "{signals:?}");
+    }
+}
+
+#[test]
+fn what_a_killed_instance_left_is_no_obstacle() {
+    let here = Namespace::new();
+    let before = here.state();
+    for start_again in [true, false] {
+        let mut killed = here.run(&[]);
+        killed.signal("KILL");
+        assert_eq!(killed.end(), None);
+        let status = here.oneway(&["status"]);
+        assert_eq!(
+            text(&status.stderr),
+            "error: oneway is not running here, but one that was killed left changes behind; undo them with `oneway \
+             recover`\n"
+        );
+        if start_again {
+            let mut again = here.run(&[]);
+            again.signal("TERM");
+            assert_eq!(again.end(), Some(0));
+        } else {
+            let recovered = here.oneway(&["recover"]);
+            assert!(text(&recovered.stdout).starts_with("undone: "), "{recovered:?}");
+        }
+        assert_eq!(here.state(), before);
+    }
+    let idle = here.oneway(&["recover"]);
+    assert_eq!((text(&idle.stdout), idle.status.code()), ("nothing to undo\n", Some(0)));
+}
+
+#[test]
+fn plan_changes_nothing_and_is_json_too() {
+    let here = Namespace::new();
+    let before = here.state();
+    let plan = here.oneway(&["plan"]);
+    assert!(text(&plan.stdout).contains("ip rule add "), "{plan:?}");
+    assert!(document(&here.oneway(&["plan", "--json"]))["steps"].is_array());
+    assert_eq!(here.state(), before);
+}
+
+#[test]
+fn systemd_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let told = || {
+        let mut message = [0; 1024];
+        let length = socket.recv(&mut message).unwrap();
+        text(&message[..length]).to_owned()
+    };
+    let here = Namespace::new();
+    let mut child = here
+        .command(ONEWAY, &["run", "-qq"])
+        .env("NOTIFY_SOCKET", &path)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    assert!(told().starts_with("READY=1\nSTATUS="));
+    assert_eq!(here.oneway(&["stop"]).status.code(), Some(0));
+    assert_eq!(told(), "STOPPING=1\nSTATUS=undoing the changes to this host\n");
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn where_nothing_runs_commands_say_so() {
+    let here = Namespace::new();
+    let socket = format!("/run/oneway-{}.sock", here.number());
+    for command in ["status", "flows", "stop"] {
+        let output = here.oneway(&[command]);
+        assert_eq!(
+            text(&output.stderr),
+            format!(
+                "error: oneway is not running here: nothing answers at {socket:?}; start it with `oneway run`\n"
+            )
+        );
+        assert_eq!(output.status.code(), Some(1));
+    }
+}

@@ -6,14 +6,15 @@ use oneway::config::{Config, ConfigError};
 use serde::Serialize;
 
 use crate::args::{CaptureArgs, Global};
+use crate::engine;
 use crate::failure::{Failure, PROBLEM};
 use crate::output::Output;
 
 #[derive(Serialize)]
-struct Report<'a> {
+struct Report {
     ok: bool,
-    errors: &'a [ConfigError],
-    warnings: &'a [ConfigError],
+    errors: Vec<ConfigError>,
+    warnings: Vec<ConfigError>,
 }
 
 /// Reports everything that is wrong with the configuration.
@@ -23,14 +24,14 @@ pub(crate) fn check(global: &Global, args: CaptureArgs, output: Output) -> Resul
         Ok(options) => Config::load(file.as_deref(), options),
         Err(error) => Err(error.into()),
     };
-    let (errors, warnings) = match &loaded {
-        Ok(loaded) => (&[][..], &loaded.warnings[..]),
-        Err(errors) => (errors.as_slice(), &[][..]),
+    let (errors, warnings) = match loaded {
+        Ok(loaded) => (engine::check(&loaded.config), loaded.warnings),
+        Err(errors) => match errors.as_slice() {
+            // A file that cannot be read was not checked.
+            [unread @ ConfigError { origin: None, .. }] => return Err(Failure::usage(unread)),
+            all => (all.to_vec(), Vec::new()),
+        },
     };
-    // A file that cannot be read was not checked.
-    if let [ConfigError { origin: None, .. }] = errors {
-        return Err(Failure::usage(&errors[0]));
-    }
     let mut lines: Vec<String> = errors.iter().map(|error| format!("error: {error}")).collect();
     lines.extend(warnings.iter().map(|warning| format!("warning: {warning}")));
     lines.push(match errors.len() {
@@ -38,6 +39,7 @@ pub(crate) fn check(global: &Global, args: CaptureArgs, output: Output) -> Resul
         1 => "1 error".to_owned(),
         n => format!("{n} errors"),
     });
-    output.print(lines.join("\n"), &Report { ok: errors.is_empty(), errors, warnings });
-    Ok(if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(PROBLEM) })
+    let ok = errors.is_empty();
+    output.print(lines.join("\n"), &Report { ok, errors, warnings });
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::from(PROBLEM) })
 }

@@ -13,7 +13,7 @@ use oneway::config::{Config, Loaded};
 use oneway::control::{ControlClient, ControlError, ControlReply, ControlRequest, StatePaths};
 
 use crate::args::{CaptureArgs, Global};
-use crate::failure::Failure;
+use crate::failure::{FAILED, Failure};
 
 /// Reads the configuration that the options name and lays them over it.
 fn load(global: &Global, args: CaptureArgs) -> Result<Loaded, Failure> {
@@ -24,11 +24,19 @@ fn load(global: &Global, args: CaptureArgs) -> Result<Loaded, Failure> {
 
 /// Connects to the running instance.
 fn connect(global: &Global) -> Result<ControlClient, Failure> {
-    let candidates = match &global.control {
-        Some(path) => vec![path.clone()],
-        None => StatePaths::here()?.control_candidates(),
-    };
-    Ok(ControlClient::connect(&candidates)?)
+    if let Some(path) = &global.control {
+        return Ok(ControlClient::connect(std::slice::from_ref(path))?);
+    }
+    let paths = StatePaths::here()?;
+    match ControlClient::connect(&paths.control_candidates()) {
+        // The journal outlives only an instance that could not undo it.
+        Err(ControlError::NotRunning { .. }) if paths.journal.exists() => {
+            let message = "oneway is not running here, but one that was killed left changes behind; \
+                           undo them with `oneway recover`";
+            Err(Failure::new(FAILED, message))
+        }
+        connected => Ok(connected?),
+    }
 }
 
 /// The failure for an answer to another question.

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use oneway::control::{InstanceLock, StateError, StatePaths};
+use oneway::control::{ControlServer, InstanceLock, StateError, StatePaths};
 
 use crate::engine;
 use crate::failure::Failure;
@@ -24,6 +24,7 @@ pub(crate) fn recover(output: Output) -> Result<ExitCode, Failure> {
         Err(e) => return Err(e.into()),
     };
     let recovered = engine::recover(&paths);
+    ControlServer::remove_abandoned(&paths.control);
     // What failed first is what the user should know.
     let released = lock.release();
     let done = recovered?;

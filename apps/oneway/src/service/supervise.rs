@@ -15,7 +15,8 @@ use crate::engine::Instance;
 use crate::failure::{FAILED, Failure};
 use crate::output::Output;
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests;
 
 /// For the answers to those who asked for the end to be written.

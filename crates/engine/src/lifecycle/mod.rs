@@ -216,6 +216,8 @@ impl Engine {
 
     /// Resets the live flows, undoes every change to the host, and ends the workers. Stopping twice is harmless.
     ///
+    /// To be called in the network namespace that the engine was started in.
+    ///
     /// # Errors
     /// The first change that could not be undone; all others are undone.
     pub fn stop(&self) -> Result<(), EngineError> {

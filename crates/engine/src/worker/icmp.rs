@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use oneway_egress::{IcmpKind, IcmpSocket, Protected};
 use oneway_flow::{FlowGuard, Network, Target};
+use oneway_outbound::Answer;
 use oneway_route::Family;
 use oneway_wire::checksum::Checksum;
 use oneway_wire::emit::{IpHeader, Unreachable, ip_header};
@@ -127,17 +128,22 @@ impl Worker {
         if ip.version() == Version::V4 {
             complete(&mut message, None);
         }
-        match echo.socket.socket.try_send_to(&message, SocketAddr::new(ip.dst(), 0)) {
+        let request = ip.packet().to_vec();
+        tokio::task::spawn_local(Rc::clone(self).send_echo(echo, message, request));
+    }
+
+    /// Sends an echo request on. In a task, as a new socket is not known to be writable before the reactor says so.
+    async fn send_echo(self: Rc<Self>, echo: Arc<Echo>, message: Vec<u8>, request: Vec<u8>) {
+        let stats = &self.shared.stats;
+        match echo.socket.socket.send_to(&message, SocketAddr::new(echo.key.1, 0)).await {
             Ok(_) => {
-                shared.stats.echo_up.add();
+                stats.echo_up.add();
                 echo.flow.up.fetch_add(message.len() as u64, Ordering::Relaxed);
             }
-            Err(error) => match error.kind() {
-                std::io::ErrorKind::NetworkUnreachable => refuse(Unreachable::Net),
-                std::io::ErrorKind::HostUnreachable => refuse(Unreachable::Host),
-                std::io::ErrorKind::PermissionDenied => refuse(Unreachable::AdminProhibited),
-                _ => shared.stats.echo_refused.add(),
-            },
+            Err(error) => {
+                stats.echo_refused.add();
+                self.answer(&request, Answer::to_io(&error).on(Network::Icmp));
+            }
         }
     }
 
