@@ -222,26 +222,26 @@ fn completions_for_each_shell() {
     assert_eq!(document(&oneway(&["completions", "bash", "--json"]))["shell"], "bash");
 }
 
-#[test]
-fn without_privileges_run_says_what_to_grant() {
-    // Where the build put the program an ordinary user may not be able to read it.
+/// A copy of the program that an ordinary user can start: where the build put it may be out of reach.
+fn copy_for_everybody() -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = folder.path().join("oneway");
     fs::copy(ONEWAY, &program).unwrap();
-    let output = Command::new(&program)
-        .arg("run")
-        .env_remove("XDG_RUNTIME_DIR")
-        .uid(65534)
-        .gid(65534)
-        .output()
-        .unwrap();
+    let program = program.to_str().unwrap().to_owned();
+    (folder, program)
+}
+
+#[test]
+fn without_privileges_run_says_what_to_grant() {
+    let (_folder, program) = copy_for_everybody();
+    let mut command = Command::new(&program);
+    let output = command.arg("run").env_remove("XDG_RUNTIME_DIR").uid(65534).gid(65534).output().unwrap();
     assert_eq!(
         text(&output.stderr),
         format!(
             "error: cannot capture the traffic of this host: permission denied; run as root or grant CAP_NET_ADMIN, \
-             for example with `setcap cap_net_admin+ep {}`\n",
-            program.display()
+             for example with `setcap cap_net_admin+ep {program}`\n"
         )
     );
     assert_eq!(output.status.code(), Some(1));
@@ -309,16 +309,7 @@ impl Namespace {
 
     /// Starts `oneway run` and waits until it is ready.
     fn run(&self, words: &[&str]) -> Running {
-        let mut child = self
-            .command(ONEWAY, &[&["run"], words].concat())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut ready = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut ready).unwrap();
-        assert!(ready.contains("ready: "), "{ready:?} {:?}", child.wait_with_output());
-        Running { child, ready }
+        Running::start(&mut self.command(ONEWAY, &[&["run"], words].concat()))
     }
 }
 
@@ -336,6 +327,14 @@ struct Running {
 }
 
 impl Running {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut ready = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut ready).unwrap();
+        assert!(ready.contains("ready: "), "{ready:?} {:?}", child.wait_with_output());
+        Self { child, ready }
+    }
+
     fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
@@ -445,6 +444,30 @@ fn what_a_killed_instance_left_is_no_obstacle() {
     }
     let idle = here.oneway(&["recover"]);
     assert_eq!((text(&idle.stdout), idle.status.code()), ("nothing to undo\n", Some(0)));
+}
+
+#[test]
+fn one_capability_is_enough_and_root_still_finds_it() {
+    let (_folder, program) = copy_for_everybody();
+    let here = Namespace::new();
+    let before = here.state();
+    // Nobody else's number, so that the folder is this test's alone.
+    let user = (3_000_000_000 + u64::from(std::process::id())).to_string();
+    let folder = PathBuf::from(format!("/tmp/oneway-{user}"));
+    // The device as most distributions have it, open to everybody, seen by this one process.
+    let script = "set -e; mknod $0.tun c 10 200; chmod 666 $0.tun; mount --bind $0.tun /dev/net/tun
+        exec setpriv --reuid $1 --regid $1 --clear-groups --inh-caps=-all,+net_admin \
+            --ambient-caps=-all,+net_admin --bounding-set=-all,+net_admin $0 run";
+    let mut command = here.command("unshare", &["--mount", "sh", "-c", script, &program, &user]);
+    let mut running = Running::start(command.env_remove("XDG_RUNTIME_DIR"));
+    assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o7777, 0o700);
+    let pid = running.child.id();
+    assert_eq!(document(&here.oneway(&["status", "--json"]))["pid"], pid);
+    let stopped = here.oneway(&["stop"]);
+    assert_eq!(stopped.status.code(), Some(0), "{stopped:?}");
+    assert_eq!(running.end(), Some(0));
+    assert_eq!(here.state(), before);
+    assert!(!folder.exists(), "{folder:?} is left behind");
 }
 
 #[test]

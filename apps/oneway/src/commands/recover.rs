@@ -28,6 +28,7 @@ pub(crate) fn recover(output: Output) -> Result<ExitCode, Failure> {
     // What failed first is what the user should know.
     let released = lock.release();
     let done = recovered?;
+    paths.tidy();
     released?;
     output.print(&done, &serde_json::json!({ "recovered": true, "done": done }));
     Ok(ExitCode::SUCCESS)

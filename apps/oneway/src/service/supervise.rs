@@ -51,6 +51,7 @@ pub(crate) fn serve(
         })?;
     let (ends, ended) = channel();
     watch_signals(&runtime, ends.clone())?;
+    paths.prepare()?;
     let server = Arc::new(ControlServer::bind(&paths.control)?);
     let result = start().and_then(|instance| {
         answer_requests(&runtime, server.clone(), instance.clone(), ends.clone());
@@ -59,6 +60,7 @@ pub(crate) fn serve(
         until_stopped(&runtime, &server, &*instance, ended)
     });
     server.remove();
+    paths.tidy();
     // Without waiting: a client that holds its connection open is not worth a delay.
     runtime.shutdown_background();
     result

@@ -27,9 +27,7 @@ impl InstanceLock {
     /// [`StateError::AlreadyRunning`] if another instance holds it; others if folder or file are of no use.
     pub fn acquire(paths: &StatePaths) -> Result<Self, StateError> {
         let path = &paths.lock;
-        if let Some(folder) = path.parent() {
-            os::prepare_folder(folder)?;
-        }
+        paths.prepare()?;
         let failed = |source| StateError::Lock { path: path.clone(), source };
         loop {
             let mut file = os::open_private(path).map_err(failed)?;

@@ -56,6 +56,21 @@ impl StatePaths {
         }
     }
 
+    /// Makes the folder of these files if it is the private one, and checks that nobody else can write to it.
+    ///
+    /// # Errors
+    /// [`StateError::Folder`] and [`StateError::UnsafeFolder`].
+    pub fn prepare(&self) -> Result<(), StateError> {
+        self.lock.parent().map_or(Ok(()), os::prepare_folder)
+    }
+
+    /// Removes the folder that [`StatePaths::prepare`] made, if it is empty.
+    pub fn tidy(&self) {
+        if let Some(folder) = self.lock.parent() {
+            os::tidy_folder(folder);
+        }
+    }
+
     /// The control sockets at which an instance in this namespace may listen: the caller's own first, then those
     /// of other users that the caller might be allowed to open.
     pub fn control_candidates(&self) -> Vec<PathBuf> {

@@ -101,6 +101,14 @@ pub(in crate::control) fn prepare_folder(folder: &Path) -> Result<(), StateError
     prepare_private(folder, uid)
 }
 
+/// Removes the private folder if that is what `folder` is and it is empty.
+pub(in crate::control) fn tidy_folder(folder: &Path) {
+    if folder == private_folder(rustix::process::geteuid().as_raw()) {
+        // What another namespace's instance keeps there is a reason to leave it, and the only one.
+        let _ = fs::remove_dir(folder);
+    }
+}
+
 pub(super) fn prepare_private(folder: &Path, uid: u32) -> Result<(), StateError> {
     let failed = |source| StateError::Folder { path: folder.to_owned(), source };
     match DirBuilder::new().mode(0o700).create(folder) {

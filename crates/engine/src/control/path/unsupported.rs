@@ -18,6 +18,8 @@ pub(in crate::control) fn prepare_folder(_: &Path) -> Result<(), StateError> {
     Err(StateError::Unsupported)
 }
 
+pub(in crate::control) fn tidy_folder(_: &Path) {}
+
 pub(in crate::control) fn open_private(_: &Path) -> io::Result<File> {
     Err(io::ErrorKind::Unsupported.into())
 }
