@@ -16,7 +16,7 @@ use crate::failure::{FAILED, Failure};
 use crate::output::Output;
 
 #[cfg(test)]
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 mod tests;
 
 /// For the answers to those who asked for the end to be written.
