@@ -401,6 +401,7 @@ fn each_namespace_has_its_own_instance() {
     assert_eq!(document(&other.oneway(&["status", "--json"]))["pid"], second.child.id());
     for namespace in [&one, &other] {
         assert_eq!(namespace.oneway(&["stop"]).status.code(), Some(0));
+        assert!(!Path::new(&format!("/run/oneway-{}.sock", namespace.number())).exists());
     }
 }
 

@@ -169,8 +169,9 @@ fn until_stopped(
         End::Request(reply) => Some(reply),
         _ => None,
     }));
-    // Requests that come from now on find nobody and know by that.
+    // Requests that come from now on find nobody and know by that. Who asked may rely on the socket being gone.
     drop(ended);
+    server.remove();
     let answer = match &stopped {
         Ok(()) => ControlReply::Stopped,
         Err(failure) => ControlReply::Error(failure.to_string()),

@@ -69,20 +69,24 @@ impl InstanceLock {
         &self.path
     }
 
-    /// Removes the file and lets go of the lock.
+    /// Removes the file and lets go of the lock, as dropping it does, and says if that failed.
     ///
     /// # Errors
     /// [`StateError::Lock`] if the file cannot be removed; the lock is gone all the same.
     pub fn release(self) -> Result<(), StateError> {
-        // Removed while still locked, so that it is surely ours.
-        let removed = fs::remove_file(&self.path);
-        drop(self.file);
-        match removed {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                Err(StateError::Lock { path: self.path, source })
-            }
-            _ => Ok(()),
-        }
+        self.remove().map_err(|source| StateError::Lock { path: self.path.clone(), source })
+    }
+
+    /// Removes the file while it is still locked, so that it is surely ours.
+    fn remove(&self) -> std::io::Result<()> {
+        if os::is_at(&self.file, &self.path)? { fs::remove_file(&self.path) } else { Ok(()) }
+    }
+}
+
+impl Drop for InstanceLock {
+    fn drop(&mut self) {
+        // A file that stays is no obstacle, only untidy.
+        let _ = self.remove();
     }
 }
 

@@ -42,9 +42,21 @@ fn a_file_left_behind_is_no_obstacle() {
     // As after SIGKILL: the file is there, with a longer text, but nobody holds it.
     fs::write(&paths.lock, "4194304 and more\n").unwrap();
     assert_eq!(InstanceLock::held_by(&paths).unwrap(), None);
-    drop(InstanceLock::acquire(&paths).unwrap());
+    let lock = InstanceLock::acquire(&paths).unwrap();
     assert_eq!(fs::read_to_string(&paths.lock).unwrap(), format!("{}\n", std::process::id()));
-    InstanceLock::acquire(&paths).unwrap();
+    drop(lock);
+    assert!(!paths.lock.exists());
+}
+
+#[test]
+fn a_file_that_is_not_ours_stays() {
+    let (_folder, paths) = paths();
+    let lock = InstanceLock::acquire(&paths).unwrap();
+    fs::remove_file(&paths.lock).unwrap();
+    let other = InstanceLock::acquire(&paths).unwrap();
+    lock.release().unwrap();
+    assert!(paths.lock.exists());
+    drop(other);
 }
 
 #[test]
