@@ -41,7 +41,7 @@ impl Output {
 
     /// Whether the screen may be cleared between two answers.
     pub(crate) fn is_screen(self) -> bool {
-        !self.json && io::stdout().is_terminal()
+        !self.is_json() && io::stdout().is_terminal()
     }
 }
 
