@@ -61,7 +61,8 @@ impl FromStr for FaultSpec {
                 "corrupt" => spec.corrupt = chance(value).ok_or_else(bad)?,
                 "delay" => {
                     let millis = value.trim().strip_suffix("ms").and_then(|ms| ms.parse().ok());
-                    spec.delay = Duration::from_millis(millis.filter(|&ms: &u64| ms <= 60_000).ok_or_else(bad)?);
+                    spec.delay =
+                        Duration::from_millis(millis.filter(|&ms: &u64| ms <= 60_000).ok_or_else(bad)?);
                 }
                 "seed" => spec.seed = value.trim().parse().map_err(|_| bad())?,
                 _ => return Err(bad()),

@@ -65,7 +65,8 @@ impl Tun {
         let mut devices = Vec::with_capacity(count);
         for _ in 0..count {
             let device = open_node()?;
-            name = set_iff(&device, &name, flags).map_err(|source| TunError::Create { name: name.clone(), source })?;
+            name = set_iff(&device, &name, flags)
+                .map_err(|source| TunError::Create { name: name.clone(), source })?;
             devices.push(device);
         }
         Self::with_devices(name, devices, !options.no_offload, options)
@@ -89,7 +90,8 @@ impl Tun {
             }
             vnet_hdr = flags & libc::IFF_VNET_HDR != 0;
             let status = rustix::fs::fcntl_getfl(&device).map_err(|e| bad(e.into()))?;
-            rustix::fs::fcntl_setfl(&device, status | rustix::fs::OFlags::NONBLOCK).map_err(|e| bad(e.into()))?;
+            rustix::fs::fcntl_setfl(&device, status | rustix::fs::OFlags::NONBLOCK)
+                .map_err(|e| bad(e.into()))?;
             name = device_name;
             devices.push(device);
         }
@@ -148,10 +150,7 @@ impl Tun {
                 faults: options.fault.as_ref().map(|spec| {
                     let mut back = spec.clone();
                     back.seed = back.seed.wrapping_add(1);
-                    Mutex::new(Faults {
-                        from_kernel: Fault::new(spec.clone()),
-                        to_kernel: Fault::new(back),
-                    })
+                    Mutex::new(Faults { from_kernel: Fault::new(spec.clone()), to_kernel: Fault::new(back) })
                 }),
             })
             .collect();
@@ -250,8 +249,7 @@ impl Queue {
         if self.vnet_hdr {
             return (&self.device).read(frame);
         }
-        let (header, packet) =
-            frame.split_at_mut_checked(FRAME_HEADER).ok_or(io::ErrorKind::InvalidInput)?;
+        let (header, packet) = frame.split_at_mut_checked(FRAME_HEADER).ok_or(io::ErrorKind::InvalidInput)?;
         header.fill(0);
         let len = (&self.device).read_vectored(&mut [IoSliceMut::new(packet)])?;
         Ok(FRAME_HEADER + len)
@@ -261,7 +259,8 @@ impl Queue {
         if self.vnet_hdr {
             return (&self.device).write(frame).map(drop);
         }
-        let (header, packet) = frame.split_first_chunk::<FRAME_HEADER>().ok_or(io::ErrorKind::InvalidInput)?;
+        let (header, packet) =
+            frame.split_first_chunk::<FRAME_HEADER>().ok_or(io::ErrorKind::InvalidInput)?;
         if header.iter().all(|&byte| byte == 0) {
             return (&self.device).write_vectored(&[IoSlice::new(packet)]).map(drop);
         }

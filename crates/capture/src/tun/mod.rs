@@ -62,7 +62,9 @@ pub enum TunError {
     #[error("TUN name {0:?} is not possible: 1 to 15 bytes, no '/', no white space")]
     Name(String),
     /// A descriptor handed over is not a TUN.
-    #[error("descriptor {fd} is not a TUN device with IFF_NO_PI: {source}; hand over one opened on /dev/net/tun")]
+    #[error(
+        "descriptor {fd} is not a TUN device with IFF_NO_PI: {source}; hand over one opened on /dev/net/tun"
+    )]
     NotTun {
         /// The descriptor's number.
         fd: i32,
@@ -95,8 +97,12 @@ pub enum TunError {
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => "run as root or grant CAP_NET_ADMIN",
-        io::ErrorKind::NotFound => "load the tun module (modprobe tun) or create the node with major 10, minor 200",
-        io::ErrorKind::ResourceBusy => "another program holds an interface of this name; choose another with --tun",
+        io::ErrorKind::NotFound => {
+            "load the tun module (modprobe tun) or create the node with major 10, minor 200"
+        }
+        io::ErrorKind::ResourceBusy => {
+            "another program holds an interface of this name; choose another with --tun"
+        }
         _ => "look at what the kernel log says of tun",
     }
 }

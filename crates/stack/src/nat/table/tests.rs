@@ -34,7 +34,9 @@ fn the_same_port_to_another_target_gets_another_peer_then_another_port() {
     let client = addr("198.51.100.7:50000");
     let mut peers = Vec::new();
     for n in 1..=5 {
-        peers.push(nat.open(client, SocketAddr::new([203, 0, 113, n].into(), 443), addr(LOCAL), ()).unwrap().peer);
+        peers.push(
+            nat.open(client, SocketAddr::new([203, 0, 113, n].into(), 443), addr(LOCAL), ()).unwrap().peer,
+        );
     }
     assert_eq!(&peers[..2], &[addr("192.0.2.2:50000"), addr("192.0.2.3:50000")]);
     peers.sort();
