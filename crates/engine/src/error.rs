@@ -47,7 +47,7 @@ pub enum EngineError {
     Loops(String),
     /// A proxy's name.
     #[error("{0}")]
-    Proxy(#[from] DialError),
+    Proxy(#[source] Box<DialError>),
     /// The listener that captured connections end in.
     #[error("cannot listen on the TUN's address {address}: {source}")]
     Listen {
@@ -75,6 +75,12 @@ pub enum EngineError {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+impl From<DialError> for EngineError {
+    fn from(error: DialError) -> Self {
+        Self::Proxy(Box::new(error))
+    }
 }
 
 impl EngineError {

@@ -8,6 +8,7 @@ use crate::error::EngineError;
 
 /// The host's routing, changed by us or made ready by somebody else.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 pub(super) enum Host<State> {
     /// The plan is applied, up to a state.
     Ours(Applied<State>),

@@ -271,10 +271,11 @@ impl Worker {
         match opened {
             Ok(path) => {
                 session.flow.set_established();
-                let mut queued = session.queued.lock();
-                let path = session.path.get_or_init(|| path);
-                let first = std::mem::take(&mut *queued);
-                drop(queued);
+                // Both under the lock: a datagram is either queued before, or finds the path.
+                let (path, first) = {
+                    let mut queued = session.queued.lock();
+                    (session.path.get_or_init(|| path), std::mem::take(&mut *queued))
+                };
                 for (target, payload) in first {
                     self.send(&session, &target, &payload);
                 }

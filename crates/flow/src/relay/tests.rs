@@ -56,8 +56,10 @@ fn bulk_and_small_bytes_arrive_whole_both_ways_and_are_counted() {
         });
         let (mut at_server, mut at_client) = (Vec::new(), Vec::new());
         let (a, b) = tokio::join!(sr.read_to_end(&mut at_server), cr.read_to_end(&mut at_client));
-        (a.unwrap(), b.unwrap());
-        (up.await.unwrap(), down.await.unwrap());
+        a.unwrap();
+        b.unwrap();
+        up.await.unwrap();
+        down.await.unwrap();
         assert!(at_server == bytes);
         assert_eq!(&at_client[..5], b"early");
         assert!(at_client[5..] == bytes);
