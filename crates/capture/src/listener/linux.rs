@@ -20,7 +20,13 @@ pub fn listen_on_device(address: SocketAddr, device: &str) -> io::Result<TcpList
     }
     socket.bind_device(Some(device.as_bytes()))?;
     socket.set_nonblocking(true)?;
+    // Accepted sockets inherit these three (`inet_csk_clone_lock`, net/ipv4/inet_connection_sock.c). The sender has
+    // gathered what it wants to send; a dead client is found by keep-alive.
     socket.set_tcp_nodelay(true)?;
+    socket.set_keepalive(true)?;
+    // They send within this host, where a host-wide BBR would pace by timers what nothing
+    // holds back; Reno is in every kernel. If it is refused, the host's choice works too.
+    let _ = socket.set_tcp_congestion(b"reno");
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

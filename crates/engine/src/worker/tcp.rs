@@ -229,10 +229,6 @@ impl Worker {
     /// Carries one connection until it ends.
     async fn relay(self: Rc<Self>, client: TcpStream, waiting: Waiting) {
         let Waiting { connected, conn, flow, .. } = waiting;
-        let socket = SockRef::from(&client);
-        // The sender has gathered what it wants to send; a dead client is found by keep-alive.
-        let _ = socket.set_tcp_nodelay(true);
-        let _ = socket.set_keepalive(true);
         let stop = self.drain();
         let relay = Relay {
             client,
