@@ -29,3 +29,4 @@ pub use route::{MAIN_TABLE, Route, Rule};
 pub use program::Oneway;
 pub use snapshot::Snapshot;
 pub use topology::Topology;
+pub use tun::open_tun_to_everybody;

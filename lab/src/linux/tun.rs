@@ -1,8 +1,11 @@
 //! A TUN device of the laboratory's own: to be handed to the program under test, or to play another VPN.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+
+use rustix::fs::{FileType, Mode};
 
 use crate::error::LabError;
 use crate::ns::NetNs;
@@ -18,6 +21,36 @@ impl NetNs {
             .map(OwnedFd::from)
             .map_err(|source| LabError::Client { what: format!("make the TUN device \"{name}\""), source })
     }
+}
+
+/// Lets every user open `/dev/net/tun`, as most distributions do. The process and its children alone see it so.
+///
+/// # Errors
+/// [`LabError::Enter`] when the process is not root of the machine, or [`enter`](crate::enter) was not called.
+pub fn open_tun_to_everybody() -> Result<(), LabError> {
+    const PATH: &str = "/dev/net/tun";
+    let fail = |source| LabError::Enter { step: "open /dev/net/tun to everybody", source };
+    if crate::entered().is_none() {
+        return Err(fail(io::Error::other("enter() was not called, so the mounts are the machine's own")));
+    }
+    if fs::metadata(PATH).is_ok_and(|found| found.permissions().mode() & 0o666 == 0o666) {
+        return Ok(());
+    }
+    // Not in /run, where `enter` has forbidden devices. The mount keeps the node when its name is gone.
+    let node = std::env::temp_dir().join(format!("oneway-lab-tun-{}", std::process::id()));
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &node,
+        FileType::CharacterDevice,
+        Mode::from_raw_mode(0o666),
+        rustix::fs::makedev(10, 200),
+    )
+    .map_err(|error| fail(error.into()))?;
+    // The mask of the process may have taken rights away.
+    let mounted = fs::set_permissions(&node, Permissions::from_mode(0o666))
+        .and_then(|()| Ok(rustix::mount::mount_bind(&node, PATH)?));
+    let removed = fs::remove_file(&node);
+    mounted.and(removed).map_err(fail)
 }
 
 fn open(name: &str, offload: bool) -> io::Result<File> {

@@ -28,8 +28,9 @@ use super::reply::DATAGRAM_HEADROOM;
 use crate::dispatch::Choice;
 use crate::guard::Destination;
 
-/// Datagrams kept for a session whose outbound is not ready yet.
-const QUEUED: usize = 32;
+/// Datagrams kept for a session whose outbound is not ready yet, and their bytes.
+const QUEUED: usize = 1024;
+const QUEUED_BYTES: usize = 128 * 1024;
 
 /// Datagrams returned to clients in one turn.
 const BATCH: usize = 32;
@@ -215,7 +216,8 @@ impl Worker {
             let mut queued = session.queued.lock();
             // The path may have become ready while we waited for the lock.
             if session.path.get().is_none() {
-                if queued.len() < QUEUED {
+                let bytes: usize = queued.iter().map(|(_, payload)| payload.len()).sum();
+                if queued.len() < QUEUED && bytes + payload.len() <= QUEUED_BYTES {
                     queued.push_back((target.clone(), payload.to_vec()));
                 } else {
                     self.shared.stats.udp_dropped.add();

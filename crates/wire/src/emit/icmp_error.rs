@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::reply::is_one_host;
+use super::reply::{is_one_host, is_to_many};
 use super::{IpHeader, ip_header};
 use crate::checksum;
 use crate::icmp::{self, IcmpView};
@@ -71,7 +71,7 @@ pub fn icmp_error_for(packet: &[u8], kind: Unreachable, source: IpAddr) -> Optio
     if source.is_ipv4() != src.is_ipv4()
         || !is_one_host(src)
         || src.is_loopback()
-        || !(is_one_host(dst) || may_go_to_many)
+        || (is_to_many(dst) && !may_go_to_many)
         || ip.fragment().is_some_and(|fragment| fragment.offset != 0)
         || is_icmp_error(&ip)
     {

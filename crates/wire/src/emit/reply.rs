@@ -72,6 +72,15 @@ pub fn icmp_echo_reply(packet: &IpView<'_>) -> Option<Vec<u8>> {
     Some(reply)
 }
 
+/// Whether a packet to this address may reach several hosts, so that none must answer it with an error (RFC 1122
+/// 3.2.2). A reserved address that nobody has is not one of them: whoever asks for it should learn that.
+pub(super) fn is_to_many(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(addr) => addr.is_multicast() || addr.is_broadcast() || addr.is_unspecified(),
+        IpAddr::V6(addr) => addr.is_multicast() || addr.is_unspecified(),
+    }
+}
+
 /// Whether an address names one host: not unspecified, multicast or broadcast, nor in class E (RFC 1122 3.2.2).
 pub(super) fn is_one_host(addr: IpAddr) -> bool {
     match addr {

@@ -86,6 +86,9 @@ pub(super) fn start(address: IpAddr, book: &Arc<Book>) -> io::Result<()> {
 fn hang(address: SocketAddr) -> io::Result<(Socket, Socket)> {
     let listener = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     listener.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        listener.set_only_v6(true)?;
+    }
     listener.bind(&address.into())?;
     listener.listen(0)?;
     let filler = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;

@@ -1,0 +1,134 @@
+//! What is captured and sent on directly is neither lost nor multiplied (S2).
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use oneway_lab::capture::{Direction, Packet, Recorder, protocol};
+use oneway_lab::client::{Load, parallel, wait_until};
+use oneway_lab::harness::{Failed, TestResult};
+use oneway_lab::servers::origin::port;
+use oneway_lab::topology::{Standard, address};
+use oneway_lab::{Snapshot, Topology};
+
+use crate::common::{SECOND, TUN, ask, number, run, stop};
+
+pub fn one_datagram_is_one_flow_and_one_packet() -> TestResult {
+    let lab = Topology::standard()?;
+    let before = Snapshot::take(&lab.host)?;
+    let mut oneway = run(&lab.host, &[])?;
+    let (tun, wire) = (Recorder::start(&lab.host, Some(TUN))?, Recorder::start(&lab.host, None)?);
+    let answer = lab.host.client().udp(address::ORIGIN.v6_port(port::ECHO), b"four", SECOND)?;
+    assert_eq!(answer.data, b"four");
+    wire.settle(SECOND / 5, 5 * SECOND, Packet::is_udp)?;
+    for (device, recorder) in [(TUN, &tun), (Standard::UP1, &wire)] {
+        let count = |direction, involved: fn(&Packet) -> IpAddr| {
+            recorder.count(|p| {
+                p.is_udp()
+                    && p.device == device
+                    && p.direction == direction
+                    && involved(p) == address::ORIGIN.v6
+            })
+        };
+        let there = count(Direction::Out, |p| p.dst)?;
+        let back = count(Direction::In, |p| p.src)?;
+        assert_eq!((there, back), (1, 1), "{device}");
+        assert_eq!(recorder.count(|p| p.is_udp() && p.device == device)?, 2, "{device}");
+    }
+    assert_eq!(wire.count(|p| p.is_traffic() && p.device == Standard::UP2)?, 0);
+    assert_eq!(lab.origin.udp_datagrams(), 1);
+    let status = ask(&lab.host, "status")?;
+    assert_eq!(number(&status, "/counters/udp/opened"), 1);
+    assert_eq!(number(&status, "/counters/bytes/up"), 4);
+    let flows = ask(&lab.host, "flows")?;
+    let flows = flows["flows"].as_array().ok_or("no flows")?;
+    assert_eq!(flows.len(), 1, "{flows:?}");
+    assert_eq!(flows[0]["target"], format!("{}", address::ORIGIN.v6_port(port::ECHO)));
+    stop(&mut oneway, &lab.host, &before)
+}
+
+/// Connections, and datagram sockets, of each client in each family.
+const EACH: usize = 50;
+/// Bytes that each sends and gets back.
+const BYTES: usize = 1_000;
+
+pub fn counters_match_what_programs_sent() -> TestResult {
+    hundreds_of_flows(&[])
+}
+
+pub fn counters_match_what_programs_and_containers_sent() -> TestResult {
+    hundreds_of_flows(&["--forwarded"])
+}
+
+/// One direction of a flow, as it is on a wire.
+type Name = (u8, IpAddr, u16, IpAddr, u16);
+
+fn name(packet: &Packet) -> Name {
+    (packet.protocol, packet.src, packet.ports.0, packet.dst, packet.ports.1)
+}
+
+fn hundreds_of_flows(options: &[&str]) -> TestResult {
+    let forwarded = !options.is_empty();
+    let lab = Topology::standard()?;
+    let before = Snapshot::take(&lab.host)?;
+    let mut oneway = run(&lab.host, options)?;
+    let (tun, wire) =
+        (Recorder::start(&lab.host, Some(TUN))?, Recorder::start(&lab.host, Some(Standard::UP1))?);
+    let loads: Vec<Result<Load, Failed>> = parallel(8, |n| {
+        let client = if n & 1 == 0 { lab.host.client() } else { lab.container.client() };
+        let to = address::ORIGIN.ports(port::ECHO)[n >> 1 & 1];
+        Ok(match n >> 2 {
+            0 => client.tcp_load(to, EACH, EACH, BYTES)?,
+            _ => client.udp_load(to, EACH, EACH, BYTES, 5 * SECOND)?,
+        })
+    });
+    for load in loads {
+        let load = load?;
+        assert_eq!((load.completed, load.failed, load.bytes), (EACH as u64, 0, (EACH * BYTES) as u64));
+    }
+    assert_eq!(lab.origin.tcp_connections(), 4 * EACH as u64);
+    assert_eq!(lab.origin.udp_datagrams(), 4 * EACH as u64);
+
+    // The container's share is captured only when it is asked for.
+    let captured = EACH * if forwarded { 4 } else { 2 };
+    wait_until(5 * SECOND, "all connections ended", || {
+        ask(&lab.host, "status").is_ok_and(|status| number(&status, "/counters/tcp/active") == 0)
+    })?;
+    tun.settle(SECOND / 5, 5 * SECOND, |_| true)?;
+    let status = ask(&lab.host, "status")?;
+    assert_eq!(number(&status, "/counters/tcp/opened"), captured as u64);
+    assert_eq!(number(&status, "/counters/udp/opened"), captured as u64);
+    assert_eq!(number(&status, "/counters/bytes/up"), (2 * captured * BYTES) as u64);
+    assert_eq!(number(&status, "/counters/bytes/down"), (2 * captured * BYTES) as u64);
+    for pointer in ["tun/malformed", "tun/refused", "tcp/refused", "udp/refused"] {
+        assert_eq!(number(&status, &format!("/counters/{pointer}")), 0, "{pointer}");
+    }
+    let counted = lab.host.link_counters(TUN)?;
+    assert_eq!(number(&status, "/counters/tun/packets_read"), counted.tx_packets);
+    assert_eq!(number(&status, "/counters/tun/packets_written"), counted.rx_packets);
+    assert_eq!((counted.tx_dropped, counted.rx_dropped), (0, 0));
+
+    let to_origin = |p: &Packet| p.direction == Direction::Out && address::ORIGIN.both().contains(&p.dst);
+    let from_origin = |p: &Packet| p.direction == Direction::In && address::ORIGIN.both().contains(&p.src);
+    for (recorder, flows) in [(&tun, captured), (&wire, 4 * EACH)] {
+        assert_eq!(recorder.count(|p| p.is_udp() && to_origin(p))?, flows);
+        assert_eq!(recorder.count(|p| p.is_udp() && from_origin(p))?, flows);
+        // A SYN may be sent again when the machine is busy.
+        let asked: BTreeSet<Name> =
+            recorder.matching(|p| p.is_syn() && to_origin(p))?.iter().map(name).collect();
+        assert_eq!(asked.len(), flows);
+    }
+    let containers = address::CONTAINER.both();
+    if !forwarded {
+        assert_eq!(tun.count(|p| containers.contains(&p.src) || containers.contains(&p.dst))?, 0);
+    }
+    // Nothing that left by the uplink was read from the TUN before, but under another name.
+    let carried = |p: &Packet| matches!(p.protocol, protocol::TCP | protocol::UDP);
+    let read: BTreeSet<Name> =
+        tun.matching(|p| p.direction == Direction::Out && carried(p))?.iter().map(name).collect();
+    let left: BTreeSet<Name> =
+        wire.matching(|p| p.direction == Direction::Out && carried(p))?.iter().map(name).collect();
+    let both: Vec<_> = read.intersection(&left).collect();
+    assert!(both.is_empty(), "read from the TUN, and on the wire: {both:?}");
+    assert!(oneway.stderr().len() < 64 << 10, "{} bytes of log", oneway.stderr().len());
+    stop(&mut oneway, &lab.host, &before)
+}

@@ -1,0 +1,154 @@
+//! The machine's other jobs: it goes on serving others, as it did (S12, S14).
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+
+use oneway_lab::capture::{Packet, Recorder};
+use oneway_lab::client::{Outcome, Ping};
+use oneway_lab::harness::{Failed, TestResult};
+use oneway_lab::servers::Origin;
+use oneway_lab::servers::origin::port;
+use oneway_lab::topology::{Pair, Standard, address};
+use oneway_lab::{NetNs, Snapshot, Topology};
+
+use crate::common::{SECOND, TUN, reaches_origin, run, stop};
+
+/// Servers on the wildcard addresses.
+fn serve(namespace: &NetNs) -> Result<Origin, Failed> {
+    Ok(Origin::start(namespace, &[Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()])?)
+}
+
+/// What somebody far away sees of a service, and how the answers left.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    what: String,
+    tcp: bool,
+    udp_from: Option<IpAddr>,
+    left_by: Vec<(u8, String, IpAddr)>,
+}
+
+/// Asks the services of both uplinks' addresses from the far side of both routers.
+fn visit(lab: &Standard, service: u16) -> Result<Vec<Seen>, Failed> {
+    let all = Recorder::start(&lab.host, None)?;
+    let mut found = Vec::new();
+    let uplinks: [(Pair, Pair); 2] =
+        [(address::HOST_UP1, address::NET_R1), (address::HOST_UP2, address::NET_R2)];
+    for (host, visitor) in uplinks {
+        for (to, from) in host.ports(service).into_iter().zip(visitor.both()) {
+            all.forget()?;
+            let client = lab.net.client().source(from);
+            let patience = SECOND / 4;
+            let tcp = match client.tcp(to, patience)?.stream {
+                Some(mut stream) => {
+                    stream.set_read_timeout(Some(patience))?;
+                    stream.write_all(b"hello").and_then(|()| stream.read_exact(&mut [0; 5])).is_ok()
+                }
+                None => false,
+            };
+            let socket = client.udp_socket(to.is_ipv6())?;
+            socket.set_read_timeout(Some(patience))?;
+            socket.send_to(b"hello", to)?;
+            let udp_from = socket.recv_from(&mut [0; 16]).ok().map(|(_, from)| from.ip());
+            let answers =
+                |p: &Packet| p.dst == from && p.ports.0 == service && (p.is_udp() || p.payload_length > 0);
+            let mut left_by: Vec<_> = all
+                .matching(|p| answers(p) && p.device != Standard::BRIDGE && p.device != "ct0")?
+                .into_iter()
+                .map(|p| (p.protocol, p.device, p.src))
+                .collect();
+            left_by.sort();
+            left_by.dedup();
+            // A datagram that a server on the wildcard address sends from another address than it was asked at answers
+            // nobody, with us or without; every other one leaves as it came.
+            let captured = all.count(|p| p.device == TUN && p.src == to.ip() && answers(p))?;
+            assert_eq!(captured, 0, "answers from {to} to {from} entered the TUN");
+            found.push(Seen { what: format!("{from} to {to}"), tcp, udp_from, left_by });
+        }
+    }
+    Ok(found)
+}
+
+/// Visits before the start, while it runs with each of `options`, and after the stop: always the same.
+fn compare(lab: &Standard, service: u16, runs: &[&[&str]]) -> Result<Vec<Seen>, Failed> {
+    let before = Snapshot::take(&lab.host)?;
+    let without = visit(lab, service)?;
+    for options in runs {
+        let mut oneway = run(&lab.host, options)?;
+        assert_eq!(visit(lab, service)?, without, "{options:?}");
+        assert!(reaches_origin(&lab.host, SECOND), "{options:?}");
+        stop(&mut oneway, &lab.host, &before)?;
+    }
+    assert_eq!(visit(lab, service)?, without);
+    Ok(without)
+}
+
+fn answered(seen: &[Seen]) -> bool {
+    seen.iter().all(|seen| seen.tcp && seen.udp_from.is_some())
+}
+
+pub fn a_published_container_answers_as_without_us() -> TestResult {
+    let lab = Topology::standard()?;
+    lab.masquerade_container()?;
+    lab.publish_container_port(port::ECHO)?;
+    let _servers = serve(&lab.container)?;
+    let seen = compare(&lab, port::ECHO, &[&[], &["--forwarded"]])?;
+    assert!(answered(&seen), "{seen:?}");
+    Ok(())
+}
+
+/// Says something and hears it back.
+fn talk(stream: &mut TcpStream) -> Result<(), Failed> {
+    stream.set_read_timeout(Some(2 * SECOND))?;
+    stream.write_all(b"uptime")?;
+    let mut back = [0; 6];
+    stream.read_exact(&mut back)?;
+    assert_eq!(&back, b"uptime");
+    Ok(())
+}
+
+pub fn sessions_survive_start_and_stop() -> TestResult {
+    let lab = Topology::standard()?;
+    let before = Snapshot::take(&lab.host)?;
+    let _servers = serve(&lab.host)?;
+    let open = || -> Result<Vec<TcpStream>, Failed> {
+        let mut sessions = Vec::new();
+        for (host, visitor) in [(address::HOST_UP1, address::NET_R1), (address::HOST_UP2, address::NET_R2)] {
+            for (to, from) in host.ports(port::ECHO).into_iter().zip(visitor.both()) {
+                sessions.push(lab.net.client().source(from).tcp(to, SECOND)?.connected()?);
+            }
+        }
+        Ok(sessions)
+    };
+    let mut older = open()?;
+    older.iter_mut().try_for_each(talk)?;
+    for options in [&[][..], &["--forwarded"]] {
+        let mut oneway = run(&lab.host, options)?;
+        older.iter_mut().try_for_each(talk)?;
+        let mut younger = open()?;
+        younger.iter_mut().try_for_each(talk)?;
+        stop(&mut oneway, &lab.host, &before)?;
+        older.iter_mut().try_for_each(talk)?;
+        younger.iter_mut().try_for_each(talk)?;
+    }
+    Ok(())
+}
+
+pub fn a_bound_program_is_captured() -> TestResult {
+    let lab = Topology::standard()?;
+    let before = Snapshot::take(&lab.host)?;
+    let mut oneway = run(&lab.host, &[])?;
+    let tun = Recorder::start(&lab.host, Some(TUN))?;
+    for uplink in [address::HOST_UP1, address::HOST_UP2] {
+        for (from, to) in uplink.both().into_iter().zip(address::ORIGIN.both()) {
+            tun.forget()?;
+            let client = lab.host.client().source(from);
+            let reply = client.http_get(SocketAddr::new(to, port::HTTP), "/", 2 * SECOND)?;
+            assert_eq!(reply.status, 200);
+            let echo = client.udp(SocketAddr::new(to, port::ECHO), b"bound", 2 * SECOND)?;
+            assert_eq!(echo.data, b"bound");
+            assert!(tun.count(|p| p.is_syn() && p.src == from && p.dst == to)? >= 1, "{from} escaped");
+            assert_eq!(tun.count(|p| p.is_udp() && p.src == from && p.dst == to)?, 1, "{from} escaped");
+        }
+    }
+    stop(&mut oneway, &lab.host, &before)
+}

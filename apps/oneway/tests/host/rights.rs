@@ -1,0 +1,143 @@
+//! What the program must be allowed to do, and what it does without (S11).
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use oneway_lab::client::Outcome;
+use oneway_lab::harness::{Failed, TestResult};
+use oneway_lab::program::CapabilitySet;
+use oneway_lab::servers::origin::port;
+use oneway_lab::topology::address;
+use oneway_lab::{Entered, NetNs, Oneway, Route, Rule, Snapshot, Topology};
+
+use crate::common::{ONEWAY, SECOND, ask, program, reaches_origin, run, stop};
+
+/// A copy of the program that every user can start: where the build put it may be out of reach.
+fn copy_for_everybody() -> Result<(tempfile::TempDir, String), Failed> {
+    let folder = tempfile::tempdir()?;
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+    let path = folder.path().join("oneway");
+    fs::copy(ONEWAY, &path)?;
+    let path = path.to_str().ok_or("the folder for temporary files has no readable name")?.to_owned();
+    Ok((folder, path))
+}
+
+/// Nobody else's number, so that what it leaves behind is this test's alone. `None` where there is one user only.
+fn somebody() -> Option<u32> {
+    (oneway_lab::entered() == Some(Entered::Root)).then(|| 3_000_000_000 + std::process::id())
+}
+
+/// Runs `work` while another thread looks whether the program has children.
+fn without_children<T>(oneway: &Oneway, work: impl FnOnce() -> T) -> T {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut found = Vec::new();
+            while !done.load(Ordering::Relaxed) {
+                found.extend(oneway.children().unwrap_or_default());
+            }
+            found
+        });
+        let result = work();
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(watch.join().expect("the watcher ends"), Vec::<u32>::new(), "it started other programs");
+        result
+    })
+}
+
+pub fn one_capability_is_enough() -> TestResult {
+    let lab = Topology::standard()?;
+    let before = Snapshot::take(&lab.host)?;
+    let (_folder, path) = copy_for_everybody()?;
+    let user = somebody();
+    if user.is_some() {
+        oneway_lab::open_tun_to_everybody()?;
+    }
+    for capabilities in [CapabilitySet::NET_ADMIN, CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW] {
+        let mut start = program(&lab.host, &path, &[]).capabilities(capabilities);
+        if let Some(user) = user {
+            start = start.uid(user);
+        }
+        let mut oneway = start.start()?;
+        assert!(oneway.ready_line().ends_with("loop-free: proven"), "{}", oneway.ready_line());
+        without_children(&oneway, || assert!(reaches_origin(&lab.host, SECOND), "{capabilities:?}"));
+        let status = ask(&lab.host, "status")?;
+        assert_eq!(status["pid"], oneway.pid());
+        stop(&mut oneway, &lab.host, &before)?;
+    }
+    Ok(())
+}
+
+const TABLE: u32 = 77;
+const HANDED: &str = "handed0";
+
+/// Gives `host` a TUN device with addresses, and sends everything that no specific route leads to into it.
+fn hand_over(host: &NetNs) -> Result<std::os::fd::OwnedFd, Failed> {
+    let tun = host.tun(HANDED, true)?;
+    host.up(HANDED)?;
+    for (address, everything) in [("10.88.0.1/24", "0.0.0.0/0"), ("fd88::1/64", "::/0")] {
+        host.add_address(HANDED, address.parse()?)?;
+        host.add_route(&Route::to(everything.parse()?).dev(HANDED).table(TABLE))?;
+        let rule = Rule { ipv6: address.contains(':'), iif: Some("lo".to_owned()), ..Rule::default() };
+        let suppress = Some(0);
+        host.add_rule(&Rule {
+            priority: 1000,
+            table: oneway_lab::MAIN_TABLE,
+            suppress_prefixlength: suppress,
+            ..rule.clone()
+        })?;
+        host.add_rule(&Rule { priority: 1001, table: TABLE, ..rule })?;
+    }
+    Ok(tun)
+}
+
+pub fn a_handed_over_device_needs_none() -> TestResult {
+    let lab = Topology::standard()?;
+    let (_folder, path) = copy_for_everybody()?;
+    let tun = hand_over(&lab.host)?;
+    let before = Snapshot::take(&lab.host)?;
+    let mut start = program(&lab.host, &path, &["--tun-fd", "9"])
+        .capabilities(CapabilitySet::empty())
+        .descriptor(tun.try_clone()?, 9);
+    if let Some(user) = somebody() {
+        start = start.uid(user);
+    }
+    let mut oneway = start.start()?;
+    without_children(&oneway, || assert!(reaches_origin(&lab.host, SECOND), "{}", oneway.stderr()));
+    assert_eq!(ask(&lab.host, "status")?["tun"], HANDED);
+    // It knows its own device's addresses, and that they lead nowhere.
+    for to in ["10.88.0.2:80", "[fd88::2]:80"] {
+        assert_eq!(lab.host.client().tcp(to.parse()?, SECOND)?.outcome, Outcome::Refused, "{to}");
+    }
+    // The device is its owner's: it is what it was, and stays.
+    stop(&mut oneway, &lab.host, &before)?;
+    drop(tun);
+    Ok(())
+}
+
+pub fn a_thousand_flows_stop_in_time() -> TestResult {
+    let lab = Topology::standard()?;
+    let before = Snapshot::take(&lab.host)?;
+    let mut oneway = run(&lab.host, &[])?;
+    let client = lab.host.client();
+    let flows = without_children(&oneway, || -> Result<_, Failed> {
+        let mut flows = client.tcp_many(address::ORIGIN.v4_port(port::SILENT), 500, 5 * SECOND)?;
+        flows.extend(client.tcp_many(address::ORIGIN.v6_port(port::ECHO), 500, 5 * SECOND)?);
+        let load = client.udp_load(address::ORIGIN.v4_port(port::ECHO), 200, 100, 100, 5 * SECOND)?;
+        assert_eq!(load.failed, 0);
+        Ok(flows)
+    })?;
+    let carried = ask(&lab.host, "flows")?;
+    assert!(carried["flows"].as_array().is_some_and(|found| found.len() >= 1000));
+    stop(&mut oneway, &lab.host, &before)?;
+    // Each client has been told.
+    for mut flow in flows {
+        flow.set_read_timeout(Some(SECOND))?;
+        let end = flow.read(&mut [0]).map_err(|error| error.kind());
+        assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset));
+    }
+    Ok(())
+}

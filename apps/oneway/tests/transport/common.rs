@@ -1,0 +1,49 @@
+//! What all scenarios need.
+
+use std::time::Duration;
+
+use oneway_lab::harness::Failed;
+use oneway_lab::program::Program;
+use oneway_lab::topology::{Simple, address, port};
+use oneway_lab::{LabError, NetNs, Oneway, Topology};
+use serde_json::Value;
+
+/// The program under test.
+pub const ONEWAY: &str = env!("CARGO_BIN_EXE_oneway");
+/// The name that it gives its device where nobody has taken it.
+pub const TUN: &str = "oneway0";
+/// One second.
+pub const SECOND: Duration = Duration::from_secs(1);
+
+/// The proxy of the laboratory that speaks this scheme.
+pub fn proxy(scheme: &str) -> String {
+    match scheme {
+        "http" => format!("http://{}", address::HTTP_PROXY.v4_port(port::HTTP_PROXY)),
+        _ => format!("{scheme}://{}", address::SOCKS.v4_port(port::SOCKS)),
+    }
+}
+
+/// A laboratory with the program running, by a proxy or directly.
+pub fn lab(scheme: Option<&str>, options: &[&str]) -> Result<(Simple, Oneway), LabError> {
+    let lab = Topology::simple()?;
+    let oneway = run(&lab.host, scheme, options)?;
+    Ok((lab, oneway))
+}
+
+/// Starts `oneway run`.
+pub fn run(host: &NetNs, scheme: Option<&str>, options: &[&str]) -> Result<Oneway, LabError> {
+    let mut words: Vec<String> = ["run", "--stack", "system"].map(str::to_owned).to_vec();
+    if let Some(scheme) = scheme {
+        words.extend(["--proxy".to_owned(), proxy(scheme)]);
+    }
+    words.extend(options.iter().map(|&word| word.to_owned()));
+    Program::new(host, ONEWAY, words).ready("ready:", 10 * SECOND).start()
+}
+
+/// A command's answer as JSON.
+pub fn ask(host: &NetNs, word: &str) -> Result<Value, Failed> {
+    let mut running = Program::new(host, ONEWAY, [word, "--json"]).start()?;
+    running.wait(10 * SECOND)?;
+    let text = running.stdout();
+    serde_json::from_str(&text).map_err(|error| format!("`oneway {word} --json`: {error}: {text}").into())
+}

@@ -1,0 +1,121 @@
+//! UDP.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use oneway_lab::capture::{Direction, Recorder};
+use oneway_lab::client::{Outcome, wait_until};
+use oneway_lab::harness::TestResult;
+use oneway_lab::pattern;
+use oneway_lab::servers::origin::port;
+use oneway_lab::servers::{BindAnswer, SocksOptions};
+use oneway_lab::topology::{Simple, address};
+
+use crate::common::{SECOND, ask, lab};
+
+pub fn one_mapping_for_all_destinations() -> TestResult {
+    const DESTINATIONS: u16 = 500;
+    let (lab, _oneway) = lab(None, &[])?;
+    let wire = Recorder::start(&lab.host, Some(Simple::UP1))?;
+    let socket = lab.host.client().udp_socket(false)?;
+    for n in 0..DESTINATIONS {
+        // An ICMP error about an earlier one may be reported here; it is not about this one.
+        while socket.send_to(b"x", address::SPARE.v4_port(20_000 + n)).is_err() {}
+    }
+    let ours = |p: &oneway_lab::capture::Packet| {
+        p.is_udp() && p.direction == Direction::Out && p.dst == address::SPARE.v4
+    };
+    wait_until(5 * SECOND, "all are on the wire", || {
+        wire.matching(ours).is_ok_and(|found| {
+            found.iter().map(|p| p.ports.1).collect::<BTreeSet<_>>().len() == usize::from(DESTINATIONS)
+        })
+    })?;
+    let sources: BTreeSet<_> = wire.matching(ours)?.iter().map(|p| p.ports.0).collect();
+    assert_eq!(sources.len(), 1, "{sources:?}");
+    let status = ask(&lab.host, "status")?;
+    assert_eq!(status.pointer("/counters/udp/active").and_then(serde_json::Value::as_u64), Some(1));
+    Ok(())
+}
+
+pub fn third_parties_answer_with_their_true_source() -> TestResult {
+    for scheme in [None, Some("socks5")] {
+        let (lab, _oneway) = lab(scheme, &[])?;
+        for (to, from) in address::ORIGIN
+            .ports(port::FROM_OTHER_PORT)
+            .into_iter()
+            .zip(address::ORIGIN.ports(port::STRANGER))
+        {
+            let socket = lab.host.client().udp_socket(to.is_ipv6())?;
+            socket.set_read_timeout(Some(5 * SECOND))?;
+            socket.send_to(b"who", to)?;
+            let mut buffer = [0; 16];
+            let (len, found) = socket.recv_from(&mut buffer)?;
+            let found = SocketAddr::new(found.ip(), found.port());
+            assert_eq!((&buffer[..len], found), (&b"who"[..], from), "{scheme:?}");
+        }
+    }
+    Ok(())
+}
+
+pub fn a_lost_association_is_made_again() -> TestResult {
+    let (lab, _oneway) = lab(Some("socks5"), &[])?;
+    let to = address::ORIGIN.v4_port(port::ECHO);
+    for bind_answer in [BindAnswer::True, BindAnswer::Unspecified] {
+        lab.socks.set_options(SocksOptions { bind_answer, ..lab.socks.options() });
+        let socket = lab.host.client().udp_socket(false)?;
+        socket.set_read_timeout(Some(SECOND / 10))?;
+        let echoes = || {
+            let mut buffer = [0; 16];
+            socket.send_to(b"again", to).is_ok()
+                && socket.recv_from(&mut buffer).is_ok_and(|(len, from)| (len, from) == (5, to))
+        };
+        wait_until(5 * SECOND, "the first association carries", echoes)?;
+        lab.socks.kill_associations();
+        wait_until(SECOND, "another association carries", echoes)?;
+    }
+    Ok(())
+}
+
+pub fn a_proxy_that_cannot_carry_them_is_told_at_once() -> TestResult {
+    for scheme in ["http", "socks4", "socks5"] {
+        let (lab, _oneway) = lab(Some(scheme), &[])?;
+        lab.socks.set_options(SocksOptions { udp: false, ..lab.socks.options() });
+        for to in address::ORIGIN.ports(port::ECHO) {
+            let exchange = lab.host.client().udp(to, b"x", 5 * SECOND)?;
+            assert_eq!(exchange.outcome, Outcome::Refused, "{scheme} {to}");
+            assert!(exchange.took < SECOND / 4, "{scheme} {to}: after {:?}", exchange.took);
+        }
+        assert_eq!(lab.origin.udp_datagrams(), 0, "{scheme}: nothing leaked");
+    }
+    Ok(())
+}
+
+pub fn every_size_arrives_whole() -> TestResult {
+    for scheme in [None, Some("socks5")] {
+        for mtu in ["65535", "9000", "1500"] {
+            let (lab, _oneway) = lab(scheme, &["--mtu", mtu])?;
+            for to in address::ORIGIN.ports(port::ECHO) {
+                for size in [0, 1, 1_400, 1_473, 3_000, 9_000] {
+                    let data = pattern::bytes(size);
+                    let exchange = lab.host.client().udp(to, &data, 5 * SECOND)?;
+                    assert!(
+                        exchange.data == data && exchange.from == Some(to),
+                        "{scheme:?}, MTU {mtu}, {to}, {size} bytes: {:?} {} bytes",
+                        exchange.outcome,
+                        exchange.data.len()
+                    );
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+pub fn a_closed_port_is_reported() -> TestResult {
+    let (lab, _oneway) = lab(None, &[])?;
+    for to in address::SPARE.ports(4) {
+        let exchange = lab.host.client().udp(to, b"x", 5 * SECOND)?;
+        assert_eq!(exchange.outcome, Outcome::Refused, "{to}");
+    }
+    Ok(())
+}

@@ -1,0 +1,35 @@
+//! What programs see of their connections and datagrams through `oneway run --stack system`, and what is on the wire.
+
+#[cfg(target_os = "linux")]
+mod common;
+#[cfg(target_os = "linux")]
+mod connect;
+#[cfg(target_os = "linux")]
+mod datagrams;
+#[cfg(target_os = "linux")]
+mod streams;
+
+#[cfg(target_os = "linux")]
+fn main() -> std::process::ExitCode {
+    oneway_lab::tests![
+        connect::a_closed_port_is_refused_before_any_syn_ack,
+        connect::a_black_hole_stays_silent,
+        connect::unreachable_is_unreachable,
+        connect::a_scan_shows_exactly_the_open_ports,
+        connect::hanging_dials_delay_nobody,
+        streams::half_close_keeps_every_byte,
+        streams::a_reset_travels_as_a_reset,
+        streams::short_flows_leave_nothing,
+        streams::every_proxy_protocol_carries,
+        datagrams::one_mapping_for_all_destinations,
+        datagrams::third_parties_answer_with_their_true_source,
+        datagrams::a_lost_association_is_made_again,
+        datagrams::a_proxy_that_cannot_carry_them_is_told_at_once,
+        datagrams::every_size_arrives_whole,
+        datagrams::a_closed_port_is_reported,
+    ]
+    .run()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() {}
