@@ -4,7 +4,6 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 
 use oneway_lab::capture::{Packet, Recorder};
-use oneway_lab::client::{Outcome, Ping};
 use oneway_lab::harness::{Failed, TestResult};
 use oneway_lab::servers::Origin;
 use oneway_lab::servers::origin::port;
