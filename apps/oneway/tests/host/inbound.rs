@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 
 use oneway_lab::capture::{Packet, Recorder};
+use oneway_lab::client::{Outcome, Ping};
 use oneway_lab::harness::{Failed, TestResult};
 use oneway_lab::servers::Origin;
 use oneway_lab::servers::origin::port;
@@ -15,6 +16,12 @@ use crate::common::{SECOND, TUN, reaches_origin, run, stop};
 /// Servers on the wildcard addresses.
 fn serve(namespace: &NetNs) -> Result<Origin, Failed> {
     Ok(Origin::start(namespace, &[Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()])?)
+}
+
+/// Servers on each of the uplinks' addresses, which answer from where they were asked also by UDP.
+fn serve_uplinks(host: &NetNs) -> Result<Origin, Failed> {
+    let addresses: Vec<_> = [address::HOST_UP1, address::HOST_UP2].into_iter().flat_map(Pair::both).collect();
+    Ok(Origin::start(host, &addresses)?)
 }
 
 /// What somebody far away sees of a service, and how the answers left.
@@ -47,9 +54,15 @@ fn visit(lab: &Standard, service: u16) -> Result<Vec<Seen>, Failed> {
             let socket = client.udp_socket(to.is_ipv6())?;
             socket.set_read_timeout(Some(patience))?;
             socket.send_to(b"hello", to)?;
-            let udp_from = socket.recv_from(&mut [0; 16]).ok().map(|(_, from)| from.ip());
-            let answers =
-                |p: &Packet| p.dst == from && p.ports.0 == service && (p.is_udp() || p.payload_length > 0);
+            // A server on the wildcard address may send from another address than it was asked at: that answers nobody,
+            // with us or without. Every other datagram leaves as it came.
+            let asked = |ip: &IpAddr| *ip == to.ip();
+            let udp_from = socket.recv_from(&mut [0; 16]).ok().map(|(_, from)| from.ip()).filter(asked);
+            let answers = |p: &Packet| {
+                let said = p.is_udp() || p.payload_length > 0;
+                let ours = asked(&p.src) || address::CONTAINER.both().contains(&p.src);
+                said && ours && p.dst == from && p.ports.0 == service
+            };
             let mut left_by: Vec<_> = all
                 .matching(|p| answers(p) && p.device != Standard::BRIDGE && p.device != "ct0")?
                 .into_iter()
@@ -57,10 +70,7 @@ fn visit(lab: &Standard, service: u16) -> Result<Vec<Seen>, Failed> {
                 .collect();
             left_by.sort();
             left_by.dedup();
-            // A datagram that a server on the wildcard address sends from another address than it was asked at answers
-            // nobody, with us or without; every other one leaves as it came.
-            let captured = all.count(|p| p.device == TUN && p.src == to.ip() && answers(p))?;
-            assert_eq!(captured, 0, "answers from {to} to {from} entered the TUN");
+            assert!(left_by.iter().all(|(_, device, _)| device != TUN), "{from} to {to}: {left_by:?}");
             found.push(Seen { what: format!("{from} to {to}"), tcp, udp_from, left_by });
         }
     }
@@ -150,4 +160,81 @@ pub fn a_bound_program_is_captured() -> TestResult {
         }
     }
     stop(&mut oneway, &lab.host, &before)
+}
+
+pub fn servers_answer_as_without_us() -> TestResult {
+    let lab = Topology::standard()?;
+    let servers = serve(&lab.host)?;
+    let runs: &[&[&str]] = &[&[], &["--forwarded"], &["--protect", "bind"]];
+    let seen = compare(&lab, port::ECHO, runs)?;
+    assert!(seen.iter().all(|seen| seen.tcp), "{seen:?}");
+    drop(servers);
+    let _servers = serve_uplinks(&lab.host)?;
+    let seen = compare(&lab, port::ECHO, runs)?;
+    assert!(answered(&seen), "{seen:?}");
+    Ok(())
+}
+
+pub fn servers_answer_as_without_us_beside_source_rules() -> TestResult {
+    let lab = Topology::standard()?;
+    lab.add_source_rules()?;
+    let _servers = serve_uplinks(&lab.host)?;
+    let seen = compare(&lab, port::ECHO, &[&[], &["--forwarded"]])?;
+    assert!(answered(&seen), "{seen:?}");
+    // Both by the uplink that was asked.
+    for (at, device) in [(address::HOST_UP1, Standard::UP1), (address::HOST_UP2, Standard::UP2)] {
+        let answers: Vec<_> =
+            seen.iter().flat_map(|seen| &seen.left_by).filter(|(.., src)| at.both().contains(src)).collect();
+        assert!(answers.len() == 4 && answers.iter().all(|(_, left, _)| left == device), "{answers:?}");
+    }
+    Ok(())
+}
+
+/// What programs on the host get: a representative set.
+fn results(lab: &Standard) -> Result<Vec<String>, Failed> {
+    let client = lab.host.client();
+    let mut found = Vec::new();
+    for to in address::ORIGIN.both() {
+        let reply = client.http_get(SocketAddr::new(to, port::HTTP), "/bytes/300000", 3 * SECOND)?;
+        found.push(format!("{to} {} {}", reply.status, reply.body.len()));
+        let closed = client.tcp(SocketAddr::new(to, 4), SECOND)?;
+        found.push(format!("{to} {:?}", closed.outcome));
+        let echo = client.udp(SocketAddr::new(to, port::ECHO), &[7; 1200], SECOND)?;
+        found.push(format!("{to} {:?} {}", echo.outcome, echo.data.len()));
+        let closed = client.udp(SocketAddr::new(to, 4), b"?", SECOND)?;
+        found.push(format!("{to} {:?}", closed.outcome));
+        let echo = matches!(client.ping(to, SECOND)?, Ping::Reply { from, .. } if from == to);
+        found.push(format!("{to} replies to ping: {echo}"));
+    }
+    for to in address::HOST_UNREACHABLE.both() {
+        let outcome = client.tcp(SocketAddr::new(to, 80), 2 * SECOND)?.outcome;
+        assert!(matches!(outcome, Outcome::HostUnreachable | Outcome::NetUnreachable), "{to} {outcome:?}");
+    }
+    Ok(found)
+}
+
+pub fn strict_reverse_path_filter_changes_nothing() -> TestResult {
+    let lab = Topology::standard()?;
+    let _servers = serve(&lab.host)?;
+    let without = results(&lab)?;
+    assert!(without.iter().all(|line| !line.contains("TimedOut") && !line.contains("false")), "{without:?}");
+    lab.strict_rp_filter()?;
+    let before = Snapshot::take(&lab.host)?;
+    assert_eq!(results(&lab)?, without);
+    for options in [&[][..], &["--protect", "bind"], &["--forwarded"]] {
+        let mut oneway = run(&lab.host, options)?;
+        assert_eq!(results(&lab)?, without, "{options:?}");
+        if options.contains(&"--forwarded") {
+            for to in address::ORIGIN.both() {
+                let client = lab.container.client();
+                let reply = client.http_get(SocketAddr::new(to, port::HTTP), "/", 2 * SECOND)?;
+                assert_eq!(reply.status, 200, "{to}");
+            }
+        }
+        stop(&mut oneway, &lab.host, &before)?;
+    }
+    let seen = compare(&lab, port::ECHO, &[&[], &["--forwarded"]])?;
+    let first = |seen: &&Seen| address::NET_R1.both().iter().any(|ip| seen.what.starts_with(&ip.to_string()));
+    assert!(seen.iter().filter(first).all(|seen| seen.tcp && seen.udp_from.is_some()), "{seen:?}");
+    Ok(())
 }
