@@ -7,10 +7,12 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use oneway::Engine;
 use oneway::config::{Config, Options, ProxySpec};
+use oneway::control::FlowInfo;
 use oneway_lab::capture::{Direction, Recorder};
 use oneway_lab::client::{Outcome, Ping, RecordType};
 use oneway_lab::servers::origin;
@@ -211,9 +213,18 @@ fn flows(part: &'static str, lab: &Simple, engine: &Engine, report: &mut Report)
     });
     let echoed =
         echoed.map_err(|error| Failure::new(FAILED, format_args!("cannot talk to {to}: {error}")))?;
-    let live: Vec<_> = engine.flows().into_iter().filter(|flow| flow.target == to.to_string()).collect();
-    let flow = live.iter().find(|flow| flow.network == "tcp");
-    let ok = echoed == *b"hello" && flow.is_some_and(|flow| (flow.bytes.up, flow.bytes.down) == (5, 5));
+    let counted = |flow: &FlowInfo| (flow.bytes.up, flow.bytes.down) == (5, 5);
+    // Bytes are counted after they were handed on: who receives them may look before that.
+    let deadline = Instant::now() + PATIENCE;
+    let flow = loop {
+        let live = engine.flows().into_iter();
+        let flow = live.filter(|flow| flow.network == "tcp").find(|flow| flow.target == to.to_string());
+        if flow.as_ref().is_some_and(counted) || Instant::now() >= deadline {
+            break flow;
+        }
+        thread::sleep(Duration::from_millis(1));
+    };
+    let ok = echoed == *b"hello" && flow.as_ref().is_some_and(counted);
     let saw = flow.map_or_else(
         || "none".to_owned(),
         |f| {
