@@ -32,7 +32,7 @@ fn main() -> std::process::ExitCode {
         killed::recover_is_safe_at_any_time,
         rights::one_capability_is_enough,
         rights::a_handed_over_device_needs_none,
-        rights::a_thousand_flows_stop_in_time,
+        rights::thousands_of_flows_stop_in_time,
         inbound::a_published_container_answers_as_without_us,
         inbound::sessions_survive_start_and_stop,
         inbound::a_bound_program_is_captured,

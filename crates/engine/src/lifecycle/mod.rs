@@ -5,6 +5,7 @@ mod host;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -31,7 +32,7 @@ use device::{Device, Peers};
 use host::Host;
 
 /// How long [`Engine::stop`] gives the live flows to hear of it.
-const DRAIN: Duration = Duration::from_millis(300);
+const DRAIN: Duration = Duration::from_secs(1);
 
 /// A running capture.
 #[derive(Debug)]
@@ -227,9 +228,18 @@ impl Engine {
         // it from a server that knows nothing of it, or never.
         self.phase.send_replace(Phase::Drain);
         let patience = Instant::now() + DRAIN;
-        while !self.shared.flows.is_empty() && Instant::now() < patience {
-            thread::sleep(Duration::from_millis(5));
-        }
+        let wait_until = |done: &dyn Fn() -> bool| {
+            while !done() && Instant::now() < patience {
+                thread::sleep(Duration::from_millis(2));
+            }
+        };
+        wait_until(&|| self.shared.flows.is_empty());
+        // The last resets may be in the device still, which loses its routes next.
+        self.phase.send_replace(Phase::Flush);
+        wait_until(&|| {
+            self.shared.flushed.load(Ordering::Acquire) >= threads.len()
+                || threads.iter().any(JoinHandle::is_finished)
+        });
         let undone = host.undo();
         self.phase.send_replace(Phase::Stop);
         for thread in threads {
@@ -374,6 +384,7 @@ fn shared(
         guard: Guard::new(addresses.to_vec()),
         udp: worker::Sessions::default(),
         echo: worker::EchoSessions::default(),
+        flushed: AtomicUsize::new(0),
         fragments: parking_lot::Mutex::new(Reassembler::new(Default::default())),
         listeners: listeners.iter().flatten().filter_map(|l| l.local_addr().ok()).collect(),
         router_v4: v4.into(),

@@ -23,6 +23,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use oneway_capture::tun::Queue;
@@ -53,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) egress: Arc<Egress>,
     pub(crate) guard: Guard,
     pub(crate) limits: Limits,
+    /// Workers that have done [`Phase::Flush`].
+    pub(crate) flushed: AtomicUsize,
     pub(crate) udp: udp::Sessions,
     pub(crate) echo: icmp::EchoSessions,
     pub(crate) fragments: Mutex<Reassembler>,
@@ -70,6 +73,8 @@ pub(crate) enum Phase {
     Run,
     /// Refuse new flows and reset the live ones; the packets that this takes still pass.
     Drain,
+    /// Carry every packet that is waiting, once, and say so in [`Shared::flushed`].
+    Flush,
     /// End the thread.
     Stop,
 }
@@ -136,6 +141,7 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
             tokio::task::spawn_local(Rc::clone(&worker).accept(acceptor));
         }
         tokio::task::spawn_local(Rc::clone(&worker).sweep());
+        tokio::task::spawn_local(Rc::clone(&worker).flush());
         if has_faults {
             tokio::task::spawn_local(Rc::clone(&worker).release_delayed());
         }
@@ -171,6 +177,24 @@ impl Worker {
             if !drained {
                 tokio::task::yield_now().await;
             }
+        }
+    }
+
+    /// Carries the packets that are waiting now, without waiting for others.
+    fn carry_waiting(self: &Rc<Self>) {
+        let mut frame = vec![0; MAX_FRAME];
+        // Whatever else is wrong with the device, `pump` reports it.
+        while let Ok(len) = self.queue.get_ref().read(&mut frame) {
+            self.packet(frame.get_mut(..len).unwrap_or_default());
+        }
+    }
+
+    /// Does what [`Phase::Flush`] asks for.
+    async fn flush(self: Rc<Self>) {
+        let mut phase = self.phase.clone();
+        if phase.wait_for(|phase| *phase == Phase::Flush).await.is_ok() {
+            self.carry_waiting();
+            self.shared.flushed.fetch_add(1, Ordering::Release);
         }
     }
 

@@ -240,7 +240,13 @@ impl Worker {
         };
         match relay.run(&self.pipes, stop).await {
             End::Closed => {}
-            End::Reset { .. } | End::Silent | End::Stopped => self.shared.stats.tcp_reset.add(),
+            End::Reset { .. } | End::Silent => self.shared.stats.tcp_reset.add(),
+            End::Stopped => {
+                self.shared.stats.tcp_reset.add();
+                // All relays stop in one turn. The device holds 500 packets (`TUN_READQ_SIZE`, drivers/net/tun.c); of
+                // more resets than that the rest would be lost, and with them the word that the connection is over.
+                self.carry_waiting();
+            }
         }
         self.shared.nat.close(Instant::now(), &conn);
     }
