@@ -1,6 +1,6 @@
 //! What it costs to leave it running, and how it speaks of what is wrong.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use oneway_lab::client::{Outcome, wait_until};
 use oneway_lab::harness::{Failed, TestResult};
@@ -32,8 +32,16 @@ pub fn descriptors_come_back() -> TestResult {
     let lab = Topology::standard()?;
     let before = Snapshot::take(&lab.host)?;
     let mut oneway = run(&lab.host, &[])?;
-    let start = oneway.fd_count()?;
     let client = lab.host.client();
+    // It says that it is ready while its threads still open what they keep.
+    let (mut start, mut since) = (0, Instant::now());
+    wait_until(5 * SECOND, "the number of descriptors is steady", || {
+        let now = oneway.fd_count().unwrap_or_default();
+        if now != start {
+            (start, since) = (now, Instant::now());
+        }
+        since.elapsed() > SECOND / 2
+    })?;
     for to in address::ORIGIN.ports(port::ECHO) {
         let load = client.tcp_load(to, 500, 100, 10_000)?;
         assert_eq!(load.failed, 0);

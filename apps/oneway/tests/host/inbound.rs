@@ -206,9 +206,15 @@ fn results(lab: &Standard) -> Result<Vec<String>, Failed> {
         let echo = matches!(client.ping(to, SECOND)?, Ping::Reply { from, .. } if from == to);
         found.push(format!("{to} replies to ping: {echo}"));
     }
-    for to in address::HOST_UNREACHABLE.both() {
-        let outcome = client.tcp(SocketAddr::new(to, 80), 2 * SECOND)?.outcome;
-        assert!(matches!(outcome, Outcome::HostUnreachable | Outcome::NetUnreachable), "{to} {outcome:?}");
+    for to in address::HOST_UNREACHABLE.ports(80) {
+        // Where the error comes while `connect` still holds the socket, about once in thousands on a busy machine, the
+        // kernel ends the attempt and forgets why.
+        let unreachable = |outcome| matches!(outcome, Outcome::HostUnreachable | Outcome::NetUnreachable);
+        let mut told = false;
+        for _ in 0..2 {
+            told = told || unreachable(client.tcp(to, 2 * SECOND)?.outcome);
+        }
+        assert!(told, "{to} is not told to be unreachable");
     }
     Ok(found)
 }
