@@ -207,8 +207,8 @@ fn results(lab: &Standard) -> Result<Vec<String>, Failed> {
         found.push(format!("{to} replies to ping: {echo}"));
     }
     for to in address::HOST_UNREACHABLE.ports(80) {
-        // Where the error comes while `connect` still holds the socket, about once in thousands on a busy machine, the
-        // kernel ends the attempt and forgets why.
+        // About once in thousands, on a busy machine, the socket reports its end without an error; one more attempt
+        // tells that from an answer that never comes.
         let unreachable = |outcome| matches!(outcome, Outcome::HostUnreachable | Outcome::NetUnreachable);
         let mut told = false;
         for _ in 0..2 {
