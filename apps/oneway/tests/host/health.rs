@@ -84,6 +84,12 @@ pub fn a_proxy_that_is_down_refuses_and_recovers() -> TestResult {
     assert_eq!(health(&lab.host)?, "up");
 
     drop(proxy);
+    // A program that is just being started by another test may hold the listeners for a moment yet.
+    wait_until(5 * SECOND, "nothing listens at the proxy's address", || {
+        let refused =
+            |to| lab.net.client().tcp(to, SECOND).is_ok_and(|dial| dial.outcome == Outcome::Refused);
+        here.into_iter().all(refused)
+    })?;
     let client = lab.host.client();
     for to in address::ORIGIN.ports(port::HTTP) {
         let dial = client.tcp(to, 2 * SECOND)?;
