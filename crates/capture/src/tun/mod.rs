@@ -45,7 +45,7 @@ pub struct Offload {
 #[derive(Debug, thiserror::Error)]
 pub enum TunError {
     /// The device node cannot be opened.
-    #[error("cannot open /dev/net/tun: {source}; {}", advice(.source))]
+    #[error("cannot open /dev/net/tun: {source}; {}", node_advice(.source))]
     Open {
         /// What the kernel said.
         source: io::Error,
@@ -92,6 +92,16 @@ pub enum TunError {
     /// This operating system has no TUN support here yet.
     #[error("TUN devices are not supported on this operating system in this version")]
     Unsupported,
+}
+
+/// Opening the node asks for the file's mode, not for a capability.
+fn node_advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "run as root, or let this user read and write it (chmod 666 /dev/net/tun)"
+        }
+        _ => advice(error),
+    }
 }
 
 fn advice(error: &io::Error) -> &'static str {

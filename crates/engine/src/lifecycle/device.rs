@@ -6,14 +6,15 @@ use ipnet::IpNet;
 use oneway_capture::tun::{Tun, TunOptions};
 use oneway_egress::{Strategy, Uplink};
 use oneway_route::{
-    Family, Journal, JournalState, Mark, Plan, Prepared, Protect, Request, Snapshot, Uplinks, apply, no_hook,
+    Family, Journal, JournalState, Mark, Plan, Prepared, Protect, Request, RouteError, Snapshot, Uplinks,
+    apply, no_hook,
 };
 
 use super::host::Host;
 use super::workers;
 use crate::assemble;
 use crate::config::Config;
-use crate::control::{StateError, StatePaths};
+use crate::control::StatePaths;
 use crate::error::EngineError;
 
 /// A device that is ready to capture, and what goes with it.
@@ -55,8 +56,11 @@ pub(super) fn open(config: &Config, paths: &StatePaths) -> Result<Device, Engine
         // The file bears this namespace's number, so the namespace that it was written in is gone, and its changes with
         // it: the kernel gives numbers again (`get_next_ino`, fs/inode.c), but no two namespaces have the same one.
         tracing::info!(journal = %paths.journal.display(), "forgetting the journal of a namespace that is gone");
-        std::fs::remove_file(&paths.journal)
-            .map_err(|source| StateError::Lock { path: paths.journal.clone(), source })?;
+        std::fs::remove_file(&paths.journal).map_err(|source| RouteError::Journal {
+            what: "remove",
+            path: paths.journal.clone(),
+            source,
+        })?;
     }
     let name = given.as_ref().map(|tun| tun.name().to_owned());
     let Planned { plan, strategy, why } = plan(config, name, &Snapshot::take()?)?;

@@ -71,7 +71,8 @@ pub(crate) struct Shared {
 pub(crate) enum Phase {
     /// Carry traffic.
     Run,
-    /// Refuse new flows and reset the live ones; the packets that this takes still pass.
+    /// Reset the live flows; the packets that this takes still pass. New connections are not answered: their clients
+    /// ask again a second later (RFC 6298, 2.1), when nothing is captured any more.
     Drain,
     /// Carry every packet that is waiting, once, and say so in [`Shared::flushed`].
     Flush,
@@ -255,13 +256,10 @@ impl Worker {
     /// Once a millisecond where faults are asked for: hands over the packets that were held back.
     async fn release_delayed(self: Rc<Self>) {
         let mut tick = tokio::time::interval(Duration::from_millis(1));
-        let mut frame = vec![0; MAX_FRAME];
         loop {
             tick.tick().await;
             let _ = self.queue.get_ref().flush_faults();
-            while let Ok(len) = self.queue.get_ref().read(&mut frame) {
-                self.packet(frame.get_mut(..len).unwrap_or_default());
-            }
+            self.carry_waiting();
         }
     }
 

@@ -120,7 +120,10 @@ impl Worker {
             return self.answer(packet, Answer::IcmpNet);
         };
         shared.stats.tcp_opened.add();
-        if self.draining() || self.dialing.get() >= shared.limits.dialing {
+        if self.draining() {
+            return shared.stats.ignored.add();
+        }
+        if self.dialing.get() >= shared.limits.dialing {
             shared.stats.tcp_limited.add();
             return self.reset(packet);
         }
@@ -158,7 +161,10 @@ impl Worker {
                 shared.nat.forget(&conn);
                 return;
             }
-            () = self.drain() => Err(oneway_outbound::DialError::Blocked),
+            () = self.drain() => {
+                shared.nat.forget(&conn);
+                return;
+            }
         };
         choice.entry.observe(result.as_ref().err());
         let syn = std::mem::take(&mut *conn.data.syn.lock());
