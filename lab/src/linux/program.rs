@@ -125,8 +125,7 @@ impl Program {
             prepare::give_resolv_conf(&mut command, text).map_err(fail("write a resolv.conf for"))?;
         }
         for (file, number) in &self.descriptors {
-            let file = file.try_clone().map_err(fail("hand a descriptor to"))?;
-            prepare::give_descriptor(&mut command, file, *number);
+            prepare::give_descriptor(&mut command, file, *number).map_err(fail("hand a descriptor to"))?;
         }
         prepare::limit_descriptors(&mut command, self.files);
         // Last, because the others need root's rights; `CommandExt::uid` would take effect before them.

@@ -43,8 +43,10 @@ pub(super) fn spawn(mut command: Command) -> io::Result<Child> {
     child.recv().map_err(|_| gone())?
 }
 
-/// Gives the child the descriptor `file` under the number `number`.
-pub(super) fn give_descriptor(command: &mut Command, file: OwnedFd, number: i32) {
+/// Gives the child a duplicate of `file` under the number `number`.
+pub(super) fn give_descriptor(command: &mut Command, file: impl AsFd, number: i32) -> io::Result<()> {
+    // Never `number` itself: dup2(2) of a descriptor to its own number does nothing, and leaves it close-on-exec.
+    let file = rustix::io::fcntl_dupfd_cloexec(file, number + 1)?;
     // SAFETY: between fork and exec the closure makes one system call. `number` is nobody's in the child, or stands for
     // something that the caller wants replaced; `ManuallyDrop` keeps it open.
     unsafe {
@@ -53,6 +55,7 @@ pub(super) fn give_descriptor(command: &mut Command, file: OwnedFd, number: i32)
             Ok(rustix::io::dup2(file.as_fd(), &mut target)?)
         });
     }
+    Ok(())
 }
 
 /// Limits how many descriptors the child may have open, to `files`, or to what it was before `enter` raised it.
