@@ -6,3 +6,4 @@
 
 pub mod fragment;
 pub mod nat;
+pub mod tcp;

@@ -1,0 +1,440 @@
+//! SEGMENT ARRIVES (RFC 9293 3.10.7), in the RFC's own steps, with those of RFC 5961 and RFC 7323.
+
+use std::time::Duration;
+
+use oneway_wire::tcp::Flags;
+
+use super::connection::{Ack, Broken, Connection, Reset, State, Syn, Timer};
+use super::segment::Segment;
+use super::seq::Seq;
+use super::time::Time;
+
+/// RFC 7323 5.5: a TS.Recent this old says nothing any more.
+const OLD_TIMESTAMP: Duration = Duration::from_secs(24 * 24 * 3600);
+
+/// At most one challenge acknowledgment in this time (RFC 5961 7; `tcp_invalid_ratelimit` of Linux).
+const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What a segment did beyond changing the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// It was dealt with.
+    Processed,
+    /// It asks for a new connection with the same addresses and ports, and this one, in TIME-WAIT, may give way to it
+    /// (RFC 9293 3.10.7.4, RFC 6191).
+    NewConnection(Syn),
+}
+
+impl<B: AsRef<[u8]>> Connection<B> {
+    /// Takes in a segment. Data in order are given to `take`, which returns how many bytes of them it took; the others
+    /// are kept for [`Connection::receive`], and the window shrinks by them.
+    pub fn segment_arrives(
+        &mut self,
+        now: Time,
+        segment: &Segment<'_>,
+        mut take: impl FnMut(&[u8]) -> usize,
+    ) -> Arrival {
+        match self.state {
+            State::Closed => {}
+            State::SynSent => self.arrives_in_syn_sent(now, segment),
+            State::TimeWait => {
+                if let Some(syn) = self.reopens(now, segment) {
+                    return Arrival::NewConnection(syn);
+                }
+                self.arrives_otherwise(now, segment, &mut take);
+            }
+            _ => self.arrives_otherwise(now, segment, &mut take),
+        }
+        Arrival::Processed
+    }
+
+    /// 3.10.7.3.
+    fn arrives_in_syn_sent(&mut self, now: Time, segment: &Segment<'_>) {
+        let flags = segment.flags;
+        // First, check the ACK bit.
+        let acks = flags.contains(Flags::ACK);
+        if acks && (segment.ack.le(self.iss) || segment.ack.gt(self.nxt)) {
+            if !flags.contains(Flags::RST) {
+                self.reset = Some(Reset { seq: segment.ack, ack: None });
+            }
+            return;
+        }
+        // Second, the RST bit. Without an acceptable ACK it may be anybody's.
+        if flags.contains(Flags::RST) {
+            if acks {
+                self.end(Some(Broken::Refused));
+            }
+            return;
+        }
+        // Fourth, the SYN bit.
+        if !flags.contains(Flags::SYN) {
+            return;
+        }
+        let syn = Syn::from_segment(&Segment { flags: Flags::SYN, ..*segment });
+        let (Some(syn), Some(own)) = (syn, self.timestamps) else { return };
+        self.peer_syn(&syn, own.offset, now);
+        self.last_heard = now;
+        if acks {
+            let delivered = self.board.acknowledge(now, segment.ack, &segment.sack, None);
+            self.una = segment.ack;
+            if let Some(rtt) = delivered.rtt {
+                self.rtt.sample(rtt);
+            }
+            self.wl2 = segment.ack;
+            self.timer = None;
+            self.stalled = None;
+            self.state = State::Established;
+            self.ack = Ack::Now;
+        } else {
+            // Both ends open at once (RFC 9293 3.5, figure 8): the SYN goes out again, now with an ACK.
+            self.state = State::SynReceived;
+            self.board.all_is_lost(true);
+        }
+    }
+
+    /// TIME-WAIT: whether a SYN may begin a new connection.
+    fn reopens(&self, now: Time, segment: &Segment<'_>) -> Option<Syn> {
+        let syn = Syn::from_segment(segment)?;
+        let newer = match (self.timestamps, segment.timestamps) {
+            // RFC 6191 2: a later timestamp, or an equal one and a later sequence number.
+            (Some(known), Some(new)) if now.since(known.recent_at) < OLD_TIMESTAMP => {
+                let age = new.value.wrapping_sub(known.recent) as i32;
+                age > 0 || (age == 0 && segment.seq.gt(self.rcv.nxt))
+            }
+            _ => segment.seq.gt(self.rcv.nxt),
+        };
+        newer.then_some(syn)
+    }
+
+    /// 3.10.7.4: all other states.
+    fn arrives_otherwise(&mut self, now: Time, segment: &Segment<'_>, take: &mut impl FnMut(&[u8]) -> usize) {
+        let flags = segment.flags;
+        let rst = flags.contains(Flags::RST);
+
+        // RFC 7323 5.3, R1: before anything else.
+        if !rst && !self.timestamp_is_acceptable(now, segment) {
+            return;
+        }
+
+        // First, check the sequence number.
+        if !self.is_acceptable(segment) {
+            if rst {
+                return;
+            }
+            if self.state == State::SynReceived
+                && flags.contains(Flags::SYN)
+                && segment.seq + 1 == self.rcv.nxt
+            {
+                // The peer asks again: our SYN-ACK was lost.
+                return self.board.all_is_lost(true);
+            }
+            self.rcv.came_again(segment.seq, segment.payload.len() as u32);
+            if self.state == State::TimeWait && flags.contains(Flags::FIN) {
+                // Its FIN again: our acknowledgment was lost. 2 MSL begin anew.
+                self.time_wait_until = now + self.config.time_wait;
+            }
+            self.answer_unacceptable(now, segment);
+            // "special allowance should be made to accept valid ACKs" while the window is shut.
+            let valid = flags.contains(Flags::ACK) && !flags.contains(Flags::SYN) && self.is_synchronized();
+            if self.rcv.window() == 0 && segment.seq == self.rcv.nxt && valid {
+                self.heard(now);
+                let _ = self.acknowledgment_arrives(now, segment);
+            }
+            return;
+        }
+
+        // Second, check the RST bit (RFC 5961 3.2).
+        if rst {
+            if segment.seq == self.rcv.nxt {
+                let why = if self.state == State::TimeWait { None } else { Some(Broken::Reset) };
+                self.end(why);
+            } else {
+                self.challenge(now);
+            }
+            return;
+        }
+
+        // Fourth, check the SYN bit (RFC 5961 4.2).
+        if flags.contains(Flags::SYN) {
+            // In SYN-RECEIVED after a simultaneous open this is the peer's SYN-ACK, whose ACK counts.
+            let is_first = self.state == State::SynReceived && segment.seq + 1 == self.rcv.nxt;
+            if !is_first {
+                return self.challenge(now);
+            }
+        }
+
+        // Fifth, check the ACK field.
+        if !flags.contains(Flags::ACK) {
+            return;
+        }
+        if !self.acknowledgment_arrives(now, segment) {
+            return;
+        }
+        self.heard(now);
+        self.remember_timestamp(now, segment);
+
+        // Sixth, check the URG bit: urgent data are data (RFC 6093 6).
+        // Seventh, process the segment text. Eighth, check the FIN bit.
+        self.text_arrives(now, segment, take);
+    }
+
+    /// RFC 7323 5.3, R1 to R3.
+    fn timestamp_is_acceptable(&mut self, now: Time, segment: &Segment<'_>) -> bool {
+        let Some(known) = self.timestamps else { return true };
+        let Some(new) = segment.timestamps else {
+            // RFC 7323 3.2: "If a non-<RST> segment is received without a TSopt, a TCP SHOULD silently drop the
+            // segment." A SYN again may come from a peer that gave the option up.
+            return segment.flags.contains(Flags::SYN);
+        };
+        let is_old = (new.value.wrapping_sub(known.recent) as i32) < 0;
+        if is_old && now.since(known.recent_at) < OLD_TIMESTAMP {
+            self.rcv.came_again(segment.seq, segment.payload.len() as u32);
+            self.answer_unacceptable(now, segment);
+            return false;
+        }
+        true
+    }
+
+    /// RFC 7323 4.3 (2).
+    fn remember_timestamp(&mut self, now: Time, segment: &Segment<'_>) {
+        let last_ack = self.last_ack_sent;
+        if let (Some(known), Some(new)) = (&mut self.timestamps, segment.timestamps)
+            && segment.seq.le(last_ack)
+            && new.value.wrapping_sub(known.recent) as i32 >= 0
+        {
+            known.recent = new.value;
+            known.recent_at = now;
+        }
+    }
+
+    /// The four cases of RFC 9293 3.4, table 6.
+    fn is_acceptable(&self, segment: &Segment<'_>) -> bool {
+        let (nxt, window) = (self.rcv.nxt, self.rcv.window());
+        let in_window = |seq: Seq| seq.ge(nxt) && seq.lt(nxt + window);
+        match (segment.len(), window) {
+            (0, 0) => segment.seq == nxt,
+            (0, _) => in_window(segment.seq),
+            (_, 0) => false,
+            (len, _) => in_window(segment.seq) || in_window(segment.seq + (len - 1)),
+        }
+    }
+
+    /// "If an incoming segment is not acceptable, an acknowledgment should be sent in reply": for data and probes at once,
+    /// for others at a bounded rate, so that two ends cannot answer each other for ever.
+    fn answer_unacceptable(&mut self, now: Time, segment: &Segment<'_>) {
+        if segment.is_empty() {
+            // A keep-alive and a window probe without data are answered, too: their sender waits for it.
+            if segment.seq + 1 == self.rcv.nxt {
+                self.ack = Ack::Now;
+            } else {
+                self.challenge(now);
+            }
+        } else {
+            self.ack = Ack::Now;
+        }
+    }
+
+    /// RFC 5961 7.
+    fn challenge(&mut self, now: Time) {
+        if self.challenged.is_none_or(|last| now.since(last) >= CHALLENGE_INTERVAL) {
+            self.challenged = Some(now);
+            self.ack = Ack::Now;
+        }
+    }
+
+    /// The peer lives.
+    fn heard(&mut self, now: Time) {
+        self.last_heard = now;
+        self.keep_alive_probes = 0;
+        if self.wnd == 0 {
+            // RFC 9293 3.8.6.1: a peer that keeps answering probes may keep its window shut for as long as it likes.
+            self.stalled = None;
+        }
+    }
+
+    /// The fifth step. Returns whether the segment is to be looked at further.
+    fn acknowledgment_arrives(&mut self, now: Time, segment: &Segment<'_>) -> bool {
+        let ack = segment.ack;
+        if self.state == State::SynReceived {
+            if ack.le(self.una) || ack.gt(self.nxt) {
+                self.reset = Some(Reset { seq: ack, ack: None });
+                return false;
+            }
+            self.state = State::Established;
+            self.wnd = u32::from(segment.window) << self.send_shift;
+            self.max_wnd = self.wnd;
+            self.wl1 = segment.seq;
+            self.wl2 = ack;
+        } else if self.state == State::FinWait1 && self.una == self.iss {
+            // Closed before the handshake was over.
+            if ack.le(self.una) || ack.gt(self.nxt) {
+                self.reset = Some(Reset { seq: ack, ack: None });
+                return false;
+            }
+        }
+        if ack.gt(self.nxt) {
+            // "acknowledges something not yet sent"
+            self.challenge(now);
+            return false;
+        }
+        // RFC 5961 5.2.
+        if ack.lt(self.una - self.max_wnd) {
+            self.challenge(now);
+            return false;
+        }
+        self.board_arrives(now, segment);
+        let fin_acknowledged = self.closing && self.una.gt(self.queue.end());
+        if fin_acknowledged {
+            match self.state {
+                State::FinWait1 => self.state = State::FinWait2,
+                State::Closing => self.time_wait(now),
+                State::LastAck => {
+                    self.end(None);
+                    return false;
+                }
+                _ => {}
+            }
+        }
+        true
+    }
+
+    /// Acknowledged, selectively acknowledged and lost data; the window.
+    fn board_arrives(&mut self, now: Time, segment: &Segment<'_>) {
+        let ack = segment.ack;
+        let (flight, old_window) = (self.nxt - self.una, self.wnd);
+        if ack.ge(self.una) && (self.wl1.lt(segment.seq) || (self.wl1 == segment.seq && self.wl2.le(ack))) {
+            self.wnd = u32::from(segment.window) << self.send_shift;
+            self.max_wnd = self.max_wnd.max(self.wnd);
+            self.wl1 = segment.seq;
+            self.wl2 = ack;
+        }
+        if ack.lt(self.una) {
+            return;
+        }
+        let progress = ack.gt(self.una);
+        let duplicate = !progress && segment.is_empty() && self.wnd == old_window && !self.board.is_empty();
+        let delivered = self.board.acknowledge(now, ack, &segment.sack, self.rtt.min());
+        if let Some(rtt) = delivered.rtt {
+            self.rtt.sample(rtt);
+        }
+        if progress {
+            self.una = ack;
+            self.queue.acknowledge(ack);
+            self.rtt.progress();
+            self.stalled = None;
+            self.dup_acks = 0;
+            self.inflated = 0;
+            self.window_probe = false;
+            self.timer = None;
+        } else if duplicate {
+            self.dup_acks = self.dup_acks.saturating_add(1);
+        }
+        if delivered.bytes > 0 {
+            // RFC 8985 7.2: whatever is delivered sets the timer anew.
+            self.timer = None;
+        }
+        self.tail_probe_arrives(segment);
+        if self.recovery.is_some_and(|point| self.una.ge(point)) {
+            self.recovery = None;
+            self.timed_out = false;
+        }
+        self.find_losses(now, flight, progress, old_window);
+        // The window was in use: in slow start half of it is enough to say so, as it doubles in a round trip.
+        let limited = flight.saturating_mul(2) >= self.reno.window();
+        if delivered.bytes > 0 && limited && (self.recovery.is_none() || self.timed_out) {
+            self.reno.on_ack(delivered.bytes, self.mss.into());
+        }
+    }
+
+    /// RFC 8985 7.4: a probe that had to repeat data, and whose data arrived only by it, has found a loss.
+    fn tail_probe_arrives(&mut self, segment: &Segment<'_>) {
+        let Some((end, repeated)) = self.probe else { return };
+        if self.una.lt(end) {
+            return;
+        }
+        self.probe = None;
+        let arrived_twice = segment.sack.as_slice().first().is_some_and(|(left, _)| left.lt(segment.ack));
+        if repeated && !arrived_twice && self.recovery.is_none() {
+            self.reno.enter_recovery(self.reno.window(), self.mss.into());
+        }
+    }
+
+    fn find_losses(&mut self, now: Time, flight: u32, progress: bool, old_window: u32) {
+        let mss = u32::from(self.mss);
+        let recovering = self.recovery.is_some();
+        if self.window_probe && old_window == 0 && self.wnd > 0 {
+            // The window is open again, and what probed it was not taken.
+            self.window_probe = false;
+            return self.board.first_is_lost();
+        }
+        if self.sack_permitted {
+            if self.board.sacked() > 0 || recovering {
+                let smoothed = self.smoothed_rtt();
+                let min = self.rtt.min().unwrap_or_default();
+                if let Some(at) = self.board.detect_losses(now, mss, recovering, smoothed, min) {
+                    self.timer = Some((at, Timer::Reordering));
+                }
+            }
+        } else if recovering {
+            // RFC 6582 3.2: a partial acknowledgment means that the next segment is lost as well; a further duplicate,
+            // that one more has left the network.
+            if progress && !self.timed_out {
+                self.board.first_is_lost();
+            } else if !progress {
+                self.inflated = self.inflated.saturating_add(mss).min(flight);
+            }
+        } else if self.dup_acks == 3 {
+            self.board.first_is_lost();
+        }
+        if self.board.lost() > 0 && self.recovery.is_none() {
+            self.recovery = Some(self.nxt);
+            self.reno.enter_recovery(flight, mss);
+        }
+    }
+
+    /// The seventh and the eighth step.
+    fn text_arrives(&mut self, now: Time, segment: &Segment<'_>, take: &mut impl FnMut(&[u8]) -> usize) {
+        if !self.is_receiving() {
+            return;
+        }
+        if segment.payload.is_empty() && !segment.flags.contains(Flags::FIN) {
+            return;
+        }
+        // "trim off any portions that lie outside the window"
+        let room = (self.rcv.nxt + self.rcv.window()).since(segment.seq) as usize;
+        let data = segment.payload.get(..room).unwrap_or(segment.payload);
+        let fin = segment.flags.contains(Flags::FIN) && data.len() == segment.payload.len();
+        let had_holes = self.rcv.has_holes();
+        let before = self.rcv.nxt;
+        let moved = self.rcv.text(segment.seq, data, fin, take);
+        self.unacknowledged += self.rcv.nxt - before;
+        if !moved || had_holes || self.rcv.has_sack() || fin || self.unacknowledged >= self.ack_threshold() {
+            // RFC 5681 4.2: at once when out of order or filling a hole; at least every second full-sized segment.
+            self.ack = Ack::Now;
+        } else if self.ack == Ack::None {
+            self.ack = Ack::Delayed(now + self.config.delayed_ack);
+        }
+        if self.rcv.is_closed() {
+            match self.state {
+                State::Established => self.state = State::CloseWait,
+                State::FinWait1 => self.state = State::Closing,
+                State::FinWait2 => self.time_wait(now),
+                _ => {}
+            }
+        }
+    }
+
+    /// Received bytes that are acknowledged without delay: two full-sized segments (RFC 5681 4.2), and where segments
+    /// are superpackets, what shows that this is a transfer and not a conversation.
+    fn ack_threshold(&self) -> u32 {
+        (2 * self.receive_mss()).min(4096)
+    }
+
+    /// RFC 9293 3.6.1.
+    pub(super) fn time_wait(&mut self, now: Time) {
+        self.state = State::TimeWait;
+        self.time_wait_until = now + self.config.time_wait;
+        self.timer = None;
+        self.release();
+    }
+}

@@ -1,0 +1,4 @@
+//! Conversations of two connections over a link that loses, repeats, delays and corrupts, by a virtual clock.
+
+mod link;
+mod transfer;
