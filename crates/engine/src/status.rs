@@ -3,7 +3,6 @@
 use oneway_flow::Network;
 
 use crate::Engine;
-use crate::config::StackKind;
 use crate::control::{
     Bytes, Counters, FlowInfo, Health, LoopVerdict, OutboundStatus, ProtectStatus, Status, TcpCounters,
     TunCounters, UdpCounters, UplinkStatus, Verdict,
@@ -33,7 +32,7 @@ pub(crate) fn status(engine: &Engine) -> Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         uptime_s: about.started.elapsed().as_secs(),
-        stack: StackKind::System.to_string(),
+        stack: engine.about.stack.to_string(),
         tun: about.tun.clone(),
         uplink: UplinkStatus {
             ipv4: about.uplinks.v4.as_ref().map(|uplink| uplink.name.clone()),

@@ -131,6 +131,38 @@ fn within(deadline: Duration, name: String, body: Body) -> TestResult {
     }
 }
 
+thread_local! {
+    static VARIANT: std::cell::Cell<&'static str> = const { std::cell::Cell::new("") };
+}
+
+/// The variant that the running test was added for by [`variants!`](crate::variants); empty on other threads than the
+/// test's own.
+pub fn variant() -> &'static str {
+    VARIANT.get()
+}
+
+/// Runs `body` as of this variant.
+pub fn as_variant(variant: &'static str, body: impl FnOnce() -> TestResult) -> TestResult {
+    VARIANT.set(variant);
+    body()
+}
+
+/// Adds the named functions to a [`Harness`], once for each variant, whose name goes in front:
+/// `oneway_lab::variants![harness, ["user", "system"], loops::own_address, loops::multicast]`.
+#[macro_export]
+macro_rules! variants {
+    ($harness:expr, [$($variant:literal),*], $($test:path),* $(,)?) => {{
+        let mut harness = $harness;
+        for variant in [$($variant),*] {
+            harness = harness$(.test(
+                format!("{variant}::{}", stringify!($test).replace(' ', "")),
+                move || $crate::harness::as_variant(variant, $test),
+            ))*;
+        }
+        harness
+    }};
+}
+
 /// A [`Harness`] with the named functions as tests, each of type `fn() -> TestResult`:
 /// `oneway_lab::tests![loops::own_address, loops::multicast]`.
 #[macro_export]

@@ -17,9 +17,17 @@ pub const TUN: &str = "oneway0";
 /// One second.
 pub const SECOND: Duration = Duration::from_secs(1);
 
+/// The stack that this test is about.
+pub fn stack() -> &'static str {
+    match oneway_lab::harness::variant() {
+        "" => "user",
+        variant => variant,
+    }
+}
+
 /// `oneway run` in `host`, ready when it says so.
 pub fn program(host: &NetNs, path: &str, options: &[&str]) -> Program {
-    let words = [&["run", "--stack", "system"], options].concat();
+    let words = [&["run", "--stack", stack()], options].concat();
     Program::new(host, path, words).ready("ready:", 10 * SECOND)
 }
 

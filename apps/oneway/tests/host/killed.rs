@@ -12,7 +12,7 @@ use oneway_lab::topology::address;
 use oneway_lab::{Snapshot, Topology};
 
 use crate::common::{
-    ONEWAY, SECOND, TUN, ask, command, expect_connectivity, number, program, reaches_origin, run, stop,
+    ONEWAY, SECOND, TUN, ask, command, expect_connectivity, number, program, reaches_origin, run, stack, stop,
 };
 
 /// How many moments of the start and of the stop are tried.
@@ -50,7 +50,7 @@ pub fn while_it_starts() -> TestResult {
     stop(&mut first, &lab.host, &before)?;
     for moment in 0..=MOMENTS {
         let after = starting * moment / MOMENTS;
-        let mut oneway = Program::new(&lab.host, ONEWAY, ["run", "--stack", "system"]).start()?;
+        let mut oneway = Program::new(&lab.host, ONEWAY, ["run", "--stack", stack()]).start()?;
         // The moment is what is tried out; nothing is waited for.
         thread::sleep(after);
         oneway.kill()?;
@@ -133,7 +133,7 @@ pub fn a_second_instance_does_not_disturb_the_first() -> TestResult {
     };
     for options in [&[][..], &["--tun", "other0"], &["--control", "/run/other.sock"]] {
         echo()?;
-        let second = command(&lab.host, &[&["run", "--stack", "system"], options].concat())?;
+        let second = command(&lab.host, &[&["run", "--stack", stack()], options].concat())?;
         assert_eq!(second.code, Some(1), "{options:?}");
         assert_eq!(second.stderr.lines().count(), 1, "{}", second.stderr);
         assert!(second.stderr.contains(&format!("(pid {})", first.pid())), "{}", second.stderr);

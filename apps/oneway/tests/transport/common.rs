@@ -15,6 +15,14 @@ pub const TUN: &str = "oneway0";
 /// One second.
 pub const SECOND: Duration = Duration::from_secs(1);
 
+/// The stack that this test is about.
+pub fn stack() -> &'static str {
+    match oneway_lab::harness::variant() {
+        "" => "user",
+        variant => variant,
+    }
+}
+
 /// The proxy of the laboratory that speaks this scheme.
 pub fn proxy(scheme: &str) -> String {
     match scheme {
@@ -32,7 +40,7 @@ pub fn lab(scheme: Option<&str>, options: &[&str]) -> Result<(Simple, Oneway), L
 
 /// Starts `oneway run`.
 pub fn run(host: &NetNs, scheme: Option<&str>, options: &[&str]) -> Result<Oneway, LabError> {
-    let mut words: Vec<String> = ["run", "--stack", "system"].map(str::to_owned).to_vec();
+    let mut words: Vec<String> = ["run", "--stack", stack()].map(str::to_owned).to_vec();
     if let Some(scheme) = scheme {
         words.extend(["--proxy".to_owned(), proxy(scheme)]);
     }

@@ -1,4 +1,4 @@
-//! What programs see of their connections and datagrams through `oneway run --stack system`, and what is on the wire.
+//! What programs see of their connections and datagrams through `oneway run`, with each stack, and what is on the wire.
 
 #[cfg(target_os = "linux")]
 mod common;
@@ -11,7 +11,9 @@ mod streams;
 
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {
-    oneway_lab::tests![
+    oneway_lab::variants![
+        oneway_lab::harness::Harness::new(),
+        ["user", "system"],
         connect::a_closed_port_is_refused_before_any_syn_ack,
         connect::a_black_hole_stays_silent,
         connect::unreachable_is_unreachable,

@@ -212,6 +212,15 @@ impl Queue {
         }
     }
 
+    /// Hands one frame in pieces to the kernel, without copying them together. Otherwise as [`Queue::write`].
+    pub fn write_vectored(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        if self.vnet_hdr && self.faults.is_none() && self.pcap.is_none() {
+            return (&self.device).write_vectored(parts).map(drop);
+        }
+        let parts: Vec<&[u8]> = parts.iter().map(|part| &**part).collect();
+        self.write(&parts.concat())
+    }
+
     /// Whether [`Queue::flush_faults`] has to be called about once a millisecond.
     pub fn has_faults(&self) -> bool {
         self.faults.is_some()

@@ -45,6 +45,11 @@ impl Queue {
         match self.never {}
     }
 
+    /// Writes one frame in pieces.
+    pub fn write_vectored(&self, _parts: &[io::IoSlice<'_>]) -> io::Result<()> {
+        match self.never {}
+    }
+
     /// Writes one frame.
     pub fn write(&self, _frame: &[u8]) -> io::Result<()> {
         match self.never {}

@@ -28,8 +28,8 @@ pub use value::{
     StackKind, TunAddress, TunFd, Uid,
 };
 
-/// The stack that is used unless another one is asked for: the operating system's, until there is one of our own.
-pub const DEFAULT_STACK: StackKind = StackKind::System;
+/// The stack that is used unless another one is asked for.
+pub const DEFAULT_STACK: StackKind = StackKind::User;
 
 /// A complete configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,9 +14,10 @@ use ipnet::IpNet;
 use oneway_capture::listener::listen_on_device;
 use oneway_egress::{Egress, EgressError, Finding, KernelRoutes, Strategy};
 use oneway_flow::FlowTable;
-use oneway_route::{Captured, Family, IfIndex, JournalState, Plan, Snapshot, Uplinks};
+use oneway_route::{Captured, Family, IfIndex, JournalState, Link, Plan, Snapshot, Uplinks};
 use oneway_stack::fragment::Reassembler;
 use oneway_stack::nat::{Nat, NatConfig};
+use oneway_stack::tcp::{self, IsnGenerator};
 use tokio::sync::watch;
 
 use crate::assemble;
@@ -27,7 +28,7 @@ use crate::error::EngineError;
 use crate::guard::Guard;
 use crate::limits::Limits;
 use crate::stats::Stats;
-use crate::worker::{self, Parts, Phase, Shared};
+use crate::worker::{self, Owners, Parts, Phase, Shared};
 use device::{Device, Peers};
 use host::Host;
 
@@ -50,6 +51,7 @@ pub(crate) struct About {
     pub(crate) started: Instant,
     pub(crate) tun: String,
     pub(crate) uplinks: Uplinks,
+    pub(crate) stack: StackKind,
     pub(crate) strategy: Strategy,
     pub(crate) strategy_why: String,
     pub(crate) families: Vec<Family>,
@@ -133,20 +135,30 @@ impl Engine {
             device::open(config, &paths)?;
         let name = tun.name().to_owned();
         tracing::debug!(tun = name, offload = ?tun.offload(), "device is open");
+        let superpackets = tun.offload().tcp_segmentation;
         let queues = tun.into_queues();
-        let (egress, listeners, mut proof) =
-            match protect(&name, queues.len(), &addresses, &strategy, &proxies) {
+        let stack = config.capture.stack;
+        // Our own stack needs no listener: nothing of the kernel's TCP is involved.
+        let listening = if stack == StackKind::System { queues.len() } else { 0 };
+        let Guarded { egress, mut listeners, mut proof, mtu } =
+            match protect(&name, listening, &addresses, &strategy, &proxies) {
                 Ok(parts) => parts,
                 Err(error) => return Err(host.undo_because(error)),
             };
         let host = host.verify(&proxies)?;
 
-        let shared = Arc::new(shared(dispatch, egress, limits, &addresses, &listeners));
+        let tcp = tcp::Config { mtu, superpackets, ..tcp::Config::default() };
+        let (owners, mailboxes) = Owners::new(queues.len());
+        let user = UserStack { stack, tcp, owners };
+        let shared = Arc::new(shared(dispatch, egress, limits, &addresses, &listeners, user));
+        listeners.resize_with(queues.len(), Vec::new);
         let (phase, receiver) = watch::channel(Phase::Run);
         let end = Arc::new(End::default());
         let mut threads = Vec::with_capacity(queues.len());
-        for (number, (queue, listeners)) in queues.into_iter().zip(listeners).enumerate() {
-            let parts = Parts { queue, listeners, shared: Arc::clone(&shared), phase: receiver.clone() };
+        let parts = queues.into_iter().zip(listeners).zip(mailboxes);
+        for (number, ((queue, listeners), mail)) in parts.enumerate() {
+            let (shared, receiver) = (Arc::clone(&shared), receiver.clone());
+            let parts = Parts { queue, listeners, number, mail, shared, phase: receiver };
             match spawn(number, parts, Arc::clone(&end)) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
@@ -170,6 +182,7 @@ impl Engine {
             started: Instant::now(),
             tun: name,
             uplinks,
+            stack,
             strategy,
             strategy_why,
             families,
@@ -181,11 +194,11 @@ impl Engine {
 
     /// One line that says what is captured and how it leaves.
     pub fn ready_line(&self) -> String {
-        let About { tun, families, strategy, final_outbound, proof, .. } = &self.about;
+        let About { tun, families, stack, strategy, final_outbound, proof, .. } = &self.about;
         let families: Vec<_> = families.iter().map(ToString::to_string).collect();
         let verdict = if proof.proven { "proven" } else { "not proven" };
         format!(
-            "ready: TCP, UDP and ICMP over {} captured by {tun}, stack system, final {final_outbound}, \
+            "ready: TCP, UDP and ICMP over {} captured by {tun}, stack {stack}, final {final_outbound}, \
              egress protected by {strategy}, loop-free: {verdict}",
             families.join(" and "),
         )
@@ -269,10 +282,6 @@ fn available(config: &Config) -> Result<(), EngineError> {
         CaptureMode::Tun => {}
         mode => return missing(format!("--capture {mode}"), "use --capture tun"),
     }
-    match config.capture.stack {
-        StackKind::System => {}
-        stack => return missing(format!("--stack {stack}"), "use --stack system"),
-    }
     if config.capture.strict {
         return missing("--strict".to_owned(), "leave it out");
     }
@@ -306,15 +315,24 @@ fn resolve_proxies(dispatch: &Dispatch) -> Result<Vec<IpAddr>, EngineError> {
 /// The listeners of each worker.
 type Listeners = Vec<Vec<TcpListener>>;
 
-/// Makes the protected egress and the listeners, and asks the kernel about the egress.
+/// What is ready before anything is captured.
+struct Guarded {
+    egress: Arc<Egress>,
+    listeners: Listeners,
+    proof: Proof,
+    /// The device's MTU.
+    mtu: u16,
+}
+
+/// Makes the protected egress and the listeners of so many workers, and asks the kernel about the egress.
 fn protect(
     tun: &str,
     workers: usize,
     addresses: &[IpNet],
     strategy: &Strategy,
     proxies: &[IpAddr],
-) -> Result<(Arc<Egress>, Listeners, Proof), EngineError> {
-    let index = index_of(tun)?;
+) -> Result<Guarded, EngineError> {
+    let link = link_of(tun)?;
     let mut listeners = Vec::with_capacity(workers);
     for _ in 0..workers {
         let mut own = Vec::with_capacity(addresses.len());
@@ -334,12 +352,13 @@ fn protect(
             Err(error) => return Err(error.into()),
         }
     }
-    let proof = prove(&egress, index, proxies)?;
-    Ok((Arc::new(egress), listeners, proof))
+    let proof = prove(&egress, link.index, proxies)?;
+    let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
+    Ok(Guarded { egress: Arc::new(egress), listeners, proof, mtu })
 }
 
-fn index_of(device: &str) -> Result<IfIndex, EngineError> {
-    Snapshot::take()?.link(device).map(|link| link.index).ok_or_else(|| EngineError::DeviceLost {
+fn link_of(device: &str) -> Result<Link, EngineError> {
+    Snapshot::take()?.link(device).cloned().ok_or_else(|| EngineError::DeviceLost {
         name: device.to_owned(),
         source: io::ErrorKind::NotFound.into(),
     })
@@ -361,12 +380,20 @@ fn prove(egress: &Egress, tun: IfIndex, proxies: &[IpAddr]) -> Result<Proof, Eng
     })
 }
 
+/// What belongs to our own stack.
+struct UserStack {
+    stack: StackKind,
+    tcp: tcp::Config,
+    owners: Owners,
+}
+
 fn shared(
     dispatch: Dispatch,
     egress: Arc<Egress>,
     limits: Limits,
     addresses: &[IpNet],
     listeners: &Listeners,
+    UserStack { stack, tcp, owners }: UserStack,
 ) -> Shared {
     let Peers { v4, v6, count } = Peers::of(addresses);
     Shared {
@@ -378,6 +405,12 @@ fn shared(
             max_connections: limits.tcp_connections.saturating_mul(8),
         }),
         flows: Arc::new(FlowTable::default()),
+        stack,
+        tcp: Arc::new(tcp),
+        isn: IsnGenerator::new(),
+        owners,
+        tcp_live: AtomicUsize::new(0),
+        epoch: Instant::now(),
         stats: Stats::default(),
         dispatch,
         egress,

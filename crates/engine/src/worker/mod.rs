@@ -11,11 +11,13 @@
 
 pub(crate) use icmp::EchoSessions;
 pub(crate) use udp::Sessions;
+pub(crate) use user::Owners;
 
 mod icmp;
 mod reply;
 mod tcp;
 mod udp;
+mod user;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -32,13 +34,16 @@ use oneway_egress::Egress;
 use oneway_flow::{FlowTable, PipePool};
 use oneway_stack::fragment::{Outcome, Reassembler};
 use oneway_stack::nat::Nat;
+use oneway_stack::tcp::IsnGenerator;
 use oneway_wire::ip::{IpView, protocol};
 use oneway_wire::virtio::VirtioNetHdr;
 use parking_lot::Mutex;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
+use crate::config::StackKind;
 use crate::dispatch::Dispatch;
 use crate::guard::{Destination, Guard};
 use crate::limits::Limits;
@@ -49,6 +54,16 @@ use crate::stats::Stats;
 pub(crate) struct Shared {
     pub(crate) nat: Nat<tcp::Held>,
     pub(crate) flows: Arc<FlowTable>,
+    /// Whether TCP is carried by our own stack.
+    pub(crate) stack: StackKind,
+    /// What the connections of our own stack have in common.
+    pub(crate) tcp: Arc<oneway_stack::tcp::Config>,
+    pub(crate) isn: IsnGenerator,
+    pub(crate) owners: Owners,
+    /// Connections of our own stack with an outbound, dialled ones among them.
+    pub(crate) tcp_live: AtomicUsize,
+    /// Where the time of our own stack begins.
+    pub(crate) epoch: Instant,
     pub(crate) stats: Stats,
     pub(crate) dispatch: Dispatch,
     pub(crate) egress: Arc<Egress>,
@@ -84,6 +99,10 @@ pub(crate) enum Phase {
 pub(crate) struct Parts {
     pub(crate) queue: Queue,
     pub(crate) listeners: Vec<TcpListener>,
+    /// Which worker this is.
+    pub(crate) number: usize,
+    /// Packets of its connections that came to another worker.
+    pub(crate) mail: Receiver<Vec<u8>>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) phase: watch::Receiver<Phase>,
 }
@@ -98,6 +117,7 @@ pub(crate) struct Worker {
     /// Connected outbounds whose client has not been accepted yet, by the peer's address and the listener's family.
     waiting: RefCell<HashMap<SocketAddr, tcp::Waiting>>,
     pipes: PipePool,
+    user: user::UserTcp,
     dialing: Cell<usize>,
     phase: watch::Receiver<Phase>,
 }
@@ -113,7 +133,7 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
         .event_interval(31)
         .build()?;
     LocalSet::new().block_on(&runtime, async move {
-        let Parts { queue, listeners, shared, phase } = parts;
+        let Parts { queue, listeners, number, mail, shared, phase } = parts;
         let mut stop = phase.clone();
         let mut listener_v4 = None;
         let mut listener_v6 = None;
@@ -135,6 +155,7 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
             listener_v6,
             waiting: RefCell::default(),
             pipes: PipePool::default(),
+            user: user::UserTcp::new(number),
             dialing: Cell::new(0),
             phase,
         });
@@ -143,11 +164,17 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
         }
         tokio::task::spawn_local(Rc::clone(&worker).sweep());
         tokio::task::spawn_local(Rc::clone(&worker).flush());
+        if worker.shared.stack == StackKind::User {
+            tokio::task::spawn_local(Rc::clone(&worker).user_timers());
+            tokio::task::spawn_local(Rc::clone(&worker).user_drain());
+            tokio::task::spawn_local(Rc::clone(&worker).user_mail(mail));
+        }
         if has_faults {
             tokio::task::spawn_local(Rc::clone(&worker).release_delayed());
         }
         let end = tokio::select! {
-            end = worker.pump() => end,
+            // Data are moved on from here as well; how much is bounded by `BATCH`, not by tokio.
+            end = tokio::task::unconstrained(worker.pump()) => end,
             _ = stop.wait_for(|phase| *phase == Phase::Stop) => Ok(()),
         };
         // What the packet file lacks then is lost; there is nobody to tell.
@@ -175,6 +202,7 @@ impl Worker {
                     Err(error) => return Err(error),
                 }
             }
+            self.drive_dirty();
             if !drained {
                 tokio::task::yield_now().await;
             }
@@ -188,6 +216,7 @@ impl Worker {
         while let Ok(len) = self.queue.get_ref().read(&mut frame) {
             self.packet(frame.get_mut(..len).unwrap_or_default());
         }
+        self.drive_dirty();
     }
 
     /// Does what [`Phase::Flush`] asks for.
@@ -226,6 +255,7 @@ impl Worker {
             };
         }
         match ip.protocol() {
+            protocol::TCP if self.shared.stack == StackKind::User => self.user_tcp(&header, frame),
             protocol::TCP => self.tcp(frame),
             protocol::UDP => self.udp(&header, &ip),
             protocol::ICMP | protocol::ICMPV6 => self.icmp(&ip),

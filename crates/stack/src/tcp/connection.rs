@@ -319,6 +319,21 @@ impl<B: AsRef<[u8]>> Connection<B> {
         self.rcv.held() + self.queue.len() as usize
     }
 
+    /// Bytes to be sent that are not acknowledged, unsent ones among them.
+    pub fn queued(&self) -> u32 {
+        self.queue.len()
+    }
+
+    /// Whether [`Connection::transmit`] has nothing to say right now.
+    pub fn is_quiet(&self) -> bool {
+        self.ack != Ack::Now
+            && self.due.is_none()
+            && !self.keep_alive_due
+            && self.reset.is_none()
+            && self.board.lost() == 0
+            && self.state != State::Closed
+    }
+
     /// Received bytes that wait for [`Connection::receive`].
     pub fn received(&self) -> usize {
         self.rcv.ready()

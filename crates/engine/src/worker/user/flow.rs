@@ -1,0 +1,195 @@
+//! One connection: the client's TCP, which ends here, and the outbound's.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use oneway_flow::FlowGuard;
+use oneway_stack::tcp::{Connection, State, Syn, Time};
+use tokio::sync::Notify;
+
+use super::Key;
+use super::buffers::{BUFFER, BufferPool, Chunk};
+use super::upstream::Upstream;
+
+/// Packets made of one connection's data before others get their turn.
+const TURNS: usize = 16;
+
+/// A connection that a client asked for.
+#[derive(Debug)]
+pub(super) struct Flow {
+    pub(super) key: Key,
+    pub(super) id: u64,
+    pub(super) stage: RefCell<Stage>,
+}
+
+/// How far it is.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// The outbound is being connected; nothing is answered.
+    Dialing(Dialing),
+    /// Both ends are connected, or the client's rests in TIME-WAIT.
+    Open(Box<Open>),
+    Over,
+}
+
+/// What is kept of a client while its outbound is dialled.
+#[derive(Debug)]
+pub(super) struct Dialing {
+    pub(super) syn: Syn,
+    /// The client's latest SYN, for a refusal to quote.
+    pub(super) packet: Box<[u8]>,
+    /// The client has given up.
+    pub(super) cancelled: Rc<Notify>,
+}
+
+/// A connection with both ends.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) conn: Connection<Chunk>,
+    pub(super) upstream: Option<Upstream>,
+    pub(super) flow: FlowGuard,
+    /// Of the task that the outbound's socket wakes.
+    pub(super) waker: Waker,
+    /// The appointment in [`super::timers::Timers`].
+    pub(super) appointment: Option<Time>,
+    /// Is among those to be driven at the end of this batch of packets.
+    pub(super) dirty: bool,
+    /// When data last moved.
+    pub(super) moved: Time,
+    /// Bytes that the outbound sent.
+    pub(super) read: u64,
+    /// Ended from here, whatever its ends have still to say.
+    pub(super) given_up: bool,
+}
+
+impl Open {
+    /// Moves data both ways as far as both ends take them. Returns whether there is more to do at once.
+    pub(super) fn move_data(
+        &mut self,
+        now: Time,
+        pool: &Rc<BufferPool>,
+        mut transmit: impl FnMut(&mut Connection<Chunk>),
+    ) -> bool {
+        let waker = self.waker.clone();
+        let mut cx = Context::from_waker(&waker);
+        self.upload(now, &mut cx);
+        let mut more = true;
+        for _ in 0..TURNS {
+            if !self.download(now, &mut cx, pool) {
+                more = false;
+                break;
+            }
+            // While the data are in the processor's cache still.
+            transmit(&mut self.conn);
+        }
+        transmit(&mut self.conn);
+        let sent = self.read - u64::from(self.conn.queued());
+        self.flow.down.store(sent, Ordering::Relaxed);
+        more
+    }
+
+    /// Gives the outbound what came from the client and waits, and the end of it.
+    fn upload(&mut self, now: Time, cx: &mut Context<'_>) {
+        let Some(upstream) = &mut self.upstream else { return };
+        let (mut failed, mut moved) = (false, 0);
+        if self.conn.received() > 0 {
+            self.conn.receive(|bytes| match upstream.poll_write(cx, bytes) {
+                Poll::Ready(Ok(len)) => {
+                    moved += len as u64;
+                    len
+                }
+                Poll::Ready(Err(_)) => {
+                    failed = true;
+                    0
+                }
+                Poll::Pending => 0,
+            });
+        }
+        if moved > 0 {
+            self.moved = now;
+            self.flow.up.fetch_add(moved, Ordering::Relaxed);
+        }
+        if failed {
+            self.conn.abort();
+        } else if self.conn.peer_closed() {
+            upstream.shut_down();
+        }
+    }
+
+    /// Takes one packet's data from the outbound, and says whether there were any.
+    fn download(&mut self, now: Time, cx: &mut Context<'_>, pool: &Rc<BufferPool>) -> bool {
+        let Some(upstream) = &mut self.upstream else { return false };
+        if upstream.ended() {
+            if upstream.poll_failed(cx).is_ready() {
+                self.conn.abort();
+            }
+            return false;
+        }
+        let room = self.conn.send_room().min(BUFFER);
+        if room == 0 {
+            return false;
+        }
+        let mut buffer = pool.take();
+        match upstream.poll_read(cx, buffer.get_mut(..room).unwrap_or_default()) {
+            Poll::Ready(Ok(0)) => {
+                pool.give_back(buffer);
+                self.conn.close();
+                self.upstream = self.upstream.take().map(Upstream::end_reading);
+                self.moved = now;
+                // Asks to be told of a failure.
+                self.download(now, cx, pool)
+            }
+            Poll::Ready(Ok(len)) => {
+                self.conn.send(pool.chunk(buffer, len));
+                self.read += len as u64;
+                self.moved = now;
+                true
+            }
+            Poll::Ready(Err(_)) => {
+                pool.give_back(buffer);
+                self.conn.abort();
+                false
+            }
+            Poll::Pending => {
+                pool.give_back(buffer);
+                false
+            }
+        }
+    }
+
+    /// Whether nothing can move between the two ends any more: the client's is over, and all that it sent is passed on.
+    pub(super) fn is_over(&self) -> bool {
+        let over = matches!(self.conn.state(), State::Closed | State::TimeWait);
+        over && (self.failed() || self.upstream.as_ref().is_none_or(Upstream::shut))
+    }
+
+    /// Whether it did not end in order.
+    pub(super) fn failed(&self) -> bool {
+        self.given_up || self.conn.broken().is_some()
+    }
+
+    /// Resets both ends.
+    pub(super) fn give_up(&mut self) {
+        self.given_up = true;
+        self.conn.abort();
+    }
+
+    /// When this is to be looked at again. `half_closed` is how long a connection of which one half is closed may be
+    /// silent.
+    pub(super) fn next_timeout(&self, half_closed: Duration) -> Option<Time> {
+        let connection = self.conn.next_timeout();
+        match self.silent_at(half_closed) {
+            Some(at) => Some(connection.map_or(at, |other| other.min(at))),
+            None => connection,
+        }
+    }
+
+    /// When a half-closed connection has been silent for too long.
+    pub(super) fn silent_at(&self, half_closed: Duration) -> Option<Time> {
+        let upstream = self.upstream.as_ref()?;
+        (upstream.ended() || upstream.shut()).then(|| self.moved + half_closed)
+    }
+}

@@ -1,0 +1,539 @@
+//! TCP by a stack of our own: a SYN waits for the outbound, then the client's connection ends here.
+//!
+//! ```text
+//! Queue ─▶ segment ─▶ Connection ─▶ payload ─▶ outbound's socket        as it lies in the packet
+//! Queue ◀─ headers + buffer ◀─ Connection ◀─ buffer ◀─ outbound's socket  kept until acknowledged
+//! ```
+//!
+//! A worker has its connections to itself: no lock and no channel on the way of a packet. A connection is driven by three
+//! things: its packets, at the end of each batch of them; its outbound's socket, by a task; and its timer.
+
+mod buffers;
+mod flow;
+mod owners;
+mod timers;
+mod upstream;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io::IoSlice;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use oneway_capture::FRAME_HEADER;
+use oneway_flow::{Network, Target};
+use oneway_outbound::{Answer, Connected};
+use oneway_stack::tcp::{Arrival, Connection, MAX_HEADERS, Outgoing, Payload, Segment, State, Syn, Time};
+use oneway_wire::ip::IpView;
+use oneway_wire::tcp::{Flags, TcpView};
+use oneway_wire::virtio::{DATA_VALID, VirtioNetHdr};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::Receiver;
+
+use super::{Phase, Worker};
+use crate::guard::Destination;
+use buffers::{BufferPool, Chunk};
+use flow::{Dialing, Flow, Open, Stage};
+pub(crate) use owners::Owners;
+use timers::Timers;
+use upstream::Upstream;
+
+/// A connection: the client, and where it wants to go.
+pub(super) type Key = (SocketAddr, SocketAddr);
+
+/// Connections at rest in TIME-WAIT that one worker keeps; the oldest give way.
+const TIME_WAITS: usize = 16 * 1024;
+
+/// The connections of one worker.
+#[derive(Debug)]
+pub(crate) struct UserTcp {
+    /// Which worker this is.
+    number: usize,
+    flows: RefCell<HashMap<Key, Rc<Flow>>>,
+    /// To be driven at the end of this batch of packets.
+    dirty: RefCell<Vec<Rc<Flow>>>,
+    timers: RefCell<Timers>,
+    /// The first appointment has changed.
+    earlier: Notify,
+    time_waits: RefCell<VecDeque<Rc<Flow>>>,
+    pool: Rc<BufferPool>,
+    /// Connections being dialled, of each source.
+    dialing: RefCell<HashMap<IpAddr, usize>>,
+    next_id: Cell<u64>,
+}
+
+impl UserTcp {
+    pub(super) fn new(number: usize) -> Self {
+        Self {
+            number,
+            flows: RefCell::default(),
+            dirty: RefCell::default(),
+            timers: RefCell::default(),
+            earlier: Notify::new(),
+            time_waits: RefCell::default(),
+            pool: Rc::default(),
+            dialing: RefCell::default(),
+            next_id: Cell::new(0),
+        }
+    }
+}
+
+impl Worker {
+    fn now(&self) -> Time {
+        Time::from_micros(self.shared.epoch.elapsed().as_micros() as u64)
+    }
+
+    /// A client's segment. It is answered at the end of the batch: [`Worker::drive_dirty`].
+    pub(super) fn user_tcp(self: &Rc<Self>, header: &VirtioNetHdr, frame: &[u8]) {
+        let shared = &self.shared;
+        let packet = frame.get(FRAME_HEADER..).unwrap_or_default();
+        let Ok(ip) = IpView::parse(packet) else { return shared.stats.malformed.add() };
+        let Ok(tcp) = TcpView::parse(ip.payload()) else { return shared.stats.malformed.add() };
+        let vouched = header.needs_csum() || header.flags & DATA_VALID != 0;
+        if !vouched && !tcp.checksum_valid(ip.src(), ip.dst()) {
+            return shared.stats.malformed.add();
+        }
+        let key = (SocketAddr::new(ip.src(), tcp.src_port()), SocketAddr::new(ip.dst(), tcp.dst_port()));
+        let segment = Segment::from_view(&tcp);
+        let found = self.user.flows.borrow().get(&key).cloned();
+        let Some(flow) = found else { return self.stranger(frame, packet, key, &segment) };
+        let mut stage = flow.stage.borrow_mut();
+        match &mut *stage {
+            Stage::Dialing(dialing) => {
+                if segment.flags.contains(Flags::RST) {
+                    dialing.cancelled.notify_one();
+                } else if let Some(syn) = Syn::from_segment(&segment) {
+                    // The latest SYN has the timestamp that the client expects to be echoed (RFC 7323, 3.2).
+                    dialing.syn = syn;
+                    dialing.packet = packet.into();
+                }
+            }
+            Stage::Open(open) => match self.segment(&flow, open, &segment) {
+                Arrival::Processed => {}
+                Arrival::NewConnection(syn) => {
+                    self.forget(&flow, open);
+                    *stage = Stage::Over;
+                    drop(stage);
+                    self.ask(packet, key, syn);
+                }
+            },
+            Stage::Over => {}
+        }
+    }
+
+    /// A segment of an open connection.
+    fn segment(&self, flow: &Rc<Flow>, open: &mut Open, segment: &Segment<'_>) -> Arrival {
+        let now = self.now();
+        let Open { conn, upstream, waker, .. } = open;
+        let (mut moved, mut failed) = (0, false);
+        let arrival = conn.segment_arrives(now, segment, |bytes| {
+            let Some(upstream) = upstream else { return 0 };
+            let mut cx = std::task::Context::from_waker(waker);
+            match upstream.poll_write(&mut cx, bytes) {
+                Poll::Ready(Ok(len)) => {
+                    moved += len as u64;
+                    len
+                }
+                Poll::Ready(Err(_)) => {
+                    failed = true;
+                    0
+                }
+                Poll::Pending => 0,
+            }
+        });
+        if moved > 0 {
+            open.moved = now;
+            open.flow.up.fetch_add(moved, Ordering::Relaxed);
+        }
+        if failed {
+            open.conn.abort();
+        }
+        if !open.dirty {
+            open.dirty = true;
+            self.user.dirty.borrow_mut().push(Rc::clone(flow));
+        }
+        arrival
+    }
+
+    /// A segment of no connection of this worker.
+    fn stranger(self: &Rc<Self>, frame: &[u8], packet: &[u8], key: Key, segment: &Segment<'_>) {
+        if let Some(syn) = Syn::from_segment(segment) {
+            return match self.shared.owners.claim(&key, self.user.number) {
+                Ok(()) => self.ask(packet, key, syn),
+                Err(owner) => self.shared.owners.hand_over(owner, frame),
+            };
+        }
+        match self.shared.owners.of(&key) {
+            Some(owner) if owner != self.user.number => self.shared.owners.hand_over(owner, frame),
+            // A connection from before we were here, or one to where nothing may go: it is over.
+            _ => {
+                self.shared.stats.ignored.add();
+                self.reset(packet);
+            }
+        }
+    }
+
+    /// A client asks for a new connection, which this worker owns.
+    fn ask(self: &Rc<Self>, packet: &[u8], key: Key, syn: Syn) {
+        let shared = &self.shared;
+        let (client, dst) = key;
+        let refused = match shared.guard.classify(dst.ip()) {
+            Destination::Ordinary => None,
+            Destination::Refused => {
+                shared.stats.guarded.add();
+                Some(Answer::Rst)
+            }
+            Destination::Multicast => {
+                shared.stats.ignored.add();
+                Some(Answer::Silent)
+            }
+        };
+        if let Some(answer) = refused {
+            shared.owners.release(&key);
+            return self.answer(packet, answer);
+        }
+        shared.stats.tcp_opened.add();
+        if self.draining() {
+            shared.owners.release(&key);
+            return shared.stats.ignored.add();
+        }
+        let limits = &shared.limits;
+        let from_here = self.user.dialing.borrow().get(&client.ip()).copied().unwrap_or(0);
+        // One source alone must not keep the others out.
+        let dialing_full = self.dialing.get() >= limits.dialing || from_here >= limits.dialing / 4 * 3;
+        if dialing_full || shared.tcp_live.load(Ordering::Relaxed) >= limits.tcp_connections {
+            shared.stats.tcp_limited.add();
+            shared.owners.release(&key);
+            return self.reset(packet);
+        }
+        let id = self.user.next_id.get();
+        self.user.next_id.set(id + 1);
+        let cancelled = Rc::new(Notify::new());
+        let dialing = Dialing { syn, packet: packet.into(), cancelled: Rc::clone(&cancelled) };
+        let flow = Rc::new(Flow { key, id, stage: RefCell::new(Stage::Dialing(dialing)) });
+        self.user.flows.borrow_mut().insert(key, Rc::clone(&flow));
+        shared.tcp_live.fetch_add(1, Ordering::Relaxed);
+        let counted = DialCount::new(self, client.ip());
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            worker.user_dial(&flow, &cancelled).await;
+            drop(counted);
+        });
+    }
+
+    /// Connects the outbound, then answers the client's SYN; or tells the client why not.
+    async fn user_dial(self: &Rc<Self>, flow: &Rc<Flow>, cancelled: &Notify) {
+        let shared = &self.shared;
+        let (client, dst) = flow.key;
+        let target = Target::from_addr(dst);
+        let choice = shared.dispatch.choose(Network::Tcp, &target);
+        let guard = shared.flows.enter(
+            Network::Tcp,
+            client,
+            target.clone(),
+            Arc::clone(&choice.rule),
+            Arc::clone(&choice.entry.name),
+        );
+        let result = tokio::select! {
+            result = choice.entry.outbound.connect(&shared.egress, &target) => result,
+            () = cancelled.notified() => return self.give_up(flow),
+            () = self.drain() => return self.give_up(flow),
+        };
+        choice.entry.observe(result.as_ref().err());
+        let stage = std::mem::replace(&mut *flow.stage.borrow_mut(), Stage::Over);
+        let Stage::Dialing(dialing) = stage else { return self.give_up(flow) };
+        match result {
+            Ok(connected) => {
+                shared.stats.tcp_connected.add();
+                guard.set_established();
+                self.open_user(flow, &dialing.syn, connected, guard);
+            }
+            Err(error) => {
+                let answer = error.answer();
+                tracing::debug!(%client, %target, outbound = %choice.entry.name, %error, "not connected");
+                match answer {
+                    Answer::Silent => shared.stats.tcp_timed_out.add(),
+                    _ => shared.stats.tcp_refused.add(),
+                }
+                self.give_up(flow);
+                self.answer(&dialing.packet, answer);
+            }
+        }
+    }
+
+    /// Forgets a connection that was not opened.
+    fn give_up(&self, flow: &Rc<Flow>) {
+        *flow.stage.borrow_mut() = Stage::Over;
+        self.unlist(flow);
+    }
+
+    /// Answers the client's SYN.
+    fn open_user(
+        self: &Rc<Self>,
+        flow: &Rc<Flow>,
+        syn: &Syn,
+        connected: Connected,
+        guard: oneway_flow::FlowGuard,
+    ) {
+        let shared = &self.shared;
+        let now = self.now();
+        let (client, dst) = flow.key;
+        let isn = shared.isn.isn(now, dst, client);
+        let offset = shared.isn.timestamp_offset(dst, client);
+        let mut conn = Connection::accept(&shared.tcp, syn, client.is_ipv6(), isn, offset, now);
+        let read = connected.early.len() as u64;
+        if !connected.early.is_empty() {
+            conn.send(Chunk::Owned(connected.early.into_boxed_slice()));
+        }
+        let open = Open {
+            conn,
+            upstream: Some(Upstream::new(connected.stream.into_inner())),
+            flow: guard,
+            waker: Waker::noop().clone(),
+            appointment: None,
+            dirty: false,
+            moved: now,
+            read,
+            given_up: false,
+        };
+        *flow.stage.borrow_mut() = Stage::Open(Box::new(open));
+        self.drive(now, flow);
+        let (worker, flow) = (Rc::clone(self), Rc::clone(flow));
+        // The outbound's socket wakes this task; packets and timers drive the connection without it.
+        tokio::task::spawn_local(poll_fn(move |cx| {
+            {
+                let mut stage = flow.stage.borrow_mut();
+                let Stage::Open(open) = &mut *stage else { return Poll::Ready(()) };
+                if open.upstream.is_none() {
+                    return Poll::Ready(());
+                }
+                if !open.waker.will_wake(cx.waker()) {
+                    open.waker = cx.waker().clone();
+                }
+            }
+            if worker.drive(worker.now(), &flow) { Poll::Ready(()) } else { Poll::Pending }
+        }));
+    }
+
+    /// Drives the connections whose packets came in this batch.
+    pub(super) fn drive_dirty(self: &Rc<Self>) {
+        if self.user.dirty.borrow().is_empty() {
+            return;
+        }
+        let now = self.now();
+        let mut dirty = self.user.dirty.take();
+        for flow in dirty.drain(..) {
+            self.drive(now, &flow);
+        }
+        // The list keeps its memory; nothing was added meanwhile.
+        *self.user.dirty.borrow_mut() = dirty;
+    }
+
+    /// Moves what can be moved, sends what is to be sent, and makes the next appointment. Returns whether the outbound
+    /// is done with.
+    fn drive(self: &Rc<Self>, now: Time, flow: &Rc<Flow>) -> bool {
+        let mut stage = flow.stage.borrow_mut();
+        let Stage::Open(open) = &mut *stage else { return true };
+        open.dirty = false;
+        let (client, dst) = flow.key;
+        let more = open
+            .move_data(now, &self.user.pool, |conn| conn.transmit(now, |out| self.emit(dst, client, out)));
+        if more {
+            open.waker.wake_by_ref();
+        }
+        if open.is_over()
+            && let Some(upstream) = open.upstream.take()
+        {
+            self.shared.tcp_live.fetch_sub(1, Ordering::Relaxed);
+            if open.failed() {
+                self.shared.stats.tcp_reset.add();
+                upstream.reset();
+            } else {
+                upstream.close();
+            }
+            if open.conn.state() == State::TimeWait {
+                self.rest(flow);
+            }
+        }
+        let done = open.upstream.is_none();
+        if open.conn.state() == State::Closed {
+            // The same client may ask for the same connection again at once.
+            self.unlist_if_same(flow);
+        }
+        if done && open.conn.state() == State::Closed {
+            self.user.timers.borrow_mut().cancel(flow, &mut open.appointment);
+            *stage = Stage::Over;
+        } else if let Some(at) = open.next_timeout(self.shared.limits.half_closed)
+            && self.user.timers.borrow_mut().set(flow, &mut open.appointment, at)
+        {
+            self.user.earlier.notify_one();
+        }
+        done
+    }
+
+    /// A connection goes to rest in TIME-WAIT; when too many do, the oldest is forgotten.
+    fn rest(&self, flow: &Rc<Flow>) {
+        let mut resting = self.user.time_waits.borrow_mut();
+        resting.push_back(Rc::clone(flow));
+        if resting.len() > TIME_WAITS
+            && let Some(oldest) = resting.pop_front()
+        {
+            let mut stage = oldest.stage.borrow_mut();
+            if let Stage::Open(open) = &mut *stage {
+                self.forget(&oldest, open);
+            }
+            *stage = Stage::Over;
+        }
+        // Those that have ended since. The one that goes to rest now is in use.
+        let ended =
+            |flow: &Rc<Flow>| flow.stage.try_borrow().is_ok_and(|stage| matches!(*stage, Stage::Over));
+        while resting.front().is_some_and(ended) {
+            resting.pop_front();
+        }
+    }
+
+    /// Drops what is known of a connection.
+    fn forget(&self, flow: &Rc<Flow>, open: &mut Open) {
+        self.user.timers.borrow_mut().cancel(flow, &mut open.appointment);
+        if let Some(upstream) = open.upstream.take() {
+            self.shared.tcp_live.fetch_sub(1, Ordering::Relaxed);
+            upstream.reset();
+        }
+        self.unlist_if_same(flow);
+    }
+
+    /// Takes a connection that never opened out of the tables.
+    fn unlist(&self, flow: &Rc<Flow>) {
+        self.shared.tcp_live.fetch_sub(1, Ordering::Relaxed);
+        self.unlist_if_same(flow);
+    }
+
+    fn unlist_if_same(&self, flow: &Rc<Flow>) {
+        let mut flows = self.user.flows.borrow_mut();
+        if flows.get(&flow.key).is_some_and(|found| Rc::ptr_eq(found, flow)) {
+            flows.remove(&flow.key);
+            self.shared.owners.release(&flow.key);
+        }
+    }
+
+    /// Hands a segment to the kernel, its data from where they lie.
+    fn emit(&self, src: SocketAddr, dst: SocketAddr, segment: &Outgoing<'_>) {
+        let mut headers = [0; MAX_HEADERS];
+        let Ok(len) = segment.write_headers(&mut headers, src, dst) else {
+            return self.shared.stats.tun_write_failed.add();
+        };
+        let mut slices = [IoSlice::new(&[]); 1 + Payload::MAX_PARTS];
+        let mut count = 0;
+        let parts = std::iter::once(headers.get(..len).unwrap_or_default())
+            .chain(segment.payload.parts().iter().copied());
+        for (slice, part) in slices.iter_mut().zip(parts) {
+            *slice = IoSlice::new(part);
+            count += 1;
+        }
+        match self.queue.get_ref().write_vectored(slices.get(..count).unwrap_or_default()) {
+            Ok(()) => self.shared.stats.tun_written.add(),
+            // A packet that the device cannot take is lost, as on any full link; it is sent again.
+            Err(_) => self.shared.stats.tun_write_failed.add(),
+        }
+    }
+
+    /// Keeps the appointments.
+    pub(super) async fn user_timers(self: Rc<Self>) {
+        loop {
+            let next = self.user.timers.borrow().next();
+            let changed = self.user.earlier.notified();
+            match next {
+                None => changed.await,
+                Some(at) => {
+                    let at = self.shared.epoch + Duration::from_micros(at.as_micros());
+                    tokio::select! {
+                        () = tokio::time::sleep_until(at.into()) => {}
+                        () = changed => continue,
+                    }
+                }
+            }
+            let now = self.now();
+            loop {
+                let due = self.user.timers.borrow_mut().due(now);
+                let Some(flow) = due else { break };
+                self.appointment(now, &flow);
+            }
+        }
+    }
+
+    fn appointment(self: &Rc<Self>, now: Time, flow: &Rc<Flow>) {
+        {
+            let mut stage = flow.stage.borrow_mut();
+            let Stage::Open(open) = &mut *stage else { return };
+            open.appointment = None;
+            if open.silent_at(self.shared.limits.half_closed).is_some_and(|at| at <= now) {
+                open.give_up();
+            }
+            open.conn.timeout(now);
+            if let Some(at) = open.next_timeout(self.shared.limits.half_closed)
+                && at > now
+                && open.conn.is_quiet()
+            {
+                // It came early only because the connection's timer had moved on.
+                self.user.timers.borrow_mut().set(flow, &mut open.appointment, at);
+                return;
+            }
+        }
+        self.drive(now, flow);
+    }
+
+    /// Takes packets of this worker's connections that came to another one's queue.
+    pub(super) async fn user_mail(self: Rc<Self>, mut mail: Receiver<Vec<u8>>) {
+        while let Some(mut frame) = mail.recv().await {
+            self.packet(&mut frame);
+            self.drive_dirty();
+        }
+    }
+
+    /// Resets all connections when the engine stops.
+    pub(super) async fn user_drain(self: Rc<Self>) {
+        let mut phase = self.phase.clone();
+        let _ = phase.wait_for(|phase| *phase != Phase::Run).await;
+        let now = self.now();
+        let flows: Vec<_> = self.user.flows.borrow().values().cloned().collect();
+        for flow in flows {
+            if let Stage::Open(open) = &mut *flow.stage.borrow_mut() {
+                open.give_up();
+            }
+            self.drive(now, &flow);
+        }
+    }
+}
+
+/// Counts a dial for as long as it lasts.
+struct DialCount {
+    worker: Rc<Worker>,
+    source: IpAddr,
+}
+
+impl DialCount {
+    fn new(worker: &Rc<Worker>, source: IpAddr) -> Self {
+        worker.dialing.set(worker.dialing.get() + 1);
+        *worker.user.dialing.borrow_mut().entry(source).or_insert(0) += 1;
+        Self { worker: Rc::clone(worker), source }
+    }
+}
+
+impl Drop for DialCount {
+    fn drop(&mut self) {
+        self.worker.dialing.set(self.worker.dialing.get() - 1);
+        let mut dialing = self.worker.user.dialing.borrow_mut();
+        if let Some(count) = dialing.get_mut(&self.source) {
+            *count -= 1;
+            if *count == 0 {
+                dialing.remove(&self.source);
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The outbound's side of a connection.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+/// The outbound's socket, each half as far as it is open.
+pub(super) struct Upstream {
+    read: Read,
+    write: OwnedWriteHalf,
+    shut: bool,
+}
+
+enum Read {
+    Open(OwnedReadHalf),
+    /// All was read. What is left to learn is that the socket failed: nobody reads it any more.
+    Ended(Pin<Box<dyn Future<Output = io::Error>>>),
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream").field("ended", &self.ended()).field("shut", &self.shut).finish()
+    }
+}
+
+impl Upstream {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        let (read, write) = stream.into_split();
+        Self { read: Read::Open(read), write, shut: false }
+    }
+
+    /// Whether everything was read.
+    pub(super) fn ended(&self) -> bool {
+        matches!(self.read, Read::Ended(_))
+    }
+
+    /// Whether no more can be written.
+    pub(super) fn shut(&self) -> bool {
+        self.shut
+    }
+
+    /// Reads into `buffer`; 0 at the end of the stream.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let Read::Open(half) = &mut self.read else { return Poll::Pending };
+        let mut buffer = ReadBuf::new(buffer);
+        Pin::new(half).poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len())
+    }
+
+    /// Stops reading, after the end of the stream.
+    pub(super) fn end_reading(self) -> Self {
+        let read = match self.read {
+            Read::Open(half) => Read::Ended(Box::pin(async move {
+                let ready = half.ready(Interest::ERROR).await;
+                let error = ready.and_then(|_| half.as_ref().take_error()).ok().flatten();
+                error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
+            })),
+            ended => ended,
+        };
+        Self { read, ..self }
+    }
+
+    /// Ready when a socket that was read to its end has failed since.
+    pub(super) fn poll_failed(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        match &mut self.read {
+            Read::Open(_) => Poll::Pending,
+            Read::Ended(failed) => failed.as_mut().poll(cx),
+        }
+    }
+
+    /// Writes what the socket takes now.
+    pub(super) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            match self.write.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+            // Asks to be woken; ready again only when the kernel made room in between.
+            match self.write.as_ref().poll_write_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Passes the end of the client's stream on.
+    pub(super) fn shut_down(&mut self) {
+        if !self.shut {
+            self.shut = true;
+            // On a socket that failed there is nothing to shut; reading says how it failed.
+            let _ = SockRef::from(self.write.as_ref()).shutdown(std::net::Shutdown::Write);
+        }
+    }
+
+    /// Closes the socket in order.
+    pub(super) fn close(self) {
+        if self.shut {
+            self.write.forget();
+        }
+    }
+
+    /// Closes the socket with a reset (`SO_LINGER` with time 0).
+    pub(super) fn reset(self) {
+        let _ = SockRef::from(self.write.as_ref()).set_linger(Some(Duration::ZERO));
+        self.write.forget();
+    }
+}
