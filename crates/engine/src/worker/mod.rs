@@ -122,6 +122,10 @@ pub(crate) struct Worker {
     phase: watch::Receiver<Phase>,
 }
 
+/// Bytes of one batch that show a transfer: its sender has more in a moment, and being woken for it costs more than
+/// letting it run first.
+const BULK: usize = 32 * 1024;
+
 /// Frames handled before other tasks of the worker get their turn.
 const BATCH: usize = 64;
 
@@ -190,9 +194,19 @@ impl Worker {
         loop {
             let mut ready = self.queue.readable().await?;
             let mut drained = false;
+            let (mut bulk, mut waited) = (0, false);
             for _ in 0..BATCH {
                 match ready.get_inner().read(&mut frame) {
-                    Ok(len) => self.packet(frame.get_mut(..len).unwrap_or_default()),
+                    Ok(len) => {
+                        bulk += len;
+                        self.packet(frame.get_mut(..len).unwrap_or_default());
+                    }
+                    Err(error)
+                        if error.kind() == io::ErrorKind::WouldBlock && bulk >= BULK && !waited =>
+                    {
+                        waited = true;
+                        rustix::thread::sched_yield();
+                    }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         ready.clear_ready();
                         drained = true;

@@ -96,7 +96,7 @@ impl Open {
         let Some(upstream) = &mut self.upstream else { return };
         let (mut failed, mut moved) = (false, 0);
         if self.conn.received() > 0 {
-            self.conn.receive(|bytes| match upstream.poll_write(cx, bytes) {
+            self.conn.receive(|bytes| match upstream.poll_write(cx, bytes, false) {
                 Poll::Ready(Ok(len)) => {
                     moved += len as u64;
                     len

@@ -132,10 +132,12 @@ impl Worker {
         let now = self.now();
         let Open { conn, upstream, waker, .. } = open;
         let (mut moved, mut failed) = (0, false);
+        // The sender sets PSH where it has no more for now (RFC 9293 3.9.1.2).
+        let more = !segment.flags.intersects(Flags::PSH | Flags::FIN);
         let arrival = conn.segment_arrives(now, segment, |bytes| {
             let Some(upstream) = upstream else { return 0 };
             let mut cx = std::task::Context::from_waker(waker);
-            match upstream.poll_write(&mut cx, bytes) {
+            match upstream.poll_write(&mut cx, bytes, more) {
                 Poll::Ready(Ok(len)) => {
                     moved += len as u64;
                     len
