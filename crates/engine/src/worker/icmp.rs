@@ -75,7 +75,23 @@ impl Worker {
                     self.client_gone(SocketAddr::new(quoted.dst(), port));
                 }
             }
+            Message::Error { error: Error::PacketTooBig { mtu }, quoted } => {
+                self.too_big(ip.packet(), mtu, quoted);
+            }
             _ => shared.stats.ignored.add(),
+        }
+    }
+
+    /// A router between here and a client, a bridge of containers for example, cannot carry what was sent.
+    fn too_big(self: &Rc<Self>, packet: &[u8], mtu: u32, quoted: &[u8]) {
+        if let Ok(quoted) = IpView::parse_quoted(quoted)
+            && quoted.protocol() == protocol::TCP
+            && let Some((from, to)) = quoted.ports()
+            && let Some(seq) = quoted.payload().get(4..).and_then(|rest| rest.first_chunk())
+        {
+            let client = SocketAddr::new(quoted.dst(), to);
+            let server = SocketAddr::new(quoted.src(), from);
+            self.user_path_mtu(packet, (client, server), mtu, u32::from_be_bytes(*seq));
         }
     }
 

@@ -201,9 +201,7 @@ impl Worker {
                         bulk += len;
                         self.packet(frame.get_mut(..len).unwrap_or_default());
                     }
-                    Err(error)
-                        if error.kind() == io::ErrorKind::WouldBlock && bulk >= BULK && !waited =>
-                    {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock && bulk >= BULK && !waited => {
                         waited = true;
                         rustix::thread::sched_yield();
                     }

@@ -17,6 +17,9 @@ use super::upstream::Upstream;
 /// Packets made of one connection's data before others get their turn.
 const TURNS: usize = 16;
 
+/// Data of this length are sent before more are read.
+const PROMPT: usize = 16 * 1024;
+
 /// A connection that a client asked for.
 #[derive(Debug)]
 pub(super) struct Flow {
@@ -78,12 +81,16 @@ impl Open {
         self.upload(now, &mut cx);
         let mut more = true;
         for _ in 0..TURNS {
-            if !self.download(now, &mut cx, pool) {
-                more = false;
-                break;
+            match self.download(now, &mut cx, pool) {
+                0 => {
+                    more = false;
+                    break;
+                }
+                // A few bytes: the end of the stream may travel with them.
+                1..PROMPT => {}
+                // While the data are in the processor's cache still.
+                _ => transmit(&mut self.conn),
             }
-            // While the data are in the processor's cache still.
-            transmit(&mut self.conn);
         }
         transmit(&mut self.conn);
         let sent = self.read - u64::from(self.conn.queued());
@@ -119,18 +126,18 @@ impl Open {
         }
     }
 
-    /// Takes one packet's data from the outbound, and says whether there were any.
-    fn download(&mut self, now: Time, cx: &mut Context<'_>, pool: &Rc<BufferPool>) -> bool {
-        let Some(upstream) = &mut self.upstream else { return false };
+    /// Takes one packet's data from the outbound, and says how many bytes there were.
+    fn download(&mut self, now: Time, cx: &mut Context<'_>, pool: &Rc<BufferPool>) -> usize {
+        let Some(upstream) = &mut self.upstream else { return 0 };
         if upstream.ended() {
             if upstream.poll_failed(cx).is_ready() {
                 self.conn.abort();
             }
-            return false;
+            return 0;
         }
         let room = self.conn.send_room().min(BUFFER);
         if room == 0 {
-            return false;
+            return 0;
         }
         let mut buffer = pool.take();
         match upstream.poll_read(cx, buffer.get_mut(..room).unwrap_or_default()) {
@@ -146,16 +153,16 @@ impl Open {
                 self.conn.send(pool.chunk(buffer, len));
                 self.read += len as u64;
                 self.moved = now;
-                true
+                len
             }
             Poll::Ready(Err(_)) => {
                 pool.give_back(buffer);
                 self.conn.abort();
-                false
+                0
             }
             Poll::Pending => {
                 pool.give_back(buffer);
-                false
+                0
             }
         }
     }

@@ -29,7 +29,9 @@ use hashbrown::HashMap;
 use oneway_capture::FRAME_HEADER;
 use oneway_flow::{Network, Target};
 use oneway_outbound::{Answer, Connected};
-use oneway_stack::tcp::{Arrival, Connection, MAX_HEADERS, Outgoing, Payload, Segment, State, Syn, Time};
+use oneway_stack::tcp::{
+    Arrival, Connection, MAX_HEADERS, Outgoing, Payload, Segment, Seq, State, Syn, Time,
+};
 use oneway_wire::ip::IpView;
 use oneway_wire::tcp::{Flags, TcpView};
 use oneway_wire::virtio::{DATA_VALID, VirtioNetHdr};
@@ -488,6 +490,26 @@ impl Worker {
             }
         }
         self.drive(now, flow);
+    }
+
+    /// A router says, by the ICMP message in `packet`, that a connection's segment with sequence number `seq` was too
+    /// long for it.
+    pub(super) fn user_path_mtu(self: &Rc<Self>, packet: &[u8], key: Key, mtu: u32, seq: u32) {
+        let found = self.user.flows.borrow().get(&key).cloned();
+        let Some(flow) = found else {
+            return match self.shared.owners.of(&key) {
+                Some(owner) if owner != self.user.number => {
+                    let frame = [&[0; FRAME_HEADER], packet].concat();
+                    self.shared.owners.hand_over(owner, &frame);
+                }
+                _ => self.shared.stats.ignored.add(),
+            };
+        };
+        if let Stage::Open(open) = &mut *flow.stage.borrow_mut() {
+            // 0 is a router's that is older than RFC 1191; the connection has a floor for it.
+            open.conn.path_mtu(u16::try_from(mtu).unwrap_or(u16::MAX), Seq(seq));
+        }
+        self.drive(self.now(), &flow);
     }
 
     /// Takes packets of this worker's connections that came to another one's queue.
