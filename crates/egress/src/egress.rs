@@ -9,14 +9,14 @@ use std::time::Duration;
 use ipnet::IpNet;
 use oneway_route::Family;
 use parking_lot::RwLock;
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
 use crate::forbidden::{Forbidden, canonical};
 use crate::reach::{ReachCache, is_local};
 use crate::{
     EgressError, IcmpKind, IcmpSocket, KernelRoutes, Protected, Reach, RouteOracle, Strategy, buffers,
-    icmp_error,
+    icmp_error, new_socket,
 };
 
 /// A dead peer of an idle connection is noticed after 60 s + 10 × 30 s, while a link that is down for some
@@ -215,7 +215,8 @@ impl Egress {
         self.count(self.udp_socket(family, Reach::Uplink))
     }
 
-    /// An unconnected UDP socket for one destination (a relay), which may be on this host.
+    /// A UDP socket that is connected to one destination (a relay), which may be on this host: the kernel keeps the
+    /// route, and drops what others send.
     ///
     /// # Errors
     /// As [`Self::connect_tcp`].
@@ -223,8 +224,20 @@ impl Egress {
         let dst = canonical(dst);
         self.count(self.check_addr(dst).and_then(|()| {
             let reach = self.reach(dst.ip())?;
-            self.udp_socket(Family::of(dst.ip()), reach)
+            let socket = self.udp_socket(Family::of(dst.ip()), reach)?;
+            self.connect_udp(&socket, dst)?;
+            Ok(socket)
         }))
+    }
+
+    /// Connects a socket of [`Self::udp_for`] to another destination of its family.
+    ///
+    /// # Errors
+    /// [`EgressError::Forbidden`], [`EgressError::Connect`].
+    pub fn connect_udp(&self, socket: &Protected<UdpSocket>, dst: SocketAddr) -> Result<(), EgressError> {
+        let dst = canonical(dst);
+        self.check_addr(dst)?;
+        SockRef::from(&**socket).connect(&dst.into()).map_err(EgressError::Connect)
     }
 
     /// A socket for ICMP echo: a ping socket where the host allows it (`net.ipv4.ping_group_range`), else a raw
@@ -240,8 +253,8 @@ impl Egress {
     /// is an [`EgressError::Create`], ICMP without permission an [`EgressError::Unsupported`].
     pub fn self_test(&self) -> Vec<SelfTest> {
         let trial = |domain, ty, protocol, what| {
-            let result = self
-                .new_socket(domain, ty, protocol, what)
+            let result = new_socket::nonblocking(domain, ty, protocol)
+                .map_err(|source| EgressError::Create { what, source })
                 .and_then(|socket| self.protect(&socket, Reach::Uplink));
             SelfTest { what, result }
         };
@@ -284,7 +297,8 @@ impl Egress {
         let reach = self.reach(dst.ip())?;
         let what = if dst.is_ipv4() { "TCP/IPv4" } else { "TCP/IPv6" };
         let create = |source| EgressError::Create { what, source };
-        let socket = self.new_socket(Domain::for_address(dst), Type::STREAM, Protocol::TCP, what)?;
+        let domain = Domain::for_address(dst);
+        let socket = new_socket::nonblocking(domain, Type::STREAM, Protocol::TCP).map_err(create)?;
         self.protect(&socket, reach)?;
         socket.set_tcp_nodelay(true).map_err(create)?;
         let keepalive = TcpKeepalive::new()
@@ -301,7 +315,7 @@ impl Egress {
             Family::V6 => (Domain::IPV6, "UDP/IPv6", SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))),
         };
         let create = |source| EgressError::Create { what, source };
-        let socket = self.new_socket(domain, Type::DGRAM, Protocol::UDP, what)?;
+        let socket = new_socket::nonblocking(domain, Type::DGRAM, Protocol::UDP).map_err(create)?;
         self.protect(&socket, reach)?;
         if domain == Domain::IPV6 {
             socket.set_only_v6(true).map_err(create)?;
@@ -328,42 +342,22 @@ impl Egress {
             Family::V4 => (Domain::IPV4, Protocol::ICMPV4, "ICMP"),
             Family::V6 => (Domain::IPV6, Protocol::ICMPV6, "ICMPv6"),
         };
-        let (socket, kind) = match self.new_socket(domain, Type::DGRAM, protocol, what) {
+        let (socket, kind) = match new_socket::nonblocking(domain, Type::DGRAM, protocol) {
             Ok(socket) => (socket, IcmpKind::Ping),
-            Err(_) => match self.new_socket(domain, Type::RAW, protocol, what) {
+            Err(_) => match new_socket::nonblocking(domain, Type::RAW, protocol) {
                 Ok(socket) => (socket, IcmpKind::Raw),
-                Err(EgressError::Create { source, .. })
-                    if source.kind() == io::ErrorKind::PermissionDenied =>
-                {
+                Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
                     return Err(EgressError::Unsupported {
                         what: format!("{what} without privileges"),
                         instead: "put the group into net.ipv4.ping_group_range, or grant CAP_NET_RAW",
                     });
                 }
-                Err(other) => return Err(other),
+                Err(source) => return Err(EgressError::Create { what, source }),
             },
         };
         self.protect(&socket, Reach::Uplink)?;
         icmp_error::enable(&socket, domain).map_err(|source| EgressError::Create { what, source })?;
         Ok((socket, kind, what))
-    }
-
-    /// A fresh, non-blocking, unprotected socket.
-    fn new_socket(
-        &self,
-        domain: Domain,
-        ty: Type,
-        protocol: Protocol,
-        what: &'static str,
-    ) -> Result<Socket, EgressError> {
-        let create = |source| EgressError::Create { what, source };
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "this is the one place where outgoing sockets are made"
-        )]
-        let socket = Socket::new(domain, ty, Some(protocol)).map_err(create)?;
-        socket.set_nonblocking(true).map_err(create)?;
-        Ok(socket)
     }
 }
 

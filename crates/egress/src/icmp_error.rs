@@ -10,7 +10,7 @@ mod os;
 mod os;
 
 pub(crate) use os::enable;
-pub use os::{next_error, recv_error};
+pub use os::{next_error, recv_error, try_error};
 
 /// At most this many bytes of the offending datagram's payload are kept.
 pub const QUOTE_MAX: usize = 64;

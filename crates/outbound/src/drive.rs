@@ -1,7 +1,11 @@
 //! Runs a handshake over a socket.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
+use std::task::{Poll, ready};
 
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::ProxyFault;
@@ -26,8 +30,14 @@ impl From<ProxyFault> for Broken {
     }
 }
 
+/// Read at once, whatever the protocol says that is still missing: most replies come whole, and one call takes them.
+const CHUNK: usize = 512;
+
 /// Drives `machine` to its end and returns the bytes that were read behind it. One write per message.
-pub(crate) async fn run(stream: &TcpStream, machine: &mut (dyn Handshake + Send)) -> Result<Vec<u8>, Broken> {
+pub(crate) async fn run(
+    stream: &mut TcpStream,
+    machine: &mut (dyn Handshake + Send),
+) -> Result<Vec<u8>, Broken> {
     let mut out = Vec::with_capacity(64);
     let mut input = Vec::new();
     machine.start(&mut out);
@@ -37,10 +47,11 @@ pub(crate) async fn run(stream: &TcpStream, machine: &mut (dyn Handshake + Send)
             out.clear();
         }
         match machine.step(&input, &mut out)? {
-            Progress::Need(most) => read_some(stream, &mut input, most).await?,
+            Progress::Need(most) => read_some(stream, &mut input, most.max(CHUNK)).await?,
             Progress::Took(len) => drop(input.drain(..len)),
             Progress::Done(len) => {
                 input.drain(..len);
+                input.shrink_to_fit();
                 return Ok(input);
             }
         }
@@ -48,19 +59,20 @@ pub(crate) async fn run(stream: &TcpStream, machine: &mut (dyn Handshake + Send)
 }
 
 /// Appends what has come, at most `most` bytes.
-async fn read_some(stream: &TcpStream, input: &mut Vec<u8>, most: usize) -> io::Result<()> {
+async fn read_some(stream: &mut TcpStream, input: &mut Vec<u8>, most: usize) -> io::Result<()> {
     let len = input.len();
-    loop {
-        stream.readable().await?;
-        input.resize(len + most, 0);
-        let read = stream.try_read(&mut input[len..]);
-        input.truncate(len + read.as_ref().map_or(0, |read| *read));
-        match read {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
+    input.resize(len + most, 0);
+    // Not `try_read`: a short read tells tokio that the socket is empty, which saves the next one.
+    let read = poll_fn(|cx| {
+        let mut buffer = ReadBuf::new(input.get_mut(len..).unwrap_or_default());
+        let done = ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer));
+        Poll::Ready(done.map(|()| buffer.filled().len()))
+    })
+    .await;
+    input.truncate(len + read.as_ref().map_or(0, |read| *read));
+    match read? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
     }
 }
 

@@ -5,8 +5,8 @@ use crate::ProxyFault;
 /// What a handshake needs next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// More bytes. At most this many may be read at once; where the protocol tells the length of its messages,
-    /// that never reads past the handshake.
+    /// More bytes: so many, as far as the protocol tells the length of its messages. More may be read at once;
+    /// [`Self::Done`] says what is left over.
     Need(usize),
     /// So many bytes of the input are consumed, and the handshake goes on; what has been put into the output is
     /// to be written first.

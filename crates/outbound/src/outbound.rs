@@ -110,7 +110,7 @@ impl Outbound {
     /// [`DialError::Unsupported`] where the protocol has no datagrams.
     pub async fn udp(&self, egress: &Arc<Egress>, family: Family) -> Result<UdpPath, DialError> {
         match self {
-            Self::Direct => udp::direct(egress, family).await,
+            Self::Direct => udp::direct(egress, family).map_err(DialError::Udp),
             Self::Block => Err(DialError::Blocked),
             Self::Socks5(proxy) => Box::pin(udp::socks5(egress, proxy)).await,
             Self::Socks4(proxy) | Self::Http(proxy) => Err(DialError::Unsupported {

@@ -121,8 +121,8 @@ impl Proxy {
         egress: &Egress,
         machine: &mut (dyn Handshake + Send),
     ) -> Result<Connected, DialError> {
-        let stream = self.connect(egress).await?;
-        match timeout(self.timeouts.handshake, drive::run(&stream, machine)).await {
+        let mut stream = self.connect(egress).await?;
+        match timeout(self.timeouts.handshake, drive::run(&mut stream, machine)).await {
             Ok(Ok(early)) => Ok(Connected { stream, early }),
             Ok(Err(Broken::Fault(fault))) => Err(self.fault(fault)),
             Ok(Err(Broken::Io(source))) => {

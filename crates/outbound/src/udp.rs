@@ -9,11 +9,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use oneway_egress::IcmpErrorEvent;
+use oneway_egress::{Datagram, IcmpErrorEvent, RecvBatch, try_error};
 use oneway_flow::Target;
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
 
 pub(crate) use direct::open as direct;
 pub(crate) use socks5::open as socks5;
+
+use crate::socks5::datagram::HEADER_MAX;
 
 use self::direct::DirectUdp;
 use self::socks5::Socks5Udp;
@@ -21,7 +25,7 @@ use self::socks5::Socks5Udp;
 /// Datagrams that a path has dropped on receipt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UdpCounters {
-    /// They did not come from the relay.
+    /// They did not come from the relay, and came before the kernel knew of it.
     pub foreign: u64,
     /// The relay sent fragments (RFC 1928, section 7), which are not reassembled.
     pub fragments: u64,
@@ -29,11 +33,14 @@ pub struct UdpCounters {
     pub malformed: u64,
 }
 
+/// The most that a proxy's header adds to a datagram, in bytes.
+pub const PROXY_HEADER_MAX: usize = HEADER_MAX;
+
 /// How the datagrams of one client socket travel: one upstream socket for all destinations, so that the
 /// mapping is endpoint-independent (RFC 4787, 4.1).
 ///
-/// The owner waits for [`Self::recv`] and [`Self::icmp_error`] together, and sends in between. Every wait may
-/// be dropped without losing anything.
+/// The owner waits for [`Self::ready`], then takes what there is, and sends in between. A wait may be dropped
+/// without losing anything.
 #[derive(Debug)]
 pub enum UdpPath {
     /// Bare datagrams.
@@ -42,39 +49,54 @@ pub enum UdpPath {
     Socks5(Socks5Udp),
 }
 
-impl UdpPath {
-    /// Waits for a datagram. Its payload is `buf[range]`, its true source the address beside it. What does not
-    /// fit `buf` is cut off; 65,535 bytes and, behind a proxy, 262 more for the header always fit.
-    ///
-    /// # Errors
-    /// Those of `recvfrom(2)` that are not about a datagram sent earlier; the path is useless then.
-    pub async fn recv(&self, buf: &mut [u8]) -> io::Result<(Range<usize>, SocketAddr)> {
-        match self {
-            Self::Direct(path) => path.recv(buf).await,
-            Self::Socks5(path) => path.recv(buf).await,
-        }
-    }
+/// What a path has for its owner, as far as is known without looking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpReady {
+    /// [`UdpPath::try_recv`] may have datagrams.
+    pub datagrams: bool,
+    /// [`UdpPath::try_icmp_error`] may have an error, and is to be called until it has none: what is not fetched
+    /// fills the socket's buffer.
+    pub errors: bool,
+}
 
-    /// Waits until [`Self::try_recv`] may have a datagram, so that a caller with many paths needs one buffer only.
+impl UdpPath {
+    /// Waits until there is something to take.
     ///
     /// # Errors
     /// That the runtime is shutting down.
-    pub async fn readable(&self) -> io::Result<()> {
-        match self {
-            Self::Direct(path) => path.readable().await,
-            Self::Socks5(path) => path.readable().await,
-        }
+    pub async fn ready(&self) -> io::Result<UdpReady> {
+        let ready = self.socket().ready(Interest::READABLE | Interest::ERROR).await?;
+        Ok(UdpReady { datagrams: ready.is_readable(), errors: ready.is_error() })
     }
 
-    /// Takes a datagram that is there already, to drain several per wake-up.
+    /// Takes the datagrams that are there, with one system call, and hands each to `each`: the slot of the batch that
+    /// it is in, where in it the payload is, and its true source. True if there may be more.
+    ///
+    /// What does not fit a slot is cut off; 65,535 bytes and, behind a proxy, [`PROXY_HEADER_MAX`] more for the header
+    /// always fit.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] if there is none; else as [`Self::recv`].
-    pub fn try_recv(&self, buf: &mut [u8]) -> io::Result<(Range<usize>, SocketAddr)> {
-        match self {
-            Self::Direct(path) => path.try_recv(buf),
-            Self::Socks5(path) => path.try_recv(buf),
+    /// [`io::ErrorKind::WouldBlock`] if there is none; else those of `recvmsg(2)` that are not about a datagram sent
+    /// earlier: the path is useless then.
+    pub fn try_recv(
+        &self,
+        batch: &mut RecvBatch,
+        mut each: impl FnMut(&mut [u8], Range<usize>, SocketAddr),
+    ) -> io::Result<bool> {
+        let more = past_earlier_errors(|| batch.recv(self.socket()))?;
+        let headroom = batch.headroom();
+        for Datagram { slot, len, from } in batch.datagrams() {
+            let datagram = headroom..headroom + len;
+            match self {
+                Self::Direct(_) => each(slot, datagram, from),
+                Self::Socks5(path) => {
+                    if let Some((payload, source)) = path.unwrap(slot, datagram, from) {
+                        each(slot, payload, source);
+                    }
+                }
+            }
         }
+        Ok(more)
     }
 
     /// Sends a datagram, or drops it if the socket's buffer is full.
@@ -89,15 +111,17 @@ impl UdpPath {
         }
     }
 
-    /// Waits for an ICMP error about a datagram that was sent. To be waited for beside [`Self::recv`]: what is
-    /// not fetched fills the socket's buffer. A proxied path never has one: SOCKS5 does not carry them.
+    /// Takes an ICMP error about a datagram that was sent; none if there is none left. A proxied path has none for its
+    /// owner, as SOCKS5 does not carry them: those about the relay itself are thrown away.
     ///
     /// # Errors
     /// Those of `recvmsg(2)`.
-    pub async fn icmp_error(&self) -> io::Result<IcmpErrorEvent> {
-        match self {
-            Self::Direct(path) => path.icmp_error().await,
-            Self::Socks5(_) => future::pending().await,
+    pub fn try_icmp_error(&self) -> io::Result<Option<IcmpErrorEvent>> {
+        loop {
+            match (try_error(self.socket())?, self) {
+                (Some(_), Self::Socks5(_)) => {}
+                (event, _) => return Ok(event),
+            }
         }
     }
 
@@ -123,9 +147,13 @@ impl UdpPath {
     /// # Errors
     /// Those of `getsockname(2)`.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket().local_addr()
+    }
+
+    fn socket(&self) -> &UdpSocket {
         match self {
-            Self::Direct(path) => path.local_addr(),
-            Self::Socks5(path) => path.local_addr(),
+            Self::Direct(path) => path.socket(),
+            Self::Socks5(path) => path.socket(),
         }
     }
 }

@@ -56,6 +56,23 @@ pub fn recv_error(socket: &UdpSocket) -> io::Result<Option<IcmpErrorEvent>> {
     }
 }
 
+/// Takes one ICMP error off the queue of a socket that tokio has found to have some. `None` if there is none left;
+/// tokio waits for the next one then.
+///
+/// # Errors
+/// Those of `recvmsg(2)`.
+pub fn try_error(socket: &UdpSocket) -> io::Result<Option<IcmpErrorEvent>> {
+    let tried = socket.try_io(Interest::ERROR, || match recv_error(socket)? {
+        Some(event) => Ok(event),
+        None => Err(io::ErrorKind::WouldBlock.into()),
+    });
+    match tried {
+        Ok(event) => Ok(Some(event)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Waits for the next ICMP error. May be dropped at any time without losing one.
 ///
 /// # Errors
@@ -67,13 +84,8 @@ pub async fn next_error(socket: &UdpSocket) -> io::Result<IcmpErrorEvent> {
             return Ok(event);
         }
         socket.ready(Interest::ERROR).await?;
-        let tried = socket.try_io(Interest::ERROR, || match recv_error(socket)? {
-            Some(event) => Ok(event),
-            None => Err(io::ErrorKind::WouldBlock.into()),
-        });
-        match tried {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            done => return done,
+        if let Some(event) = try_error(socket)? {
+            return Ok(event);
         }
     }
 }

@@ -23,6 +23,14 @@ pub fn recv_error(_socket: &UdpSocket) -> io::Result<Option<IcmpErrorEvent>> {
 ///
 /// # Errors
 /// Always [`io::ErrorKind::Unsupported`].
+pub fn try_error(_socket: &UdpSocket) -> io::Result<Option<IcmpErrorEvent>> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Not available on this system.
+///
+/// # Errors
+/// Always [`io::ErrorKind::Unsupported`].
 pub async fn next_error(_socket: &UdpSocket) -> io::Result<IcmpErrorEvent> {
     Err(io::ErrorKind::Unsupported.into())
 }

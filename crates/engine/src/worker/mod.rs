@@ -173,6 +173,7 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
             tokio::task::spawn_local(Rc::clone(&worker).user_drain());
             tokio::task::spawn_local(Rc::clone(&worker).user_mail(mail));
         }
+        tokio::task::spawn_local(Rc::clone(&worker).drain_sessions());
         if has_faults {
             tokio::task::spawn_local(Rc::clone(&worker).release_delayed());
         }
@@ -290,6 +291,7 @@ impl Worker {
             tick.tick().await;
             let now = Instant::now();
             self.shared.nat.expire(now);
+            self.shared.udp.sweep();
             self.shared.fragments.lock().expire(now);
             self.forget_waiting(now);
         }

@@ -1,6 +1,7 @@
 //! Writing packets to the TUN: what passes, and what is answered.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 
 use oneway_capture::FRAME_HEADER;
 use oneway_outbound::Answer;
@@ -78,16 +79,17 @@ impl Worker {
         }
     }
 
-    /// Hands the datagram `buffer[start..end]` to the kernel as one from `src` to `dst`, writing the headers into the
+    /// Hands the datagram `buffer[payload]` to the kernel as one from `src` to `dst`, writing the headers into the
     /// [`DATAGRAM_HEADROOM`] bytes in front of it. The kernel finishes the checksum.
     pub(super) fn write_datagram(
         &self,
         buffer: &mut [u8],
-        (start, end): (usize, usize),
+        payload: Range<usize>,
         src: SocketAddr,
         dst: SocketAddr,
     ) {
-        let udp_len = end - start + udp::HEADER_LEN;
+        let Range { start, end } = payload;
+        let udp_len = end.saturating_sub(start) + udp::HEADER_LEN;
         let mut header = IpHeader::new(src.ip(), dst.ip(), protocol::UDP);
         header.dont_fragment = false;
         let ip_len = header.header_len();

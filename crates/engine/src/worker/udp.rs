@@ -5,16 +5,16 @@ use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hashbrown::{DefaultHashBuilder, HashMap};
-use oneway_capture::MAX_FRAME;
-use oneway_egress::IcmpErrorKind;
+use oneway_egress::{IcmpErrorKind, RecvBatch};
 use oneway_flow::{FlowGuard, Network, Target};
-use oneway_outbound::{Answer, UdpPath};
+use oneway_outbound::{Answer, PROXY_HEADER_MAX, UdpPath};
 use oneway_route::Family;
 use oneway_wire::emit::Unreachable;
 use oneway_wire::ip::IpView;
@@ -32,8 +32,9 @@ use crate::guard::Destination;
 const QUEUED: usize = 1024;
 const QUEUED_BYTES: usize = 128 * 1024;
 
-/// Datagrams returned to clients in one turn.
-const BATCH: usize = 32;
+/// Datagrams received by one system call, and calls before other sessions get their turn.
+const BATCH: usize = 16;
+const TURNS: usize = 3;
 
 const SHARDS: usize = 16;
 
@@ -47,6 +48,8 @@ pub(crate) struct Sessions {
     hasher: DefaultHashBuilder,
     count: AtomicUsize,
     epoch: Instant,
+    /// Seconds since `epoch`, as of the last [`Sessions::sweep`]: a datagram is not worth asking the time for.
+    clock: AtomicU32,
 }
 
 /// One client socket's way through one outbound.
@@ -55,10 +58,11 @@ pub(crate) struct Session {
     key: Key,
     path: OnceLock<UdpPath>,
     queued: Mutex<VecDeque<(Target, Vec<u8>)>>,
-    /// Milliseconds since [`Sessions::epoch`] at the last datagram of either direction.
-    last: AtomicU64,
-    idle: Duration,
-    closed: Notify,
+    /// What [`Sessions::clock`] showed at the last datagram of either direction.
+    last: AtomicU32,
+    /// Seconds without a datagram after which it ends.
+    idle: u32,
+    end: Notify,
     flow: FlowGuard,
 }
 
@@ -69,6 +73,16 @@ impl Default for Sessions {
             hasher: DefaultHashBuilder::default(),
             count: AtomicUsize::new(0),
             epoch: Instant::now(),
+            clock: AtomicU32::new(0),
+        }
+    }
+}
+
+impl Session {
+    fn touch(&self, now: u32) {
+        // Many datagrams share a second, and what is only read stays in the caches of both sides.
+        if self.last.load(Ordering::Relaxed) != now {
+            self.last.store(now, Ordering::Relaxed);
         }
     }
 }
@@ -96,8 +110,29 @@ impl Sessions {
         }
     }
 
-    fn now(&self) -> u64 {
-        self.epoch.elapsed().as_millis() as u64
+    fn now(&self) -> u32 {
+        self.clock.load(Ordering::Relaxed)
+    }
+
+    /// Ends the sessions that have been idle for as long as they may. To be called about once a second, by any worker.
+    pub(crate) fn sweep(&self) {
+        let now = u32::try_from(self.epoch.elapsed().as_secs()).unwrap_or(u32::MAX);
+        // Another worker has done it in this second.
+        if self.clock.swap(now, Ordering::Relaxed) == now {
+            return;
+        }
+        self.end(|session| now.saturating_sub(session.last.load(Ordering::Relaxed)) > session.idle);
+    }
+
+    /// Tells the sessions that this holds for to end.
+    pub(crate) fn end(&self, which: impl Fn(&Session) -> bool) {
+        for shard in &self.shards {
+            shard
+                .read()
+                .values()
+                .filter(|session| which(session))
+                .for_each(|session| session.end.notify_one());
+        }
     }
 }
 
@@ -119,7 +154,8 @@ fn answers_once(port: u16) -> bool {
 
 thread_local! {
     /// Where datagrams are received, behind room for the headers. Used within one turn only.
-    static RECEIVE: RefCell<Vec<u8>> = RefCell::new(vec![0; DATAGRAM_HEADROOM + MAX_FRAME]);
+    static RECEIVE: RefCell<RecvBatch> =
+        RefCell::new(RecvBatch::new(BATCH, DATAGRAM_HEADROOM, PROXY_HEADER_MAX + usize::from(u16::MAX)));
 }
 
 impl Worker {
@@ -167,11 +203,18 @@ impl Worker {
         }
     }
 
+    /// Ends the sessions of all workers when the engine stops. Each worker does: what another one opens while this
+    /// one looks, that one sees.
+    pub(super) async fn drain_sessions(self: Rc<Self>) {
+        self.drain().await;
+        self.shared.udp.end(|_| true);
+    }
+
     /// Closes the sessions of a client socket that is gone.
     pub(super) fn client_gone(&self, client: SocketAddr) {
         for id in 0..self.shared.dispatch.len() {
             if let Some(session) = self.shared.udp.get(&(client, id)) {
-                session.closed.notify_one();
+                session.end.notify_one();
             }
         }
     }
@@ -189,13 +232,14 @@ impl Worker {
             Arc::clone(&choice.entry.name),
         );
         let once = answers_once(target.addr.port());
+        let idle = if once { shared.limits.udp_idle_short } else { shared.limits.udp_idle };
         let session = Arc::new(Session {
             key,
             path: OnceLock::new(),
             queued: Mutex::default(),
-            last: AtomicU64::new(shared.udp.now()),
-            idle: if once { shared.limits.udp_idle_short } else { shared.limits.udp_idle },
-            closed: Notify::new(),
+            last: AtomicU32::new(shared.udp.now()),
+            idle: u32::try_from(idle.as_secs()).unwrap_or(u32::MAX),
+            end: Notify::new(),
             flow,
         });
         let mut shard = shared.udp.shard(&key)?.write();
@@ -227,7 +271,7 @@ impl Worker {
             drop(queued);
             return self.send(session, target, payload);
         };
-        session.last.store(self.shared.udp.now(), Ordering::Relaxed);
+        session.touch(self.shared.udp.now());
         match path.try_send_to(payload, target) {
             Ok(()) => {
                 self.shared.stats.udp_up.add();
@@ -246,8 +290,8 @@ impl Worker {
     }
 
     /// Hands the ICMP errors about a session's datagrams to its client.
-    async fn report_errors(&self, session: &Session, path: &UdpPath) {
-        while let Ok(event) = path.icmp_error().await {
+    fn report_errors(&self, session: &Session, path: &UdpPath) {
+        while let Ok(Some(event)) = path.try_icmp_error() {
             let kind = match event.kind {
                 IcmpErrorKind::Net => Unreachable::Net,
                 IcmpErrorKind::Host => Unreachable::Host,
@@ -266,8 +310,7 @@ impl Worker {
         let choice = self.shared.dispatch.by_id(session.key.1);
         let opened = tokio::select! {
             opened = choice.outbound.udp(&self.shared.egress, Family::of(session.key.0.ip())) => opened,
-            () = session.closed.notified() => return self.shared.udp.remove(&session),
-            () = self.drain() => return self.shared.udp.remove(&session),
+            () = session.end.notified() => return self.shared.udp.remove(&session),
         };
         choice.observe(opened.as_ref().err());
         match opened {
@@ -281,13 +324,7 @@ impl Worker {
                 for (target, payload) in first {
                     self.send(&session, &target, &payload);
                 }
-                tokio::select! {
-                    () = self.return_datagrams(&session, path) => {}
-                    () = self.report_errors(&session, path) => {}
-                    () = self.watch_idle(&session) => {}
-                    () = session.closed.notified() => {}
-                    () = self.drain() => {}
-                }
+                self.return_datagrams(&session, path).await;
                 self.shared.udp.remove(&session);
             }
             Err(error) => {
@@ -302,48 +339,54 @@ impl Worker {
         }
     }
 
+    /// Returns a session's datagrams, and the errors about those that it sent, until it is told to end.
     async fn return_datagrams(&self, session: &Session, path: &UdpPath) {
+        let mut end = pin!(session.end.notified());
         loop {
-            if path.readable().await.is_err() {
-                return;
+            let ready = tokio::select! {
+                biased;
+                ready = path.ready() => ready,
+                () = &mut end => return,
+            };
+            let Ok(ready) = ready else { return };
+            if ready.errors {
+                self.report_errors(session, path);
             }
-            let more = RECEIVE.with_borrow_mut(|buffer| {
-                for _ in 0..BATCH {
-                    let room = buffer.get_mut(DATAGRAM_HEADROOM..).unwrap_or_default();
-                    match path.try_recv(room) {
-                        Ok((range, source)) => {
-                            session.last.store(self.shared.udp.now(), Ordering::Relaxed);
-                            session.flow.down.fetch_add(range.len() as u64, Ordering::Relaxed);
-                            self.shared.stats.udp_down.add();
-                            let place = (DATAGRAM_HEADROOM + range.start, DATAGRAM_HEADROOM + range.end);
-                            self.write_datagram(buffer, place, source, session.key.0);
-                        }
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some(false),
-                        // Errors about single datagrams come by the error queue; this is the socket's own.
-                        Err(error) => {
-                            tracing::debug!(client = %session.key.0, %error, "cannot receive");
-                            return None;
-                        }
+            if ready.datagrams {
+                match self.return_waiting(session, path) {
+                    Ok(false) => {}
+                    Ok(true) => tokio::task::yield_now().await,
+                    // Errors about single datagrams come by the error queue; this is the socket's own.
+                    Err(error) => {
+                        tracing::debug!(client = %session.key.0, %error, "cannot receive");
+                        return;
                     }
                 }
-                Some(true)
-            });
-            match more {
-                Some(true) => tokio::task::yield_now().await,
-                Some(false) => {}
-                None => return,
             }
         }
     }
 
-    /// Resolves when a session has been idle for as long as it may.
-    async fn watch_idle(&self, session: &Session) {
-        loop {
-            let idle = self.shared.udp.now().saturating_sub(session.last.load(Ordering::Relaxed));
-            match session.idle.checked_sub(Duration::from_millis(idle)) {
-                Some(left) if !left.is_zero() => tokio::time::sleep(left).await,
-                _ => return,
+    /// Returns the datagrams that are waiting, as many as fit one turn. True if there may be more.
+    fn return_waiting(&self, session: &Session, path: &UdpPath) -> io::Result<bool> {
+        RECEIVE.with_borrow_mut(|batch| {
+            let (mut bytes, mut more) = (0, true);
+            let mut turns = TURNS;
+            while more && turns > 0 {
+                turns -= 1;
+                let received = path.try_recv(batch, |slot, payload, source| {
+                    bytes += payload.len() as u64;
+                    self.shared.stats.udp_down.add();
+                    self.write_datagram(slot, payload, source, session.key.0);
+                });
+                more = match received {
+                    Ok(more) => more,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+                    Err(error) => return Err(error),
+                };
             }
-        }
+            session.touch(self.shared.udp.now());
+            session.flow.down.fetch_add(bytes, Ordering::Relaxed);
+            Ok(more)
+        })
     }
 }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use oneway_egress::{Egress, Protected, next_error};
+use oneway_egress::{Egress, Protected};
 use parking_lot::Mutex;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::{Notify, watch};
@@ -70,9 +70,9 @@ impl Link {
     pub(super) fn keep_until_remade(&self, header: &[u8], payload: &[u8]) -> io::Result<()> {
         self.wanted.notify_one();
         let mut state = self.state.lock();
-        if let Some(relay) = state.relay {
+        if state.relay.is_some() {
             drop(state);
-            return send(&self.socket, &[IoSlice::new(header), IoSlice::new(payload)], relay);
+            return send(&self.socket, &[IoSlice::new(header), IoSlice::new(payload)]);
         }
         if state.failed {
             return Err(io::ErrorKind::ConnectionRefused.into());
@@ -107,7 +107,7 @@ impl Link {
         };
         for datagram in waiting {
             // What does not fit the socket's buffer is lost, as any datagram may be.
-            let _ = send(&self.socket, &[IoSlice::new(&datagram)], relay);
+            let _ = send(&self.socket, &[IoSlice::new(&datagram)]);
         }
     }
 }
@@ -127,12 +127,8 @@ impl Keeper {
         proxy: Arc<Proxy>,
     ) -> Self {
         let (lost, watching) = watch::channel(false);
-        let task = tokio::spawn(async move {
-            tokio::join!(
-                keep(&link, association.control, &egress, &proxy, &lost),
-                discard_errors(&link.socket)
-            );
-        });
+        let task =
+            tokio::spawn(async move { keep(&link, association.control, &egress, &proxy, &lost).await });
         Self { task: task.abort_handle(), lost: watching }
     }
 
@@ -189,11 +185,12 @@ async fn again(link: &Link, egress: &Arc<Egress>, proxy: &Arc<Proxy>) -> Result<
     // The client's mapping is the socket, which stays; it can only reach relays of its own family.
     let same_family =
         link.socket.local_addr().is_ok_and(|local| local.is_ipv4() == association.relay.is_ipv4());
-    if same_family {
-        return Ok(association);
+    if !same_family {
+        let what = "its relay has moved to another address family".to_owned();
+        return Err(proxy.fault(ProxyFault::Garbage { protocol: "SOCKS5", what }));
     }
-    let what = "its relay has moved to another address family".to_owned();
-    Err(proxy.fault(ProxyFault::Garbage { protocol: "SOCKS5", what }))
+    egress.connect_udp(&link.socket, association.relay).map_err(DialError::Udp)?;
+    Ok(association)
 }
 
 /// Waits for the end of the control connection. Nothing is said on it after the reply; what comes is ignored.
@@ -210,12 +207,6 @@ async fn closed(control: &TcpStream) {
             Err(_) => return,
         }
     }
-}
-
-/// Empties the error queue, which would fill the socket's buffer. Errors about the relay tell nothing about a
-/// destination.
-async fn discard_errors(socket: &UdpSocket) {
-    while next_error(socket).await.is_ok() {}
 }
 
 /// Asks the proxy for a relay.

@@ -6,11 +6,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use oneway_egress::{Egress, EgressError, Protected};
+use oneway_egress::{Egress, Protected};
 use oneway_flow::Target;
 use parking_lot::Mutex;
-use socket2::{SockAddr, SockRef};
-use tokio::io::Interest;
+use socket2::SockRef;
 use tokio::net::UdpSocket;
 
 use super::keeper::{self, Keeper, Link};
@@ -21,9 +20,6 @@ use crate::{DialError, ProxyFault};
 
 /// So many names that datagrams were sent to are remembered, for proxies that answer with names.
 const NAMES: usize = 32;
-
-/// So many datagrams that are to be dropped are looked at in one go.
-const BATCH: usize = 64;
 
 /// One socket to the relay, and the connection that keeps the relay alive.
 #[derive(Debug)]
@@ -39,8 +35,6 @@ pub struct Socks5Udp {
 pub(crate) async fn open(egress: &Arc<Egress>, proxy: &Arc<Proxy>) -> Result<UdpPath, DialError> {
     let association = keeper::associate(egress, proxy).await?;
     let socket: Protected<UdpSocket> = egress.udp_for(association.relay).map_err(DialError::Udp)?;
-    // A new socket is not known to be writable until the reactor has said so, and `try_send_to` does not wait.
-    socket.writable().await.map_err(|source| DialError::Udp(EgressError::Create { what: "UDP", source }))?;
     let link = Arc::new(Link::new(socket, association.relay));
     let keeper = Keeper::start(Arc::clone(&link), association, Arc::clone(egress), Arc::clone(proxy));
     Ok(UdpPath::Socks5(Socks5Udp {
@@ -54,39 +48,32 @@ pub(crate) async fn open(egress: &Arc<Egress>, proxy: &Arc<Proxy>) -> Result<Udp
 }
 
 impl Socks5Udp {
-    pub(super) async fn recv(&self, buf: &mut [u8]) -> io::Result<(Range<usize>, SocketAddr)> {
-        loop {
-            self.link.socket.readable().await?;
-            match self.try_recv(buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return done,
-            }
-        }
+    pub(super) fn socket(&self) -> &UdpSocket {
+        &self.link.socket
     }
 
-    pub(super) async fn readable(&self) -> io::Result<()> {
-        self.link.socket.readable().await
-    }
-
-    pub(super) fn try_recv(&self, buf: &mut [u8]) -> io::Result<(Range<usize>, SocketAddr)> {
-        for _ in 0..BATCH {
-            let (len, from) = past_earlier_errors(|| self.link.socket.try_recv_from(buf))?;
-            // A datagram from before a re-made association comes from a relay that is no more, and is foreign.
-            if self.link.relay() != Some(from) {
-                self.foreign.fetch_add(1, Relaxed);
-                continue;
-            }
-            match decode_header(&buf[..len]) {
-                Ok(header) => match self.source(header.source) {
-                    Some(source) => return Ok((header.len..len, source)),
-                    None => self.malformed.fetch_add(1, Relaxed),
-                },
-                Err(Rejected::Fragment) => self.fragments.fetch_add(1, Relaxed),
-                Err(Rejected::Malformed) => self.malformed.fetch_add(1, Relaxed),
-            };
+    /// The payload of a received datagram, and its true source; none if it is to be dropped.
+    pub(super) fn unwrap(
+        &self,
+        slot: &[u8],
+        datagram: Range<usize>,
+        from: SocketAddr,
+    ) -> Option<(Range<usize>, SocketAddr)> {
+        // The kernel lets only the relay through; this one came before the socket was connected to it, from anybody
+        // or from a relay that is no more.
+        if self.link.relay() != Some(from) {
+            self.foreign.fetch_add(1, Relaxed);
+            return None;
         }
-        // The socket stays readable, so that the caller comes back after others have had their turn.
-        Err(io::ErrorKind::WouldBlock.into())
+        match decode_header(slot.get(datagram.clone()).unwrap_or_default()) {
+            Ok(header) => match self.source(header.source) {
+                Some(source) => return Some((datagram.start + header.len..datagram.end, source)),
+                None => self.malformed.fetch_add(1, Relaxed),
+            },
+            Err(Rejected::Fragment) => self.fragments.fetch_add(1, Relaxed),
+            Err(Rejected::Malformed) => self.malformed.fetch_add(1, Relaxed),
+        };
+        None
     }
 
     pub(super) fn try_send_to(&self, payload: &[u8], dst: &Target) -> io::Result<()> {
@@ -95,10 +82,10 @@ impl Socks5Udp {
         if let Some(host) = &dst.host {
             self.remember(host, dst.addr);
         }
-        let Some(relay) = self.link.relay() else {
+        if self.link.relay().is_none() {
             return self.link.keep_until_remade(&header[..len], payload);
-        };
-        send(&self.link.socket, &[IoSlice::new(&header[..len]), IoSlice::new(payload)], relay)
+        }
+        send(&self.link.socket, &[IoSlice::new(&header[..len]), IoSlice::new(payload)])
     }
 
     pub(super) async fn control_closed(&self) {
@@ -111,10 +98,6 @@ impl Socks5Udp {
             fragments: self.fragments.load(Relaxed),
             malformed: self.malformed.load(Relaxed),
         }
-    }
-
-    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.link.socket.local_addr()
     }
 
     fn remember(&self, host: &Arc<str>, addr: SocketAddr) {
@@ -145,13 +128,10 @@ impl Socks5Udp {
     }
 }
 
-/// One datagram out of several slices, without putting them together first.
-pub(super) fn send(socket: &UdpSocket, slices: &[IoSlice<'_>], to: SocketAddr) -> io::Result<()> {
-    let to = SockAddr::from(to);
-    past_earlier_errors(|| {
-        socket.try_io(Interest::WRITABLE, || SockRef::from(socket).send_to_vectored(slices, &to))
-    })
-    .map(drop)
+/// One datagram to the relay out of several slices, without putting them together first. The reactor is not asked:
+/// a socket that can take nothing says so itself, and a new one can.
+pub(super) fn send(socket: &UdpSocket, slices: &[IoSlice<'_>]) -> io::Result<()> {
+    past_earlier_errors(|| SockRef::from(socket).send_vectored(slices)).map(drop)
 }
 
 /// Nobody is there by such a name.

@@ -1,0 +1,13 @@
+//! Two steps where the type of a socket cannot say that it does not block.
+
+use std::io;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// A non-blocking socket without protection.
+#[expect(clippy::disallowed_methods, reason = "this is the one place where outgoing sockets are made")]
+pub(crate) fn nonblocking(domain: Domain, ty: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = Socket::new(domain, ty, Some(protocol))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
