@@ -38,6 +38,7 @@ pub(super) struct Half {
     bulk: bool,
     small_turns: u8,
     eof: bool,
+    last: bool,
 }
 
 /// Which of the two sockets failed.
@@ -67,6 +68,12 @@ impl Half {
         Self { rest, ..Self::default() }
     }
 
+    /// The other direction has ended: the sockets are closed right after this one, which says the same as a shutdown.
+    /// Nothing is unread then, so that closing sends a FIN and no RST (RFC 2525, 2.17).
+    pub(super) fn set_last(&mut self) {
+        self.last = true;
+    }
+
     /// Moves bytes until there are none, or none can be taken. Ready when the end of the stream was passed on.
     pub(super) fn poll(
         &mut self,
@@ -78,6 +85,9 @@ impl Half {
     ) -> Poll<Result<(), Broken>> {
         for _ in 0..TURNS {
             ready!(self.flush(cx, to, count, pipes)).map_err(Broken::Write)?;
+            if self.eof && self.last {
+                return Poll::Ready(Ok(()));
+            }
             if self.eof {
                 return Pin::new(&mut *to).poll_shutdown(cx).map_err(Broken::Write);
             }

@@ -151,6 +151,7 @@ impl HalfClosed<'_> {
         pipes: &PipePool,
     ) -> End {
         let Self { half, count, closed, open } = self;
+        half.set_last();
         let mut failed = pin!(watched.ready(Interest::ERROR));
         let mut seen = count.load(Ordering::Relaxed);
         loop {
