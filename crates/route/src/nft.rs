@@ -77,10 +77,13 @@ impl NftTable {
         let mark = self.mark;
         let tun = || self.tun.clone();
         let lo = || "lo".to_owned();
-        let begun = |mut from: Vec<Expr>| {
-            // By direction and not by `ct state new`: an SSH session may be older than this table.
-            from.extend([Expr::CtDirection(Direction::Original), Expr::CtMarkAdd(mark)]);
-            from
+        let begun = |from: Vec<Expr>| {
+            // By direction and not by `ct state new`: an SSH session may be older than this table. Before the name,
+            // as it is the cheaper question and the answer is no for most packets.
+            let mut rule = vec![Expr::CtDirection(Direction::Original)];
+            rule.extend(from);
+            rule.push(Expr::CtMarkAdd(mark));
+            rule
         };
         let mut prerouting = match &self.inbound {
             Inbound::Anywhere => vec![begun(vec![Expr::IifNameNot(tun()), Expr::IifNameNot(lo())])],
@@ -96,8 +99,8 @@ impl NftTable {
         // What this host sends in the direction of answers belongs to a connection begun elsewhere,
         // even if that was before the first chain could mark it.
         output.push(vec![
-            Expr::OifNameNot(lo()),
             Expr::CtDirection(Direction::Reply),
+            Expr::OifNameNot(lo()),
             Expr::MetaMarkAdd(mark),
         ]);
         output.extend(self.serving.iter().map(|port| {
