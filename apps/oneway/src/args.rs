@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use oneway::config::{
-    CaptureMode, ConfigError, DnsMode, DnsUpstream, InterfaceName, LogFormat, LogLevel, Mtu, Options, Origin,
-    Prefix, Protect, StackKind, TunAddress, TunFd, Uid,
+    CaptureMode, ConfigError, DnsMode, DnsUpstream, FaultSpec, InterfaceName, LogFormat, LogLevel, Mtu,
+    Options, Origin, Prefix, Protect, StackKind, TunAddress, TunFd, Uid,
 };
 
 /// The command line.
@@ -147,6 +147,12 @@ pub(crate) struct CaptureArgs {
     /// Descriptor of a TUN device that is handed over
     #[arg(long, value_name = "FD")]
     tun_fd: Option<TunFd>,
+    /// Record every packet of the device in this file, for tcpdump and Wireshark
+    #[arg(long, value_name = "FILE")]
+    pcap: Option<PathBuf>,
+    /// Disturb packets on purpose: loss=1%,delay=20ms,reorder=2%,duplicate=1%,corrupt=0.1%,seed=7
+    #[arg(long, value_name = "SPEC")]
+    fault: Option<FaultSpec>,
     /// What is done with DNS queries
     #[arg(long, value_name = "fake-ip|real|off")]
     dns: Option<DnsMode>,
@@ -191,6 +197,8 @@ impl CaptureArgs {
             tun_addresses: self.tun_address,
             mtu: self.mtu,
             tun_fd: self.tun_fd,
+            pcap: self.pcap,
+            fault: self.fault,
             dns: self.dns,
             dns_upstream: self.dns_upstream,
             exclude_uid: self.exclude_uid,

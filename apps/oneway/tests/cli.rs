@@ -70,6 +70,14 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
         2,
         "invalid value '1279' for '--mtu <N>': 1279 is no MTU; use 1280 to 65535",
     );
+    for command in ["run", "plan", "check"] {
+        fails(
+            &[command, "--fault", "loss=101%"],
+            2,
+            "invalid value 'loss=101%' for '--fault <SPEC>': cannot read the fault \"loss=101%\"; write for example \
+             loss=1%,delay=20ms,reorder=2%,duplicate=1%,corrupt=0.1%,seed=7",
+        );
+    }
     fails(&["run", "--control"], 2, "a value is required for '--control <PATH>' but none was supplied");
     fails(&["status", "-v", "-q"], 2, "the argument '--verbose...' cannot be used with '--quiet...'");
     fails(
@@ -196,8 +204,17 @@ fn help_shows_what_is_there_and_nothing_else() {
     }
     assert!(help.len() < 2500, "help does not fit a screen");
     let run = oneway(&["help", "run"]);
-    for option in ["--config", "--proxy", "--include", "--exclude-uid", "--forwarded", "--tun-fd", "--strict"]
-    {
+    for option in [
+        "--config",
+        "--proxy",
+        "--include",
+        "--exclude-uid",
+        "--forwarded",
+        "--tun-fd",
+        "--pcap",
+        "--fault",
+        "--strict",
+    ] {
         assert!(text(&run.stdout).contains(option), "{option}");
     }
     assert!(!text(&run.stdout).contains("--exclude-cgroup"));

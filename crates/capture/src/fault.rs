@@ -9,6 +9,8 @@ use std::collections::BinaryHeap;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use oneway_wire::virtio::{Gso, VirtioNetHdr, complete_checksum};
+
 use crate::FRAME_HEADER;
 
 /// Which faults, and how often. Chances are between 0 and 1.
@@ -37,10 +39,19 @@ impl Default for FaultSpec {
 impl FaultSpec {
     /// How long a reordered packet is held back beyond `delay`.
     pub const REORDER_HOLD: Duration = Duration::from_millis(3);
+
+    /// Whether packets must carry whole checksums, so that their receiver can see that they were corrupted: what the
+    /// kernel left to be computed later would be computed over the corrupted bytes.
+    pub fn needs_checksums(&self) -> bool {
+        self.corrupt > 0.0
+    }
 }
 
+// No chance is NaN: parsing refuses it, and it is none.
+impl Eq for FaultSpec {}
+
 /// A fault specification that cannot be read.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
     "cannot read the fault {0:?}; write for example loss=1%,delay=20ms,reorder=2%,duplicate=1%,corrupt=0.1%,seed=7"
 )]
@@ -111,6 +122,7 @@ impl Fault {
         }
         let mut frame = frame.to_vec();
         if self.hit(self.spec.corrupt) && frame.len() > FRAME_HEADER {
+            complete(&mut frame);
             let bit = self.next() as usize % ((frame.len() - FRAME_HEADER) * 8);
             if let Some(byte) = frame.get_mut(FRAME_HEADER + bit / 8) {
                 *byte ^= 1 << (bit % 8);
@@ -150,8 +162,26 @@ impl Fault {
     }
 }
 
+/// Gives a packet the checksum that was left to be computed later, and nobody's word that it is right: whoever
+/// receives it corrupted is to see that. A superpacket has no checksum of its own and stays as it is.
+fn complete(frame: &mut [u8]) {
+    let Some((header, packet)) = frame.split_first_chunk_mut::<FRAME_HEADER>() else { return };
+    let offload = VirtioNetHdr::decode(header);
+    if offload.gso() == Ok(Gso::None) && complete_checksum(&offload, packet).is_ok() {
+        *header = VirtioNetHdr::default().encode();
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use oneway_wire::checksum::Checksum;
+    use oneway_wire::emit::udp_datagram;
+    use oneway_wire::ip::{IpView, protocol};
+    use oneway_wire::udp::UdpView;
+    use oneway_wire::virtio::partial_checksum;
+
     use super::*;
 
     fn frame(n: u16) -> Vec<u8> {
@@ -221,6 +251,33 @@ mod tests {
         let flipped: u32 = out.iter().map(|b| b.count_ones()).sum();
         assert_eq!(flipped, 1);
         assert!(out[..FRAME_HEADER].iter().all(|&b| b == 0));
+    }
+
+    #[test]
+    fn corruption_spoils_the_checksum() {
+        let mut link = Fault::new("corrupt=100%".parse().unwrap());
+        let mut packet = Vec::new();
+        let (src, dst): (SocketAddr, SocketAddr) =
+            ("192.0.2.1:7".parse().unwrap(), "198.51.100.1:9".parse().unwrap());
+        udp_datagram(&mut packet, src, dst, b"payload").unwrap();
+        for (offload, full) in [(partial_checksum(20, true), false), (VirtioNetHdr::default(), true)] {
+            let mut frame = offload.encode().to_vec();
+            frame.extend_from_slice(&packet);
+            if !full {
+                let pseudo = !Checksum::new().pseudo(src.ip(), dst.ip(), protocol::UDP, 15).finish();
+                frame[FRAME_HEADER + 26..FRAME_HEADER + 28].copy_from_slice(&pseudo.to_be_bytes());
+            }
+            for _ in 0..100 {
+                link.push(Instant::now(), &frame);
+                let out = link.pop_due(Instant::now()).unwrap();
+                assert_eq!(out[..FRAME_HEADER], [0; FRAME_HEADER]);
+                let sound = IpView::parse(&out[FRAME_HEADER..]).is_ok_and(|ip| {
+                    let udp = UdpView::parse(ip.payload());
+                    ip.header_checksum_valid() && udp.is_ok_and(|udp| udp.checksum_valid(ip.src(), ip.dst()))
+                });
+                assert!(!sound, "{out:x?}");
+            }
+        }
     }
 
     #[test]

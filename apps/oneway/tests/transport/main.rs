@@ -7,6 +7,8 @@ mod connect;
 #[cfg(target_os = "linux")]
 mod datagrams;
 #[cfg(target_os = "linux")]
+mod disturbed;
+#[cfg(target_os = "linux")]
 mod streams;
 
 #[cfg(target_os = "linux")]
@@ -29,6 +31,10 @@ fn main() -> std::process::ExitCode {
         datagrams::a_proxy_that_cannot_carry_them_is_told_at_once,
         datagrams::every_size_arrives_whole,
         datagrams::a_closed_port_is_reported,
+        disturbed::every_byte_survives_a_bad_link,
+        disturbed::corruption_is_seen_by_the_receiver,
+        disturbed::the_packet_file_has_both_directions,
+        disturbed::a_packet_file_that_cannot_be_made_is_said,
     ]
     .run()
 }

@@ -131,7 +131,8 @@ impl Tun {
                 }
             }
             // The offload flags belong to the device, not to the queue: once is enough.
-            offload = devices.first().map(set_offload).unwrap_or_default();
+            offload =
+                devices.first().map(|device| set_offload(device, options.no_offload)).unwrap_or_default();
         }
         let pcap = match &options.pcap {
             Some(path) => {
@@ -341,16 +342,18 @@ fn name_of(request: &libc::ifreq) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// `TUNSETOFFLOAD`, the most that this kernel takes. USO came with Linux 6.2.
-fn set_offload(device: &File) -> Offload {
+/// `TUNSETOFFLOAD`, the most that this kernel takes, or nothing. USO came with Linux 6.2.
+fn set_offload(device: &File, none: bool) -> Offload {
     let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
     let udp = libc::TUN_F_USO4 | libc::TUN_F_USO6;
     let steps = [
         (tcp | udp, Offload { checksum: true, tcp_segmentation: true, udp_segmentation: true }),
         (tcp, Offload { checksum: true, tcp_segmentation: true, udp_segmentation: false }),
         (libc::TUN_F_CSUM, Offload { checksum: true, tcp_segmentation: false, udp_segmentation: false }),
+        (0, Offload::default()),
     ];
-    for (flags, offload) in steps {
+    let first = if none { steps.len() - 1 } else { 0 };
+    for (flags, offload) in steps.into_iter().skip(first) {
         // SAFETY: TUNSETOFFLOAD takes its argument by value.
         if unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags)) } == 0 {
             return offload;

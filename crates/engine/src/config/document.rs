@@ -40,7 +40,7 @@ pub(super) fn read(
         capture(section, &mut settings, &mut reader);
     }
     if let Some(section) = root.section("tun", &mut reader) {
-        tun(section, &mut settings, &mut reader);
+        tun(section, &mut settings, &mut reader, file);
     }
     if let Some(section) = root.section("egress", &mut reader) {
         egress(section, &mut settings, &mut reader);
@@ -80,11 +80,14 @@ fn capture(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut R
     section.finish(reader);
 }
 
-fn tun(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reader<'_>) {
+fn tun(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reader<'_>, file: &Path) {
     settings.tun_name = text_at(&mut section, "name", reader);
     settings.tun_addresses = texts_at(&mut section, "addresses", reader);
     settings.mtu = number_at(&mut section, "mtu", reader);
     settings.tun_fd = number_at(&mut section, "fd", reader);
+    settings.pcap =
+        section.read::<Located<String>>("pcap", reader).map(|set| set.map(|path| beside(file, &path)));
+    settings.fault = text_at(&mut section, "fault", reader);
     section.finish(reader);
 }
 

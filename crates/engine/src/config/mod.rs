@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 pub use dns::{DnsConfig, DnsUpstream, FakeIpConfig};
 pub use error::{ConfigError, ConfigErrors, Origin};
+pub use oneway_capture::fault::{BadFaultSpec, FaultSpec};
 pub use outbound::{
     BLOCK, Credentials, DIRECT, OutboundSpec, PROXY, ProxyProtocol, ProxySpec, Secret, Server, ServerHost,
 };
@@ -84,6 +85,10 @@ pub struct TunConfig {
     pub mtu: Option<Mtu>,
     /// A device that was opened by somebody else.
     pub fd: Option<TunFd>,
+    /// A file that every packet of the device is recorded in, in the format of `pcap`.
+    pub pcap: Option<PathBuf>,
+    /// Disturbs the packets of both directions on purpose.
+    pub fault: Option<FaultSpec>,
 }
 
 /// How our own sockets leave.
@@ -139,6 +144,8 @@ pub struct Options {
     pub tun_addresses: Vec<TunAddress>,
     pub mtu: Option<Mtu>,
     pub tun_fd: Option<TunFd>,
+    pub pcap: Option<PathBuf>,
+    pub fault: Option<FaultSpec>,
     pub dns: Option<DnsMode>,
     pub dns_upstream: Vec<DnsUpstream>,
     pub exclude_uid: Vec<Uid>,

@@ -12,7 +12,8 @@ use super::value::{
     TunAddress, TunFd, Uid,
 };
 use super::{
-    CaptureConfig, Config, DEFAULT_STACK, EgressConfig, LogConfig, Options, RuleLine, RulesConfig, TunConfig,
+    CaptureConfig, Config, DEFAULT_STACK, EgressConfig, FaultSpec, LogConfig, Options, RuleLine, RulesConfig,
+    TunConfig,
 };
 
 /// A value and where it came from.
@@ -47,6 +48,8 @@ pub(super) struct Settings {
     pub(super) tun_addresses: Set<Vec<TunAddress>>,
     pub(super) mtu: Set<Mtu>,
     pub(super) tun_fd: Set<TunFd>,
+    pub(super) pcap: Set<PathBuf>,
+    pub(super) fault: Set<FaultSpec>,
     pub(super) protect: Set<Protect>,
     pub(super) interface: Set<InterfaceName>,
     pub(super) mark: Set<MarkBit>,
@@ -90,6 +93,8 @@ impl From<Options> for Settings {
             tun_addresses: many(options.tun_addresses, "--tun-address"),
             mtu: one(options.mtu, "--mtu"),
             tun_fd: one(options.tun_fd, "--tun-fd"),
+            pcap: one(options.pcap, "--pcap"),
+            fault: one(options.fault, "--fault"),
             protect: one(options.protect, "--protect"),
             interface: one(options.interface, "--interface"),
             mark: None,
@@ -131,6 +136,8 @@ impl Settings {
             tun_addresses: over.tun_addresses.or(self.tun_addresses),
             mtu: over.mtu.or(self.mtu),
             tun_fd: over.tun_fd.or(self.tun_fd),
+            pcap: over.pcap.or(self.pcap),
+            fault: over.fault.or(self.fault),
             protect: over.protect.or(self.protect),
             interface: over.interface.or(self.interface),
             dns_mode: over.dns_mode.or(self.dns_mode),
@@ -176,6 +183,8 @@ impl Settings {
                 addresses: self.tun_addresses.map(|set| set.value).unwrap_or_default(),
                 mtu: self.mtu.map(|set| set.value),
                 fd: self.tun_fd.map(|set| set.value),
+                pcap: self.pcap.map(|set| set.value),
+                fault: self.fault.map(|set| set.value),
             },
             egress: EgressConfig {
                 protect: value_or(self.protect, Protect::Auto),

@@ -116,6 +116,8 @@ fn tun_egress_and_other_keys() {
         name = "tun7"
         addresses = ["10.8.0.1/24", "fd00::1/64"]
         mtu = 9000
+        pcap = "packets.pcap"
+        fault = "loss=5%, reorder=0.1"
         [egress]
         protect = "bind"
         interface = "eth1"
@@ -133,6 +135,9 @@ fn tun_egress_and_other_keys() {
     let addresses: Vec<String> = config.tun.addresses.iter().map(ToString::to_string).collect();
     assert_eq!(addresses, ["10.8.0.1/24", "fd00::1/64"]);
     assert_eq!(config.tun.mtu.map(Mtu::get), Some(9000));
+    assert_eq!(config.tun.pcap.as_deref(), Some(Path::new("etc/packets.pcap")));
+    let fault = config.tun.fault.unwrap();
+    assert_eq!((fault.loss, fault.reorder, fault.needs_checksums()), (0.05, 0.1, false));
     assert_eq!(config.egress.protect, Protect::Bind);
     assert_eq!(config.egress.interface.as_ref().map(InterfaceName::as_str), Some("eth1"));
     assert_eq!(config.egress.mark.map(MarkBit::get), Some(0x1000_0000));
@@ -358,7 +363,9 @@ fn unknown_keys() {
     );
     wrong(
         "tun.nam = 1",
-        &["etc/oneway.toml:1:5: unknown key `nam` in [tun]; the keys are name, addresses, mtu, fd"],
+        &[
+            "etc/oneway.toml:1:5: unknown key `nam` in [tun]; the keys are name, addresses, mtu, fd, pcap, fault",
+        ],
     );
     wrong(
         "[egress]\nx = 1",
@@ -449,6 +456,11 @@ fn wrong_values() {
              blanks",
         ),
         ("tun.mtu = 1279", "1:11: tun.mtu: 1279 is no MTU; use 1280 to 65535"),
+        (
+            "tun.fault = \"loss=5%,colour=1%\"",
+            "1:13: tun.fault: cannot read the fault \"colour=1%\"; write for example \
+             loss=1%,delay=20ms,reorder=2%,duplicate=1%,corrupt=0.1%,seed=7",
+        ),
         ("tun.mtu = 65536", "1:11: tun.mtu: 65536 is no MTU; use 1280 to 65535"),
         ("tun.fd = 2147483648", "1:10: tun.fd: 2147483648 is no file descriptor"),
         (

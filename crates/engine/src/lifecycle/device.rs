@@ -13,7 +13,7 @@ use oneway_route::{
 use super::host::Host;
 use super::workers;
 use crate::assemble;
-use crate::config::Config;
+use crate::config::{Config, FaultSpec};
 use crate::control::StatePaths;
 use crate::error::EngineError;
 
@@ -38,7 +38,17 @@ pub(super) struct Planned {
 
 /// Makes the device and every preparation, or takes over a device that is ready.
 pub(super) fn open(config: &Config, paths: &StatePaths) -> Result<Device, EngineError> {
-    let mut options = TunOptions { queues: workers(), ..TunOptions::default() };
+    let fault = config.tun.fault.clone();
+    if fault.is_some() {
+        tracing::warn!("packets are lost, held back or changed on purpose, as --fault asks for");
+    }
+    let mut options = TunOptions {
+        queues: workers(),
+        no_offload: fault.as_ref().is_some_and(FaultSpec::needs_checksums),
+        pcap: config.tun.pcap.clone(),
+        fault,
+        ..TunOptions::default()
+    };
     let given = match config.tun.fd {
         Some(fd) => Some(Tun::from_raw_fd(fd.get(), &options)?),
         None => None,

@@ -294,6 +294,8 @@ impl Worker {
             self.shared.udp.sweep();
             self.shared.fragments.lock().expire(now);
             self.forget_waiting(now);
+            // Whoever looks at the packet file meanwhile sees it grow. That the disk is full stops no traffic.
+            let _ = self.queue.get_ref().flush_pcap();
         }
     }
 
