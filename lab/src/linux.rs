@@ -5,6 +5,7 @@ pub mod client;
 pub(crate) mod enter;
 pub(crate) mod error;
 pub mod harness;
+pub(crate) mod inject;
 pub(crate) mod link;
 pub(crate) mod netlink;
 pub mod nft;
@@ -21,6 +22,7 @@ pub(crate) mod tun;
 
 pub use enter::{Entered, enter, entered};
 pub use error::LabError;
+pub use inject::Injector;
 pub use link::{LinkCounters, LinkState};
 pub use ns::NetNs;
 

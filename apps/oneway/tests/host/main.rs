@@ -13,6 +13,8 @@ mod killed;
 #[cfg(target_os = "linux")]
 mod loops;
 #[cfg(target_os = "linux")]
+mod malformed;
+#[cfg(target_os = "linux")]
 mod rights;
 
 #[cfg(target_os = "linux")]
@@ -33,6 +35,8 @@ fn main() -> std::process::ExitCode {
         inbound::a_bound_program_is_captured,
         inbound::servers_answer_as_without_us,
         inbound::strict_reverse_path_filter_changes_nothing,
+        malformed::what_is_wrong_is_counted_and_dropped,
+        malformed::noise_stops_nothing,
         health::idle_costs_nothing,
         health::descriptors_come_back,
         health::a_proxy_that_is_down_refuses_and_recovers,

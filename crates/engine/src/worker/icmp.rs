@@ -64,6 +64,10 @@ impl Worker {
             Version::V6 => IcmpView::parse_v6(ip.payload()),
         };
         let Ok(icmp) = parsed else { return shared.stats.malformed.add() };
+        // The kernel leaves no checksum of ICMP to be computed later.
+        if !icmp.checksum_valid(ip.src(), ip.dst()) {
+            return shared.stats.malformed.add();
+        }
         match icmp.message() {
             Message::EchoRequest { id, .. } => self.echo(ip, &icmp, id),
             Message::Error { error: Error::Port, quoted } => {

@@ -252,7 +252,7 @@ impl Worker {
         let Ok(ip) = IpView::parse(packet) else {
             return stats.malformed.add();
         };
-        if header.check(packet.len()).is_err() {
+        if header.check(packet.len()).is_err() || !ip.header_checksum_valid() {
             return stats.malformed.add();
         }
         if ip.is_partial() {

@@ -13,7 +13,7 @@ use oneway_stack::nat::{Conn, Direction, OpenError, State};
 use oneway_wire::ip::IpView;
 use oneway_wire::rewrite::{Offsets, rewrite_at};
 use oneway_wire::tcp::{Flags, TcpView};
-use oneway_wire::virtio::NEEDS_CSUM;
+use oneway_wire::virtio::{DATA_VALID, NEEDS_CSUM};
 use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
@@ -72,6 +72,14 @@ impl Worker {
             return;
         }
         let flags = tcp.flags();
+        // What begins or ends something is acted on here. The rest is looked at by the kernel's TCP, which sees a
+        // checksum that was wrong still wrong behind the translation.
+        if flags.intersects(Flags::SYN | Flags::RST | Flags::FIN)
+            && header[0] & (NEEDS_CSUM | DATA_VALID) == 0
+            && !tcp.checksum_valid(ip.src(), ip.dst())
+        {
+            return shared.stats.malformed.add();
+        }
         let is_syn = flags.contains(Flags::SYN) && !flags.intersects(Flags::ACK | Flags::RST);
         match shared.nat.by_client(src, dst) {
             Some(conn) => match conn.state() {
