@@ -14,7 +14,7 @@
 //!
 //! Nagle's algorithm (RFC 9293 3.7.4) is off: what is sent here was cut into segments by the sender at the far end
 //! already, who had Nagle's choice, and holding it back again would only add a round trip. ECN (RFC 3168) is refused in
-//! the handshake, and congestion control is [NewReno](congestion) with RACK-TLP (RFC 8985) to find losses.
+//! the handshake, and congestion control is NewReno (RFC 5681) with RACK-TLP (RFC 8985) to find losses.
 
 mod config;
 mod congestion;
