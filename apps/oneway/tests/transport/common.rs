@@ -38,9 +38,20 @@ pub fn lab(scheme: Option<&str>, options: &[&str]) -> Result<(Simple, Oneway), L
     Ok((lab, oneway))
 }
 
+/// The same, whatever stack the test is about.
+pub fn lab_with(stack: &str, scheme: Option<&str>, options: &[&str]) -> Result<(Simple, Oneway), LabError> {
+    let lab = Topology::simple()?;
+    let oneway = run_with(stack, &lab.host, scheme, options)?;
+    Ok((lab, oneway))
+}
+
 /// Starts `oneway run`.
 pub fn run(host: &NetNs, scheme: Option<&str>, options: &[&str]) -> Result<Oneway, LabError> {
-    let mut words: Vec<String> = ["run", "--stack", stack()].map(str::to_owned).to_vec();
+    run_with(stack(), host, scheme, options)
+}
+
+fn run_with(stack: &str, host: &NetNs, scheme: Option<&str>, options: &[&str]) -> Result<Oneway, LabError> {
+    let mut words: Vec<String> = ["run", "--stack", stack].map(str::to_owned).to_vec();
     if let Some(scheme) = scheme {
         words.extend(["--proxy".to_owned(), proxy(scheme)]);
     }

@@ -1,6 +1,8 @@
 //! What programs see of their connections and datagrams through `oneway run`, with each stack, and what is on the wire.
 
 #[cfg(target_os = "linux")]
+mod bounds;
+#[cfg(target_os = "linux")]
 mod common;
 #[cfg(target_os = "linux")]
 mod connect;
@@ -13,7 +15,7 @@ mod streams;
 
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {
-    oneway_lab::variants![
+    let both = oneway_lab::variants![
         oneway_lab::harness::Harness::new(),
         ["user", "system"],
         connect::a_closed_port_is_refused_before_any_syn_ack,
@@ -25,6 +27,7 @@ fn main() -> std::process::ExitCode {
         streams::a_reset_travels_as_a_reset,
         streams::short_flows_leave_nothing,
         streams::every_proxy_protocol_carries,
+        bounds::slow_readers_hold_a_bounded_amount,
         datagrams::one_mapping_for_all_destinations,
         datagrams::third_parties_answer_with_their_true_source,
         datagrams::a_lost_association_is_made_again,
@@ -35,6 +38,12 @@ fn main() -> std::process::ExitCode {
         disturbed::corruption_is_seen_by_the_receiver,
         disturbed::the_packet_file_has_both_directions,
         disturbed::a_packet_file_that_cannot_be_made_is_said,
+    ];
+    oneway_lab::variants![
+        both,
+        ["user"],
+        bounds::slow_servers_hold_a_bounded_amount,
+        bounds::a_bad_link_costs_no_more_than_with_the_kernels_tcp,
     ]
     .run()
 }
