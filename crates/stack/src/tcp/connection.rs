@@ -135,6 +135,8 @@ pub struct Connection<B> {
     pub(super) iss: Seq,
     pub(super) una: Seq,
     pub(super) nxt: Seq,
+    /// Our SYN is acknowledged. The sequence numbers alone do not say so: they come round.
+    pub(super) syn_acknowledged: bool,
     pub(super) wnd: u32,
     pub(super) wl1: Seq,
     pub(super) wl2: Seq,
@@ -223,6 +225,7 @@ impl<B: AsRef<[u8]>> Connection<B> {
             iss,
             una: iss,
             nxt: iss,
+            syn_acknowledged: false,
             wnd: 0,
             wl1: Seq(0),
             wl2: Seq(0),
@@ -390,7 +393,8 @@ impl<B: AsRef<[u8]>> Connection<B> {
 
     /// Bytes queued that were not sent.
     pub(super) fn unsent(&self) -> u32 {
-        self.queue.end().since(self.nxt.max(self.iss + 1))
+        let first = if self.syn_acknowledged { self.nxt } else { self.nxt.max(self.iss + 1) };
+        self.queue.end().since(first)
     }
 
     /// Queues data. What is more than [`Connection::send_room`] asked for is kept all the same.

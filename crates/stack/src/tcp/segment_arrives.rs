@@ -77,6 +77,7 @@ impl<B: AsRef<[u8]>> Connection<B> {
         if acks {
             let delivered = self.board.acknowledge(now, segment.ack, &segment.sack, None);
             self.una = segment.ack;
+            self.syn_acknowledged = true;
             if let Some(rtt) = delivered.rtt {
                 self.rtt.sample(rtt);
             }
@@ -265,7 +266,7 @@ impl<B: AsRef<[u8]>> Connection<B> {
             self.max_wnd = self.wnd;
             self.wl1 = segment.seq;
             self.wl2 = ack;
-        } else if self.state == State::FinWait1 && self.una == self.iss {
+        } else if self.state == State::FinWait1 && !self.syn_acknowledged {
             // Closed before the handshake was over.
             if ack.le(self.una) || ack.gt(self.nxt) {
                 self.reset = Some(Reset { seq: ack, ack: None });
@@ -282,6 +283,7 @@ impl<B: AsRef<[u8]>> Connection<B> {
             self.challenge(now);
             return false;
         }
+        self.syn_acknowledged = true;
         self.board_arrives(now, segment);
         let fin_acknowledged = self.closing && self.una.gt(self.queue.end());
         if fin_acknowledged {

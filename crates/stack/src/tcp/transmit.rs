@@ -30,7 +30,7 @@ impl<B: AsRef<[u8]>> Connection<B> {
             State::Closed => return,
             State::SynSent | State::SynReceived => self.send_syn(now, &mut emit),
             // Closed before the handshake was over: the SYN-ACK is still the first to be acknowledged.
-            State::FinWait1 if self.una == self.iss => self.send_syn(now, &mut emit),
+            State::FinWait1 if !self.syn_acknowledged => self.send_syn(now, &mut emit),
             State::TimeWait => {}
             _ => {
                 self.send_lost(now, &mut emit);
