@@ -147,6 +147,7 @@ pub fn a_packet_file_that_cannot_be_made_is_said() -> TestResult {
         stderr.contains("cannot write packets to \"/nonexistent/packets.pcap\": No such file"),
         "{stderr}"
     );
-    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    // What a dead instance left elsewhere may be worth a line of its own.
+    assert_eq!(stderr.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{stderr}");
     Ok(())
 }

@@ -7,9 +7,15 @@ mod common;
 #[cfg(target_os = "linux")]
 mod connect;
 #[cfg(target_os = "linux")]
+mod crowd;
+#[cfg(target_os = "linux")]
 mod datagrams;
 #[cfg(target_os = "linux")]
 mod disturbed;
+#[cfg(target_os = "linux")]
+mod echo;
+#[cfg(target_os = "linux")]
+mod mtu;
 #[cfg(target_os = "linux")]
 mod streams;
 
@@ -34,6 +40,15 @@ fn main() -> std::process::ExitCode {
         datagrams::a_proxy_that_cannot_carry_them_is_told_at_once,
         datagrams::every_size_arrives_whole,
         datagrams::a_closed_port_is_reported,
+        echo::directly_it_is_the_far_end_that_answers,
+        echo::nobody_answers_for_the_dead,
+        echo::through_a_proxy_it_is_refused_and_nothing_leaks,
+        mtu::every_mtu_of_the_device_carries,
+        mtu::a_narrow_path_beyond_is_heeded,
+        mtu::a_narrow_path_to_a_container_is_heeded,
+        mtu::a_narrow_container_is_heeded,
+        crowd::parallel_streams_all_complete,
+        crowd::too_few_descriptors_refuse_the_new_and_keep_the_old,
         disturbed::every_byte_survives_a_bad_link,
         disturbed::corruption_is_seen_by_the_receiver,
         disturbed::the_packet_file_has_both_directions,

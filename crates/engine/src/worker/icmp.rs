@@ -18,6 +18,7 @@ use oneway_wire::ip::{IpView, Version, protocol};
 use parking_lot::Mutex;
 
 use super::Worker;
+use crate::config::StackKind;
 use crate::guard::Destination;
 
 /// A running `ping`: its host, what it pings, and its identifier.
@@ -95,7 +96,12 @@ impl Worker {
         {
             let client = SocketAddr::new(quoted.dst(), to);
             let server = SocketAddr::new(quoted.src(), from);
-            self.user_path_mtu(packet, (client, server), mtu, u32::from_be_bytes(*seq));
+            match self.shared.stack {
+                StackKind::User => {
+                    self.user_path_mtu(packet, (client, server), mtu, u32::from_be_bytes(*seq))
+                }
+                StackKind::System => self.system_path_mtu(client, server, mtu, quoted.payload()),
+            }
         }
     }
 

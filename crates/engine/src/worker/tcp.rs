@@ -10,7 +10,8 @@ use oneway_capture::FRAME_HEADER;
 use oneway_flow::{End, FlowGuard, Network, Relay, Target};
 use oneway_outbound::{Answer, Connected};
 use oneway_stack::nat::{Conn, Direction, OpenError, State};
-use oneway_wire::ip::IpView;
+use oneway_wire::emit::{IpHeader, Unreachable, ip_header};
+use oneway_wire::ip::{IpView, protocol};
 use oneway_wire::rewrite::{Offsets, rewrite_at};
 use oneway_wire::tcp::{Flags, TcpView};
 use oneway_wire::virtio::{DATA_VALID, NEEDS_CSUM};
@@ -50,6 +51,22 @@ impl Drop for Dialing<'_> {
 }
 
 impl Worker {
+    /// The kernel's TCP sent a segment to `client`, in the name of `server`, that is too long for a link on its way. It
+    /// knows the connection by other addresses, and is told in those. `segment` is what was quoted of it.
+    pub(super) fn system_path_mtu(&self, client: SocketAddr, server: SocketAddr, mtu: u32, segment: &[u8]) {
+        let stats = &self.shared.stats;
+        let Some(conn) = self.shared.nat.by_client(client, server) else { return stats.ignored.add() };
+        let Some((_, rest)) = segment.split_first_chunk::<4>() else { return stats.malformed.add() };
+        let header = IpHeader::new(conn.local.ip(), conn.peer.ip(), protocol::TCP);
+        let mut packet = Vec::new();
+        if ip_header(&mut packet, &header, segment.len()).is_ok() {
+            packet.extend_from_slice(&conn.local.port().to_be_bytes());
+            packet.extend_from_slice(&conn.peer.port().to_be_bytes());
+            packet.extend_from_slice(rest);
+            self.unreachable(&packet, Unreachable::FragNeeded { mtu });
+        }
+    }
+
     /// A TCP segment, of either side of the translation.
     pub(super) fn tcp(self: &Rc<Self>, frame: &mut [u8]) {
         let shared = &self.shared;

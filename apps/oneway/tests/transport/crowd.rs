@@ -1,0 +1,79 @@
+//! Many at once, and fewer descriptors than they need.
+
+use oneway_lab::client::{Outcome, wait_until};
+use oneway_lab::harness::TestResult;
+use oneway_lab::program::Program;
+use oneway_lab::servers::origin::port;
+use oneway_lab::topology::{Topology, address};
+
+use crate::common::{ONEWAY, SECOND, ask, lab, proxy, stack};
+
+pub fn parallel_streams_all_complete() -> TestResult {
+    const STREAMS: usize = 512;
+    const LEN: usize = 100_000;
+    let (lab, _oneway) = lab(Some("socks5"), &[])?;
+    for to in address::ORIGIN.ports(port::ECHO) {
+        let load = lab.host.client().tcp_load(to, STREAMS, STREAMS, LEN)?;
+        assert_eq!(
+            (load.completed, load.failed, load.bytes),
+            (STREAMS as u64, 0, (STREAMS * LEN) as u64),
+            "{to}: {load:?}"
+        );
+    }
+    Ok(())
+}
+
+/// 1,024 descriptors: what is too much is refused at once, what was there lives on, and nothing spins.
+pub fn too_few_descriptors_refuse_the_new_and_keep_the_old() -> TestResult {
+    let lab = Topology::simple()?;
+    let options = ["run", "--stack", stack(), "--proxy", &proxy("socks5")];
+    let mut oneway =
+        Program::new(&lab.host, ONEWAY, options).file_limit(1024).ready("ready:", 10 * SECOND).start()?;
+    let client = lab.host.client();
+    let to = address::ORIGIN.v4_port(port::ECHO);
+    let (mut held, mut refused) = (Vec::new(), 0);
+    for _ in 0..1500 {
+        let dial = client.tcp(to, 5 * SECOND)?;
+        match dial.outcome {
+            Outcome::Done => held.extend(dial.stream),
+            Outcome::Refused => {
+                assert!(dial.took < SECOND, "refused after {:?}", dial.took);
+                refused += 1;
+            }
+            other => return Err(format!("{other:?} after {} connections", held.len()).into()),
+        }
+        if refused == 50 {
+            break;
+        }
+    }
+    assert!(held.len() > 300, "only {} connections with 1,024 descriptors", held.len());
+    assert_eq!(refused, 50, "{} connections and no refusal", held.len());
+
+    // Full, and with nothing to do, it does nothing.
+    let spent = oneway.cpu_time()?;
+    let begin = std::time::Instant::now();
+    let mut last = spent;
+    wait_until(5 * SECOND, "two seconds have gone by", || {
+        last = oneway.cpu_time().unwrap_or(last);
+        begin.elapsed() >= 2 * SECOND
+    })?;
+    assert!(last - spent < SECOND / 10, "{:?} of work in two idle seconds", last - spent);
+
+    for stream in &mut held {
+        use std::io::{Read, Write};
+        stream.write_all(b"still")?;
+        let mut back = [0; 5];
+        stream.read_exact(&mut back)?;
+        assert_eq!(&back, b"still");
+    }
+    drop(held);
+    wait_until(10 * SECOND, "there is room again", || {
+        client.tcp(to, SECOND).is_ok_and(|dial| dial.outcome == Outcome::Done)
+    })?;
+    assert!(oneway.alive());
+    assert!(oneway.stderr().len() < 64 << 10, "{} bytes of log", oneway.stderr().len());
+    let status = ask(&lab.host, "status")?;
+    let told = status.pointer("/counters/tcp/refused").and_then(serde_json::Value::as_u64);
+    assert!(told.is_some_and(|told| told >= 50), "status says so: {told:?}");
+    Ok(())
+}

@@ -1,0 +1,53 @@
+//! ICMP echo is answered by the truth alone.
+
+use std::net::IpAddr;
+
+use oneway_lab::capture::{Direction, Recorder};
+use oneway_lab::client::Ping;
+use oneway_lab::harness::TestResult;
+use oneway_lab::topology::{Simple, address};
+
+use crate::common::{SECOND, TUN, lab};
+
+pub fn directly_it_is_the_far_end_that_answers() -> TestResult {
+    let (lab, _oneway) = lab(None, &[])?;
+    let wire = Recorder::start(&lab.host, Some(Simple::UP1))?;
+    for to in address::ORIGIN.both() {
+        let answer = lab.host.client().ping(to, 5 * SECOND)?;
+        assert!(matches!(answer, Ping::Reply { from, .. } if from == to), "{to}: {answer:?}");
+        let asked =
+            |p: &oneway_lab::capture::Packet| p.is_icmp() && p.direction == Direction::Out && p.dst == to;
+        let answered =
+            |p: &oneway_lab::capture::Packet| p.is_icmp() && p.direction == Direction::In && p.src == to;
+        assert_eq!((wire.count(asked)?, wire.count(answered)?), (1, 1), "{to}: one round trip on the wire");
+    }
+    Ok(())
+}
+
+pub fn nobody_answers_for_the_dead() -> TestResult {
+    let (lab, _oneway) = lab(None, &[])?;
+    let tun = Recorder::start(&lab.host, Some(TUN))?;
+    for to in address::BLACK_HOLE.both() {
+        assert_eq!(lab.host.client().ping(to, SECOND)?, Ping::Silent, "{to}");
+        let replies = tun.count(|p| p.direction == Direction::In && p.src == to)?;
+        assert_eq!(replies, 0, "{to}: something was written to the device in its name");
+    }
+    for (to, kind) in address::HOST_UNREACHABLE.both().into_iter().zip([3, 1]) {
+        let answer = lab.host.client().ping(to, 5 * SECOND)?;
+        assert!(matches!(answer, Ping::Error { kind: found, .. } if found == kind), "{to}: {answer:?}");
+    }
+    Ok(())
+}
+
+pub fn through_a_proxy_it_is_refused_and_nothing_leaks() -> TestResult {
+    let (lab, _oneway) = lab(Some("socks5"), &[])?;
+    let wire = Recorder::start(&lab.host, Some(Simple::UP1))?;
+    let targets: Vec<IpAddr> =
+        [address::ORIGIN, address::BLACK_HOLE].into_iter().flat_map(|pair| pair.both()).collect();
+    for to in targets {
+        let answer = lab.host.client().ping(to, SECOND)?;
+        assert!(matches!(answer, Ping::Error { .. }), "{to}: {answer:?}");
+        assert_eq!(wire.count(|p| p.is_icmp() && p.dst == to)?, 0, "{to}: on the wire past the proxy");
+    }
+    Ok(())
+}
