@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::config::StackKind;
+
 /// The limits of one engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -29,16 +31,21 @@ pub struct Limits {
 impl Limits {
     /// Limits for a process that may open `descriptors` files.
     ///
-    /// A TCP connection holds two, and some are kept for sessions, pipes and everything else.
-    pub fn for_descriptors(descriptors: u64) -> Self {
+    /// A TCP connection holds two with the system stack, the client's and the outbound's, and one with our own, which
+    /// has no socket for the client. A quarter is kept for datagram sessions, pipes and everything else.
+    pub fn for_descriptors(descriptors: u64, stack: StackKind) -> Self {
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX).clamp(256, 1 << 24);
-        let spare = (descriptors / 16).max(64);
-        let flows = (descriptors - spare) / 2;
+        let spare = (descriptors / 4).max(64);
+        let each = match stack {
+            StackKind::User => 1,
+            StackKind::System => 2,
+        };
+        let flows = (descriptors - spare) / each;
         Self {
             tcp_connections: flows.max(64),
             dialing: (flows / 2).max(32),
-            udp_sessions: (flows / 2).max(32),
-            echo_sessions: (flows / 16).clamp(8, 1024),
+            udp_sessions: (spare * 3 / 4).max(32),
+            echo_sessions: (spare / 16).clamp(8, 1024),
             half_closed: Duration::from_secs(300),
             udp_idle: Duration::from_secs(120),
             udp_idle_short: Duration::from_secs(20),
