@@ -3,16 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use oneway_wire::tcp::Flags;
-
 use super::config::{Config, headers};
 use super::congestion::NewReno;
 use super::receive::Receiver;
 use super::rtt::RttEstimator;
 use super::scoreboard::Scoreboard;
-use super::segment::{Segment, SynOptions};
 use super::send_queue::SendQueue;
 use super::seq::Seq;
+use super::syn::Syn;
 use super::time::Time;
 
 /// The states of RFC 9293 3.3.2. LISTEN is none of a connection: a [`Syn`] that was accepted makes one.
@@ -51,33 +49,6 @@ pub enum Broken {
     TimedOut,
     /// [`Connection::abort`] was called.
     Aborted,
-}
-
-/// A peer's SYN, all that is kept of it while nothing is answered yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Syn {
-    irs: Seq,
-    window: u16,
-    options: SynOptions,
-    timestamp: Option<u32>,
-}
-
-impl Syn {
-    /// Reads a segment that asks for a new connection (RFC 9293 3.10.7.2). `None` when it is none.
-    pub fn from_segment(segment: &Segment<'_>) -> Option<Syn> {
-        let asks = segment.flags.contains(Flags::SYN) && !segment.flags.intersects(Flags::ACK | Flags::RST);
-        asks.then(|| Syn {
-            irs: segment.seq,
-            window: segment.window,
-            options: segment.syn,
-            timestamp: segment.timestamps.map(|timestamps| timestamps.value),
-        })
-    }
-
-    /// IRS: the peer's initial sequence number.
-    pub fn seq(&self) -> Seq {
-        self.irs
-    }
 }
 
 /// What the timer is set to.
