@@ -117,8 +117,14 @@ impl Receiver {
         take: &mut impl FnMut(&[u8]) -> usize,
     ) -> bool {
         let before = self.nxt;
-        if fin && self.fin.is_none() {
-            self.fin = Some(seq + data.len() as u32);
+        // Nothing follows a FIN, and a FIN is not where something followed.
+        let data = match self.fin {
+            Some(fin) => data.get(..fin.since(seq) as usize).unwrap_or(data),
+            None => data,
+        };
+        let end = seq + data.len() as u32;
+        if fin && self.fin.is_none() && self.ahead.last().map_or(self.nxt, Range::end).le(end) {
+            self.fin = Some(end);
         }
         if seq.le(self.nxt) {
             let old = self.nxt.since(seq) as usize;

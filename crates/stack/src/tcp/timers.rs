@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::connection::{Ack, Broken, Connection, Reset, State, Timer};
+use super::connection::{Ack, Broken, Connection, State, Timer};
 use super::time::Time;
 
 /// What a lone segment may have to wait for at the peer before it is acknowledged (TLP.max_ack_delay, RFC 8985 7.2).
@@ -56,16 +56,7 @@ impl<B: AsRef<[u8]>> Connection<B> {
 
     fn timer_expired(&mut self, now: Time, timer: Timer) {
         match timer {
-            Timer::Reordering => {
-                let recovering = self.recovery.is_some();
-                let (smoothed, min) = (self.smoothed_rtt(), self.rtt.min().unwrap_or_default());
-                let again = self.board.detect_losses(now, self.mss.into(), recovering, smoothed, min);
-                self.timer = again.map(|at| (at, Timer::Reordering));
-                if self.board.lost() > 0 && !recovering {
-                    self.recovery = Some(self.nxt);
-                    self.reno.enter_recovery(self.nxt - self.una, self.mss.into());
-                }
-            }
+            Timer::Reordering => self.detect_losses(now, self.nxt - self.una),
             Timer::TailLossProbe => self.due = Some(Timer::TailLossProbe),
             Timer::Retransmission | Timer::ZeroWindowProbe => {
                 let since = *self.stalled.get_or_insert(now);
@@ -75,14 +66,14 @@ impl<B: AsRef<[u8]>> Connection<B> {
                 };
                 if now.since(since) >= patience {
                     if self.is_synchronized() {
-                        self.reset = Some(Reset { seq: self.nxt, ack: Some(self.rcv.nxt) });
+                        self.reset = Some(self.own_reset());
                     }
                     return self.end(Some(Broken::TimedOut));
                 }
                 if timer == Timer::ZeroWindowProbe {
                     self.due = Some(timer);
                 } else {
-                    self.retransmission_timeout();
+                    self.retransmission_timeout(now);
                 }
                 self.rtt.back_off();
             }
@@ -90,16 +81,17 @@ impl<B: AsRef<[u8]>> Connection<B> {
     }
 
     /// RFC 6298 5 (5.4) to (5.7), RFC 5681 3.1.
-    fn retransmission_timeout(&mut self) {
+    fn retransmission_timeout(&mut self, now: Time) {
         let mss = u32::from(self.mss);
         let first = !self.timed_out;
         // The window was shut on data already sent: nothing was lost to congestion.
         if self.is_synchronized() && self.wnd > 0 {
             self.reno.on_timeout(self.nxt - self.una, mss, first);
         }
+        self.lowered_at = now;
         // RFC 2018 8: after a time-out the peer may have dropped what it had said to have. The second one in a row is
-        // reason to think so.
-        self.board.all_is_lost(!first);
+        // reason to think so, and what it has at the left edge without acknowledging it is proof.
+        self.board.all_is_lost(!first || self.board.is_reneged());
         self.recovery = Some(self.nxt);
         self.timed_out = true;
         self.probe = None;
@@ -166,12 +158,15 @@ impl<B: AsRef<[u8]>> Connection<B> {
         Some(self.last_heard + keep.idle + keep.interval * u32::from(self.keep_alive_probes))
     }
 
-    fn keep_alive(&mut self, _now: Time) {
+    fn keep_alive(&mut self, now: Time) {
         let Some(keep) = self.config.keep_alive else { return };
         if self.keep_alive_probes >= keep.probes {
-            self.reset = Some(Reset { seq: self.nxt, ack: Some(self.rcv.nxt) });
+            self.reset = Some(self.own_reset());
             return self.end(Some(Broken::TimedOut));
         }
+        // The peer has the whole interval to answer, even if this comes late.
+        let due = keep.idle + keep.interval * u32::from(self.keep_alive_probes);
+        self.last_heard = self.last_heard.max(now - due);
         self.keep_alive_probes += 1;
         self.keep_alive_due = true;
     }

@@ -38,8 +38,10 @@ impl<B: AsRef<[u8]>> Connection<B> {
             Ack::Delayed(at) => at <= now,
             Ack::None => false,
         };
-        if ack_due && self.is_synchronized() {
-            let ack = self.header(now, self.nxt, Flags::ACK);
+        let acknowledges =
+            self.is_synchronized() || (self.state == State::SynReceived && self.nxt != self.iss);
+        if ack_due && acknowledges {
+            let ack = self.header(now, self.acceptable_seq(), Flags::ACK);
             emit(&ack);
         }
         self.set_timer(now);
@@ -87,8 +89,12 @@ impl<B: AsRef<[u8]>> Connection<B> {
     /// What was found lost, as far as the congestion window goes (RFC 6675 5 (C)).
     fn send_lost(&mut self, now: Time, emit: &mut impl FnMut(&Outgoing<'_>)) {
         while self.board.lost() > 0 {
-            let room = self.reno.window().saturating_sub(self.board.in_flight());
+            let mut room = self.reno.window().saturating_sub(self.board.in_flight());
             let mss = u32::from(self.mss);
+            if self.wnd == 0 {
+                // RFC 7323 2.4 (5): what is beyond the window probes it, and is not sent again by the dozen.
+                room = 0;
+            }
             // One segment always leaves when nothing is in flight; what is more waits until a segment fits.
             if room < mss && self.board.in_flight() > 0 {
                 return;
@@ -104,7 +110,7 @@ impl<B: AsRef<[u8]>> Connection<B> {
     /// Sends `start..end`, or a beginning of it, again.
     fn resend(&mut self, now: Time, start: Seq, end: Seq, emit: &mut impl FnMut(&Outgoing<'_>)) -> bool {
         let mut segment = self.header(now, start, Flags::ACK);
-        segment.payload = self.queue.payload(start, end.min(start + segment.room(self.v6)));
+        segment.payload = self.queue.payload(start, end.min(start + self.longest(&segment)));
         let mut sent = start + segment.payload.len() as u32;
         if end.gt(self.queue.end()) && sent == self.queue.end() {
             segment.flags = segment.flags | Flags::FIN;
@@ -204,7 +210,7 @@ impl<B: AsRef<[u8]>> Connection<B> {
     fn send_piece(&mut self, now: Time, len: u32, emit: &mut impl FnMut(&Outgoing<'_>)) {
         let start = self.nxt;
         let mut segment = self.header(now, start, Flags::ACK);
-        segment.payload = self.queue.payload(start, start + len.min(segment.room(self.v6)));
+        segment.payload = self.queue.payload(start, start + len.min(self.longest(&segment)));
         let mut end = start + segment.payload.len() as u32;
         if end == self.queue.end() {
             segment.flags = segment.flags | Flags::PSH;
@@ -219,9 +225,14 @@ impl<B: AsRef<[u8]>> Connection<B> {
         self.last_sent = now;
     }
 
+    /// Data that fit behind a segment's options.
+    fn longest(&self, segment: &Outgoing<'_>) -> u32 {
+        if self.config.superpackets { segment.room(self.v6) } else { segment.segment_size.into() }
+    }
+
     /// A segment with everything that the receiving half has to say. It counts as an acknowledgment sent.
     fn header(&mut self, now: Time, seq: Seq, flags: Flags) -> Outgoing<'static> {
-        let window = if self.is_receiving() || self.state == State::SynReceived {
+        let window = if self.is_receiving() {
             let mss = self.receive_mss();
             self.rcv.advertise(mss)
         } else {
@@ -255,6 +266,8 @@ impl<B: AsRef<[u8]>> Connection<B> {
             syn: SynOptions::default(),
             payload: Payload::default(),
             segment_size: self.mss.saturating_sub(sack_len).max(1),
+            hop_limit: self.config.hop_limit,
+            traffic_class: self.config.traffic_class,
         }
     }
 }
