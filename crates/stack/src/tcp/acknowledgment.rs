@@ -104,7 +104,12 @@ impl<B: AsRef<[u8]>> Connection<B> {
             return;
         }
         let progress = ack.gt(self.una);
-        let duplicate = !progress && segment.is_empty() && self.wnd == old_window && !self.board.is_empty();
+        // The answer to a probe of a shut window is none: it says nothing of what was lost.
+        let duplicate = !progress
+            && segment.is_empty()
+            && self.wnd == old_window
+            && !self.board.is_empty()
+            && !self.window_probe;
         let blocks = if self.sack_permitted { segment.sack } else { Blocks::default() };
         let delivered = self.board.acknowledge(now, ack, &blocks, self.rtt.min());
         if self.una == self.iss && progress {
@@ -128,6 +133,8 @@ impl<B: AsRef<[u8]>> Connection<B> {
             self.timer = None;
         }
         self.tail_probe_arrives(segment, progress);
+        // RFC 5681 3.2 (6): what ends a recovery sets the window to the threshold, and does not make it grow.
+        let grows = self.recovery.is_none() || self.timed_out;
         if self.recovery.is_some_and(|point| self.una.ge(point)) {
             self.recovery = None;
             self.timed_out = false;
@@ -135,7 +142,7 @@ impl<B: AsRef<[u8]>> Connection<B> {
         self.find_losses(now, flight, progress, duplicate, old_window);
         // The window was in use: in slow start half of it is enough to say so, as it doubles in a round trip.
         let limited = flight.saturating_mul(2) >= self.reno.window();
-        if delivered.bytes > 0 && limited && (self.recovery.is_none() || self.timed_out) {
+        if delivered.bytes > 0 && limited && grows && (self.recovery.is_none() || self.timed_out) {
             self.reno.on_ack(delivered.bytes, self.mss.into());
         }
     }
@@ -185,6 +192,7 @@ impl<B: AsRef<[u8]>> Connection<B> {
             self.recovery = Some(self.nxt);
             self.lowered_at = now;
             self.reno.enter_recovery(flight, self.mss.into());
+            self.due = Some(Timer::Reordering);
         }
     }
 
@@ -207,6 +215,7 @@ impl<B: AsRef<[u8]>> Connection<B> {
             // that one more has left the network.
             if progress && !self.timed_out {
                 self.board.first_is_lost();
+                self.due = Some(Timer::Reordering);
             } else if duplicate && !self.timed_out {
                 self.inflated = self.inflated.saturating_add(mss).min(flight);
             }

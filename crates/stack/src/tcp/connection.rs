@@ -140,7 +140,8 @@ pub struct Connection<B> {
     pub(super) probe: Option<(Seq, bool)>,
     /// A byte beyond the window is on its way to open it.
     pub(super) window_probe: bool,
-    /// The timer went off and this is to be sent, whatever the windows say.
+    /// The timer went off and this is to be sent, whatever the windows say; [`Timer::Reordering`] is a loss that was found
+    /// just now.
     pub(super) due: Option<Timer>,
     pub(super) timer: Option<(Time, Timer)>,
     /// Since when the peer has answered nothing.

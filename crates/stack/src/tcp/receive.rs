@@ -42,6 +42,8 @@ pub(super) struct Receiver {
     duplicate: Option<(Seq, Seq)>,
     /// The sequence number of the peer's FIN, once it came.
     fin: Option<Seq>,
+    #[cfg(test)]
+    first: Seq,
 }
 
 impl Receiver {
@@ -56,6 +58,8 @@ impl Receiver {
             latest: irs,
             duplicate: None,
             fin: None,
+            #[cfg(test)]
+            first: irs + 1,
         }
     }
 
@@ -247,6 +251,18 @@ impl Receiver {
             blocks.push(range.start, range.end());
         }
         blocks
+    }
+
+    /// The sequence number of the first byte; for tests.
+    #[cfg(test)]
+    pub(super) fn first(&self) -> Seq {
+        self.first
+    }
+
+    /// Bytes of memory; for tests.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.ready.capacity() + self.ahead.capacity()
     }
 
     /// Gives up what came ahead of its turn.

@@ -365,6 +365,18 @@ impl Scoreboard {
         }
     }
 
+    /// Records that there is memory for; for tests.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.records.capacity()
+    }
+
+    /// How many records there are; for tests.
+    #[cfg(test)]
+    pub(super) fn records(&self) -> usize {
+        self.records.len()
+    }
+
     /// Checks what must hold at any time; for tests.
     #[cfg(test)]
     pub(super) fn check(&self, una: Seq, nxt: Seq) {

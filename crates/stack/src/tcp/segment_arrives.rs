@@ -244,7 +244,7 @@ impl<B: AsRef<[u8]>> Connection<B> {
     /// at a bounded rate. Two ends that disagree about their sequence numbers would answer each other for ever, and one
     /// forged byte that each took is enough for that.
     fn answer_unacceptable(&mut self, now: Time, segment: &Segment<'_>) {
-        if !segment.is_empty() {
+        if !segment.is_empty() && !segment.flags.contains(Flags::SYN) {
             self.ack = Ack::Now;
             return;
         }

@@ -88,6 +88,8 @@ impl<B: AsRef<[u8]>> Connection<B> {
 
     /// What was found lost, as far as the congestion window goes (RFC 6675 5 (C)).
     fn send_lost(&mut self, now: Time, emit: &mut impl FnMut(&Outgoing<'_>)) {
+        // What began a recovery goes out at once (RFC 5681 3.2 (3), RFC 6675 5 (4.3)).
+        let mut at_once = self.due.take_if(|due| *due == Timer::Reordering).is_some();
         while self.board.lost() > 0 {
             let mut room = self.reno.window().saturating_sub(self.board.in_flight());
             let mss = u32::from(self.mss);
@@ -96,9 +98,10 @@ impl<B: AsRef<[u8]>> Connection<B> {
                 room = 0;
             }
             // One segment always leaves when nothing is in flight; what is more waits until a segment fits.
-            if room < mss && self.board.in_flight() > 0 {
+            if room < mss && self.board.in_flight() > 0 && !at_once {
                 return;
             }
+            at_once = false;
             let max = (room / mss).max(1) * mss;
             let Some((start, end)) = self.board.next_lost(max.min(self.superpacket())) else { return };
             if !self.resend(now, start, end, emit) {

@@ -245,7 +245,7 @@ impl World {
     }
 }
 
-fn parse(packet: &[u8]) -> Option<Segment<'_>> {
+pub fn parse(packet: &[u8]) -> Option<Segment<'_>> {
     let ip = IpView::parse(packet).ok()?;
     let tcp = TcpView::parse(ip.payload()).ok()?;
     tcp.checksum_valid(ip.src(), ip.dst()).then(|| Segment::from_view(&tcp))
