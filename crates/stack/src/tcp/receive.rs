@@ -367,6 +367,30 @@ mod tests {
     }
 
     #[test]
+    fn nothing_follows_a_fin() {
+        let mut got = 0;
+        let mut take = |bytes: &[u8]| {
+            got += bytes.len();
+            bytes.len()
+        };
+        // Data beyond a FIN that is known are cut off.
+        let mut receiver = receiver();
+        let at = receiver.nxt;
+        receiver.text(at + 100, &[0; 50], true, &mut take);
+        receiver.text(at, &[0; 400], false, &mut take);
+        assert!(receiver.is_closed());
+        assert_eq!(receiver.nxt, at + 151);
+        // A FIN before data that came already is none.
+        let mut receiver = self::receiver();
+        receiver.text(at + 100, &[0; 50], false, &mut take);
+        receiver.text(at, &[0; 50], true, &mut take);
+        assert!(!receiver.is_closed());
+        receiver.text(at + 50, &[0; 50], false, &mut take);
+        assert_eq!((receiver.nxt, receiver.is_closed()), (at + 150, false));
+        assert_eq!(got, 300);
+    }
+
+    #[test]
     fn holes_are_bounded() {
         let mut receiver = receiver();
         let at = receiver.nxt;

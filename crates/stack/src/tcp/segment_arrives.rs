@@ -182,6 +182,10 @@ impl<B: AsRef<[u8]>> Connection<B> {
 
         // Fifth, check the ACK field.
         if !flags.contains(Flags::ACK) {
+            if flags.contains(Flags::SYN) {
+                // The peer asks again, with data behind its SYN.
+                self.board.all_is_lost(true);
+            }
             return;
         }
         if !self.acknowledgment_arrives(now, segment) {

@@ -40,8 +40,14 @@ fn run(world: &mut World, seed: u64) -> Duration {
         assert!(steps < 2_000_000, "seed {seed}: {steps} steps and no end");
         assert!(
             world.now.since(begin) < Duration::from_secs(4 * 3600),
-            "seed {seed}: four hours and no end: {:#?}",
-            world.ends.each_ref().map(|end| (&end.conn, end.sent, end.to_send, end.got, end.segments))
+            "seed {seed}: four hours and no end: {:?}",
+            world.ends.each_ref().map(|end| (
+                end.conn.state(),
+                end.sent,
+                end.to_send,
+                end.got,
+                end.conn.timer
+            ))
         );
     }
     for n in 0..2 {

@@ -73,3 +73,16 @@ fn rfc5681_10_out_of_order_at_once() {
     assert!(out.len() == 1 && out[0].ack == bench.seq + 40);
     assert_eq!(bench.got.len(), 40);
 }
+
+/// MUST-58: a segment that came twice, from a peer without SACK, does not end the delaying of acknowledgments.
+#[test]
+fn must_58_a_duplicate_does_not_end_the_delay() {
+    let mut bench = Bench::open();
+    bench.data(100);
+    let again = bench.seg().seq(bench.seq - 100).len(100);
+    assert_eq!(bench.say(again).len(), 1);
+    for _ in 0..10 {
+        assert!(bench.data(100).is_empty());
+        assert_eq!(bench.next_timer().len(), 1);
+    }
+}

@@ -130,3 +130,14 @@ fn must_13_time_wait_is_quiet() {
     assert!(bench.wait(Duration::from_secs(3600)).is_empty());
     assert_eq!((bench.conn.state(), bench.conn.next_timeout()), (State::Closed, None));
 }
+
+/// Closed before anything came back: nothing is kept, and nothing more is sent (RFC 9293 3.10.4).
+#[test]
+fn must_12_close_in_syn_sent() {
+    let mut bench = Bench::connect(config());
+    bench.conn.send(vec![1; 1000]);
+    assert!(bench.close().is_empty());
+    assert_eq!((bench.conn.state(), bench.conn.broken()), (State::Closed, None));
+    assert_eq!((bench.conn.held(), bench.conn.next_timeout()), (0, None));
+    assert!(bench.say(bench.syn(Flags::SYN | Flags::ACK)).is_empty());
+}

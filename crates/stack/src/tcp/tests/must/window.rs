@@ -234,3 +234,20 @@ fn rfc7323_7_nothing_beyond_the_window_is_taken() {
     bench.say(bench.seg().len(9000).seq(IRS + 1 + 4096));
     assert_eq!(bench.conn.held(), 4096);
 }
+
+/// MUST-39: a peer that saw a shut window is told when more may be held than before.
+#[test]
+fn must_39_a_raised_limit_is_told() {
+    let mut bench = Bench::open_with(Config { receive_limit: 8000, ..config() }, plain(), false);
+    bench.conn.set_receive_limit(2000);
+    bench.appetite = 0;
+    assert!(bench.flush().is_empty(), "the window already granted stays");
+    let out = bench.data(8000);
+    assert_eq!(out[0].window, 0);
+    bench.conn.receive(|bytes| bytes.len().min(7000));
+    bench.conn.receive(|_| 0);
+    bench.flush();
+    bench.conn.set_receive_limit(8000);
+    let out = bench.flush();
+    assert!(out.len() == 1 && out[0].is_pure_ack() && out[0].window >= 1460, "{out:?}");
+}
