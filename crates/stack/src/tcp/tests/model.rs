@@ -183,7 +183,7 @@ impl Model {
                 conn.abort();
                 self.disturbed = true;
             }
-            2 => conn.set_receive_limit(random.below(30_000) as u32),
+            2 => conn.set_receive_limit(2000 + random.below(30_000) as u32),
             3 => {
                 let (una, _) = conn.outstanding();
                 conn.path_mtu(random.below(2000) as u16, una + random.below(3000) as u32);
@@ -246,7 +246,9 @@ impl Model {
         let kinds = [Flags::ACK, Flags::ACK, Flags::ACK, Flags::SYN, Flags::SYN | Flags::ACK, Flags::RST];
         let flags = kinds[random.below(6) as usize];
         let len = if random.percent(50) { random.below(3000) } else { 0 };
-        let offset = seq - (self.sides[from].iss + 1);
+        // A SYN stands before the data.
+        let start = seq + u32::from(flags.contains(Flags::SYN));
+        let offset = start - (self.sides[from].iss + 1);
         let data: Vec<u8> =
             (0..len).map(|at| pattern(from as u64, u64::from(offset.wrapping_add(at as u32)))).collect();
         let timestamps = conn
