@@ -147,7 +147,8 @@ impl Engine {
             };
         let host = host.verify(&proxies)?;
 
-        let tcp = tcp::Config { mtu, superpackets, ..tcp::Config::default() };
+        let keep_alive = Some(tcp::KeepAlive::default());
+        let tcp = tcp::Config { mtu, superpackets, keep_alive, ..tcp::Config::default() };
         let (owners, mailboxes) = Owners::new(queues.len());
         let user = UserStack { stack, tcp, owners };
         let shared = Arc::new(shared(dispatch, egress, limits, &addresses, &listeners, user));

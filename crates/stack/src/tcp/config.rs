@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use oneway_wire::emit::HOP_LIMIT;
 use oneway_wire::ip::{IPV4_HEADER_LEN, IPV6_HEADER_LEN};
 use oneway_wire::tcp::HEADER_LEN;
 
@@ -16,9 +17,10 @@ pub struct Config {
     pub receive_limit: u32,
     /// Bytes that one connection may hold to be sent, sent and unacknowledged ones among them.
     pub send_limit: u32,
-    /// How long an acknowledgment may wait for data to travel with; RFC 9293 3.8.6.3: below 0.5 s.
+    /// How long an acknowledgment may wait for data to travel with. RFC 9293 3.8.6.3 bounds it to 0.5 s, whatever stands
+    /// here.
     pub delayed_ack: Duration,
-    /// Probes on an idle connection.
+    /// Probes on an idle connection; RFC 9293 3.8.4: off by default.
     pub keep_alive: Option<KeepAlive>,
     /// How long a connection that was closed from here keeps its ports: 2 MSL of RFC 9293 3.3.2.
     pub time_wait: Duration,
@@ -27,6 +29,10 @@ pub struct Config {
     pub give_up: Duration,
     /// The same for a SYN without an answer; RFC 9293 3.8.3 asks for at least 3 minutes of a SYN that opens actively.
     pub give_up_syn: Duration,
+    /// Hop limit, or time to live, of what is sent.
+    pub hop_limit: u8,
+    /// DSCP of what is sent, in the upper six bits of the traffic class or type of service.
+    pub traffic_class: u8,
 }
 
 /// RFC 9293 3.8.4.
@@ -48,17 +54,21 @@ impl Default for Config {
             receive_limit: 512 * 1024,
             send_limit: 1024 * 1024,
             delayed_ack: Duration::from_millis(5),
-            keep_alive: Some(KeepAlive {
-                idle: Duration::from_secs(2 * 3600),
-                interval: Duration::from_secs(75),
-                probes: 9,
-            }),
+            keep_alive: None,
             // The peer is a program on this host or behind its bridge: nothing of the old connection is under way for
             // minutes there, and a new SYN takes the place safely before (RFC 6191).
             time_wait: Duration::from_secs(4),
             give_up: Duration::from_secs(300),
             give_up_syn: Duration::from_secs(180),
+            hop_limit: HOP_LIMIT,
+            traffic_class: 0,
         }
+    }
+}
+
+impl Default for KeepAlive {
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(2 * 3600), interval: Duration::from_secs(75), probes: 9 }
     }
 }
 

@@ -56,6 +56,11 @@ impl NewReno {
         self.acked = 0;
     }
 
+    /// The SYN was lost more than once (RFC 5681 3.1, as RFC 6928 2 limits it).
+    pub(super) fn after_lost_syns(&mut self, mss: u32) {
+        self.cwnd = mss;
+    }
+
     /// The connection sent nothing for longer than a retransmission time-out (RFC 5681 4.1).
     pub(super) fn restart_after_idle(&mut self, mss: u32) {
         self.cwnd = self.cwnd.min(Self::new(mss).cwnd);

@@ -3,16 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use oneway_wire::tcp::Flags;
-
 use super::config::{Config, headers};
 use super::congestion::NewReno;
 use super::receive::Receiver;
 use super::rtt::RttEstimator;
 use super::scoreboard::Scoreboard;
-use super::segment::{Segment, SynOptions};
 use super::send_queue::SendQueue;
 use super::seq::Seq;
+use super::syn::Syn;
 use super::time::Time;
 
 /// The states of RFC 9293 3.3.2. LISTEN is none of a connection: a [`Syn`] that was accepted makes one.
@@ -51,33 +49,6 @@ pub enum Broken {
     TimedOut,
     /// [`Connection::abort`] was called.
     Aborted,
-}
-
-/// A peer's SYN, all that is kept of it while nothing is answered yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Syn {
-    irs: Seq,
-    window: u16,
-    options: SynOptions,
-    timestamp: Option<u32>,
-}
-
-impl Syn {
-    /// Reads a segment that asks for a new connection (RFC 9293 3.10.7.2). `None` when it is none.
-    pub fn from_segment(segment: &Segment<'_>) -> Option<Syn> {
-        let asks = segment.flags.contains(Flags::SYN) && !segment.flags.intersects(Flags::ACK | Flags::RST);
-        asks.then(|| Syn {
-            irs: segment.seq,
-            window: segment.window,
-            options: segment.syn,
-            timestamp: segment.timestamps.map(|timestamps| timestamps.value),
-        })
-    }
-
-    /// IRS: the peer's initial sequence number.
-    pub fn seq(&self) -> Seq {
-        self.irs
-    }
 }
 
 /// What the timer is set to.
@@ -130,6 +101,8 @@ pub struct Connection<B> {
     pub(super) state: State,
     pub(super) broken: Option<Broken>,
     pub(super) v6: bool,
+    /// Began with the peer's SYN (RFC 9293 3.5, MUST-11).
+    pub(super) passive: bool,
 
     /// ISS, SND.UNA, SND.NXT, SND.WND, SND.WL1, SND.WL2.
     pub(super) iss: Seq,
@@ -160,6 +133,8 @@ pub struct Connection<B> {
     pub(super) recovery: Option<Seq>,
     /// Recovery began with a time-out: the window grows as in slow start.
     pub(super) timed_out: bool,
+    /// When the congestion window was last lowered for a loss.
+    pub(super) lowered_at: Time,
     pub(super) dup_acks: u8,
     /// What duplicate acknowledgments of a peer without SACK add to the window (RFC 5681 3.2, step 4).
     pub(super) inflated: u32,
@@ -167,7 +142,8 @@ pub struct Connection<B> {
     pub(super) probe: Option<(Seq, bool)>,
     /// A byte beyond the window is on its way to open it.
     pub(super) window_probe: bool,
-    /// The timer went off and this is to be sent, whatever the windows say.
+    /// The timer went off and this is to be sent, whatever the windows say; [`Timer::Reordering`] is a loss that was found
+    /// just now.
     pub(super) due: Option<Timer>,
     pub(super) timer: Option<(Time, Timer)>,
     /// Since when the peer has answered nothing.
@@ -202,7 +178,8 @@ impl<B: AsRef<[u8]>> Connection<B> {
         timestamp_offset: u32,
         now: Time,
     ) -> Self {
-        let mut conn = Self::new(config, v6, iss, State::SynReceived, now);
+        let mut conn = Self::new(config, v6, syn.iss(iss), State::SynReceived, now);
+        conn.passive = true;
         conn.peer_syn(syn, timestamp_offset, now);
         conn
     }
@@ -222,6 +199,7 @@ impl<B: AsRef<[u8]>> Connection<B> {
             state,
             broken: None,
             v6,
+            passive: false,
             iss,
             una: iss,
             nxt: iss,
@@ -242,6 +220,7 @@ impl<B: AsRef<[u8]>> Connection<B> {
             reno: NewReno::new(536),
             recovery: None,
             timed_out: false,
+            lowered_at: now,
             dup_acks: 0,
             inflated: 0,
             probe: None,
@@ -280,7 +259,7 @@ impl<B: AsRef<[u8]>> Connection<B> {
         }
         // RFC 9293 3.7.1: 536 for IPv4 and 1220 for IPv6 where the option is missing.
         let announced = syn.options.mss.unwrap_or(if self.v6 { 1220 } else { 536 });
-        self.set_segment_size(announced);
+        self.set_segment_size(announced.min(self.config.announced_mss(self.v6)));
         self.reno = NewReno::new(self.mss.into());
         // RFC 7323 2.2: the window of a SYN is not scaled.
         self.wnd = syn.window.into();
@@ -409,24 +388,26 @@ impl<B: AsRef<[u8]>> Connection<B> {
     /// Takes received bytes that wait; `take` returns how many of those given it took.
     pub fn receive(&mut self, take: impl FnMut(&[u8]) -> usize) {
         self.rcv.read(take);
-        // A peer that saw a shut window waits to be told.
-        if self.rcv.update_is_due(self.receive_mss()) && self.is_receiving() {
-            self.ack = Ack::Now;
-        }
+        self.tell_of_window();
     }
 
     /// Bounds what may be held of received bytes from now on; the window already granted stays.
     pub fn set_receive_limit(&mut self, limit: u32) {
         self.rcv.set_limit(limit.min(self.config.receive_limit));
+        self.tell_of_window();
+    }
+
+    /// A peer that saw a shut window waits to be told that it is open again.
+    fn tell_of_window(&mut self) {
+        if self.is_receiving() && self.rcv.update_is_due(self.receive_mss()) {
+            self.ack = Ack::Now;
+        }
     }
 
     /// Closes this half: a FIN follows what is queued (RFC 9293 3.10.4).
     pub fn close(&mut self) {
         self.state = match self.state {
-            State::SynSent => {
-                self.timer = None;
-                State::Closed
-            }
+            State::SynSent => return self.end(None),
             State::SynReceived | State::Established => State::FinWait1,
             State::CloseWait => State::LastAck,
             other => return self.state = other,
@@ -437,9 +418,23 @@ impl<B: AsRef<[u8]>> Connection<B> {
     /// Ends the connection with a reset (RFC 9293 3.10.5).
     pub fn abort(&mut self) {
         if !matches!(self.state, State::SynSent | State::TimeWait | State::Closed) {
-            self.reset = Some(Reset { seq: self.nxt, ack: Some(self.rcv.nxt) });
+            self.reset = Some(self.own_reset());
         }
         self.end(Some(Broken::Aborted));
+    }
+
+    /// A reset that the peer will believe.
+    pub(super) fn own_reset(&self) -> Reset {
+        Reset { seq: self.acceptable_seq(), ack: Some(self.rcv.nxt) }
+    }
+
+    /// SND.NXT, or where the peer's window ends when what was sent goes beyond it, as a probe and a FIN do: a segment from
+    /// there would be none that the peer looks at (RFC 9293 3.4, table 6), and what it acknowledges would be sent again
+    /// and again. The last few bytes may lie in the window without its scale being able to say so.
+    pub(super) fn acceptable_seq(&self) -> Seq {
+        let first = if self.syn_acknowledged { self.una } else { self.iss + 1 };
+        let end = first + self.wnd;
+        if self.nxt.since(end) < 1 << self.send_shift { self.nxt } else { end }
     }
 
     /// The connection is over; it holds nothing any more.
@@ -489,6 +484,11 @@ impl<B: AsRef<[u8]>> Connection<B> {
     /// The segment size that the peer was asked to use.
     pub(super) fn receive_mss(&self) -> u32 {
         self.config.announced_mss(self.v6).into()
+    }
+
+    /// Whether our SYN is not acknowledged, and the peer's came: SYN-RECEIVED, or that and closed.
+    pub(super) fn is_opening(&self) -> bool {
+        !self.syn_acknowledged && matches!(self.state, State::SynReceived | State::FinWait1)
     }
 
     /// Whether SYNs have been exchanged.

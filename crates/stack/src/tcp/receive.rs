@@ -42,6 +42,8 @@ pub(super) struct Receiver {
     duplicate: Option<(Seq, Seq)>,
     /// The sequence number of the peer's FIN, once it came.
     fin: Option<Seq>,
+    #[cfg(test)]
+    first: Seq,
 }
 
 impl Receiver {
@@ -56,6 +58,8 @@ impl Receiver {
             latest: irs,
             duplicate: None,
             fin: None,
+            #[cfg(test)]
+            first: irs + 1,
         }
     }
 
@@ -117,8 +121,14 @@ impl Receiver {
         take: &mut impl FnMut(&[u8]) -> usize,
     ) -> bool {
         let before = self.nxt;
-        if fin && self.fin.is_none() {
-            self.fin = Some(seq + data.len() as u32);
+        // Nothing follows a FIN, and a FIN is not where something followed.
+        let data = match self.fin {
+            Some(fin) => data.get(..fin.since(seq) as usize).unwrap_or(data),
+            None => data,
+        };
+        let end = seq + data.len() as u32;
+        if fin && self.fin.is_none() && self.ahead.last().map_or(self.nxt, Range::end).le(end) {
+            self.fin = Some(end);
         }
         if seq.le(self.nxt) {
             let old = self.nxt.since(seq) as usize;
@@ -243,6 +253,18 @@ impl Receiver {
         blocks
     }
 
+    /// The sequence number of the first byte; for tests.
+    #[cfg(test)]
+    pub(super) fn first(&self) -> Seq {
+        self.first
+    }
+
+    /// Bytes of memory; for tests.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.ready.capacity() + self.ahead.capacity()
+    }
+
     /// Gives up what came ahead of its turn.
     pub(super) fn forget(&mut self) {
         self.ahead = Vec::new();
@@ -342,6 +364,30 @@ mod tests {
         assert_eq!(receiver.advertise(1000), 10_000);
         receiver.set_limit(100);
         assert_eq!(receiver.advertise(1000), 10_000);
+    }
+
+    #[test]
+    fn nothing_follows_a_fin() {
+        let mut got = 0;
+        let mut take = |bytes: &[u8]| {
+            got += bytes.len();
+            bytes.len()
+        };
+        // Data beyond a FIN that is known are cut off.
+        let mut receiver = receiver();
+        let at = receiver.nxt;
+        receiver.text(at + 100, &[0; 50], true, &mut take);
+        receiver.text(at, &[0; 400], false, &mut take);
+        assert!(receiver.is_closed());
+        assert_eq!(receiver.nxt, at + 151);
+        // A FIN before data that came already is none.
+        let mut receiver = self::receiver();
+        receiver.text(at + 100, &[0; 50], false, &mut take);
+        receiver.text(at, &[0; 50], true, &mut take);
+        assert!(!receiver.is_closed());
+        receiver.text(at + 50, &[0; 50], false, &mut take);
+        assert_eq!((receiver.nxt, receiver.is_closed()), (at + 150, false));
+        assert_eq!(got, 300);
     }
 
     #[test]

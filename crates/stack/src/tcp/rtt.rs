@@ -10,6 +10,8 @@ const MIN: Duration = Duration::from_millis(200);
 const MAX: Duration = Duration::from_secs(60);
 /// Before the first sample (RFC 6298, 2.1).
 const INITIAL: Duration = Duration::from_secs(1);
+/// The same where that was too short for the SYN (RFC 6298, 5.7).
+const AFTER_LOST_SYN: Duration = Duration::from_secs(3);
 
 /// Smoothed round-trip time, its variation, and the time-out that follows.
 #[derive(Clone, Copy, Debug)]
@@ -19,18 +21,31 @@ pub(super) struct RttEstimator {
     rttvar: u32,
     /// The shortest sample.
     min: u32,
-    /// How often the time-out was doubled (RFC 6298, 5.5).
+    /// How often the time-out was doubled (RFC 6298, 5.5). It stays so until a sample is taken.
     backoff: u8,
+    /// The SYN's timer went off.
+    syn_lost: bool,
 }
 
 impl RttEstimator {
     pub(super) const fn new() -> Self {
-        Self { srtt: 0, rttvar: 0, min: u32::MAX, backoff: 0 }
+        Self { srtt: 0, rttvar: 0, min: u32::MAX, backoff: 0, syn_lost: false }
     }
 
     /// Takes a sample of a segment that was sent once (Karn's algorithm: RFC 6298, 3).
     pub(super) fn sample(&mut self, rtt: Duration) {
-        let rtt = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).clamp(1, 60_000_000);
+        let rtt = micros(rtt);
+        self.smooth(rtt);
+        self.min = self.min.min(rtt);
+    }
+
+    /// Takes a sample that the peer's echo of a timestamp gave: as coarse as that clock, and no measure of the shortest
+    /// round trip.
+    pub(super) fn sample_coarse(&mut self, rtt: Duration) {
+        self.smooth(micros(rtt));
+    }
+
+    fn smooth(&mut self, rtt: u32) {
         if self.srtt == 0 {
             self.srtt = rtt;
             self.rttvar = rtt / 2;
@@ -38,7 +53,6 @@ impl RttEstimator {
             self.rttvar = self.rttvar - self.rttvar / 4 + self.srtt.abs_diff(rtt) / 4;
             self.srtt = (self.srtt - self.srtt / 8 + rtt / 8).max(1);
         }
-        self.min = self.min.min(rtt);
         self.backoff = 0;
     }
 
@@ -49,13 +63,13 @@ impl RttEstimator {
 
     /// The shortest round trip seen, once there was a sample.
     pub(super) fn min(&self) -> Option<Duration> {
-        (self.srtt > 0).then(|| Duration::from_micros(self.min.into()))
+        (self.min != u32::MAX).then(|| Duration::from_micros(self.min.into()))
     }
 
     /// RTO, backed off.
     pub(super) fn timeout(&self) -> Duration {
         let base = if self.srtt == 0 {
-            INITIAL
+            if self.syn_lost { AFTER_LOST_SYN } else { INITIAL }
         } else {
             // The clock's granularity is far below anything here.
             Duration::from_micros(u64::from(self.srtt) + 4 * u64::from(self.rttvar)).max(MIN)
@@ -68,11 +82,20 @@ impl RttEstimator {
         self.backoff = self.backoff.saturating_add(1);
     }
 
-    /// New data was acknowledged: the path works. RFC 6298 leaves the doubled time-out until the next sample; one from
-    /// data that were sent anew would come at once, and Linux clears it here as well.
-    pub(super) fn progress(&mut self) {
+    /// How often the timer went off since the last sample.
+    pub(super) fn expired(&self) -> u8 {
+        self.backoff
+    }
+
+    /// The SYN was acknowledged after its timer had gone off (RFC 6298, 5.7).
+    pub(super) fn syn_was_lost(&mut self) {
+        self.syn_lost = true;
         self.backoff = 0;
     }
+}
+
+fn micros(rtt: Duration) -> u32 {
+    u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).clamp(1, 60_000_000)
 }
 
 #[cfg(test)]

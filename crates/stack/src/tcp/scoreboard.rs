@@ -7,6 +7,10 @@ use super::segment::Blocks;
 use super::seq::Seq;
 use super::time::Time;
 
+/// Records that a peer's blocks may cut others into. Honest blocks end where segments do, and so many segments are never
+/// outstanding; without this, a peer could have one record kept of every byte.
+const MAX_RECORDS: usize = 2048;
+
 /// A range of sequence numbers that was sent in one piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sent {
@@ -53,6 +57,8 @@ pub(super) struct Scoreboard {
     fack: Seq,
     /// RACK.reordering_seen.
     reordered: bool,
+    /// When that was sent, again, which was found lost a second time: the latest.
+    lost_again: Option<Time>,
 }
 
 /// RACK_sent_after (RFC 8985 6.2): the higher sequence number decides between those sent at one moment.
@@ -71,6 +77,7 @@ impl Scoreboard {
             rtt: Duration::ZERO,
             fack: iss,
             reordered: false,
+            lost_again: None,
         }
     }
 
@@ -162,6 +169,9 @@ impl Scoreboard {
             if record.sacked {
                 at += 1;
                 continue;
+            }
+            if self.records.len() >= MAX_RECORDS && (record.start.lt(left) || record.end.gt(right)) {
+                return;
             }
             if record.start.lt(left) {
                 self.split(at, left);
@@ -261,6 +271,9 @@ impl Scoreboard {
             }
             let due = record.at + self.rtt + wait;
             if due <= now {
+                if record.again {
+                    self.lost_again = self.lost_again.max(Some(record.at));
+                }
                 record.lost = true;
                 let len = record.end - record.start;
                 self.in_flight -= len;
@@ -270,6 +283,16 @@ impl Scoreboard {
             }
         }
         look_again
+    }
+
+    /// When what was found lost a second time had been sent again, if there was any since this was last asked.
+    pub(super) fn take_lost_again(&mut self) -> Option<Time> {
+        self.lost_again.take()
+    }
+
+    /// Whether the peer said to have what it then did not acknowledge: it dropped it again (RFC 2018 8).
+    pub(super) fn is_reneged(&self) -> bool {
+        self.records.front().is_some_and(|record| record.sacked)
     }
 
     /// Marks the first range that the peer lacks as lost.
@@ -340,6 +363,18 @@ impl Scoreboard {
             }
             at += 1;
         }
+    }
+
+    /// Records that there is memory for; for tests.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.records.capacity()
+    }
+
+    /// How many records there are; for tests.
+    #[cfg(test)]
+    pub(super) fn records(&self) -> usize {
+        self.records.len()
     }
 
     /// Checks what must hold at any time; for tests.

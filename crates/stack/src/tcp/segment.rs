@@ -186,6 +186,10 @@ pub struct Outgoing<'a> {
     pub payload: Payload<'a>,
     /// Data of one segment on the wire: a longer payload is a superpacket, which the device cuts.
     pub segment_size: u16,
+    /// Hop limit, or time to live.
+    pub hop_limit: u8,
+    /// Traffic class, or type of service.
+    pub traffic_class: u8,
 }
 
 /// Length of the longest headers that [`Outgoing::write_headers`] writes.
@@ -216,7 +220,11 @@ impl Outgoing<'_> {
         let mut options = [0; MAX_HEADER_LEN - HEADER_LEN];
         let options_len = self.write_options(&mut options);
         let tcp_len = HEADER_LEN + options_len;
-        let header = IpHeader::new(src.ip(), dst.ip(), protocol::TCP);
+        let header = IpHeader {
+            hop_limit: self.hop_limit,
+            traffic_class: self.traffic_class,
+            ..IpHeader::new(src.ip(), dst.ip(), protocol::TCP)
+        };
         let ip_len = header.header_len();
         let segment_len = tcp_len + self.payload.len();
         let (virtio_header, packet) = buf.split_at_mut(virtio::HEADER_LEN);

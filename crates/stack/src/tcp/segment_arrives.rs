@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use oneway_wire::tcp::Flags;
 
-use super::connection::{Ack, Broken, Connection, Reset, State, Syn, Timer};
-use super::segment::Segment;
+use super::connection::{Ack, Broken, Connection, Reset, State};
+use super::segment::{Blocks, Segment};
 use super::seq::Seq;
+use super::syn::Syn;
 use super::time::Time;
 
 /// RFC 7323 5.5: a TS.Recent this old says nothing any more.
@@ -14,6 +15,9 @@ const OLD_TIMESTAMP: Duration = Duration::from_secs(24 * 24 * 3600);
 
 /// At most one challenge acknowledgment in this time (RFC 5961 7; `tcp_invalid_ratelimit` of Linux).
 const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// RFC 9293 3.8.6.3: "the delay MUST be less than 0.5 seconds".
+const MAX_DELAYED_ACK: Duration = Duration::from_millis(499);
 
 /// What a segment did beyond changing the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,12 +79,9 @@ impl<B: AsRef<[u8]>> Connection<B> {
         self.peer_syn(&syn, own.offset, now);
         self.last_heard = now;
         if acks {
-            let delivered = self.board.acknowledge(now, segment.ack, &segment.sack, None);
+            let delivered = self.board.acknowledge(now, segment.ack, &Blocks::default(), None);
+            self.on_syn_acknowledged(now, segment, delivered.rtt);
             self.una = segment.ack;
-            self.syn_acknowledged = true;
-            if let Some(rtt) = delivered.rtt {
-                self.rtt.sample(rtt);
-            }
             self.wl2 = segment.ack;
             self.timer = None;
             self.stalled = None;
@@ -96,15 +97,18 @@ impl<B: AsRef<[u8]>> Connection<B> {
     /// TIME-WAIT: whether a SYN may begin a new connection.
     fn reopens(&self, now: Time, segment: &Segment<'_>) -> Option<Syn> {
         let syn = Syn::from_segment(segment)?;
+        // RCV.NXT is one beyond the last sequence number seen, the FIN's.
+        let later = segment.seq.ge(self.rcv.nxt);
         let newer = match (self.timestamps, segment.timestamps) {
-            // RFC 6191 2: a later timestamp, or an equal one and a later sequence number.
+            // RFC 6191 2: a later timestamp, or an equal one and a later sequence number; timestamps where there were none.
             (Some(known), Some(new)) if now.since(known.recent_at) < OLD_TIMESTAMP => {
                 let age = new.value.wrapping_sub(known.recent) as i32;
-                age > 0 || (age == 0 && segment.seq.gt(self.rcv.nxt))
+                age > 0 || (age == 0 && later)
             }
-            _ => segment.seq.gt(self.rcv.nxt),
+            (None, Some(_)) => true,
+            _ => later,
         };
-        newer.then_some(syn)
+        newer.then_some(Syn { after: Some(self.nxt), ..syn })
     }
 
     /// 3.10.7.4: all other states.
@@ -122,12 +126,19 @@ impl<B: AsRef<[u8]>> Connection<B> {
             if rst {
                 return;
             }
-            if self.state == State::SynReceived
-                && flags.contains(Flags::SYN)
-                && segment.seq + 1 == self.rcv.nxt
-            {
-                // The peer asks again: our SYN-ACK was lost.
-                return self.board.all_is_lost(true);
+            if self.is_opening() && flags.contains(Flags::SYN) && segment.seq + 1 == self.rcv.nxt {
+                if !flags.contains(Flags::ACK) {
+                    // The peer asks again: our SYN-ACK was lost.
+                    return self.board.all_is_lost(true);
+                }
+                // Both have opened at once, and this is the peer's SYN again, which acknowledges ours (RFC 9293 3.5,
+                // figure 7). Answering it by our SYN again would go on for ever.
+                if self.acknowledgment_arrives(now, segment) {
+                    self.heard(now);
+                    self.remember_timestamp(now, segment);
+                    self.ack = Ack::Now;
+                }
+                return;
             }
             self.rcv.came_again(segment.seq, segment.payload.len() as u32);
             if self.state == State::TimeWait && flags.contains(Flags::FIN) {
@@ -147,7 +158,12 @@ impl<B: AsRef<[u8]>> Connection<B> {
         // Second, check the RST bit (RFC 5961 3.2).
         if rst {
             if segment.seq == self.rcv.nxt {
-                let why = if self.state == State::TimeWait { None } else { Some(Broken::Reset) };
+                let why = match self.state {
+                    State::TimeWait => None,
+                    // RFC 9293 3.10.7.4: to whom opened actively, "connection refused".
+                    State::SynReceived if !self.passive => Some(Broken::Refused),
+                    _ => Some(Broken::Reset),
+                };
                 self.end(why);
             } else {
                 self.challenge(now);
@@ -166,6 +182,10 @@ impl<B: AsRef<[u8]>> Connection<B> {
 
         // Fifth, check the ACK field.
         if !flags.contains(Flags::ACK) {
+            if flags.contains(Flags::SYN) {
+                // The peer asks again, with data behind its SYN.
+                self.board.all_is_lost(true);
+            }
             return;
         }
         if !self.acknowledgment_arrives(now, segment) {
@@ -201,7 +221,8 @@ impl<B: AsRef<[u8]>> Connection<B> {
         let last_ack = self.last_ack_sent;
         if let (Some(known), Some(new)) = (&mut self.timestamps, segment.timestamps)
             && segment.seq.le(last_ack)
-            && new.value.wrapping_sub(known.recent) as i32 >= 0
+            && (new.value.wrapping_sub(known.recent) as i32 >= 0
+                || now.since(known.recent_at) >= OLD_TIMESTAMP)
         {
             known.recent = new.value;
             known.recent_at = now;
@@ -212,7 +233,10 @@ impl<B: AsRef<[u8]>> Connection<B> {
     fn is_acceptable(&self, segment: &Segment<'_>) -> bool {
         let (nxt, window) = (self.rcv.nxt, self.rcv.window());
         let in_window = |seq: Seq| seq.ge(nxt) && seq.lt(nxt + window);
-        match (segment.len(), window) {
+        // Of a reset only the sequence number counts (RFC 5961 3.2), whatever it carries, and also while the window is
+        // shut (RFC 9293 3.8.6, MUST-66).
+        let len = if segment.flags.contains(Flags::RST) { 0 } else { segment.len() };
+        match (len, window) {
             (0, 0) => segment.seq == nxt,
             (0, _) => in_window(segment.seq),
             (_, 0) => false,
@@ -220,23 +244,24 @@ impl<B: AsRef<[u8]>> Connection<B> {
         }
     }
 
-    /// "If an incoming segment is not acceptable, an acknowledgment should be sent in reply": for data and probes at once,
-    /// for others at a bounded rate, so that two ends cannot answer each other for ever.
+    /// "If an incoming segment is not acceptable, an acknowledgment should be sent in reply": for data at once, for others
+    /// at a bounded rate. Two ends that disagree about their sequence numbers would answer each other for ever, and one
+    /// forged byte that each took is enough for that.
     fn answer_unacceptable(&mut self, now: Time, segment: &Segment<'_>) {
-        if segment.is_empty() {
-            // A keep-alive and a window probe without data are answered, too: their sender waits for it.
-            if segment.seq + 1 == self.rcv.nxt {
-                self.ack = Ack::Now;
-            } else {
-                self.challenge(now);
-            }
-        } else {
+        if !segment.is_empty() && !segment.flags.contains(Flags::SYN) {
             self.ack = Ack::Now;
+            return;
+        }
+        self.challenge(now);
+        let acks = segment.flags.contains(Flags::ACK);
+        if segment.seq + 1 == self.rcv.nxt && acks && segment.ack.ge(self.una) && segment.ack.le(self.nxt) {
+            // A keep-alive, or a window probe without data: the peer lives.
+            self.heard(now);
         }
     }
 
     /// RFC 5961 7.
-    fn challenge(&mut self, now: Time) {
+    pub(super) fn challenge(&mut self, now: Time) {
         if self.challenged.is_none_or(|last| now.since(last) >= CHALLENGE_INTERVAL) {
             self.challenged = Some(now);
             self.ack = Ack::Now;
@@ -253,147 +278,6 @@ impl<B: AsRef<[u8]>> Connection<B> {
         }
     }
 
-    /// The fifth step. Returns whether the segment is to be looked at further.
-    fn acknowledgment_arrives(&mut self, now: Time, segment: &Segment<'_>) -> bool {
-        let ack = segment.ack;
-        if self.state == State::SynReceived {
-            if ack.le(self.una) || ack.gt(self.nxt) {
-                self.reset = Some(Reset { seq: ack, ack: None });
-                return false;
-            }
-            self.state = State::Established;
-            self.wnd = u32::from(segment.window) << self.send_shift;
-            self.max_wnd = self.wnd;
-            self.wl1 = segment.seq;
-            self.wl2 = ack;
-        } else if self.state == State::FinWait1 && !self.syn_acknowledged {
-            // Closed before the handshake was over.
-            if ack.le(self.una) || ack.gt(self.nxt) {
-                self.reset = Some(Reset { seq: ack, ack: None });
-                return false;
-            }
-        }
-        if ack.gt(self.nxt) {
-            // "acknowledges something not yet sent"
-            self.challenge(now);
-            return false;
-        }
-        // RFC 5961 5.2.
-        if ack.lt(self.una - self.max_wnd) {
-            self.challenge(now);
-            return false;
-        }
-        self.syn_acknowledged = true;
-        self.board_arrives(now, segment);
-        let fin_acknowledged = self.closing && self.una.gt(self.queue.end());
-        if fin_acknowledged {
-            match self.state {
-                State::FinWait1 => self.state = State::FinWait2,
-                State::Closing => self.time_wait(now),
-                State::LastAck => {
-                    self.end(None);
-                    return false;
-                }
-                _ => {}
-            }
-        }
-        true
-    }
-
-    /// Acknowledged, selectively acknowledged and lost data; the window.
-    fn board_arrives(&mut self, now: Time, segment: &Segment<'_>) {
-        let ack = segment.ack;
-        let (flight, old_window) = (self.nxt - self.una, self.wnd);
-        if ack.ge(self.una) && (self.wl1.lt(segment.seq) || (self.wl1 == segment.seq && self.wl2.le(ack))) {
-            self.wnd = u32::from(segment.window) << self.send_shift;
-            self.max_wnd = self.max_wnd.max(self.wnd);
-            self.wl1 = segment.seq;
-            self.wl2 = ack;
-        }
-        if ack.lt(self.una) {
-            return;
-        }
-        let progress = ack.gt(self.una);
-        let duplicate = !progress && segment.is_empty() && self.wnd == old_window && !self.board.is_empty();
-        let delivered = self.board.acknowledge(now, ack, &segment.sack, self.rtt.min());
-        if let Some(rtt) = delivered.rtt {
-            self.rtt.sample(rtt);
-        }
-        if progress {
-            self.una = ack;
-            self.queue.acknowledge(ack);
-            self.rtt.progress();
-            self.stalled = None;
-            self.dup_acks = 0;
-            self.inflated = 0;
-            self.window_probe = false;
-            self.timer = None;
-        } else if duplicate {
-            self.dup_acks = self.dup_acks.saturating_add(1);
-        }
-        if delivered.bytes > 0 {
-            // RFC 8985 7.2: whatever is delivered sets the timer anew.
-            self.timer = None;
-        }
-        self.tail_probe_arrives(segment);
-        if self.recovery.is_some_and(|point| self.una.ge(point)) {
-            self.recovery = None;
-            self.timed_out = false;
-        }
-        self.find_losses(now, flight, progress, old_window);
-        // The window was in use: in slow start half of it is enough to say so, as it doubles in a round trip.
-        let limited = flight.saturating_mul(2) >= self.reno.window();
-        if delivered.bytes > 0 && limited && (self.recovery.is_none() || self.timed_out) {
-            self.reno.on_ack(delivered.bytes, self.mss.into());
-        }
-    }
-
-    /// RFC 8985 7.4: a probe that had to repeat data, and whose data arrived only by it, has found a loss.
-    fn tail_probe_arrives(&mut self, segment: &Segment<'_>) {
-        let Some((end, repeated)) = self.probe else { return };
-        if self.una.lt(end) {
-            return;
-        }
-        self.probe = None;
-        let arrived_twice = segment.sack.as_slice().first().is_some_and(|(left, _)| left.lt(segment.ack));
-        if repeated && !arrived_twice && self.recovery.is_none() {
-            self.reno.enter_recovery(self.reno.window(), self.mss.into());
-        }
-    }
-
-    fn find_losses(&mut self, now: Time, flight: u32, progress: bool, old_window: u32) {
-        let mss = u32::from(self.mss);
-        let recovering = self.recovery.is_some();
-        if self.window_probe && old_window == 0 && self.wnd > 0 {
-            // The window is open again, and what probed it was not taken.
-            self.window_probe = false;
-            return self.board.first_is_lost();
-        }
-        if self.sack_permitted {
-            if self.board.sacked() > 0 || recovering {
-                let smoothed = self.smoothed_rtt();
-                let min = self.rtt.min().unwrap_or_default();
-                if let Some(at) = self.board.detect_losses(now, mss, recovering, smoothed, min) {
-                    self.timer = Some((at, Timer::Reordering));
-                }
-            }
-        } else if recovering {
-            // RFC 6582 3.2: a partial acknowledgment means that the next segment is lost as well; a further duplicate,
-            // that one more has left the network.
-            if progress && !self.timed_out {
-                self.board.first_is_lost();
-            } else if !progress {
-                self.inflated = self.inflated.saturating_add(mss).min(flight);
-            }
-        } else if self.dup_acks == 3 {
-            self.board.first_is_lost();
-        }
-        if self.board.lost() > 0 && self.recovery.is_none() {
-            self.recovery = Some(self.nxt);
-            self.reno.enter_recovery(flight, mss);
-        }
-    }
-
     /// The seventh and the eighth step.
     fn text_arrives(&mut self, now: Time, segment: &Segment<'_>, take: &mut impl FnMut(&[u8]) -> usize) {
         if !self.is_receiving() {
@@ -402,19 +286,22 @@ impl<B: AsRef<[u8]>> Connection<B> {
         if segment.payload.is_empty() && !segment.flags.contains(Flags::FIN) {
             return;
         }
+        // A SYN stands before the data.
+        let start = segment.seq + u32::from(segment.flags.contains(Flags::SYN));
         // "trim off any portions that lie outside the window"
-        let room = (self.rcv.nxt + self.rcv.window()).since(segment.seq) as usize;
+        let room = (self.rcv.nxt + self.rcv.window()).since(start) as usize;
         let data = segment.payload.get(..room).unwrap_or(segment.payload);
         let fin = segment.flags.contains(Flags::FIN) && data.len() == segment.payload.len();
         let had_holes = self.rcv.has_holes();
         let before = self.rcv.nxt;
-        let moved = self.rcv.text(segment.seq, data, fin, take);
+        let moved = self.rcv.text(start, data, fin, take);
         self.unacknowledged += self.rcv.nxt - before;
-        if !moved || had_holes || self.rcv.has_sack() || fin || self.unacknowledged >= self.ack_threshold() {
+        let tells = self.sack_permitted && self.rcv.has_sack();
+        if !moved || had_holes || tells || fin || self.unacknowledged >= self.ack_threshold() {
             // RFC 5681 4.2: at once when out of order or filling a hole; at least every second full-sized segment.
             self.ack = Ack::Now;
         } else if self.ack == Ack::None {
-            self.ack = Ack::Delayed(now + self.config.delayed_ack);
+            self.ack = Ack::Delayed(now + self.config.delayed_ack.min(MAX_DELAYED_ACK));
         }
         if self.rcv.is_closed() {
             match self.state {

@@ -39,6 +39,12 @@ impl<B: AsRef<[u8]>> SendQueue<B> {
         self.chunks.len()
     }
 
+    /// Buffers that there is memory for; for tests.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.chunks.capacity()
+    }
+
     /// Appends a buffer.
     pub(super) fn push(&mut self, chunk: B) {
         let len = chunk.as_ref().len() as u32;

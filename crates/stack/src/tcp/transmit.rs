@@ -1,22 +1,11 @@
-//! What is to be sent, and when to come back.
-
-use std::time::Duration;
+//! What is to be sent.
 
 use oneway_wire::tcp::Flags;
 
-use super::connection::{Ack, Broken, Connection, Reset, State, Timer};
+use super::connection::{Ack, Connection, Reset, State, Timer};
 use super::segment::{Blocks, Outgoing, Payload, SynOptions, Timestamps};
 use super::seq::Seq;
 use super::time::Time;
-
-/// What a lone segment may have to wait for at the peer before it is acknowledged (TLP.max_ack_delay, RFC 8985 7.2).
-const MAX_ACK_DELAY: Duration = Duration::from_millis(200);
-
-/// The least that a tail loss probe waits, for timers are no finer (`TCP_TIMEOUT_MIN` of Linux).
-const MIN_PROBE: Duration = Duration::from_millis(2);
-
-/// Zero-window probes are no further apart than this.
-const MAX_WINDOW_PROBE: Duration = Duration::from_secs(60);
 
 impl<B: AsRef<[u8]>> Connection<B> {
     /// Gives `emit` all segments that are to be sent now, in their order.
@@ -49,102 +38,13 @@ impl<B: AsRef<[u8]>> Connection<B> {
             Ack::Delayed(at) => at <= now,
             Ack::None => false,
         };
-        if ack_due && self.is_synchronized() {
-            let ack = self.header(now, self.nxt, Flags::ACK);
+        let acknowledges =
+            self.is_synchronized() || (self.state == State::SynReceived && self.nxt != self.iss);
+        if ack_due && acknowledges {
+            let ack = self.header(now, self.acceptable_seq(), Flags::ACK);
             emit(&ack);
         }
         self.set_timer(now);
-    }
-
-    /// When [`Connection::timeout`] is to be called, if nothing happens before.
-    pub fn next_timeout(&self) -> Option<Time> {
-        if self.state == State::Closed {
-            return None;
-        }
-        if self.state == State::TimeWait {
-            return Some(self.time_wait_until);
-        }
-        let ack = match self.ack {
-            Ack::Delayed(at) => Some(at),
-            _ => None,
-        };
-        let timer = self.timer.map(|(at, _)| at);
-        [ack, timer, self.keep_alive_at()].into_iter().flatten().min()
-    }
-
-    /// Does what is due at `now`; [`Connection::transmit`] is to be called next. Harmless when nothing is due.
-    pub fn timeout(&mut self, now: Time) {
-        if self.state == State::TimeWait && self.time_wait_until <= now {
-            return self.end(None);
-        }
-        if let Ack::Delayed(at) = self.ack
-            && at <= now
-        {
-            self.ack = Ack::Now;
-        }
-        if let Some((at, timer)) = self.timer
-            && at <= now
-        {
-            self.timer = None;
-            self.timer_expired(now, timer);
-        }
-        if let Some(at) = self.keep_alive_at()
-            && at <= now
-        {
-            self.keep_alive(now);
-        }
-    }
-
-    fn timer_expired(&mut self, now: Time, timer: Timer) {
-        match timer {
-            Timer::Reordering => {
-                let recovering = self.recovery.is_some();
-                let (smoothed, min) = (self.smoothed_rtt(), self.rtt.min().unwrap_or_default());
-                let again = self.board.detect_losses(now, self.mss.into(), recovering, smoothed, min);
-                self.timer = again.map(|at| (at, Timer::Reordering));
-                if self.board.lost() > 0 && !recovering {
-                    self.recovery = Some(self.nxt);
-                    self.reno.enter_recovery(self.nxt - self.una, self.mss.into());
-                }
-            }
-            Timer::TailLossProbe => self.due = Some(Timer::TailLossProbe),
-            Timer::Retransmission | Timer::ZeroWindowProbe => {
-                let since = *self.stalled.get_or_insert(now);
-                let patience = match self.state {
-                    State::SynSent => self.config.give_up_syn,
-                    _ => self.config.give_up,
-                };
-                if now.since(since) >= patience {
-                    if self.is_synchronized() {
-                        self.reset = Some(Reset { seq: self.nxt, ack: Some(self.rcv.nxt) });
-                    }
-                    return self.end(Some(Broken::TimedOut));
-                }
-                if timer == Timer::ZeroWindowProbe {
-                    self.due = Some(timer);
-                } else {
-                    self.retransmission_timeout();
-                }
-                self.rtt.back_off();
-            }
-        }
-    }
-
-    /// RFC 6298 5 (5.4) to (5.7), RFC 5681 3.1.
-    fn retransmission_timeout(&mut self) {
-        let mss = u32::from(self.mss);
-        let first = !self.timed_out;
-        // The window was shut on data already sent: nothing was lost to congestion.
-        if self.is_synchronized() && self.wnd > 0 {
-            self.reno.on_timeout(self.nxt - self.una, mss, first);
-        }
-        // RFC 2018 8: after a time-out the peer may have dropped what it had said to have. The second one in a row is
-        // reason to think so.
-        self.board.all_is_lost(!first);
-        self.recovery = Some(self.nxt);
-        self.timed_out = true;
-        self.probe = None;
-        self.inflated = 0;
     }
 
     fn send_reset(&mut self, now: Time, reset: Reset, emit: &mut impl FnMut(&Outgoing<'_>)) {
@@ -188,13 +88,20 @@ impl<B: AsRef<[u8]>> Connection<B> {
 
     /// What was found lost, as far as the congestion window goes (RFC 6675 5 (C)).
     fn send_lost(&mut self, now: Time, emit: &mut impl FnMut(&Outgoing<'_>)) {
+        // What began a recovery goes out at once (RFC 5681 3.2 (3), RFC 6675 5 (4.3)).
+        let mut at_once = self.due.take_if(|due| *due == Timer::Reordering).is_some();
         while self.board.lost() > 0 {
-            let room = self.reno.window().saturating_sub(self.board.in_flight());
+            let mut room = self.reno.window().saturating_sub(self.board.in_flight());
             let mss = u32::from(self.mss);
+            if self.wnd == 0 {
+                // RFC 7323 2.4 (5): what is beyond the window probes it, and is not sent again by the dozen.
+                room = 0;
+            }
             // One segment always leaves when nothing is in flight; what is more waits until a segment fits.
-            if room < mss && self.board.in_flight() > 0 {
+            if room < mss && self.board.in_flight() > 0 && !at_once {
                 return;
             }
+            at_once = false;
             let max = (room / mss).max(1) * mss;
             let Some((start, end)) = self.board.next_lost(max.min(self.superpacket())) else { return };
             if !self.resend(now, start, end, emit) {
@@ -206,7 +113,7 @@ impl<B: AsRef<[u8]>> Connection<B> {
     /// Sends `start..end`, or a beginning of it, again.
     fn resend(&mut self, now: Time, start: Seq, end: Seq, emit: &mut impl FnMut(&Outgoing<'_>)) -> bool {
         let mut segment = self.header(now, start, Flags::ACK);
-        segment.payload = self.queue.payload(start, end.min(start + segment.room(self.v6)));
+        segment.payload = self.queue.payload(start, end.min(start + self.longest(&segment)));
         let mut sent = start + segment.payload.len() as u32;
         if end.gt(self.queue.end()) && sent == self.queue.end() {
             segment.flags = segment.flags | Flags::FIN;
@@ -306,7 +213,7 @@ impl<B: AsRef<[u8]>> Connection<B> {
     fn send_piece(&mut self, now: Time, len: u32, emit: &mut impl FnMut(&Outgoing<'_>)) {
         let start = self.nxt;
         let mut segment = self.header(now, start, Flags::ACK);
-        segment.payload = self.queue.payload(start, start + len.min(segment.room(self.v6)));
+        segment.payload = self.queue.payload(start, start + len.min(self.longest(&segment)));
         let mut end = start + segment.payload.len() as u32;
         if end == self.queue.end() {
             segment.flags = segment.flags | Flags::PSH;
@@ -321,9 +228,14 @@ impl<B: AsRef<[u8]>> Connection<B> {
         self.last_sent = now;
     }
 
+    /// Data that fit behind a segment's options.
+    fn longest(&self, segment: &Outgoing<'_>) -> u32 {
+        if self.config.superpackets { segment.room(self.v6) } else { segment.segment_size.into() }
+    }
+
     /// A segment with everything that the receiving half has to say. It counts as an acknowledgment sent.
     fn header(&mut self, now: Time, seq: Seq, flags: Flags) -> Outgoing<'static> {
-        let window = if self.is_receiving() || self.state == State::SynReceived {
+        let window = if self.is_receiving() {
             let mss = self.receive_mss();
             self.rcv.advertise(mss)
         } else {
@@ -357,76 +269,8 @@ impl<B: AsRef<[u8]>> Connection<B> {
             syn: SynOptions::default(),
             payload: Payload::default(),
             segment_size: self.mss.saturating_sub(sack_len).max(1),
+            hop_limit: self.config.hop_limit,
+            traffic_class: self.config.traffic_class,
         }
-    }
-
-    /// Sets the timer for what is outstanding, or cannot be sent (RFC 6298 5, RFC 8985 7.2, RFC 9293 3.8.6.1).
-    fn set_timer(&mut self, now: Time) {
-        if self.state == State::Closed {
-            self.timer = None;
-            return;
-        }
-        if self.board.is_empty() {
-            // Data that no acknowledgment will release: the window is shut, or too small to be worth a segment.
-            let waits = self.unsent() > 0 && self.is_synchronized();
-            match self.timer {
-                Some((_, Timer::ZeroWindowProbe)) if waits => {}
-                _ if waits => {
-                    let wait = self.rtt.timeout().min(MAX_WINDOW_PROBE);
-                    self.timer = Some((now + wait, Timer::ZeroWindowProbe));
-                }
-                _ => self.timer = None,
-            }
-            return;
-        }
-        if self.window_probe && self.wnd == 0 {
-            if self.timer.is_none() {
-                self.timer = Some((now + self.rtt.timeout().min(MAX_WINDOW_PROBE), Timer::ZeroWindowProbe));
-            }
-            return;
-        }
-        match self.timer {
-            Some((_, Timer::Reordering | Timer::Retransmission)) => {}
-            // A probe goes off some time after the last transmission, not after the first.
-            _ => {
-                let timeout = now + self.rtt.timeout();
-                self.timer = match self.tail_probe_at() {
-                    Some(at) if at < timeout => Some((at.max(now), Timer::TailLossProbe)),
-                    _ => Some((timeout, Timer::Retransmission)),
-                };
-            }
-        }
-    }
-
-    /// RFC 8985 7.2: when to probe for a loss that nothing after it shows.
-    fn tail_probe_at(&self) -> Option<Time> {
-        let usual = self.sack_permitted && self.recovery.is_none() && self.probe.is_none();
-        if !usual || !self.is_synchronized() || self.board.sacked() > 0 {
-            return None;
-        }
-        let mut wait = 2 * self.rtt.smoothed()? + MIN_PROBE;
-        if self.nxt - self.una <= self.mss.into() {
-            wait += MAX_ACK_DELAY;
-        }
-        Some(self.last_sent + wait)
-    }
-
-    fn keep_alive_at(&self) -> Option<Time> {
-        let keep = self.config.keep_alive?;
-        let idle = matches!(self.state, State::Established | State::CloseWait | State::FinWait2);
-        if !idle || !self.board.is_empty() {
-            return None;
-        }
-        Some(self.last_heard + keep.idle + keep.interval * u32::from(self.keep_alive_probes))
-    }
-
-    fn keep_alive(&mut self, _now: Time) {
-        let Some(keep) = self.config.keep_alive else { return };
-        if self.keep_alive_probes >= keep.probes {
-            self.reset = Some(Reset { seq: self.nxt, ack: Some(self.rcv.nxt) });
-            return self.end(Some(Broken::TimedOut));
-        }
-        self.keep_alive_probes += 1;
-        self.keep_alive_due = true;
     }
 }

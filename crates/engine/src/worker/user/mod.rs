@@ -112,7 +112,7 @@ impl Worker {
                     dialing.cancelled.notify_one();
                 } else if let Some(syn) = Syn::from_segment(&segment) {
                     // The latest SYN has the timestamp that the client expects to be echoed (RFC 7323, 3.2).
-                    dialing.syn = syn;
+                    dialing.syn = dialing.syn.again(syn);
                     dialing.packet = packet.into();
                 }
             }

@@ -14,6 +14,8 @@ fn outgoing<'a>(payload: Payload<'a>) -> Outgoing<'a> {
         syn: SynOptions::default(),
         payload,
         segment_size: 1448,
+        hop_limit: 64,
+        traffic_class: 0,
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::super::*;
 use super::link::{Faults, Random, World};
+use super::seeds;
 
 fn configs(random: &mut Random) -> [Config; 2] {
     [(); 2].map(|()| {
@@ -37,7 +38,17 @@ fn run(world: &mut World, seed: u64) -> Duration {
         }
         steps += 1;
         assert!(steps < 2_000_000, "seed {seed}: {steps} steps and no end");
-        assert!(world.now.since(begin) < Duration::from_secs(4 * 3600), "seed {seed}: four hours and no end");
+        assert!(
+            world.now.since(begin) < Duration::from_secs(4 * 3600),
+            "seed {seed}: four hours and no end: {:?}",
+            world.ends.each_ref().map(|end| (
+                end.conn.state(),
+                end.sent,
+                end.to_send,
+                end.got,
+                end.conn.timer
+            ))
+        );
     }
     for n in 0..2 {
         while world.ends[n].conn.received() > 0 {
@@ -54,7 +65,7 @@ fn run(world: &mut World, seed: u64) -> Duration {
 
 #[test]
 fn every_byte_arrives_over_a_faulty_link() {
-    for seed in 0..400 {
+    for seed in 0..seeds(3000) {
         let mut random = Random(seed);
         let faults = Faults {
             lose: random.below(31) as u32,
