@@ -34,6 +34,7 @@ use oneway_egress::Egress;
 use oneway_flow::{FlowTable, PipePool};
 use oneway_stack::fragment::{Outcome, Reassembler};
 use oneway_stack::nat::Nat;
+use oneway_stack::offload::Coalescer;
 use oneway_stack::tcp::IsnGenerator;
 use oneway_wire::ip::{IpView, protocol};
 use oneway_wire::virtio::VirtioNetHdr;
@@ -129,6 +130,9 @@ const BULK: usize = 32 * 1024;
 /// Frames handled before other tasks of the worker get their turn.
 const BATCH: usize = 64;
 
+/// The same where packets are joined first: most of them are acknowledgments then, or long.
+const JOINED: usize = 32;
+
 /// Runs a worker until [`Phase::Stop`], or until its device is gone.
 pub(crate) fn run(parts: Parts) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -191,6 +195,10 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
 impl Worker {
     /// Reads packets for as long as the device is there.
     async fn pump(self: &Rc<Self>) -> io::Result<()> {
+        // The kernel's TCP would not take what is joined here but in pieces again.
+        if !self.queue.get_ref().offload().tcp_segmentation && self.shared.stack == StackKind::User {
+            return self.pump_joined().await;
+        }
         let mut frame = vec![0; MAX_FRAME];
         loop {
             let mut ready = self.queue.readable().await?;
@@ -217,6 +225,34 @@ impl Worker {
             }
             self.drive_dirty();
             if !drained {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// The same for a device that hands over superpackets in pieces.
+    async fn pump_joined(self: &Rc<Self>) -> io::Result<()> {
+        let mut batch = Coalescer::new(JOINED);
+        loop {
+            let mut ready = self.queue.readable().await?;
+            let queue = ready.get_inner();
+            let mut read = queue.read_joined(&mut batch);
+            if matches!(read, Ok(false)) && batch.bytes() >= BULK {
+                rustix::thread::sched_yield();
+                read = queue.read_joined(&mut batch);
+            }
+            let more = match read {
+                Ok(more) => more,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+                Err(error) => return Err(error),
+            };
+            if !more {
+                ready.clear_ready();
+            }
+            batch.frames().for_each(|frame| self.packet(frame));
+            batch.clear();
+            self.drive_dirty();
+            if more {
                 tokio::task::yield_now().await;
             }
         }
