@@ -197,9 +197,7 @@ impl Worker {
         if payload.len() <= segment {
             self.send(&session, &target, payload);
         } else {
-            for datagram in payload.chunks(segment) {
-                self.send(&session, &target, datagram);
-            }
+            self.send_segments(&session, &target, payload, segment);
         }
     }
 
@@ -277,15 +275,33 @@ impl Worker {
                 self.shared.stats.udp_up.add();
                 session.flow.up.fetch_add(payload.len() as u64, Ordering::Relaxed);
             }
-            Err(error) => {
-                self.shared.stats.udp_dropped.add();
-                // A full socket loses datagrams as a full link does: nobody is told.
-                if error.kind() != io::ErrorKind::WouldBlock
-                    && let Some(kind) = unreachable(Answer::to_io(&error).on(Network::Udp))
-                {
-                    self.datagram_unreachable(session.key.0, target.addr, payload, kind);
-                }
-            }
+            Err(error) => self.not_sent(session, target, payload, &error),
+        }
+    }
+
+    /// Sends datagrams of one length on as one, where the outbound takes that.
+    fn send_segments(&self, session: &Session, target: &Target, payload: &[u8], size: usize) {
+        let Some(path) = session.path.get() else {
+            return payload.chunks(size).for_each(|datagram| self.send(session, target, datagram));
+        };
+        session.touch(self.shared.udp.now());
+        let (sent, result) = path.try_send_segments(payload, size, target);
+        let rest = payload.get(sent * size..).unwrap_or_default();
+        (0..sent).for_each(|_| self.shared.stats.udp_up.add());
+        session.flow.up.fetch_add((payload.len() - rest.len()) as u64, Ordering::Relaxed);
+        if let Err(error) = result {
+            rest.chunks(size).for_each(|datagram| self.not_sent(session, target, datagram, &error));
+        }
+    }
+
+    /// A datagram was not sent.
+    fn not_sent(&self, session: &Session, target: &Target, payload: &[u8], error: &io::Error) {
+        self.shared.stats.udp_dropped.add();
+        // A full socket loses datagrams as a full link does: nobody is told.
+        if error.kind() != io::ErrorKind::WouldBlock
+            && let Some(kind) = unreachable(Answer::to_io(error).on(Network::Udp))
+        {
+            self.datagram_unreachable(session.key.0, target.addr, payload, kind);
         }
     }
 
@@ -373,10 +389,10 @@ impl Worker {
             let mut turns = TURNS;
             while more && turns > 0 {
                 turns -= 1;
-                let received = path.try_recv(batch, |slot, payload, source| {
+                let received = path.try_recv(batch, |slot, payload, size, source| {
                     bytes += payload.len() as u64;
-                    self.shared.stats.udp_down.add();
-                    self.write_datagram(slot, payload, source, session.key.0);
+                    (0..payload.len().div_ceil(size).max(1)).for_each(|_| self.shared.stats.udp_down.add());
+                    self.write_datagrams(slot, payload, size, source, session.key.0);
                 });
                 more = match received {
                     Ok(more) => more,
