@@ -12,6 +12,7 @@ use oneway_lab::program::Program;
 use oneway_lab::servers::origin::port;
 use oneway_lab::topology::{Simple, Topology, address};
 use oneway_lab::{NetNs, Oneway};
+use rustix::process::Signal;
 
 use crate::common::{ONEWAY, SECOND, TUN, ask, lab, run_words};
 
@@ -140,6 +141,37 @@ pub fn a_clients_superpacket_arrives_as_its_datagrams() -> TestResult {
         }
         assert_eq!(tun.count(|p| is_whole(p, Direction::Out, len))?, 2, "{to}: whole on the device");
         assert_eq!(uplink.count(|p| is_whole(p, Direction::Out, len))?, 1, "{to}: whole on the uplink");
+    }
+    Ok(())
+}
+
+pub fn datagrams_that_wait_together_leave_together() -> TestResult {
+    const SIZE: usize = 300;
+    let (lab, oneway) = lab(None, &[])?;
+    for to in address::ORIGIN.ports(port::ECHO) {
+        let socket = lab.host.client().udp_socket(to.is_ipv6())?;
+        socket.set_read_timeout(Some(5 * SECOND))?;
+        socket.send_to(b"first", to)?;
+        receive(&socket, to, b"first", SIZE)?;
+        let uplink = Recorder::start(&lab.host, Some(Simple::UP1))?;
+        // Some of one length, a shorter and a longer one, and others again: no byte moves to another datagram.
+        let data = pattern::bytes(50 * SIZE);
+        let datagrams: Vec<&[u8]> =
+            data.chunks(SIZE).chain([&data[..7], &data[..900], &[]]).chain(data.chunks(SIZE)).collect();
+        oneway.signal(Signal::STOP.as_raw())?;
+        for datagram in &datagrams {
+            socket.send_to(datagram, to)?;
+        }
+        oneway.signal(Signal::CONT.as_raw())?;
+        let mut buffer = [0; 2048];
+        for (n, wanted) in datagrams.iter().enumerate() {
+            let (len, _) = socket.recv_from(&mut buffer).map_err(|error| format!("datagram {n}: {error}"))?;
+            assert!(&buffer[..len] == *wanted, "datagram {n} of {} bytes has {len}", wanted.len());
+        }
+        let sent = uplink.matching(|p| p.is_udp() && p.direction == Direction::Out && p.dst == to.ip())?;
+        let bytes: usize = sent.iter().map(|packet| packet.payload_length).sum();
+        assert_eq!(bytes, datagrams.iter().map(|datagram| datagram.len()).sum::<usize>(), "{to}");
+        assert!(sent.len() <= 16, "{to}: {} datagrams left in {} packets", datagrams.len(), sent.len());
     }
     Ok(())
 }

@@ -118,6 +118,7 @@ pub(crate) struct Worker {
     /// Connected outbounds whose client has not been accepted yet, by the peer's address and the listener's family.
     waiting: RefCell<HashMap<SocketAddr, tcp::Waiting>>,
     pipes: PipePool,
+    outbox: RefCell<udp::Outbox>,
     user: user::UserTcp,
     dialing: Cell<usize>,
     phase: watch::Receiver<Phase>,
@@ -163,6 +164,7 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
             listener_v6,
             waiting: RefCell::default(),
             pipes: PipePool::default(),
+            outbox: RefCell::default(),
             user: user::UserTcp::new(number),
             dialing: Cell::new(0),
             phase,
@@ -223,7 +225,7 @@ impl Worker {
                     Err(error) => return Err(error),
                 }
             }
-            self.drive_dirty();
+            self.end_batch();
             if !drained {
                 tokio::task::yield_now().await;
             }
@@ -251,7 +253,7 @@ impl Worker {
             }
             batch.frames().for_each(|frame| self.packet(frame));
             batch.clear();
-            self.drive_dirty();
+            self.end_batch();
             if more {
                 tokio::task::yield_now().await;
             }
@@ -265,7 +267,13 @@ impl Worker {
         while let Ok(len) = self.queue.get_ref().read(&mut frame) {
             self.packet(frame.get_mut(..len).unwrap_or_default());
         }
+        self.end_batch();
+    }
+
+    /// Does what was put off to the end of a batch of packets.
+    fn end_batch(self: &Rc<Self>) {
         self.drive_dirty();
+        self.end_datagrams();
     }
 
     /// Does what [`Phase::Flush`] asks for.

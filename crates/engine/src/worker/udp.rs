@@ -1,5 +1,7 @@
 //! UDP: one session for each client socket and outbound, whatever it sends to (RFC 4787, REQ-1 and REQ-8).
 
+mod outbox;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -27,6 +29,7 @@ use super::Worker;
 use super::reply::DATAGRAM_HEADROOM;
 use crate::dispatch::Choice;
 use crate::guard::Destination;
+pub(super) use outbox::Outbox;
 
 /// Datagrams kept for a session whose outbound is not ready yet, and their bytes.
 const QUEUED: usize = 1024;
@@ -168,6 +171,16 @@ impl Worker {
         }
         let client = SocketAddr::new(ip.src(), udp.src_port());
         let dst = SocketAddr::new(ip.dst(), udp.dst_port());
+        let payload = udp.payload();
+        let segment = match header.gso() {
+            Ok(Gso::UdpL4) if header.gso_size > 0 => usize::from(header.gso_size),
+            _ => usize::MAX,
+        };
+        // Where the last one went, this one may go as well.
+        if payload.len() <= segment && self.outbox.borrow_mut().append(client, dst, payload) {
+            return;
+        }
+        self.empty_outbox();
         match shared.guard.classify(dst.ip()) {
             Destination::Ordinary => {}
             Destination::Refused => {
@@ -189,16 +202,25 @@ impl Worker {
                 }
             },
         };
-        let segment = match header.gso() {
-            Ok(Gso::UdpL4) if header.gso_size > 0 => usize::from(header.gso_size),
-            _ => usize::MAX,
-        };
-        let payload = udp.payload();
         if payload.len() <= segment {
             self.send(&session, &target, payload);
+            self.outbox.borrow_mut().note(client, dst, session, target);
         } else {
             self.send_segments(&session, &target, payload, segment);
         }
+    }
+
+    /// Sends the datagrams that were kept.
+    fn empty_outbox(&self) {
+        self.outbox.borrow_mut().empty(|session, target, payload, size| {
+            self.send_segments(session, target, payload, size);
+        });
+    }
+
+    /// Sends the datagrams that were kept; to be called at the end of each batch.
+    pub(super) fn end_datagrams(&self) {
+        self.empty_outbox();
+        self.outbox.borrow_mut().forget();
     }
 
     /// Ends the sessions of all workers when the engine stops. Each worker does: what another one opens while this
