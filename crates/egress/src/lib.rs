@@ -23,6 +23,7 @@ mod protected;
 mod prove;
 mod reach;
 mod recv_batch;
+pub mod segments;
 mod so_bindtodevice;
 mod so_mark;
 mod strategy;

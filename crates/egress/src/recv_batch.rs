@@ -30,6 +30,8 @@ pub struct RecvBatch {
 #[derive(Clone, Copy, Debug)]
 struct Received {
     len: usize,
+    /// Length of each datagram but the last, where the kernel has joined several ([`crate::segments`]).
+    size: Option<u16>,
     from: SocketAddr,
 }
 
@@ -40,6 +42,9 @@ pub struct Datagram<'a> {
     pub slot: &'a mut [u8],
     /// Length of the payload in bytes.
     pub len: usize,
+    /// Length of a datagram: where the payload is longer, it is that of several, of which the last may be shorter. At
+    /// least 1.
+    pub size: usize,
     /// Who sent it.
     pub from: SocketAddr,
 }
@@ -105,6 +110,7 @@ impl RecvBatch {
         self.memory.chunks_exact_mut(self.slot).zip(&self.received).map(|(slot, received)| Datagram {
             slot,
             len: received.len,
+            size: received.size.map_or(received.len, usize::from).max(1),
             from: received.from,
         })
     }

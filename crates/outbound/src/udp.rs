@@ -70,7 +70,8 @@ impl UdpPath {
     }
 
     /// Takes the datagrams that are there, with one system call, and hands each to `each`: the slot of the batch that
-    /// it is in, where in it the payload is, and its true source. True if there may be more.
+    /// it is in, where in it the payload is, its length, and its true source. A payload that is longer is that of several
+    /// datagrams of this length, of which the last may be shorter. True if there may be more.
     ///
     /// What does not fit a slot is cut off; 65,535 bytes and, behind a proxy, [`PROXY_HEADER_MAX`] more for the header
     /// always fit.
@@ -81,17 +82,18 @@ impl UdpPath {
     pub fn try_recv(
         &self,
         batch: &mut RecvBatch,
-        mut each: impl FnMut(&mut [u8], Range<usize>, SocketAddr),
+        mut each: impl FnMut(&mut [u8], Range<usize>, usize, SocketAddr),
     ) -> io::Result<bool> {
         let more = past_earlier_errors(|| batch.recv(self.socket()))?;
         let headroom = batch.headroom();
-        for Datagram { slot, len, from } in batch.datagrams() {
+        for Datagram { slot, len, size, from } in batch.datagrams() {
             let datagram = headroom..headroom + len;
             match self {
-                Self::Direct(_) => each(slot, datagram, from),
+                Self::Direct(_) => each(slot, datagram, size, from),
                 Self::Socks5(path) => {
                     if let Some((payload, source)) = path.unwrap(slot, datagram, from) {
-                        each(slot, payload, source);
+                        let size = payload.len().max(1);
+                        each(slot, payload, size, source);
                     }
                 }
             }
@@ -109,6 +111,24 @@ impl UdpPath {
             Self::Direct(path) => path.try_send_to(payload, dst),
             Self::Socks5(path) => path.try_send_to(payload, dst),
         }
+    }
+
+    /// Sends `payload` as datagrams of `size` bytes, the last one of what is left. Returns how many went, and why no more
+    /// did: as of [`Self::try_send_to`].
+    pub fn try_send_segments(&self, payload: &[u8], size: usize, dst: &Target) -> (usize, io::Result<()>) {
+        if let Self::Direct(path) = self
+            && path.takes_segments()
+        {
+            return path.try_send_segments(payload, size, dst);
+        }
+        let mut sent = 0;
+        for datagram in payload.chunks(size.max(1)) {
+            if let Err(error) = self.try_send_to(datagram, dst) {
+                return (sent, Err(error));
+            }
+            sent += 1;
+        }
+        (sent, Ok(()))
     }
 
     /// Takes an ICMP error about a datagram that was sent; none if there is none left. A proxied path has none for its

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 fn waiting(path: &UdpPath, most: usize) -> std::io::Result<Vec<(Vec<u8>, SocketAddr)>> {
     let mut batch = RecvBatch::new(most, 78, 65_535 + PROXY_HEADER_MAX);
     let mut taken = Vec::new();
-    path.try_recv(&mut batch, |slot, payload, from| taken.push((slot[payload].to_vec(), from)))?;
+    path.try_recv(&mut batch, |slot, payload, _, from| taken.push((slot[payload].to_vec(), from)))?;
     Ok(taken)
 }
 
@@ -321,7 +321,7 @@ async fn many_datagrams_are_drained_at_once() {
             let ready = timeout(PATIENCE, path.ready()).await.expect("a datagram").unwrap();
             assert!(ready.datagrams);
             while path
-                .try_recv(&mut batch, |slot, payload, _| seen.push(slot[payload][0]))
+                .try_recv(&mut batch, |slot, payload, _, _| seen.push(slot[payload][0]))
                 .is_ok_and(|more| more)
             {}
         }

@@ -6,4 +6,5 @@
 
 pub mod fragment;
 pub mod nat;
+pub mod offload;
 pub mod tcp;

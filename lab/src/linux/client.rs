@@ -280,6 +280,22 @@ fn report_all_errors(socket: &Socket, ipv4: bool) -> io::Result<()> {
     }
 }
 
+/// `UDP_SEGMENT` (udp(7)): what the socket sends from now on leaves as datagrams of `size` bytes, the last one of what is
+/// left; at most 64 of them.
+///
+/// # Errors
+/// Those of `setsockopt(2)`.
+pub fn send_in_segments(socket: &UdpSocket, size: u16) -> io::Result<()> {
+    let size = libc::c_int::from(size);
+    let length = size_of_val(&size) as libc::socklen_t;
+    let value = (&raw const size).cast();
+    // SAFETY: the value is a `c_int` that lives throughout the call, and `length` is its size.
+    match unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, value, length) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 fn fail(what: String, source: io::Error) -> LabError {
     LabError::Client { what, source }
 }

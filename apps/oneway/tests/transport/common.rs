@@ -50,6 +50,11 @@ pub fn run(host: &NetNs, scheme: Option<&str>, options: &[&str]) -> Result<Onewa
     run_with(stack(), host, scheme, options)
 }
 
+/// The words of `oneway run` with the stack that this test is about.
+pub fn run_words(options: &[&str]) -> Vec<String> {
+    ["run", "--stack", stack()].iter().chain(options).map(|&word| word.to_owned()).collect()
+}
+
 fn run_with(stack: &str, host: &NetNs, scheme: Option<&str>, options: &[&str]) -> Result<Oneway, LabError> {
     let mut words: Vec<String> = ["run", "--stack", stack].map(str::to_owned).to_vec();
     if let Some(scheme) = scheme {

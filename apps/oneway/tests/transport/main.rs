@@ -17,6 +17,8 @@ mod echo;
 #[cfg(target_os = "linux")]
 mod mtu;
 #[cfg(target_os = "linux")]
+mod offload;
+#[cfg(target_os = "linux")]
 mod streams;
 
 #[cfg(target_os = "linux")]
@@ -53,6 +55,11 @@ fn main() -> std::process::ExitCode {
         disturbed::corruption_is_seen_by_the_receiver,
         disturbed::the_packet_file_has_both_directions,
         disturbed::a_packet_file_that_cannot_be_made_is_said,
+        offload::a_device_without_any_carries_every_byte,
+        offload::a_clients_superpacket_arrives_as_its_datagrams,
+        offload::datagrams_that_wait_together_leave_together,
+        offload::datagrams_too_long_for_the_uplink_arrive_one_by_one,
+        offload::answers_that_came_together_are_single_datagrams_again,
     ];
     oneway_lab::variants![
         both,

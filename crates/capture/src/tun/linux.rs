@@ -11,12 +11,20 @@ use std::time::Instant;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use oneway_wire::virtio::{VirtioNetHdr, complete_checksum};
+use oneway_stack::offload::{Coalescer, segment};
+use oneway_stack::tcp::Payload;
+use oneway_wire::virtio::VirtioNetHdr;
 
 use super::{Offload, TunError, TunOptions};
 use crate::FRAME_HEADER;
 use crate::fault::Fault;
 use crate::pcap::PcapWriter;
+
+/// Packets that [`Queue::read_joined`] takes in one turn: some superpackets' worth.
+const BATCH: usize = 128;
+
+/// Parts that [`Queue::write_vectored`] takes: the headers, and the data of the stack's segments.
+const MAX_PARTS: usize = 1 + Payload::MAX_PARTS;
 
 /// A TUN device and its queues.
 #[derive(Debug)]
@@ -33,6 +41,9 @@ pub struct Tun {
 pub struct Queue {
     device: File,
     vnet_hdr: bool,
+    offload: Offload,
+    /// Where superpackets are cut for a device that takes none.
+    pieces: Mutex<Vec<u8>>,
     pcap: Option<Arc<PcapWriter>>,
     faults: Option<Mutex<Faults>>,
 }
@@ -147,6 +158,8 @@ impl Tun {
             .map(|device| Queue {
                 device,
                 vnet_hdr,
+                offload,
+                pieces: Mutex::default(),
                 pcap: pcap.clone(),
                 faults: options.fault.as_ref().map(|spec| {
                     let mut back = spec.clone();
@@ -199,8 +212,80 @@ impl Queue {
         }
     }
 
-    /// Hands one frame to the kernel. Never blocks: a full device is an error, and the frame is lost.
+    /// Reads what is waiting, as far as there is room in `batch`, and joins what can be. For a device whose packets come
+    /// cut ([`Offload::tcp_segmentation`]). True if there may be more.
+    ///
+    /// # Errors
+    /// Those of `read(2)`; what was read before is in `batch`. `WouldBlock` when there was nothing at all.
+    pub fn read_joined(&self, batch: &mut Coalescer) -> io::Result<bool> {
+        for _ in 0..BATCH {
+            let Some(frame) = batch.room() else { break };
+            match self.read(frame) {
+                Ok(len) => batch.commit(len),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !batch.is_empty() => {
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Hands one frame to the kernel, in pieces where the device takes no superpackets. Never blocks: a full device is an
+    /// error, and what it does not take is lost.
     pub fn write(&self, frame: &[u8]) -> io::Result<()> {
+        if self.vnet_hdr {
+            return self.write_frame(frame);
+        }
+        let (header, packet) = frame.split_at_checked(FRAME_HEADER).ok_or(io::ErrorKind::InvalidInput)?;
+        // An ordinary packet with whole checksums.
+        if header.iter().all(|&byte| byte == 0) {
+            return self.write_frame(frame);
+        }
+        self.write_cut(header, &[packet])
+    }
+
+    /// Hands one frame in parts to the kernel, without copying them together where the kernel can do so. The first part
+    /// has all headers. Otherwise as [`Queue::write`].
+    pub fn write_vectored(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        if self.vnet_hdr && self.faults.is_none() && self.pcap.is_none() {
+            return (&self.device).write_vectored(parts).map(drop);
+        }
+        let mut slices: [&[u8]; MAX_PARTS] = [&[]; MAX_PARTS];
+        let slices = slices.get_mut(..parts.len()).ok_or(io::ErrorKind::InvalidInput)?;
+        slices.iter_mut().zip(parts).for_each(|(slice, part)| *slice = &**part);
+        if self.vnet_hdr {
+            return self.write_frame(&slices.concat());
+        }
+        let first = slices.first_mut().ok_or(io::ErrorKind::InvalidInput)?;
+        let (header, packet) = first.split_at_checked(FRAME_HEADER).ok_or(io::ErrorKind::InvalidInput)?;
+        *first = packet;
+        self.write_cut(header, slices)
+    }
+
+    /// Does in software what the device lacks: cuts superpackets, completes checksums.
+    fn write_cut(&self, header: &[u8], parts: &[&[u8]]) -> io::Result<()> {
+        let header = header.first_chunk().ok_or(io::ErrorKind::InvalidInput)?;
+        let mut pieces = self.pieces.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut result = Ok(());
+        // One piece that is lost is no reason to lose the others.
+        let each =
+            |packet: &[u8]| result = self.write_packet(packet).and(std::mem::replace(&mut result, Ok(())));
+        segment(&VirtioNetHdr::decode(header), parts, &mut pieces, each)
+            .map_err(|_| io::ErrorKind::InvalidInput)?;
+        result
+    }
+
+    fn write_packet(&self, packet: &[u8]) -> io::Result<()> {
+        if self.faults.is_none() && self.pcap.is_none() {
+            return (&self.device).write(packet).map(drop);
+        }
+        self.write_frame(&[&[0; FRAME_HEADER], packet].concat())
+    }
+
+    /// Hands a frame that the device takes as it is to the kernel, by way of the record and the faults.
+    fn write_frame(&self, frame: &[u8]) -> io::Result<()> {
         self.record(frame);
         match &self.faults {
             None => self.write_device(frame),
@@ -211,15 +296,6 @@ impl Queue {
                 self.flush_faults()
             }
         }
-    }
-
-    /// Hands one frame in pieces to the kernel, without copying them together. Otherwise as [`Queue::write`].
-    pub fn write_vectored(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
-        if self.vnet_hdr && self.faults.is_none() && self.pcap.is_none() {
-            return (&self.device).write_vectored(parts).map(drop);
-        }
-        let parts: Vec<&[u8]> = parts.iter().map(|part| &**part).collect();
-        self.write(&parts.concat())
     }
 
     /// Whether [`Queue::flush_faults`] has to be called about once a millisecond.
@@ -243,6 +319,12 @@ impl Queue {
         // SAFETY: the queue owns its descriptor and never gives it away or closes it while it lives, so the descriptor
         // that is registered stays the same open file until the registration is dropped together with the queue.
         unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) }.map_err(io::Error::from)
+    }
+
+    /// What the kernel does on this device. TCP superpackets and partial checksums can be written to every device: what
+    /// the kernel does not do is done here.
+    pub fn offload(&self) -> Offload {
+        self.offload
     }
 
     /// Whether frames carry a `virtio_net_hdr` to and from the kernel.
@@ -269,15 +351,7 @@ impl Queue {
         if self.vnet_hdr {
             return (&self.device).write(frame).map(drop);
         }
-        let (header, packet) =
-            frame.split_first_chunk::<FRAME_HEADER>().ok_or(io::ErrorKind::InvalidInput)?;
-        if header.iter().all(|&byte| byte == 0) {
-            return (&self.device).write_vectored(&[IoSlice::new(packet)]).map(drop);
-        }
-        let header = VirtioNetHdr::decode(header);
-        let mut packet = packet.to_vec();
-        complete_checksum(&header, &mut packet).map_err(|_| io::ErrorKind::InvalidInput)?;
-        (&self.device).write(&packet).map(drop)
+        (&self.device).write(frame.get(FRAME_HEADER..).unwrap_or_default()).map(drop)
     }
 
     fn record(&self, frame: &[u8]) {

@@ -30,7 +30,8 @@ pub struct TunOptions {
     pub fault: Option<FaultSpec>,
 }
 
-/// What the kernel does for us on this device (`TUNSETOFFLOAD`).
+/// What the kernel does for us on this device (`TUNSETOFFLOAD`). What it does not do is done in software: a [`Queue`]
+/// takes TCP superpackets and partial checksums in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offload {
     /// A `virtio_net_hdr` stands before each packet, and checksums may be left partial.

@@ -15,6 +15,9 @@ use super::{MOST, Received};
 /// Large enough for the address of either family.
 type Name = libc::sockaddr_in6;
 
+/// Room for the control message of `UDP_GRO`, a `c_int`, aligned as its header must be.
+type Control = [u64; 4];
+
 /// Receives a datagram into each slot behind its headroom, as far as there are any, and appends what they are.
 pub(super) fn receive<'a>(
     socket: &UdpSocket,
@@ -26,16 +29,19 @@ pub(super) fn receive<'a>(
     let mut messages: [libc::mmsghdr; MOST] = unsafe { mem::zeroed() };
     // SAFETY: as above.
     let mut names: [Name; MOST] = unsafe { mem::zeroed() };
+    let mut controls: [Control; MOST] = [[0; 4]; MOST];
     let mut iovs = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; MOST];
     let mut count: c_uint = 0;
-    let places = messages.iter_mut().zip(&mut iovs).zip(&mut names);
-    for (((message, iov), name), slot) in places.zip(slots) {
+    let places = messages.iter_mut().zip(&mut iovs).zip(&mut names).zip(&mut controls);
+    for ((((message, iov), name), control), slot) in places.zip(slots) {
         let room = slot.get_mut(headroom..).unwrap_or_default();
         *iov = libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
         message.msg_hdr.msg_name = (&raw mut *name).cast();
         message.msg_hdr.msg_namelen = mem::size_of::<Name>() as libc::socklen_t;
         message.msg_hdr.msg_iov = iov;
         message.msg_hdr.msg_iovlen = 1;
+        message.msg_hdr.msg_control = (&raw mut *control).cast();
+        message.msg_hdr.msg_controllen = mem::size_of::<Control>() as _;
         count += 1;
     }
     // SAFETY: the first `count` messages point to live buffers of the lengths beside them, and no other is touched.
@@ -52,9 +58,26 @@ pub(super) fn receive<'a>(
         return Err(io::Error::last_os_error());
     };
     for (message, name) in messages.iter().zip(&names).take(filled) {
-        received.push(Received { len: message.msg_len as usize, from: socket_addr(name) });
+        let size = joined_size(&message.msg_hdr);
+        received.push(Received { len: message.msg_len as usize, size, from: socket_addr(name) });
     }
     Ok(())
+}
+
+/// What `UDP_GRO` says of a message that the kernel has filled in: the length of the datagrams that it is made of.
+fn joined_size(message: &libc::msghdr) -> Option<u16> {
+    // Most have none, and then nothing is looked at.
+    if message.msg_controllen == 0 {
+        return None;
+    }
+    // SAFETY: the control buffer of `msg_controllen` bytes is live, aligned, and was written by the kernel.
+    let first = unsafe { libc::CMSG_FIRSTHDR(message).as_ref() }?;
+    if (first.cmsg_level, first.cmsg_type) != (libc::SOL_UDP, libc::UDP_GRO) {
+        return None;
+    }
+    // SAFETY: behind a header of this level and type is a `c_int`.
+    let size = unsafe { libc::CMSG_DATA(first).cast::<c_int>().read_unaligned() };
+    u16::try_from(size).ok()
 }
 
 /// The address in a name that the kernel has filled in. A UDP socket has no names of other families.

@@ -15,7 +15,7 @@ pub(super) fn receive<'a>(
 ) -> io::Result<()> {
     for slot in slots {
         match socket.try_recv_from(slot.get_mut(headroom..).unwrap_or_default()) {
-            Ok((len, from)) => received.push(Received { len, from }),
+            Ok((len, from)) => received.push(Received { len, size: None, from }),
             Err(error) if received.is_empty() => return Err(error),
             Err(_) => break,
         }

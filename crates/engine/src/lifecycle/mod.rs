@@ -135,7 +135,6 @@ impl Engine {
             device::open(config, &paths)?;
         let name = tun.name().to_owned();
         tracing::debug!(tun = name, offload = ?tun.offload(), "device is open");
-        let superpackets = tun.offload().tcp_segmentation;
         let queues = tun.into_queues();
         let stack = config.capture.stack;
         // Our own stack needs no listener: nothing of the kernel's TCP is involved.
@@ -148,7 +147,7 @@ impl Engine {
         let host = host.verify(&proxies)?;
 
         let keep_alive = Some(tcp::KeepAlive::default());
-        let tcp = tcp::Config { mtu, superpackets, keep_alive, ..tcp::Config::default() };
+        let tcp = tcp::Config { mtu, keep_alive, ..tcp::Config::default() };
         let (owners, mailboxes) = Owners::new(queues.len());
         let user = UserStack { stack, tcp, owners };
         let shared = Arc::new(shared(dispatch, egress, limits, &addresses, &listeners, user));

@@ -34,6 +34,7 @@ use oneway_egress::Egress;
 use oneway_flow::{FlowTable, PipePool};
 use oneway_stack::fragment::{Outcome, Reassembler};
 use oneway_stack::nat::Nat;
+use oneway_stack::offload::Coalescer;
 use oneway_stack::tcp::IsnGenerator;
 use oneway_wire::ip::{IpView, protocol};
 use oneway_wire::virtio::VirtioNetHdr;
@@ -117,6 +118,7 @@ pub(crate) struct Worker {
     /// Connected outbounds whose client has not been accepted yet, by the peer's address and the listener's family.
     waiting: RefCell<HashMap<SocketAddr, tcp::Waiting>>,
     pipes: PipePool,
+    outbox: RefCell<udp::Outbox>,
     user: user::UserTcp,
     dialing: Cell<usize>,
     phase: watch::Receiver<Phase>,
@@ -128,6 +130,9 @@ const BULK: usize = 32 * 1024;
 
 /// Frames handled before other tasks of the worker get their turn.
 const BATCH: usize = 64;
+
+/// The same where packets are joined first: most of them are acknowledgments then, or long.
+const JOINED: usize = 32;
 
 /// Runs a worker until [`Phase::Stop`], or until its device is gone.
 pub(crate) fn run(parts: Parts) -> io::Result<()> {
@@ -159,6 +164,7 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
             listener_v6,
             waiting: RefCell::default(),
             pipes: PipePool::default(),
+            outbox: RefCell::default(),
             user: user::UserTcp::new(number),
             dialing: Cell::new(0),
             phase,
@@ -191,6 +197,10 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
 impl Worker {
     /// Reads packets for as long as the device is there.
     async fn pump(self: &Rc<Self>) -> io::Result<()> {
+        // The kernel's TCP would not take what is joined here but in pieces again.
+        if !self.queue.get_ref().offload().tcp_segmentation && self.shared.stack == StackKind::User {
+            return self.pump_joined().await;
+        }
         let mut frame = vec![0; MAX_FRAME];
         loop {
             let mut ready = self.queue.readable().await?;
@@ -215,8 +225,36 @@ impl Worker {
                     Err(error) => return Err(error),
                 }
             }
-            self.drive_dirty();
+            self.end_batch();
             if !drained {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// The same for a device that hands over superpackets in pieces.
+    async fn pump_joined(self: &Rc<Self>) -> io::Result<()> {
+        let mut batch = Coalescer::new(JOINED);
+        loop {
+            let mut ready = self.queue.readable().await?;
+            let queue = ready.get_inner();
+            let mut read = queue.read_joined(&mut batch);
+            if matches!(read, Ok(false)) && batch.bytes() >= BULK {
+                rustix::thread::sched_yield();
+                read = queue.read_joined(&mut batch);
+            }
+            let more = match read {
+                Ok(more) => more,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+                Err(error) => return Err(error),
+            };
+            if !more {
+                ready.clear_ready();
+            }
+            batch.frames().for_each(|frame| self.packet(frame));
+            batch.clear();
+            self.end_batch();
+            if more {
                 tokio::task::yield_now().await;
             }
         }
@@ -229,7 +267,13 @@ impl Worker {
         while let Ok(len) = self.queue.get_ref().read(&mut frame) {
             self.packet(frame.get_mut(..len).unwrap_or_default());
         }
+        self.end_batch();
+    }
+
+    /// Does what was put off to the end of a batch of packets.
+    fn end_batch(self: &Rc<Self>) {
         self.drive_dirty();
+        self.end_datagrams();
     }
 
     /// Does what [`Phase::Flush`] asks for.

@@ -10,12 +10,15 @@ use oneway_wire::emit::{IpHeader, Unreachable, icmp_error_for, tcp_rst_for, udp_
 use oneway_wire::ip::{IpView, protocol};
 use oneway_wire::tcp::TcpView;
 use oneway_wire::udp;
-use oneway_wire::virtio::partial_checksum;
+use oneway_wire::virtio::{Gso, VirtioNetHdr, partial_checksum};
 
 use super::Worker;
 
 /// Room to keep free in front of a datagram for the headers that [`Worker::write_datagram`] writes there.
 pub(super) const DATAGRAM_HEADROOM: usize = FRAME_HEADER + 40 + udp::HEADER_LEN;
+
+/// The longest payload of a UDP superpacket over IPv4.
+const SUPERPACKET: usize = u16::MAX as usize - 20 - udp::HEADER_LEN;
 
 impl Worker {
     /// Hands a frame to the kernel as it is.
@@ -79,12 +82,36 @@ impl Worker {
         }
     }
 
-    /// Hands the datagram `buffer[payload]` to the kernel as one from `src` to `dst`, writing the headers into the
-    /// [`DATAGRAM_HEADROOM`] bytes in front of it. The kernel finishes the checksum.
-    pub(super) fn write_datagram(
+    /// Hands `buffer[payload]` to the kernel as datagrams of `size` bytes from `src` to `dst`, the last one of what is left:
+    /// as one superpacket, where the device takes that. The headers are written into the [`DATAGRAM_HEADROOM`] bytes in
+    /// front; the kernel finishes the checksums.
+    pub(super) fn write_datagrams(
         &self,
         buffer: &mut [u8],
         payload: Range<usize>,
+        size: usize,
+        src: SocketAddr,
+        dst: SocketAddr,
+    ) {
+        if payload.len() <= size
+            || payload.len() <= SUPERPACKET && self.queue.get_ref().offload().udp_segmentation
+        {
+            return self.write_datagram(buffer, payload, size, src, dst);
+        }
+        let Range { mut start, end } = payload;
+        while start < end {
+            // The headers go to where the datagram before has been taken from.
+            let datagram = start..end.min(start + size);
+            start = datagram.end;
+            self.write_datagram(buffer, datagram, size, src, dst);
+        }
+    }
+
+    fn write_datagram(
+        &self,
+        buffer: &mut [u8],
+        payload: Range<usize>,
+        size: usize,
         src: SocketAddr,
         dst: SocketAddr,
     ) {
@@ -96,7 +123,13 @@ impl Worker {
         let Some(at) = start.checked_sub(FRAME_HEADER + ip_len + udp::HEADER_LEN) else { return };
         let Some(frame) = buffer.get_mut(at..end) else { return };
         let (virtio, packet) = frame.split_at_mut(FRAME_HEADER);
-        virtio.copy_from_slice(&partial_checksum(ip_len as u16, true).encode());
+        let mut offload = partial_checksum(ip_len as u16, true);
+        if end - start > size {
+            let hdr_len = (ip_len + udp::HEADER_LEN) as u16;
+            offload =
+                VirtioNetHdr { gso_type: Gso::UdpL4.to_raw(), gso_size: size as u16, hdr_len, ..offload };
+        }
+        virtio.copy_from_slice(&offload.encode());
         let (ip, datagram) = packet.split_at_mut(ip_len);
         if header.write(ip, udp_len).is_err() {
             return self.shared.stats.udp_dropped.add();

@@ -1,5 +1,7 @@
 //! UDP: one session for each client socket and outbound, whatever it sends to (RFC 4787, REQ-1 and REQ-8).
 
+mod outbox;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -27,6 +29,7 @@ use super::Worker;
 use super::reply::DATAGRAM_HEADROOM;
 use crate::dispatch::Choice;
 use crate::guard::Destination;
+pub(super) use outbox::Outbox;
 
 /// Datagrams kept for a session whose outbound is not ready yet, and their bytes.
 const QUEUED: usize = 1024;
@@ -168,6 +171,16 @@ impl Worker {
         }
         let client = SocketAddr::new(ip.src(), udp.src_port());
         let dst = SocketAddr::new(ip.dst(), udp.dst_port());
+        let payload = udp.payload();
+        let segment = match header.gso() {
+            Ok(Gso::UdpL4) if header.gso_size > 0 => usize::from(header.gso_size),
+            _ => usize::MAX,
+        };
+        // Where the last one went, this one may go as well.
+        if payload.len() <= segment && self.outbox.borrow_mut().append(client, dst, payload) {
+            return;
+        }
+        self.empty_outbox();
         match shared.guard.classify(dst.ip()) {
             Destination::Ordinary => {}
             Destination::Refused => {
@@ -189,18 +202,25 @@ impl Worker {
                 }
             },
         };
-        let segment = match header.gso() {
-            Ok(Gso::UdpL4) if header.gso_size > 0 => usize::from(header.gso_size),
-            _ => usize::MAX,
-        };
-        let payload = udp.payload();
         if payload.len() <= segment {
             self.send(&session, &target, payload);
+            self.outbox.borrow_mut().note(client, dst, session, target);
         } else {
-            for datagram in payload.chunks(segment) {
-                self.send(&session, &target, datagram);
-            }
+            self.send_segments(&session, &target, payload, segment);
         }
+    }
+
+    /// Sends the datagrams that were kept.
+    fn empty_outbox(&self) {
+        self.outbox.borrow_mut().empty(|session, target, payload, size| {
+            self.send_segments(session, target, payload, size);
+        });
+    }
+
+    /// Sends the datagrams that were kept; to be called at the end of each batch.
+    pub(super) fn end_datagrams(&self) {
+        self.empty_outbox();
+        self.outbox.borrow_mut().forget();
     }
 
     /// Ends the sessions of all workers when the engine stops. Each worker does: what another one opens while this
@@ -277,15 +297,33 @@ impl Worker {
                 self.shared.stats.udp_up.add();
                 session.flow.up.fetch_add(payload.len() as u64, Ordering::Relaxed);
             }
-            Err(error) => {
-                self.shared.stats.udp_dropped.add();
-                // A full socket loses datagrams as a full link does: nobody is told.
-                if error.kind() != io::ErrorKind::WouldBlock
-                    && let Some(kind) = unreachable(Answer::to_io(&error).on(Network::Udp))
-                {
-                    self.datagram_unreachable(session.key.0, target.addr, payload, kind);
-                }
-            }
+            Err(error) => self.not_sent(session, target, payload, &error),
+        }
+    }
+
+    /// Sends datagrams of one length on as one, where the outbound takes that.
+    fn send_segments(&self, session: &Session, target: &Target, payload: &[u8], size: usize) {
+        let Some(path) = session.path.get() else {
+            return payload.chunks(size).for_each(|datagram| self.send(session, target, datagram));
+        };
+        session.touch(self.shared.udp.now());
+        let (sent, result) = path.try_send_segments(payload, size, target);
+        let rest = payload.get(sent * size..).unwrap_or_default();
+        (0..sent).for_each(|_| self.shared.stats.udp_up.add());
+        session.flow.up.fetch_add((payload.len() - rest.len()) as u64, Ordering::Relaxed);
+        if let Err(error) = result {
+            rest.chunks(size).for_each(|datagram| self.not_sent(session, target, datagram, &error));
+        }
+    }
+
+    /// A datagram was not sent.
+    fn not_sent(&self, session: &Session, target: &Target, payload: &[u8], error: &io::Error) {
+        self.shared.stats.udp_dropped.add();
+        // A full socket loses datagrams as a full link does: nobody is told.
+        if error.kind() != io::ErrorKind::WouldBlock
+            && let Some(kind) = unreachable(Answer::to_io(error).on(Network::Udp))
+        {
+            self.datagram_unreachable(session.key.0, target.addr, payload, kind);
         }
     }
 
@@ -373,10 +411,10 @@ impl Worker {
             let mut turns = TURNS;
             while more && turns > 0 {
                 turns -= 1;
-                let received = path.try_recv(batch, |slot, payload, source| {
+                let received = path.try_recv(batch, |slot, payload, size, source| {
                     bytes += payload.len() as u64;
-                    self.shared.stats.udp_down.add();
-                    self.write_datagram(slot, payload, source, session.key.0);
+                    (0..payload.len().div_ceil(size).max(1)).for_each(|_| self.shared.stats.udp_down.add());
+                    self.write_datagrams(slot, payload, size, source, session.key.0);
                 });
                 more = match received {
                     Ok(more) => more,

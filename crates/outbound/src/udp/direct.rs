@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use oneway_egress::{Egress, EgressError, Protected};
+use oneway_egress::{Egress, EgressError, Protected, segments};
 use oneway_flow::Target;
 use oneway_route::Family;
 use socket2::{SockAddr, SockRef};
@@ -17,11 +17,14 @@ use super::{UdpPath, past_earlier_errors};
 pub struct DirectUdp {
     socket: Protected<UdpSocket>,
     egress: Arc<Egress>,
+    /// Whether the kernel takes several datagrams as one.
+    segments: bool,
 }
 
 pub(crate) fn open(egress: &Arc<Egress>, family: Family) -> Result<UdpPath, EgressError> {
     let socket = egress.udp(family)?;
-    Ok(UdpPath::Direct(DirectUdp { socket, egress: Arc::clone(egress) }))
+    let segments = segments::enable(&socket);
+    Ok(UdpPath::Direct(DirectUdp { socket, egress: Arc::clone(egress), segments }))
 }
 
 impl DirectUdp {
@@ -30,11 +33,40 @@ impl DirectUdp {
     }
 
     pub(super) fn try_send_to(&self, payload: &[u8], dst: &Target) -> io::Result<()> {
-        let addr = SocketAddr::new(dst.addr.ip().to_canonical(), dst.addr.port());
-        self.egress.check_datagram(addr).map_err(refused)?;
-        let addr = SockAddr::from(addr);
+        let addr = SockAddr::from(self.checked(dst)?);
         // Without asking the reactor: a socket that can take nothing says so itself, and a new one can.
         past_earlier_errors(|| SockRef::from(self.socket()).send_to(payload, &addr)).map(drop)
+    }
+
+    pub(super) fn takes_segments(&self) -> bool {
+        self.segments
+    }
+
+    pub(super) fn try_send_segments(
+        &self,
+        payload: &[u8],
+        size: usize,
+        dst: &Target,
+    ) -> (usize, io::Result<()>) {
+        let addr = match self.checked(dst) {
+            Ok(addr) => addr,
+            Err(error) => return (0, Err(error)),
+        };
+        let mut sent = 0;
+        let result = past_earlier_errors(|| {
+            let rest = payload.get(sent * size..).unwrap_or_default();
+            let (count, result) = segments::send(self.socket(), rest, size, addr);
+            sent += count;
+            result
+        });
+        (sent, result)
+    }
+
+    /// Where a datagram goes, if it may go there.
+    fn checked(&self, dst: &Target) -> io::Result<SocketAddr> {
+        let addr = SocketAddr::new(dst.addr.ip().to_canonical(), dst.addr.port());
+        self.egress.check_datagram(addr).map_err(refused)?;
+        Ok(addr)
     }
 }
 

@@ -516,7 +516,7 @@ impl Worker {
     pub(super) async fn user_mail(self: Rc<Self>, mut mail: Receiver<Vec<u8>>) {
         while let Some(mut frame) = mail.recv().await {
             self.packet(&mut frame);
-            self.drive_dirty();
+            self.end_batch();
         }
     }
 

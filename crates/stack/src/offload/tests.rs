@@ -1,0 +1,3 @@
+mod coalesce;
+mod reference;
+mod segment;
