@@ -348,6 +348,8 @@ impl Draft<'_> {
             for family in &self.families {
                 let mut rule = rule(*family, priority, RuleAction::Goto(end));
                 rule.uids = Some((*uid, *uid));
+                // What is forwarded counts as root's, and excluding root must not exclude it.
+                rule.iif = Some("lo".into());
                 steps.push(prepare(Change::Rule(rule), "this user is excluded"));
             }
         }
