@@ -1,7 +1,7 @@
 //! Golden text against fake hosts. `UPDATE_GOLDEN=1 cargo test -p oneway-route` writes the files anew;
 //! read the difference before committing it.
 
-mod fake;
+pub(crate) mod fake;
 
 use std::path::PathBuf;
 
