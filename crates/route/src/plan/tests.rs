@@ -107,6 +107,18 @@ fn beside_wg_quick() {
 }
 
 #[test]
+fn a_tunnel_for_one_family_may_be_carried_by_the_other() {
+    let mut host = host();
+    fake::wg_quick(&mut host);
+    host.rules.retain(|r| r.family == Family::V4 || r.fwmark.is_none() && r.suppress_prefixlength.is_none());
+    let text = plan(&Request::default(), &host).unwrap().text();
+    for ip in ["ip", "ip -6"] {
+        let exempt = |l: &str| l.contains(&format!("{ip} rule add")) && l.contains("fwmark 0xca6c goto");
+        assert!(text.lines().any(exempt), "{ip}\n{text}");
+    }
+}
+
+#[test]
 fn beside_openvpn_halves() {
     let mut host = host();
     host.links.push(link(9, "tun0", Some("tun")));
