@@ -6,21 +6,27 @@ use oneway_route::{Family, IfIndex, Link, Mark, PROTOCOL, Packet, RouteQuery, Sn
 
 use crate::control::LoopFree;
 
-/// What is to be said about packets that leave by these devices; `None` when no tunnel is among them, or those there
+/// What is to be said about packets of a family that leave by these devices; `None` when no tunnel is among them, or those there
 /// are known to be exempt: their marks are not captured.
 pub(super) fn by_tunnels(
     host: &Snapshot,
     tun: IfIndex,
+    family: Family,
     via: &BTreeSet<String>,
 ) -> Option<(LoopFree, String)> {
     let tunnel = via.iter().find(|name| host.link(name).is_some_and(|l| is_tunnel(l, tun)))?;
     let marks = marks(host);
-    if let Some(mark) = marks.iter().find(|mark| is_captured(host, tun, **mark)) {
-        let why = format!(
-            "some of it leaves by {tunnel}, and what another program marks with {mark} to carry it on is captured; start \
-             oneway again, it will exempt that mark"
-        );
-        return Some((LoopFree::Loops, why));
+    // What carries it on in the other family comes to us, too, but need not go back into the tunnel.
+    for (carrier, verdict) in
+        [(family, LoopFree::Loops), (Family::V4, LoopFree::NotProven), (Family::V6, LoopFree::NotProven)]
+    {
+        if let Some(mark) = marks.iter().find(|mark| is_captured(host, tun, **mark, carrier)) {
+            let why = format!(
+                "some of it leaves by {tunnel}, and what another program marks with {mark} to carry it on by {carrier} \
+                 is captured; start oneway again, it will exempt that mark"
+            );
+            return Some((verdict, why));
+        }
     }
     if marks.is_empty() {
         let why = format!(
@@ -47,9 +53,9 @@ fn marks(host: &Snapshot) -> BTreeSet<Mark> {
 }
 
 /// Whether a packet with this mark, whatever its destination, is led into the capture.
-fn is_captured(host: &Snapshot, tun: IfIndex, mark: Mark) -> bool {
+fn is_captured(host: &Snapshot, tun: IfIndex, mark: Mark, family: Family) -> bool {
     let own = host.addresses.iter().filter(|a| a.index == tun).map(|a| a.net.trunc()).collect::<Vec<_>>();
-    Family::ALL.iter().flat_map(|family| classes(host, *family, &own)).any(|dst| {
+    classes(host, family, &own).into_iter().any(|dst| {
         let inside = own.iter().any(|net| net.contains(&dst)) || dst.is_multicast();
         let packet = Packet::of(&RouteQuery::to(dst).marked(mark), 0);
         !inside && decide(host, &packet).iter().any(|o| o.answer.oif == Some(tun))
@@ -107,7 +113,7 @@ mod tests {
 
     fn verdict(host: &Snapshot, via: &str) -> Option<LoopFree> {
         let tun = host.link("oneway0").unwrap().index;
-        by_tunnels(host, tun, &BTreeSet::from([via.to_owned()])).map(|(verdict, _)| verdict)
+        by_tunnels(host, tun, Family::V4, &BTreeSet::from([via.to_owned()])).map(|(verdict, _)| verdict)
     }
 
     #[test]

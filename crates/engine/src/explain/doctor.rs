@@ -185,7 +185,8 @@ fn ask(scene: &Scene<'_>, destinations: &[IpAddr]) -> Found {
     if let Some(why) = doubtful {
         return Found { verdict: LoopFree::NotProven, why, via: found.via };
     }
-    if let Some((verdict, why)) = carried::by_tunnels(scene.host, scene.tun, &found.via) {
+    let family = destinations.first().map_or(Family::V4, |dst| Family::of(*dst));
+    if let Some((verdict, why)) = carried::by_tunnels(scene.host, scene.tun, family, &found.via) {
         return Found { verdict, why, via: found.via };
     }
     let says = if scene.running { "asked of the kernel" } else { "asked of the model of the plan" };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use oneway_egress::{Finding, Strategy};
 use oneway_flow::{Network, Target};
 use oneway_outbound::Outbound;
-use oneway_route::{Outcome, Packet, RouteAnswer, RouteQuery, decide, route_words, rule_words};
+use oneway_route::{Family, Outcome, Packet, RouteAnswer, RouteQuery, decide, route_words, rule_words};
 
 use super::carried;
 use super::scene::Scene;
@@ -145,7 +145,7 @@ fn dial(scene: &Scene<'_>, address: SocketAddr, whose: &str) -> Dial {
     let way = refused.is_none().then(|| way(scene, &query, packet));
     let device = way.as_ref().and_then(|w| w.device.clone());
     let via = device.into_iter().collect();
-    let (loop_free, why) = match carried::by_tunnels(scene.host, scene.tun, &via) {
+    let (loop_free, why) = match carried::by_tunnels(scene.host, scene.tun, Family::of(address.ip()), &via) {
         Some((verdict, why)) if loop_free == LoopFree::Proven => (verdict, why),
         _ => (loop_free, why),
     };
