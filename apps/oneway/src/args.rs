@@ -1,7 +1,7 @@
 //! Commands and options, as clap sees them.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -59,8 +59,12 @@ pub(crate) enum Command {
     Run(CaptureArgs),
     /// Print every change that `run` would make to this host, and its undo; change nothing
     Plan(CaptureArgs),
-    /// Read the configuration and report every error with file, line and column
+    /// Read the configuration and report every error, with file, line and column, and every loop that it would cause
     Check(CaptureArgs),
+    /// Say of each way out whether it is free of loops: of the running instance, or of what `run` would do
+    Doctor(CaptureArgs),
+    /// Say what becomes of a packet, by which rules, and why it cannot come back
+    Why(WhyArgs),
     /// Show how the running instance is doing
     Status,
     /// List the flows of the running instance
@@ -84,10 +88,6 @@ pub(crate) enum Command {
     #[command(hide = true)]
     Exec(Later),
     #[command(hide = true)]
-    Doctor(Later),
-    #[command(hide = true)]
-    Why(Later),
-    #[command(hide = true)]
     Reload(Later),
     #[command(hide = true)]
     Confirm(Later),
@@ -97,6 +97,25 @@ pub(crate) enum Command {
     Import(Later),
     #[command(hide = true)]
     Lab(Later),
+}
+
+/// The packet that `why` is asked about.
+#[derive(Debug, Args)]
+pub(crate) struct WhyArgs {
+    /// Address or name, and a port [default port: 443]
+    #[arg(value_name = "DST[:PORT]")]
+    pub(crate) destination: String,
+    /// A datagram instead of a TCP connection
+    #[arg(long)]
+    pub(crate) udp: bool,
+    /// Sent by this user [default: you]
+    #[arg(long, value_name = "N")]
+    pub(crate) uid: Option<Uid>,
+    /// Sent from this address: of this host, or of a client that it forwards for
+    #[arg(long, value_name = "IP")]
+    pub(crate) from: Option<IpAddr>,
+    #[command(flatten)]
+    pub(crate) capture: CaptureArgs,
 }
 
 /// Whatever is given to a command of a later version.

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use oneway::config::{Config, ConfigError};
-use oneway::control::{FlowInfo, StatePaths, Status};
+use oneway::config::{Config, ConfigError, Loaded};
+use oneway::control::{Doctor, FlowInfo, StatePaths, Status, Why, WhyQuestion};
 use oneway::{Engine, EngineError};
 
 use crate::failure::{FAILED, Failure};
@@ -16,6 +16,10 @@ pub(crate) trait Instance: Send + Sync + 'static {
     fn status(&self) -> Status;
     /// The flows it carries.
     fn flows(&self) -> Vec<FlowInfo>;
+    /// A verdict on each of its ways out. May take a while.
+    fn doctor(&self) -> Result<Doctor, Failure>;
+    /// What would become of a packet.
+    fn why(&self, question: &WhyQuestion) -> Result<Why, Failure>;
     /// Blocks until it cannot go on and says why; or until it is stopped, `None`.
     fn wait_until_failed(&self) -> Option<Failure>;
     /// Stops it and undoes its changes to the host.
@@ -33,6 +37,14 @@ impl Instance for Engine {
 
     fn flows(&self) -> Vec<FlowInfo> {
         Engine::flows(self)
+    }
+
+    fn doctor(&self) -> Result<Doctor, Failure> {
+        Engine::doctor(self).map_err(failure)
+    }
+
+    fn why(&self, question: &WhyQuestion) -> Result<Why, Failure> {
+        Engine::why(self, question).map_err(failure)
     }
 
     fn wait_until_failed(&self) -> Option<Failure> {
@@ -53,14 +65,20 @@ pub(crate) fn start(config: Config) -> Result<Arc<dyn Instance>, Failure> {
     Ok(Arc::new(Engine::start(&config).map_err(failure)?))
 }
 
-/// What is wrong with a configuration beyond the file's own errors: its rules, and what is not available here.
-pub(crate) fn check(config: &Config) -> Vec<ConfigError> {
-    match oneway::plan(config) {
-        Err(EngineError::Config(errors)) => errors.as_slice().to_vec(),
-        Err(error @ EngineError::Unsupported { .. }) => vec![ConfigError::new(None, error.to_string())],
-        // What only this host stands in the way of is no fault of the configuration.
-        Err(_) | Ok(_) => Vec::new(),
-    }
+/// What is wrong with a configuration beyond the file's own errors: its rules, what is not available here, and the
+/// loops that it would make.
+pub(crate) fn check(loaded: &Loaded) -> Vec<ConfigError> {
+    oneway::check(loaded)
+}
+
+/// A verdict on each way out of what [`start`] would do.
+pub(crate) fn doctor(config: &Config) -> Result<Doctor, Failure> {
+    oneway::doctor(config).map_err(failure)
+}
+
+/// What would become of a packet after [`start`].
+pub(crate) fn why(config: &Config, question: &WhyQuestion) -> Result<Why, Failure> {
+    oneway::why(config, question).map_err(failure)
 }
 
 /// The changes that [`start`] would make, for people and for programs.

@@ -157,6 +157,63 @@ fn check_reads_the_rules_too() {
 }
 
 #[test]
+fn check_names_the_place_of_a_loop() {
+    let here = Namespace::new();
+    let config = "[tun]\naddresses = [\"10.88.0.1/24\"]\n[outbound.local]\ntype = \"socks5\"\n\
+                  server = \"127.0.0.1:1080\"\n[rules]\nfinal = \"local\"\n";
+    let (_folder, path) = file(config);
+    let output = here.oneway(&["check", "-c", &path]);
+    assert_eq!(
+        text(&output.stdout),
+        format!(
+            "error: {path}:3:11: outbound \"local\": the proxy 127.0.0.1:1080 is a program of this host, and what \
+             it sends would be captured and come back to it; run it as a user of its own and give --exclude-uid of \
+             that\n1 error\n"
+        )
+    );
+    assert_eq!(output.status.code(), Some(3));
+    // A network of this host, of which the configuration knows nothing.
+    let network = "ip link add lan0 type veth peer name far0 && ip address add 192.0.2.1/24 dev lan0 && ip link set lan0 up";
+    assert!(here.command("sh", &["-c", network]).status().unwrap().success());
+    let (_folder, path) = file("[tun]\naddresses = [\"192.0.2.9/28\"]\n");
+    let output = here.oneway(&["check", "-c", &path, "--json"]);
+    let error = &document(&output)["errors"][0];
+    assert_eq!((&error["line"], &error["column"]), (&json!(2), &json!(13)), "{output:?}");
+    assert!(error["message"].as_str().unwrap().contains("192.0.2.9/28 overlaps"), "{error}");
+}
+
+#[test]
+fn why_and_doctor_take_the_options_of_run() {
+    let here = Namespace::new();
+    let output = here.oneway(&["why", "192.0.2.1", "--exclude-uid", "0", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let answer = document(&output)["answers"][0].clone();
+    assert_eq!((&answer["target"], &answer["captured"]), (&json!("192.0.2.1:443"), &json!(false)));
+    let output =
+        here.oneway(&["why", "192.0.2.1:53", "--udp", "--proxy", "http://198.51.100.1:8080", "--json"]);
+    let answer = document(&output)["answers"][0].clone();
+    assert_eq!((&answer["captured"], &answer["outbound"]), (&json!(true), &json!("proxy")));
+    assert_eq!(
+        (&answer["dials"], &answer["why"]),
+        (&json!([]), &json!("http carries no UDP: it is refused"))
+    );
+    let output = here.oneway(&["doctor", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(document(&output)["verdict"], "proven");
+    let before = here.state();
+    let text_of = |words: &[&str]| text(&here.oneway(words).stdout).to_owned();
+    assert!(text_of(&["doctor"]).ends_with("\nloop-free: proven\n"));
+    assert!(text_of(&["why", "192.0.2.1"]).starts_with("target     tcp 192.0.2.1:443\n"));
+    assert_eq!(here.state(), before);
+    for command in [&["doctor"][..], &["why", "192.0.2.1"]] {
+        let output = oneway(&[command, &["--mtu", "1"]].concat());
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+    }
+    fails(&["why"], 2, "the following required arguments were not provided: <DST[:PORT]>");
+    fails(&["why", "a.example:http"], 2, "\"http\" is no port; give a number up to 65535");
+}
+
+#[test]
 fn check_of_a_good_configuration() {
     let output = oneway(&["check"]);
     assert_eq!((text(&output.stdout), output.status.code()), ("ok\n", Some(0)));
@@ -180,8 +237,8 @@ fn errors_are_json_too() {
         json!({ "error": "unexpected argument '--nonsense' found", "exit_code": 2 })
     );
     assert_eq!(text(&output.stderr), "error: unexpected argument '--nonsense' found\n");
-    let output = oneway(&["doctor", "--json"]);
-    assert_eq!(output.status.code(), Some(1));
+    let output = oneway(&["why", "a b", "--json"]);
+    assert_eq!((output.status.code(), &document(&output)["exit_code"]), (Some(2), &json!(2)));
 }
 
 #[test]
@@ -189,12 +246,23 @@ fn help_shows_what_is_there_and_nothing_else() {
     let output = oneway(&["--help"]);
     assert_eq!(output.status.code(), Some(0));
     let help = text(&output.stdout);
-    for command in
-        ["run", "plan", "check", "status", "flows", "stop", "recover", "demo", "completions", "help"]
-    {
+    for command in [
+        "run",
+        "plan",
+        "check",
+        "doctor",
+        "why",
+        "status",
+        "flows",
+        "stop",
+        "recover",
+        "demo",
+        "completions",
+        "help",
+    ] {
         assert!(help.contains(&format!("\n  {command} ")), "{command}: {help}");
     }
-    for later in ["exec", "doctor", "why", "reload", "confirm", "exclude", "import", "lab"] {
+    for later in ["exec", "reload", "confirm", "exclude", "import", "lab"] {
         assert!(!help.contains(&format!("\n  {later} ")), "{later}: {help}");
         fails(
             &[later, "--some", "-x", "--", "words"],

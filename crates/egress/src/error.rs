@@ -16,6 +16,8 @@ pub enum ForbiddenReason {
     Unspecified,
     /// `224.0.0.0/4` or `ff00::/8`.
     Multicast,
+    /// `fe80::/10`: which link it is on is not said, and a route may say the TUN.
+    LinkLocal,
     /// `255.255.255.255`.
     Broadcast,
     /// One of this program's own listening sockets.
@@ -28,6 +30,7 @@ impl fmt::Display for ForbiddenReason {
             Self::Prefix(net) => write!(f, "{net} is the capture's own and would lead back into it"),
             Self::Unspecified => f.write_str("the unspecified address means this host itself"),
             Self::Multicast => f.write_str("it is a multicast address"),
+            Self::LinkLocal => f.write_str("it is a link-local address, of one link that is not named"),
             Self::Broadcast => f.write_str("it is the broadcast address"),
             Self::OwnListener => f.write_str("it is a listener of this program"),
         }

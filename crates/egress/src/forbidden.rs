@@ -37,6 +37,7 @@ impl Forbidden {
             IpAddr::V4(v4) if v4.octets()[0] == 0 => Some(ForbiddenReason::Unspecified),
             IpAddr::V6(v6) if v6.is_unspecified() => Some(ForbiddenReason::Unspecified),
             _ if dst.is_multicast() => Some(ForbiddenReason::Multicast),
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => Some(ForbiddenReason::LinkLocal),
             _ => self
                 .prefixes
                 .read()
@@ -109,6 +110,7 @@ mod tests {
         assert_eq!(reason(&forbidden, "::ffff:0.0.0.0"), Some(ForbiddenReason::Unspecified));
         assert_eq!(reason(&forbidden, "224.0.0.1"), Some(ForbiddenReason::Multicast));
         assert_eq!(reason(&forbidden, "ff02::1"), Some(ForbiddenReason::Multicast));
+        assert_eq!(reason(&forbidden, "fe80::1"), Some(ForbiddenReason::LinkLocal));
         assert_eq!(reason(&forbidden, "255.255.255.255"), Some(ForbiddenReason::Broadcast));
         for good in ["192.0.2.1", "127.0.0.1", "::1", "2001:db8::1", "198.20.0.0"] {
             assert_eq!(reason(&forbidden, good), None, "{good}");

@@ -72,9 +72,27 @@ impl Egress {
         };
         // Without a user the kernel takes the asking process's own (`inet_rtm_getroute`), which is our sockets'.
         let query = RouteQuery { dst, mark, oif, src: None, uid: None };
-        match oracle.route(&query) {
-            Ok(answer) => judge(dst, tun, &strategy, &answer),
-            Err(error) => verdict(dst, None, Finding::NotProven, format!("cannot ask the kernel: {error}")),
+        let judged = |query: &RouteQuery| match oracle.route(query) {
+            Ok(answer) => (judge(dst, tun, &strategy, &answer), Some(answer)),
+            Err(error) => {
+                (verdict(dst, None, Finding::NotProven, format!("cannot ask the kernel: {error}")), None)
+            }
+        };
+        let (first, answer) = judged(&query);
+        let source = answer.filter(|a| a.kind == RouteKind::Unicast).and_then(|a| a.prefsrc);
+        // A connection is routed again with the source that it got (`ip_route_connect`, include/net/route.h), and then
+        // meets rules by source. IPv6 takes a device named together with a source for a wish in this question, which
+        // it is not for a socket.
+        match source.filter(|_| first.loop_free && (oif.is_none() || dst.is_ipv4())) {
+            Some(src) => {
+                let (mut second, _) = judged(&RouteQuery { src: Some(src), ..query });
+                if second.loop_free {
+                    return first;
+                }
+                second.why.push_str(&format!("; so it is for packets from {src}"));
+                second
+            }
+            None => first,
         }
     }
 }
@@ -93,11 +111,11 @@ fn judge(dst: IpAddr, tun: IfIndex, strategy: &Strategy, answer: &RouteAnswer) -
         return verdict(dst, name, Finding::Loops, why);
     }
     match answer.kind {
-        RouteKind::Unicast => {
+        RouteKind::Unicast | RouteKind::Broadcast | RouteKind::Multicast => {
             let why = format!("{strategy}: the kernel routes it by {by}, not by the capture");
             verdict(dst, name, Finding::Proven, why)
         }
-        RouteKind::Local => {
+        RouteKind::Local | RouteKind::Anycast => {
             let why = format!("{strategy}: it is delivered on this host");
             verdict(dst, name, Finding::Proven, why)
         }
@@ -185,6 +203,29 @@ mod tests {
         let verdict = prove(bind(), &says(UPLINK, RouteKind::Unicast, None));
         assert!(verdict.loop_free && verdict.via.is_none(), "{verdict:?}");
         assert!(verdict.why.contains("no route"), "{}", verdict.why);
+    }
+
+    /// Routes by the source alone.
+    #[derive(Debug)]
+    struct BySource;
+
+    impl RouteOracle for BySource {
+        fn route(&self, query: &RouteQuery) -> Result<RouteAnswer, RouteError> {
+            let (oif, prefsrc) = match query.src {
+                Some(_) => (TUN, None),
+                None => (UPLINK, Some("192.0.2.9".parse().unwrap())),
+            };
+            let (oif_name, table, kind) = ("dev".to_owned(), Some(Table::MAIN), RouteKind::Unicast);
+            Ok(RouteAnswer { oif: Some(oif), oif_name, prefsrc, gateway: None, table, kind })
+        }
+    }
+
+    #[test]
+    fn a_rule_by_source_is_found() {
+        let egress = Egress::with_oracle(Strategy::Mark(Mark(8)), Vec::new(), Box::new(BySource)).unwrap();
+        let verdict = egress.prove(&BySource, TUN, &["192.0.2.1".parse().unwrap()]).remove(0);
+        assert_eq!(verdict.finding, Finding::Loops);
+        assert!(verdict.why.ends_with("for packets from 192.0.2.9"), "{}", verdict.why);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The engine of oneway as a library: everything but the command line.
 //!
-//! [`Engine::start`] captures and returns; [`Engine::stop`] undoes. [`plan`] says beforehand what would be changed.
+//! [`Engine::start`] captures and returns; [`Engine::stop`] undoes. [`plan`] says beforehand what would be changed,
+//! [`check`] which loops a configuration would make, [`doctor`] and [`why`] that nothing comes back.
 
 #![forbid(unsafe_code)]
 
@@ -22,6 +23,8 @@ mod limits;
 mod stats;
 
 #[cfg(target_os = "linux")]
+mod explain;
+#[cfg(target_os = "linux")]
 mod lifecycle;
 #[cfg(not(target_os = "linux"))]
 #[path = "unsupported.rs"]
@@ -32,5 +35,9 @@ mod status;
 mod worker;
 
 pub use error::EngineError;
+#[cfg(target_os = "linux")]
+pub use explain::{check, doctor, why};
 pub use lifecycle::{Engine, plan, recover};
+#[cfg(not(target_os = "linux"))]
+pub use lifecycle::{check, doctor, why};
 pub use stats::StatsSnapshot;

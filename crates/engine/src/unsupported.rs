@@ -4,8 +4,8 @@ use std::convert::Infallible;
 
 use oneway_route::Plan;
 
-use crate::config::Config;
-use crate::control::{FlowInfo, StatePaths, Status};
+use crate::config::{Config, ConfigError, Loaded};
+use crate::control::{Doctor, FlowInfo, StatePaths, Status, Why, WhyQuestion};
 use crate::error::EngineError;
 
 /// A running capture; there is none on this system.
@@ -28,6 +28,30 @@ fn unsupported<T>(what: &str) -> Result<T, EngineError> {
 /// Always [`EngineError::Unsupported`].
 pub fn plan(_config: &Config) -> Result<Plan, EngineError> {
     unsupported("planning the capture")
+}
+
+/// Whether each way out of what `run` would do is free of loops.
+///
+/// # Errors
+/// Always [`EngineError::Unsupported`].
+pub fn doctor(_config: &Config) -> Result<Doctor, EngineError> {
+    unsupported("proving that nothing loops")
+}
+
+/// What would become of a packet if `run` ran.
+///
+/// # Errors
+/// Always [`EngineError::Unsupported`].
+pub fn why(_config: &Config, _question: &WhyQuestion) -> Result<Why, EngineError> {
+    unsupported("following a packet")
+}
+
+/// What is wrong with a configuration beyond its own text: here, its rules.
+pub fn check(loaded: &Loaded) -> Vec<ConfigError> {
+    match crate::assemble::dispatch(&loaded.config) {
+        Err(EngineError::Config(errors)) => errors.as_slice().to_vec(),
+        Err(_) | Ok(_) => Vec::new(),
+    }
 }
 
 /// Undoes what a killed instance left behind.
@@ -59,6 +83,22 @@ impl Engine {
 
     /// The flows that it carries.
     pub fn flows(&self) -> Vec<FlowInfo> {
+        match self.never {}
+    }
+
+    /// Whether each way out is free of loops.
+    ///
+    /// # Errors
+    /// None: there is none.
+    pub fn doctor(&self) -> Result<Doctor, EngineError> {
+        match self.never {}
+    }
+
+    /// What would become of a packet.
+    ///
+    /// # Errors
+    /// None: there is none.
+    pub fn why(&self, _question: &WhyQuestion) -> Result<Why, EngineError> {
         match self.never {}
     }
 

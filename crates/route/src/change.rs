@@ -232,6 +232,9 @@ impl Display for Words<'_, Rule> {
         if let Some(length) = rule.suppress_prefixlength {
             write!(f, " suppress_prefixlength {length}")?;
         }
+        if let Some(group) = rule.suppress_ifgroup {
+            write!(f, " suppress_ifgroup {group}")?;
+        }
         write!(f, " protocol {PROTOCOL}")
     }
 }

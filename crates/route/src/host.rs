@@ -60,6 +60,9 @@ pub struct Link {
     pub kind: Option<String>,
     /// The bridge, bond or VRF it belongs to.
     pub master: Option<IfIndex>,
+    /// The group that `suppress_ifgroup` looks at; 0 unless somebody set one.
+    #[serde(default)]
+    pub group: u32,
 }
 
 /// An address of an interface.
@@ -211,6 +214,9 @@ pub struct Rule {
     pub uids: Option<(u32, u32)>,
     /// Answers of prefixes as long as this or shorter do not count.
     pub suppress_prefixlength: Option<u32>,
+    /// Answers by devices of this group do not count.
+    #[serde(default)]
+    pub suppress_ifgroup: Option<u32>,
     /// Who made it.
     pub protocol: u8,
     /// `rtm_tos`
@@ -234,6 +240,7 @@ impl Rule {
             fwmark: None,
             uids: None,
             suppress_prefixlength: None,
+            suppress_ifgroup: None,
             protocol: 2,
             tos: 0,
             other: Vec::new(),

@@ -3,6 +3,8 @@
 //! - [`Snapshot`] is what the host looks like; [`query`] asks the kernel where one packet would go.
 //! - [`plan`] decides purely from a [`Request`] and a [`Snapshot`]; [`Plan::text`] says it in the words of
 //!   `ip` and `nft`.
+//! - [`decide`] is the kernel's routing decision as a pure function of a [`Snapshot`], [`planned`] the snapshot with
+//!   a plan applied, [`classes`] all destinations in as few questions as there are answers.
 //! - [`apply`] makes the preparations, [`Applied::verify`] rehearses the capture with a mark that no packet
 //!   carries, [`Applied::capture`] makes it real: protect, verify, capture, and in no other order.
 //! - Every change's inverse is in the [`Journal`] before the change is made; [`Applied::undo`] goes back,
@@ -17,6 +19,7 @@ mod error;
 mod host;
 mod id;
 mod journal;
+mod model;
 mod nft;
 mod plan;
 mod prove;
@@ -37,7 +40,10 @@ pub use error::RouteError;
 pub use host::{Address, Link, NextHop, NftSupport, NftTableId, PROTOCOL, Route, Rule, RuleAction, Snapshot};
 pub use id::{Family, IfIndex, Mark, Priority, Table};
 pub use journal::Journal;
+pub use model::{
+    Outcome, Packet, classes, decide, decide_socket, foreign_ways, planned, route_words, rule_words,
+};
 pub use nft::{Inbound, NftTable};
 pub use plan::{Phase, Plan, PlanError, Protect, Request, Step, Uplink, Uplinks, plan};
 pub use prove::{Check, Proof, prove_rules};
-pub use query::{RouteAnswer, RouteKind, RouteQuery, query};
+pub use query::{RouteAnswer, RouteKind, RouteQuery, listening_user, query};

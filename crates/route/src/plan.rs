@@ -263,4 +263,4 @@ struct Draft<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

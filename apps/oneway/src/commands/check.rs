@@ -17,7 +17,7 @@ struct Report {
     warnings: Vec<ConfigError>,
 }
 
-/// Reports everything that is wrong with the configuration.
+/// Reports everything that is wrong with the configuration, and every loop that it would make on this host.
 pub(crate) fn check(global: &Global, args: CaptureArgs, output: Output) -> Result<ExitCode, Failure> {
     let file = args.config.clone();
     let loaded = match args.options(global) {
@@ -25,7 +25,7 @@ pub(crate) fn check(global: &Global, args: CaptureArgs, output: Output) -> Resul
         Err(error) => Err(error.into()),
     };
     let (errors, warnings) = match loaded {
-        Ok(loaded) => (engine::check(&loaded.config), loaded.warnings),
+        Ok(loaded) => (engine::check(&loaded), loaded.warnings),
         Err(errors) => match errors.as_slice() {
             // A file that cannot be read was not checked.
             [unread @ ConfigError { origin: None, .. }] => return Err(Failure::usage(unread)),

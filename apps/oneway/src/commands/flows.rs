@@ -19,9 +19,9 @@ pub(crate) fn flows(global: &Global, watch: bool, output: Output) -> Result<Exit
     let request = ControlRequest::Flows;
     let mut client = connect(global)?;
     loop {
-        let flows = match client.request(request)? {
+        let flows = match client.request(&request)? {
             ControlReply::Flows(flows) => flows,
-            other => return Err(unexpected(request, &other)),
+            other => return Err(unexpected(&request, &other)),
         };
         // Erase the screen and go to its top (ECMA-48, 8.3.39 and 8.3.21).
         let clear = if watch && output.is_screen() { "\x1b[2J\x1b[H" } else { "" };

@@ -2,12 +2,14 @@
 
 pub(crate) mod check;
 pub(crate) mod completions;
+pub(crate) mod doctor;
 pub(crate) mod flows;
 pub(crate) mod plan;
 pub(crate) mod recover;
 pub(crate) mod run;
 pub(crate) mod status;
 pub(crate) mod stop;
+pub(crate) mod why;
 
 use oneway::config::{Config, Loaded};
 use oneway::control::{ControlClient, ControlError, ControlReply, ControlRequest, StatePaths};
@@ -39,11 +41,26 @@ fn connect(global: &Global) -> Result<ControlClient, Failure> {
     }
 }
 
+/// The running instance, if there is one.
+fn running(global: &Global) -> Result<Option<ControlClient>, Failure> {
+    let candidates = match &global.control {
+        Some(path) => vec![path.clone()],
+        None => StatePaths::here()?.control_candidates(),
+    };
+    match ControlClient::connect(&candidates) {
+        Ok(client) => Ok(Some(client)),
+        Err(ControlError::NotRunning { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The failure for an answer to another question.
-fn unexpected(request: ControlRequest, reply: &ControlReply) -> Failure {
+fn unexpected(request: &ControlRequest, reply: &ControlReply) -> Failure {
     let what = match reply {
         ControlReply::Status(_) => "a status",
         ControlReply::Flows(_) => "a list of flows",
+        ControlReply::Doctor(_) => "verdicts",
+        ControlReply::Why(_) => "what becomes of a packet",
         ControlReply::Stopped => "that it stopped",
         ControlReply::Error(why) => why,
     };

@@ -12,7 +12,7 @@ use crate::output::{Output, say};
 
 /// Prints what `run` would do to this host.
 pub(crate) fn plan(global: &Global, args: CaptureArgs, output: Output) -> Result<ExitCode, Failure> {
-    let Loaded { config, warnings } = load(global, args)?;
+    let Loaded { config, warnings, .. } = load(global, args)?;
     for warning in &warnings {
         say(format_args!("warning: {warning}"));
     }

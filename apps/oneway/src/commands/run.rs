@@ -14,7 +14,7 @@ use crate::{engine, logging};
 
 /// Captures and forwards until it is told to stop, then undoes every change.
 pub(crate) fn run(global: &Global, args: CaptureArgs, output: Output) -> Result<ExitCode, Failure> {
-    let Loaded { config, warnings } = load(global, args)?;
+    let Loaded { config, warnings, .. } = load(global, args)?;
     logging::start(config.log);
     for warning in &warnings {
         tracing::warn!("{warning}");

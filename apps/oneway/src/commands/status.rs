@@ -13,12 +13,12 @@ use crate::output::{Output, bytes, printable, seconds};
 /// Shows how the running instance is doing.
 pub(crate) fn status(global: &Global, output: Output) -> Result<ExitCode, Failure> {
     let request = ControlRequest::Status;
-    match connect(global)?.request(request)? {
+    match connect(global)?.request(&request)? {
         ControlReply::Status(status) => {
             output.print(printable_lines(&text(&status)), &status);
             Ok(ExitCode::SUCCESS)
         }
-        other => Err(unexpected(request, &other)),
+        other => Err(unexpected(&request, &other)),
     }
 }
 

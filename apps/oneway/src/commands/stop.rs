@@ -12,7 +12,7 @@ use crate::output::Output;
 /// Stops the running instance and waits until its changes are undone.
 pub(crate) fn stop(global: &Global, output: Output) -> Result<ExitCode, Failure> {
     let request = ControlRequest::Stop;
-    match connect(global)?.request(request)? {
+    match connect(global)?.request(&request)? {
         ControlReply::Stopped => {
             output.print(
                 "stopped; every change to this host is undone",
@@ -20,6 +20,6 @@ pub(crate) fn stop(global: &Global, output: Output) -> Result<ExitCode, Failure>
             );
             Ok(ExitCode::SUCCESS)
         }
-        other => Err(unexpected(request, &other)),
+        other => Err(unexpected(&request, &other)),
     }
 }

@@ -21,3 +21,8 @@ pub(crate) fn require_net_admin() -> Result<(), Failure> {
         ),
     ))
 }
+
+/// The user that this process runs as.
+pub(crate) fn user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}

@@ -119,6 +119,13 @@ fn answer_requests(
                     match request {
                         ControlRequest::Status => ControlReply::Status(Box::new(instance.status())),
                         ControlRequest::Flows => ControlReply::Flows(instance.flows()),
+                        // They ask the kernel hundreds of questions, while others want answers too.
+                        ControlRequest::Doctor => {
+                            apart(move || Ok(ControlReply::Doctor(Box::new(instance.doctor()?)))).await
+                        }
+                        ControlRequest::Why(question) => {
+                            apart(move || Ok(ControlReply::Why(Box::new(instance.why(&question)?)))).await
+                        }
                         ControlRequest::Stop => {
                             let (reply, replied) = oneshot::channel();
                             // If nobody receives, neither the request nor the answer, it has stopped before.
@@ -130,6 +137,15 @@ fn answer_requests(
             })
             .await;
     });
+}
+
+/// Finds an answer on a thread that may block.
+async fn apart(answer: impl FnOnce() -> Result<ControlReply, Failure> + Send + 'static) -> ControlReply {
+    match tokio::task::spawn_blocking(answer).await {
+        Ok(Ok(reply)) => reply,
+        Ok(Err(failure)) => ControlReply::Error(failure.to_string()),
+        Err(_) => ControlReply::Error("the question could not be answered; see the log".to_owned()),
+    }
 }
 
 fn announce(instance: &dyn Instance, paths: &StatePaths, output: Output) {

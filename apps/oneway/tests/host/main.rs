@@ -15,6 +15,8 @@ mod loops;
 #[cfg(target_os = "linux")]
 mod malformed;
 #[cfg(target_os = "linux")]
+mod prove;
+#[cfg(target_os = "linux")]
 mod rights;
 
 #[cfg(target_os = "linux")]
@@ -50,6 +52,10 @@ fn main() -> std::process::ExitCode {
         killed::recover_is_safe_at_any_time,
         loops::what_is_never_captured_goes_as_without_us,
         loops::a_resolver_on_the_tun_keeps_quiet,
+        prove::the_doctor_proves_before_and_while_it_runs,
+        prove::the_doctor_finds_what_others_broke,
+        prove::why_follows_a_packet,
+        prove::check_finds_loops_before_anything_is_touched,
         rights::one_capability_is_enough,
         inbound::servers_answer_as_without_us_beside_source_rules,
         health::wrong_use_changes_nothing,

@@ -167,6 +167,27 @@ pub struct Loaded {
     pub config: Config,
     /// Settings that are accepted but do not do what they say, or nothing at all.
     pub warnings: Vec<ConfigError>,
+    /// Where the settings stood that a host can contradict.
+    pub origins: Origins,
+}
+
+/// Where settings stood; `None` for a default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origins {
+    /// The TUN's name.
+    pub tun_name: Option<Origin>,
+    /// The TUN's addresses.
+    pub tun_addresses: Option<Origin>,
+    /// The TUN's MTU.
+    pub mtu: Option<Origin>,
+    /// The pinned uplink.
+    pub interface: Option<Origin>,
+    /// The mark.
+    pub mark: Option<Origin>,
+    /// What is excluded.
+    pub exclude: Option<Origin>,
+    /// Each outbound that was given, by name.
+    pub outbounds: BTreeMap<String, Origin>,
 }
 
 impl Default for Config {
@@ -204,10 +225,12 @@ impl Config {
         read: &dyn Fn(&Path) -> io::Result<String>,
     ) -> Result<Loaded, ConfigErrors> {
         let (settings, mut errors) = document::read(file, text, read);
-        let (config, warnings) = settings.under(options).into_config(&mut errors);
+        let settings = settings.under(options);
+        let origins = settings.origins();
+        let (config, warnings) = settings.into_config(&mut errors);
         match ConfigErrors::collect(errors) {
             Some(errors) => Err(errors),
-            None => Ok(Loaded { config, warnings }),
+            None => Ok(Loaded { config, warnings, origins }),
         }
     }
 }

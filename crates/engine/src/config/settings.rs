@@ -12,8 +12,8 @@ use super::value::{
     TunAddress, TunFd, Uid,
 };
 use super::{
-    CaptureConfig, Config, DEFAULT_STACK, EgressConfig, FaultSpec, LogConfig, Options, RuleLine, RulesConfig,
-    TunConfig,
+    CaptureConfig, Config, DEFAULT_STACK, EgressConfig, FaultSpec, LogConfig, Options, Origins, RuleLine,
+    RulesConfig, TunConfig,
 };
 
 /// A value and where it came from.
@@ -149,6 +149,25 @@ impl Settings {
             log_level: over.log_level.or(self.log_level),
             log_format: over.log_format.or(self.log_format),
             ..self
+        }
+    }
+
+    /// Where the settings stood.
+    pub(super) fn origins(&self) -> Origins {
+        fn of<T>(set: &Set<T>) -> Option<Origin> {
+            set.as_ref().map(|set| set.origin.clone())
+        }
+        let mut outbounds: BTreeMap<_, _> =
+            self.outbounds.iter().map(|(name, set)| (name.clone(), set.origin.clone())).collect();
+        outbounds.extend(of(&self.proxy).map(|origin| (PROXY.to_owned(), origin)));
+        Origins {
+            tun_name: of(&self.tun_name),
+            tun_addresses: of(&self.tun_addresses),
+            mtu: of(&self.mtu),
+            interface: of(&self.interface),
+            mark: of(&self.mark),
+            exclude: of(&self.exclude),
+            outbounds,
         }
     }
 

@@ -282,7 +282,7 @@ fn options_win() {
         log_level: Some(LogLevel::Debug),
         ..Options::default()
     };
-    let Loaded { config, warnings } = load(text, options).unwrap();
+    let Loaded { config, warnings, .. } = load(text, options).unwrap();
     assert_eq!(warnings, []);
     assert_eq!(config.capture.stack, StackKind::System);
     assert_eq!(config.capture.exclude, prefixes(&["203.0.113.0/24"]));

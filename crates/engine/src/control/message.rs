@@ -5,14 +5,20 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::report::{Doctor, Why, WhyQuestion};
+
 /// What a client asks of the running instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ControlRequest {
     /// How it is doing.
     Status,
     /// Which flows it carries.
     Flows,
+    /// Whether each way out is free of loops.
+    Doctor,
+    /// What would become of a packet, and why.
+    Why(WhyQuestion),
     /// Stop and undo every change; answered when that is done.
     Stop,
 }
@@ -25,6 +31,10 @@ pub enum ControlReply {
     Status(Box<Status>),
     /// To [`ControlRequest::Flows`].
     Flows(Vec<FlowInfo>),
+    /// To [`ControlRequest::Doctor`].
+    Doctor(Box<Doctor>),
+    /// To [`ControlRequest::Why`].
+    Why(Box<Why>),
     /// To [`ControlRequest::Stop`]: everything is undone, and the process is about to end.
     Stopped,
     /// The request was not understood, not allowed, or failed.

@@ -7,6 +7,7 @@ mod error;
 mod lock;
 mod message;
 mod path;
+mod report;
 
 #[cfg(unix)]
 #[path = "unix/mod.rs"]
@@ -22,4 +23,5 @@ pub use message::{
     ProtectStatus, Status, TcpCounters, TunCounters, UdpCounters, UplinkStatus, Verdict,
 };
 pub use path::StatePaths;
+pub use report::{Dial, Doctor, LoopFree, PathReport, Way, Why, WhyQuestion};
 pub use socket::{ControlClient, ControlServer};

@@ -58,7 +58,7 @@ impl ControlClient {
     ///
     /// # Errors
     /// None.
-    pub fn request(&mut self, _: ControlRequest) -> Result<ControlReply, ControlError> {
+    pub fn request(&mut self, _: &ControlRequest) -> Result<ControlReply, ControlError> {
         match self.0 {}
     }
 }

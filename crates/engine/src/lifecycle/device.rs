@@ -30,10 +30,10 @@ pub(super) struct Device {
 }
 
 /// A plan, and the protection that it counts on.
-pub(super) struct Planned {
-    pub(super) plan: Plan,
-    strategy: Strategy,
-    why: String,
+pub(crate) struct Planned {
+    pub(crate) plan: Plan,
+    pub(crate) strategy: Strategy,
+    pub(crate) why: String,
 }
 
 /// Makes the device and every preparation, or takes over a device that is ready.

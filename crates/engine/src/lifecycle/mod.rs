@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use oneway_capture::listener::listen_on_device;
 use oneway_egress::{Egress, EgressError, Finding, KernelRoutes, Strategy};
 use oneway_flow::FlowTable;
+use oneway_outbound::{DialError, Outbound};
 use oneway_route::{Captured, Family, IfIndex, JournalState, Link, Plan, Snapshot, Uplinks};
 use oneway_stack::fragment::Reassembler;
 use oneway_stack::nat::{Nat, NatConfig};
@@ -29,6 +30,7 @@ use crate::guard::Guard;
 use crate::limits::Limits;
 use crate::stats::Stats;
 use crate::worker::{self, Owners, Parts, Phase, Shared};
+pub(crate) use device::Planned;
 use device::{Device, Peers};
 use host::Host;
 
@@ -99,6 +101,11 @@ pub fn plan(config: &Config) -> Result<Plan, EngineError> {
     available(config)?;
     assemble::dispatch(config)?;
     device::plan(config, None, &Snapshot::take()?).map(|planned| planned.plan)
+}
+
+/// The plan for a host that looks like this, and the protection that it counts on.
+pub(crate) fn planned(config: &Config, host: &Snapshot) -> Result<Planned, EngineError> {
+    device::plan(config, None, host)
 }
 
 /// Undoes what a killed instance left behind in this network namespace; says what that was.
@@ -275,7 +282,7 @@ impl Drop for Engine {
 }
 
 /// Refuses what this version does not have, before anything is looked at.
-fn available(config: &Config) -> Result<(), EngineError> {
+pub(crate) fn available(config: &Config) -> Result<(), EngineError> {
     let missing =
         |what: String, instead| Err(EngineError::Unsupported { what, where_: "in this version", instead });
     match config.capture.mode {
@@ -295,6 +302,13 @@ fn raise_descriptor_limit() -> u64 {
     // Where it cannot be raised, the lower limit is what counts.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     getrlimit(Resource::Nofile).current.unwrap_or(1 << 20)
+}
+
+/// Finds the addresses of one outbound's proxy by the system's resolver, if it has one.
+pub(crate) fn resolve(outbound: &Outbound) -> Result<Result<(), DialError>, EngineError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(EngineError::Worker)?;
+    Ok(runtime.block_on(outbound.resolve()).map(drop))
 }
 
 /// Finds the addresses of the proxies by the system's resolver, while nothing is captured yet.

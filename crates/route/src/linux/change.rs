@@ -205,6 +205,7 @@ fn rule(spec: &Rule) -> RuleMessage {
     attributes.extend(spec.iif.clone().map(RuleAttribute::Iifname));
     attributes.extend(spec.oif.clone().map(RuleAttribute::Oifname));
     attributes.extend(spec.suppress_prefixlength.map(RuleAttribute::SuppressPrefixLen));
+    attributes.extend(spec.suppress_ifgroup.map(RuleAttribute::SuppressIfGroup));
     attributes.extend(spec.uids.map(|(start, end)| RuleAttribute::UidRange(RuleUidRange { start, end })));
     message
 }

@@ -83,11 +83,13 @@ pub(super) fn link(message: &LinkMessage) -> Link {
         mtu: 0,
         kind: None,
         master: None,
+        group: 0,
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Group(group) => link.group = *group,
             LinkAttribute::Controller(index) => link.master = Some(IfIndex(*index)),
             LinkAttribute::LinkInfo(infos) => {
                 link.kind = infos.iter().find_map(|i| match i {
@@ -204,6 +206,7 @@ pub(super) fn rule(message: &RuleMessage) -> Option<Rule> {
             RuleAttribute::Protocol(p) => rule.protocol = (*p).into(),
             // -1 is "none" and is sent for every rule that looks up a table.
             RuleAttribute::SuppressPrefixLen(u32::MAX) | RuleAttribute::SuppressIfGroup(u32::MAX) => {}
+            RuleAttribute::SuppressIfGroup(n) => rule.suppress_ifgroup = Some(*n),
             RuleAttribute::SuppressPrefixLen(n) => rule.suppress_prefixlength = Some(*n),
             other => rule.other.push(format!("{other:?}")),
         }

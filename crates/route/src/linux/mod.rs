@@ -14,4 +14,5 @@ mod sysctl;
 pub(crate) use change::{make, unmake, unmake_tagged};
 pub(crate) use identity::{Lock, boot, create_private, netns};
 pub(crate) use query::query;
+pub(crate) use serving::listening_user;
 pub(crate) use snapshot::snapshot;

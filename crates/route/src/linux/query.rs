@@ -56,11 +56,11 @@ impl Netlink {
         })?;
         if let Err(refusal) = outcome {
             // What `fib_props` (net/ipv4/fib_semantics.c) makes of a route's type; a `throw` that no
-            // later rule answers is EAGAIN in IPv4.
+            // later rule answers is EAGAIN in IPv4. EINVAL is a blackhole; a wrong question comes with a hint.
             let kind = match refusal.errno() {
                 ENETUNREACH | EHOSTUNREACH | EAGAIN | ENOENT => RouteKind::Unreachable,
                 EACCES => RouteKind::Prohibit,
-                EINVAL if refusal.hint.is_none() && query.dst.is_ipv4() => RouteKind::Blackhole,
+                EINVAL if refusal.hint.is_none() => RouteKind::Blackhole,
                 _ => return Err(refusal.of(what)),
             };
             return Ok(RouteAnswer {

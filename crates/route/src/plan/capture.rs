@@ -257,13 +257,10 @@ impl Draft<'_> {
 
     fn rules(&self, rehearsal_mark: Mark) -> Result<Rules, PlanError> {
         let request = self.request;
-        let marks: Vec<(Family, Mark, u32)> = self
-            .families
-            .iter()
-            .flat_map(|f| {
-                choose::foreign_marks(self.host, *f).into_iter().map(move |(m, mask)| (*f, m, mask))
-            })
-            .collect();
+        // In every family: a tunnel for IPv4 may be carried by IPv6.
+        let foreign = choose::foreign_marks(self.host);
+        let marks: Vec<(Family, Mark, u32)> =
+            self.families.iter().flat_map(|f| foreign.iter().map(move |(m, mask)| (*f, *m, *mask))).collect();
         let skips = marks.len() + request.exclude_uids.len() + usize::from(request.forwarded);
         // As many as there could be: other VPNs' tables are known only when the place is.
         let mut respected_most = 0;
@@ -348,6 +345,8 @@ impl Draft<'_> {
             for family in &self.families {
                 let mut rule = rule(*family, priority, RuleAction::Goto(end));
                 rule.uids = Some((*uid, *uid));
+                // What is forwarded counts as root's, and excluding root must not exclude it.
+                rule.iif = Some("lo".into());
                 steps.push(prepare(Change::Rule(rule), "this user is excluded"));
             }
         }

@@ -188,14 +188,9 @@ pub(super) fn respected(host: &Snapshot, family: Family, first: Priority) -> Vec
 
 /// The marks by which other programs steer or exempt their own traffic: it is not ours to capture, or
 /// two tunnels would carry each other.
-pub(super) fn foreign_marks(host: &Snapshot, family: Family) -> Vec<(Mark, u32)> {
-    let mut marks: Vec<_> = host
-        .rules
-        .iter()
-        .filter(|r| r.family == family)
-        .filter_map(|r| r.fwmark)
-        .filter(|(mark, mask)| mark.0 & mask != 0)
-        .collect();
+pub(super) fn foreign_marks(host: &Snapshot) -> Vec<(Mark, u32)> {
+    let mut marks: Vec<_> =
+        host.rules.iter().filter_map(|r| r.fwmark).filter(|(mark, mask)| mark.0 & mask != 0).collect();
     marks.sort();
     marks.dedup();
     marks

@@ -1,7 +1,7 @@
 //! Golden text against fake hosts. `UPDATE_GOLDEN=1 cargo test -p oneway-route` writes the files anew;
 //! read the difference before committing it.
 
-mod fake;
+pub(crate) mod fake;
 
 use std::path::PathBuf;
 
@@ -104,6 +104,18 @@ fn beside_wg_quick() {
     assert!(plan.text().contains("fwmark 0xca6c goto"));
     // The uplink is the physical one, although the tunnel has the default route.
     assert_eq!(plan.uplinks.v4.unwrap().name, "eth0");
+}
+
+#[test]
+fn a_tunnel_for_one_family_may_be_carried_by_the_other() {
+    let mut host = host();
+    fake::wg_quick(&mut host);
+    host.rules.retain(|r| r.family == Family::V4 || r.fwmark.is_none() && r.suppress_prefixlength.is_none());
+    let text = plan(&Request::default(), &host).unwrap().text();
+    for ip in ["ip", "ip -6"] {
+        let exempt = |l: &str| l.contains(&format!("{ip} rule add")) && l.contains("fwmark 0xca6c goto");
+        assert!(text.lines().any(exempt), "{ip}\n{text}");
+    }
 }
 
 #[test]

@@ -11,6 +11,8 @@ mod facts;
 #[cfg(target_os = "linux")]
 mod host;
 #[cfg(target_os = "linux")]
+mod model;
+#[cfg(target_os = "linux")]
 mod namespace;
 #[cfg(target_os = "linux")]
 mod roundtrip;
@@ -24,7 +26,7 @@ fn main() -> std::process::ExitCode {
     }
     namespace::become_root();
     let arguments = libtest_mimic::Arguments::from_args();
-    let trials = [roundtrip::trials(), facts::trials(), crash::trials()].concat_all();
+    let trials = [roundtrip::trials(), facts::trials(), crash::trials(), model::trials()].concat_all();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

@@ -14,6 +14,7 @@ use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
+const REQUEST: u16 = 0x1;
 const REQUEST_ACK: u16 = 0x5;
 const CREATE_EXCL: u16 = 0x600;
 
@@ -30,8 +31,28 @@ impl Wire {
 
     fn request(&self, message: RouteNetlinkMessage, flags: u16) {
         let shown = format!("{message:?}");
+        let answer = self.exchange(message, flags);
+        let code = i32::from_ne_bytes(answer[16..20].try_into().unwrap());
+        assert_eq!(code, 0, "{} for {shown}", std::io::Error::from_raw_os_error(-code));
+    }
+
+    /// Whether the kernel did it.
+    fn attempt(&self, message: RouteNetlinkMessage) -> bool {
+        self.exchange(message, CREATE_EXCL)[16..20] == [0; 4]
+    }
+
+    /// Sends one message and returns the answer's bytes.
+    fn exchange(&self, message: RouteNetlinkMessage, flags: u16) -> Vec<u8> {
+        self.exchange_with(message, REQUEST_ACK | flags)
+    }
+
+    fn exchange_plain(&self, message: RouteNetlinkMessage) -> Vec<u8> {
+        self.exchange_with(message, REQUEST)
+    }
+
+    fn exchange_with(&self, message: RouteNetlinkMessage, flags: u16) -> Vec<u8> {
         let mut header = NetlinkHeader::default();
-        header.flags = REQUEST_ACK | flags;
+        header.flags = flags;
         header.sequence_number = 1;
         let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
         message.finalize();
@@ -40,8 +61,7 @@ impl Wire {
         self.0.send(&bytes, 0).unwrap();
         let mut answer = vec![0; 65536];
         rustix::net::recv(&self.0, &mut answer[..], rustix::net::RecvFlags::empty()).unwrap();
-        let code = i32::from_ne_bytes(answer[16..20].try_into().unwrap());
-        assert_eq!(code, 0, "{} for {shown}", std::io::Error::from_raw_os_error(-code));
+        answer
     }
 
     pub fn index(&self, name: &str) -> u32 {
@@ -87,7 +107,17 @@ impl Wire {
     }
 
     pub fn address(&self, name: &str, net: &str) {
-        let net: IpNet = net.parse().unwrap();
+        self.request(
+            RouteNetlinkMessage::NewAddress(self.address_of(name, net.parse().unwrap())),
+            CREATE_EXCL,
+        );
+    }
+
+    pub fn try_address(&self, name: &str, net: IpNet) -> bool {
+        self.attempt(RouteNetlinkMessage::NewAddress(self.address_of(name, net)))
+    }
+
+    fn address_of(&self, name: &str, net: IpNet) -> AddressMessage {
         let mut message = AddressMessage::default();
         message.header.family = family(net.addr());
         message.header.index = self.index(name);
@@ -95,7 +125,72 @@ impl Wire {
         message.attributes.push(AddressAttribute::Local(net.addr()));
         message.attributes.push(AddressAttribute::Address(net.addr()));
         message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
-        self.request(RouteNetlinkMessage::NewAddress(message), CREATE_EXCL);
+        message
+    }
+
+    /// Puts a device into a group.
+    pub fn group(&self, name: &str, group: u32) {
+        let mut message = LinkMessage::default();
+        message.header.index = self.index(name);
+        message.attributes.push(LinkAttribute::Group(group));
+        self.request(RouteNetlinkMessage::SetLink(message), 0);
+    }
+
+    pub fn try_route(&self, message: RouteMessage) -> bool {
+        self.attempt(RouteNetlinkMessage::NewRoute(message))
+    }
+
+    pub fn try_rule(&self, message: RuleMessage) -> bool {
+        self.attempt(RouteNetlinkMessage::NewRule(message))
+    }
+
+    /// A capture rule of a plan.
+    pub fn rule_of(&self, rule: &oneway_route::Rule) {
+        let mut message = RuleMessage::default();
+        let v6 = rule.family == oneway_route::Family::V6;
+        message.header.family = if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+        message.header.action = RuleAction::ToTable;
+        let attributes = &mut message.attributes;
+        attributes.push(RuleAttribute::Priority(rule.priority.0));
+        attributes.push(RuleAttribute::Protocol(RouteProtocol::from(rule.protocol)));
+        if let oneway_route::RuleAction::Lookup(table) = rule.action {
+            attributes.push(RuleAttribute::Table(table.0));
+        }
+        if let Some((mark, mask)) = rule.fwmark {
+            attributes.push(RuleAttribute::FwMark(mark.0));
+            attributes.push(RuleAttribute::FwMask(mask));
+        }
+        attributes.extend(rule.iif.clone().map(RuleAttribute::Iifname));
+        attributes.extend(rule.suppress_prefixlength.map(RuleAttribute::SuppressPrefixLen));
+        self.request(RouteNetlinkMessage::NewRule(message), CREATE_EXCL);
+    }
+
+    /// The device by which a packet that came in by another one is sent on; `None` when it is not.
+    pub fn forwarded(&self, dst: IpAddr, src: IpAddr, iif: u32, mark: u32) -> Option<u32> {
+        let mut message = RouteMessage::default();
+        let bits = if dst.is_ipv4() { 32 } else { 128 };
+        message.header.address_family = family(dst);
+        message.header.destination_prefix_length = bits;
+        message.header.source_prefix_length = bits;
+        message.attributes.push(RouteAttribute::Destination(dst.into()));
+        message.attributes.push(RouteAttribute::Source(src.into()));
+        message.attributes.push(RouteAttribute::Iif(iif));
+        message.attributes.push(RouteAttribute::Mark(mark));
+        // What is forwarded is root's.
+        message.attributes.push(RouteAttribute::Uid(0));
+        // The answer comes alone, without an acknowledgement behind it.
+        let answer = self.exchange_plain(RouteNetlinkMessage::GetRoute(message));
+        let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).unwrap();
+        let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) = answer.payload else {
+            return None;
+        };
+        if route.header.kind != RouteType::Unicast {
+            return None;
+        }
+        route.attributes.iter().find_map(|a| match a {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        })
     }
 
     /// A route by way of a gateway, or on-link, with a protocol number.

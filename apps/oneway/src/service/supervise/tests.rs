@@ -2,7 +2,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use oneway::control::{
-    ControlClient, ControlError, Counters, FlowInfo, LoopVerdict, ProtectStatus, Status, UplinkStatus,
+    ControlClient, ControlError, Counters, Doctor, FlowInfo, LoopVerdict, ProtectStatus, Status,
+    UplinkStatus, Why, WhyQuestion,
 };
 use rustix::process::{Signal, getpid, kill_process};
 
@@ -46,6 +47,14 @@ impl Instance for Idle {
         Vec::new()
     }
 
+    fn doctor(&self) -> Result<Doctor, Failure> {
+        Err(Failure::new(FAILED, "nothing to look at"))
+    }
+
+    fn why(&self, _: &WhyQuestion) -> Result<Why, Failure> {
+        Err(Failure::new(FAILED, "nothing to follow"))
+    }
+
     fn wait_until_failed(&self) -> Option<Failure> {
         let failure = self.may_fail.as_ref()?.lock().unwrap().recv().ok()?;
         Some(Failure::new(FAILED, failure))
@@ -86,10 +95,10 @@ fn serving(idle: Idle, ask: impl FnOnce(&StatePaths, ControlClient)) -> (Arc<Idl
 #[test]
 fn answers_until_it_is_asked_to_stop() {
     let (idle, result) = serving(Idle::default(), |_, mut client| {
-        let status = client.request(ControlRequest::Status).unwrap();
+        let status = client.request(&ControlRequest::Status).unwrap();
         assert!(matches!(status, ControlReply::Status(status) if status.pid == process::id()));
-        assert_eq!(client.request(ControlRequest::Flows).unwrap(), ControlReply::Flows(Vec::new()));
-        assert_eq!(client.request(ControlRequest::Stop).unwrap(), ControlReply::Stopped);
+        assert_eq!(client.request(&ControlRequest::Flows).unwrap(), ControlReply::Flows(Vec::new()));
+        assert_eq!(client.request(&ControlRequest::Stop).unwrap(), ControlReply::Stopped);
     });
     assert_eq!(result, Ok(()));
     assert_eq!(idle.stopped.load(Ordering::SeqCst), 1);
@@ -99,7 +108,7 @@ fn answers_until_it_is_asked_to_stop() {
 fn whoever_asks_to_stop_hears_of_a_failure() {
     let idle = Idle { stop_fails: true, ..Idle::default() };
     let (_, result) = serving(idle, |_, mut client| {
-        let refused = client.request(ControlRequest::Stop).unwrap_err();
+        let refused = client.request(&ControlRequest::Stop).unwrap_err();
         assert!(matches!(&refused, ControlError::Refused(why) if why == "cannot undo it all"), "{refused}");
     });
     assert_eq!(result, Err(Failure::new(FAILED, "cannot undo it all")));
@@ -124,7 +133,7 @@ fn further_signals_do_not_abort_the_undo() {
         }
         // Still there, and answering.
         let mut client = ControlClient::connect(std::slice::from_ref(&paths.control)).unwrap();
-        assert_eq!(client.request(ControlRequest::Flows).unwrap(), ControlReply::Flows(Vec::new()));
+        assert_eq!(client.request(&ControlRequest::Flows).unwrap(), ControlReply::Flows(Vec::new()));
         go.send(()).unwrap();
     });
     assert_eq!(result, Ok(()));

@@ -54,10 +54,10 @@ impl ControlClient {
     ///
     /// # Errors
     /// [`ControlError::Refused`] with the words of the instance; others if the conversation fails.
-    pub fn request(&mut self, request: ControlRequest) -> Result<ControlReply, ControlError> {
+    pub fn request(&mut self, request: &ControlRequest) -> Result<ControlReply, ControlError> {
         let talk = |source| ControlError::Talk { path: self.path.clone(), source };
         let protocol = |source| ControlError::Protocol { path: self.path.clone(), source };
-        let mut line = serde_json::to_vec(&request).map_err(protocol)?;
+        let mut line = serde_json::to_vec(request).map_err(protocol)?;
         line.push(b'\n');
         self.stream.get_mut().write_all(&line).map_err(talk)?;
         line.clear();

@@ -8,7 +8,7 @@ use crate::host::{Address, Link, NftSupport, Route, Rule, RuleAction, Snapshot};
 use crate::id::{Family, IfIndex, Mark, Priority, Table};
 
 /// One uplink with both families.
-pub(super) fn host() -> Snapshot {
+pub(crate) fn host() -> Snapshot {
     let mut lo = link(1, "lo", None);
     lo.loopback = true;
     let rules = Family::ALL.iter().flat_map(|f| {
@@ -43,7 +43,7 @@ pub(super) fn host() -> Snapshot {
     }
 }
 
-pub(super) fn second_uplink(host: &mut Snapshot) {
+pub(crate) fn second_uplink(host: &mut Snapshot) {
     host.links.push(link(3, "eth1", None));
     host.addresses.push(address(3, "198.51.100.2/24", 0));
     // The better route is not the first one.
@@ -52,7 +52,7 @@ pub(super) fn second_uplink(host: &mut Snapshot) {
 }
 
 /// `tailscale up`, with or without an exit node.
-pub(super) fn tailscale(host: &mut Snapshot, exit_node: bool) {
+pub(crate) fn tailscale(host: &mut Snapshot, exit_node: bool) {
     let mut device = link(5, "tailscale0", Some("tun"));
     device.point_to_point = true;
     host.links.push(device);
@@ -79,7 +79,7 @@ pub(super) fn tailscale(host: &mut Snapshot, exit_node: bool) {
 }
 
 /// `wg-quick up wg0` with `AllowedIPs = 0.0.0.0/0, ::/0`.
-pub(super) fn wg_quick(host: &mut Snapshot) {
+pub(crate) fn wg_quick(host: &mut Snapshot) {
     let mut device = link(6, "wg0", Some("wireguard"));
     device.point_to_point = true;
     host.links.push(device);
@@ -103,7 +103,7 @@ fn sort(host: &mut Snapshot) {
     host.rules.sort_by_key(|r| (r.family, r.priority));
 }
 
-pub(super) fn link(index: u32, name: &str, kind: Option<&str>) -> Link {
+pub(crate) fn link(index: u32, name: &str, kind: Option<&str>) -> Link {
     Link {
         index: IfIndex(index),
         name: name.into(),
@@ -114,14 +114,15 @@ pub(super) fn link(index: u32, name: &str, kind: Option<&str>) -> Link {
         mtu: 1500,
         kind: kind.map(str::to_owned),
         master: None,
+        group: 0,
     }
 }
 
-pub(super) fn route(dst: &str, oif: u32, gateway: Option<&str>, metric: u32) -> Route {
+pub(crate) fn route(dst: &str, oif: u32, gateway: Option<&str>, metric: u32) -> Route {
     let dst: IpNet = dst.parse().unwrap();
     Route { gateway: gateway.map(|g| g.parse().unwrap()), metric, ..Route::unicast(dst, IfIndex(oif)) }
 }
 
-fn address(index: u32, net: &str, scope: u8) -> Address {
+pub(crate) fn address(index: u32, net: &str, scope: u8) -> Address {
     Address { index: IfIndex(index), net: net.parse().unwrap(), peer: None, scope, flags: 0x80 }
 }

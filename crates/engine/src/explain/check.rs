@@ -1,0 +1,141 @@
+//! `check`: the loops that a configuration would make, before anything is touched.
+
+use std::net::{IpAddr, SocketAddr};
+
+use oneway_egress::{Egress, EgressError, Strategy};
+use oneway_route::{Packet, Plan, PlanError, RouteKind, RouteQuery, Snapshot, decide, listening_user};
+
+use super::scene::{Scene, without_ours};
+use crate::assemble;
+use crate::config::{Config, ConfigError, Loaded, Origin, Origins, OutboundSpec, ProxySpec, ServerHost};
+use crate::error::EngineError;
+use crate::lifecycle::{self, Planned};
+
+/// Everything that is wrong.
+pub(super) fn check(loaded: &Loaded) -> Vec<ConfigError> {
+    let Loaded { config, origins, .. } = loaded;
+    let plain = lifecycle::available(config).and_then(|()| assemble::dispatch(config).map(drop));
+    match plain {
+        Err(EngineError::Config(errors)) => return errors.as_slice().to_vec(),
+        Err(error) => return vec![ConfigError::new(None, error.to_string())],
+        Ok(()) => {}
+    }
+    // A host that cannot be looked at is no fault of the configuration.
+    let Ok(host) = Snapshot::take() else { return Vec::new() };
+    let host = without_ours(&host);
+    let mut errors = local_proxies(config, origins, &host);
+    match lifecycle::planned(config, &host) {
+        Ok(planned) => errors.extend(proxies(config, origins, &host, &planned)),
+        Err(EngineError::Plan(error)) => errors.extend(unplannable(&error, origins)),
+        // What only this host stands in the way of is no fault of the configuration either.
+        Err(_) => {}
+    }
+    errors
+}
+
+/// What the host contradicts, at the place where it was said.
+fn unplannable(error: &PlanError, origins: &Origins) -> Option<ConfigError> {
+    let at = |origin: &Option<Origin>| Some(ConfigError::new(origin.clone(), error.to_string()));
+    match error {
+        PlanError::Overlap { .. } | PlanError::BadTunAddress(_) => at(&origins.tun_addresses),
+        PlanError::BadTunName(_) | PlanError::TunNameTaken(_) => at(&origins.tun_name),
+        PlanError::BadMtu { .. } => at(&origins.mtu),
+        PlanError::NoInterface(_) => at(&origins.interface),
+        PlanError::NotOneBit(_) | PlanError::MarkInUse { .. } => at(&origins.mark),
+        PlanError::Nothing => at(&origins.exclude),
+        _ => None,
+    }
+}
+
+/// The proxies that are given by address, with the place where they were given.
+fn given<'a>(
+    config: &'a Config,
+    origins: &'a Origins,
+) -> impl Iterator<Item = (&'a str, SocketAddr, Option<Origin>)> {
+    config.outbounds.iter().filter_map(move |(name, spec)| {
+        let OutboundSpec::Proxy(proxy) = spec else { return None };
+        Some((name.as_str(), literal(proxy)?, origins.outbounds.get(name).cloned()))
+    })
+}
+
+/// The address of a server; `localhost` is one (RFC 6761, section 6.3). Other names are not looked up here.
+fn literal(proxy: &ProxySpec) -> Option<SocketAddr> {
+    let ip = match &proxy.server.host {
+        ServerHost::Ip(ip) => ip.to_canonical(),
+        ServerHost::Name(name) if name.trim_end_matches('.').eq_ignore_ascii_case("localhost") => {
+            IpAddr::from([127, 0, 0, 1])
+        }
+        ServerHost::Name(_) => return None,
+    };
+    Some(SocketAddr::new(ip, proxy.server.port.get()))
+}
+
+/// A proxy that is a program of this host: what it sends is captured, and comes to it again.
+fn local_proxies(config: &Config, origins: &Origins, host: &Snapshot) -> Vec<ConfigError> {
+    let excluded: Vec<u32> = config.capture.exclude_uid.iter().map(|uid| uid.get()).collect();
+    let mut errors = Vec::new();
+    for (name, server, origin) in given(config, origins) {
+        let here = server.ip().is_loopback() || host.addresses.iter().any(|a| a.net.addr() == server.ip());
+        if !here {
+            continue;
+        }
+        // Where the kernel does not tell, an exclusion is taken to be meant for it.
+        let user = listening_user(server).unwrap_or(None);
+        let fix = match user {
+            Some(user) if excluded.contains(&user) => continue,
+            Some(0) => {
+                "it runs as root; run it as a user of its own and give --exclude-uid of that".to_owned()
+            }
+            Some(user) => format!("it runs as user {user}; add --exclude-uid {user}"),
+            None if !excluded.is_empty() => continue,
+            None => "run it as a user of its own and give --exclude-uid of that".to_owned(),
+        };
+        let message = format!(
+            "outbound {name:?}: the proxy {server} is a program of this host, and what it sends would be captured \
+             and come back to it; {fix}"
+        );
+        errors.push(ConfigError::new(origin, message));
+    }
+    errors
+}
+
+/// Proxies that cannot be reached past the capture.
+fn proxies(config: &Config, origins: &Origins, host: &Snapshot, planned: &Planned) -> Vec<ConfigError> {
+    let Planned { plan, strategy, .. } = planned;
+    let after = oneway_route::planned(host, plan);
+    let own = plan.tun_addresses.iter().map(ipnet::IpNet::trunc).collect();
+    let Ok(egress) = Egress::new(strategy.clone(), own) else { return Vec::new() };
+    let mut errors = Vec::new();
+    for (name, server, origin) in given(config, origins) {
+        let why = match egress.check(server.ip()) {
+            Err(EgressError::Forbidden { reason, .. }) => Some(format!("nothing is sent to it: {reason}")),
+            Err(error) => Some(error.to_string()),
+            Ok(()) => unreachable_by(&after, plan, strategy, server.ip()),
+        };
+        if let Some(why) = why {
+            let message = format!("outbound {name:?}: the proxy {server} cannot be reached: {why}");
+            errors.push(ConfigError::new(origin, message));
+        }
+    }
+    errors
+}
+
+/// Why a protected socket does not get to an address, if the protection is the reason.
+fn unreachable_by(host: &Snapshot, plan: &Plan, strategy: &Strategy, dst: IpAddr) -> Option<String> {
+    let query = RouteQuery::to(dst);
+    let decided = |query: &RouteQuery| decide(host, &Packet::of_socket(query, Scene::uid()));
+    match strategy {
+        Strategy::Mark(mark) => {
+            let tun = host.link(&plan.tun_name).map(|l| l.index);
+            let back = decided(&query.marked(*mark)).iter().any(|o| o.answer.oif == tun);
+            back.then(|| format!("a route of the host leads it into {}", plan.tun_name))
+        }
+        Strategy::Bind { index, name } => {
+            let local = decided(&query).iter().any(|o| o.answer.kind == RouteKind::Local);
+            let by = |o: &oneway_route::Outcome| o.answer.oif == Some(*index) && o.answer.table.is_some();
+            let reached = dst.is_loopback() || local || decided(&query.bound(*index)).iter().any(by);
+            let advice = "name the device that leads to it with --interface, or use --protect mark";
+            (!reached).then(|| format!("our sockets are bound to {name}, which has no route to it; {advice}"))
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! What questions are asked about: a running instance, or one that a plan would make.
+
+use std::io;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use oneway_egress::{Egress, KernelRoutes, RouteOracle, Strategy};
+use oneway_route::{
+    Family, IfIndex, PROTOCOL, Packet, RouteAnswer, RouteError, RouteKind, RouteQuery, Snapshot, Table,
+    classes, decide, foreign_ways,
+};
+
+use crate::Engine;
+use crate::assemble;
+use crate::config::Config;
+use crate::dispatch::Dispatch;
+use crate::error::EngineError;
+use crate::guard::Guard;
+use crate::lifecycle::{self, Planned};
+
+/// More classes of destinations than this are not asked about one by one: a router with the whole Internet's table.
+pub(super) const MOST: usize = 20_000;
+
+/// Everything that an answer needs.
+pub(super) struct Scene<'a> {
+    pub(super) running: bool,
+    /// The host with the capture.
+    pub(super) host: &'a Snapshot,
+    pub(super) tun: IfIndex,
+    pub(super) tun_name: &'a str,
+    pub(super) dispatch: &'a Dispatch,
+    pub(super) guard: &'a Guard,
+    pub(super) egress: &'a Egress,
+    /// Answers for that host.
+    pub(super) oracle: &'a dyn RouteOracle,
+    /// The TUN's networks.
+    pub(super) own: Vec<IpNet>,
+    /// Why the proxies of this outbound are not known.
+    pub(super) unresolved: Vec<(String, String)>,
+    /// A question that the model and the kernel answer differently.
+    pub(super) doubt: Option<String>,
+    pub(super) notes: Vec<String>,
+}
+
+impl Scene<'_> {
+    /// The user that our sockets belong to.
+    pub(super) fn uid() -> u32 {
+        rustix::process::geteuid().as_raw()
+    }
+
+    /// What a socket of ours asks the kernel for, made as `egress` makes it.
+    pub(super) fn own_query(&self, dst: IpAddr) -> RouteQuery {
+        own_query(&self.egress.strategy(), self.host, dst)
+    }
+}
+
+fn own_query(strategy: &Strategy, host: &Snapshot, dst: IpAddr) -> RouteQuery {
+    let query = RouteQuery::to(dst);
+    match strategy {
+        Strategy::Mark(mark) => query.marked(*mark),
+        Strategy::Bind { index, .. } => {
+            let here = |o: &oneway_route::Outcome| o.answer.kind == RouteKind::Local;
+            let local = decide(host, &Packet::of(&query, Scene::uid())).iter().any(here);
+            if dst.is_loopback() || local { query } else { query.bound(*index) }
+        }
+    }
+}
+
+/// Looks at a running instance.
+pub(super) fn running<T>(
+    engine: &Engine,
+    host: &Snapshot,
+    answer: impl FnOnce(&Scene<'_>) -> T,
+) -> Result<T, EngineError> {
+    let about = &engine.about;
+    let link = host.link(&about.tun).ok_or_else(|| EngineError::DeviceLost {
+        name: about.tun.clone(),
+        source: io::ErrorKind::NotFound.into(),
+    })?;
+    let egress = &engine.shared.egress;
+    let own = networks(host, link.index);
+    let notes = foreign_ways(host, link.index)
+        .iter()
+        .map(|net| format!("a route of another program leads {net} into {}; delete it", about.tun))
+        .collect();
+    Ok(answer(&Scene {
+        running: true,
+        host,
+        tun: link.index,
+        tun_name: &about.tun,
+        dispatch: &engine.shared.dispatch,
+        guard: &engine.shared.guard,
+        egress,
+        oracle: &KernelRoutes,
+        doubt: compare(host, &egress.strategy(), &own),
+        own,
+        unresolved: Vec::new(),
+        notes,
+    }))
+}
+
+fn networks(host: &Snapshot, tun: IfIndex) -> Vec<IpNet> {
+    host.addresses.iter().filter(|a| a.index == tun).map(|a| a.net.trunc()).collect()
+}
+
+/// Looks at what `run` would make of this host.
+pub(super) fn planned<T>(config: &Config, answer: impl FnOnce(&Scene<'_>) -> T) -> Result<T, EngineError> {
+    lifecycle::available(config)?;
+    let dispatch = assemble::dispatch(config)?;
+    let real = Snapshot::take()?;
+    let before = without_ours(&real);
+    let Planned { plan, strategy, why } = lifecycle::planned(config, &before)?;
+    let mut unresolved = Vec::new();
+    for entry in dispatch.entries() {
+        if let Err(error) = lifecycle::resolve(&entry.outbound)? {
+            unresolved.push((entry.name.to_string(), error.to_string()));
+        }
+    }
+    let after = oneway_route::planned(&before, &plan);
+    let tun = after.link(&plan.tun_name).map(|l| l.index).ok_or_else(|| EngineError::DeviceLost {
+        name: plan.tun_name.clone(),
+        source: io::ErrorKind::NotFound.into(),
+    })?;
+    let own: Vec<IpNet> = plan.tun_addresses.iter().map(IpNet::trunc).collect();
+    let model = ModelRoutes { host: after.clone(), tun };
+    let egress = Egress::with_oracle(strategy.clone(), own.clone(), Box::new(model.clone()))?;
+    let mut notes = plan.notes.clone();
+    notes.push(format!("protection: {why}"));
+    Ok(answer(&Scene {
+        running: false,
+        host: &after,
+        tun,
+        tun_name: &plan.tun_name,
+        dispatch: &dispatch,
+        guard: &Guard::new(plan.tun_addresses.clone()),
+        egress: &egress,
+        oracle: &model,
+        doubt: compare(&real, &strategy, &own),
+        own,
+        unresolved,
+        notes,
+    }))
+}
+
+/// The host without what a killed instance may have left behind, which `run` undoes first.
+pub(super) fn without_ours(host: &Snapshot) -> Snapshot {
+    let mut host = host.clone();
+    let main = [Table::MAIN, Table::LOCAL, Table::DEFAULT];
+    let ours = |r: &oneway_route::Route| r.protocol == PROTOCOL && !main.contains(&r.table);
+    let devices: Vec<IfIndex> = host.routes.iter().filter(|r| ours(r)).filter_map(|r| r.oif).collect();
+    let tun = |index: IfIndex, host: &Snapshot| {
+        devices.contains(&index) && host.link_at(index).is_some_and(|l| l.kind.as_deref() == Some("tun"))
+    };
+    let gone: Vec<IfIndex> = host.links.iter().map(|l| l.index).filter(|i| tun(*i, &host)).collect();
+    host.routes.retain(|r| !ours(r) && r.oif.is_none_or(|oif| !gone.contains(&oif)));
+    host.rules.retain(|r| r.protocol != PROTOCOL);
+    host.addresses.retain(|a| !gone.contains(&a.index));
+    host.links.retain(|l| !gone.contains(&l.index));
+    host
+}
+
+/// A question about this host that the model and the kernel answer differently, if there is one: then neither the
+/// classes of destinations nor the answers about a plan can be relied on.
+fn compare(host: &Snapshot, strategy: &Strategy, own: &[IpNet]) -> Option<String> {
+    if host.links.iter().any(|l| l.kind.as_deref() == Some("vrf")) {
+        return Some("there is a VRF on this host, which the model does not know".to_owned());
+    }
+    for family in Family::ALL.into_iter().filter(|f| host.has(*f)) {
+        let destinations = classes(host, family, own);
+        if destinations.len() > MOST {
+            return Some(format!("{family} has more than {MOST} classes of destinations"));
+        }
+        for dst in destinations {
+            for query in [RouteQuery::to(dst), own_query(strategy, host, dst)] {
+                let kernel = match KernelRoutes.route(&query) {
+                    Ok(answer) => answer,
+                    Err(error) => return Some(error.to_string()),
+                };
+                let model = decide(host, &Packet::of(&query, Scene::uid()));
+                if !model.iter().any(|o| alike(family, &o.answer, &kernel)) {
+                    let said = model.first().map(|o| way(&o.answer)).unwrap_or_default();
+                    return Some(format!(
+                        "the model says that {dst} goes {said}, the kernel that it goes {}",
+                        way(&kernel)
+                    ));
+                }
+            }
+        }
+    }
+    None
+}
+
+/// Whether two answers mean the same for a loop. IPv6 may pass over a router that does not answer, and take another
+/// device that leads out.
+fn alike(family: Family, model: &RouteAnswer, kernel: &RouteAnswer) -> bool {
+    let both_leave = model.kind == RouteKind::Unicast && kernel.kind == RouteKind::Unicast;
+    model.oif == kernel.oif
+        || family == Family::V6 && both_leave && model.oif.is_some() == kernel.oif.is_some()
+}
+
+fn way(answer: &RouteAnswer) -> String {
+    match answer.oif {
+        Some(_) => format!("by {}", answer.oif_name),
+        None => "nowhere".to_owned(),
+    }
+}
+
+/// The model of one host in place of the kernel. Of several possible outcomes it says the worst.
+#[derive(Clone, Debug)]
+struct ModelRoutes {
+    host: Snapshot,
+    tun: IfIndex,
+}
+
+impl RouteOracle for ModelRoutes {
+    fn route(&self, query: &RouteQuery) -> Result<RouteAnswer, RouteError> {
+        let outcomes = decide(&self.host, &Packet::of(query, Scene::uid()));
+        let worst = outcomes.iter().find(|o| o.answer.oif == Some(self.tun)).or(outcomes.first());
+        worst
+            .map(|o| o.answer.clone())
+            .ok_or_else(|| RouteError::NotProven(format!("the model has no answer about {}", query.dst)))
+    }
+}

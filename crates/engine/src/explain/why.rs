@@ -1,0 +1,199 @@
+//! `why`: from a program's packet to ours.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use oneway_egress::{Finding, Strategy};
+use oneway_flow::{Network, Target};
+use oneway_outbound::Outbound;
+use oneway_route::{Family, Outcome, Packet, RouteAnswer, RouteQuery, decide, route_words, rule_words};
+
+use super::carried;
+use super::scene::Scene;
+use crate::control::{Dial, LoopFree, Way, Why, WhyQuestion};
+use crate::guard::Destination;
+
+/// Answers one question.
+pub(super) fn why(scene: &Scene<'_>, question: &WhyQuestion) -> Why {
+    let dst = question.addr.ip().to_canonical();
+    let addr = SocketAddr::new(dst, question.addr.port());
+    let network = if question.udp { Network::Udp } else { Network::Tcp };
+    let target = Target { addr, host: question.host.as_deref().map(Arc::from) };
+    let program = program(scene, question, dst);
+    let captured = program.device.as_deref() == Some(scene.tun_name) && program.kind != "local";
+    let mut why = Why {
+        running: scene.running,
+        target: target.to_string(),
+        network: network.to_string(),
+        program,
+        captured,
+        guard: None,
+        rule: None,
+        outbound: None,
+        dials: Vec::new(),
+        loop_free: LoopFree::Proven,
+        why: String::new(),
+    };
+    if !captured {
+        why.why = "it does not come to us: nothing of ours is sent for it".to_owned();
+        return why;
+    }
+    let (guard, passes) = guarded(scene.guard.classify(dst));
+    why.guard = Some(guard.to_owned());
+    if !passes {
+        why.why = "nothing of ours is sent for it".to_owned();
+        return why;
+    }
+    let choice = scene.dispatch.choose(network, &target);
+    why.rule = Some(choice.rule.to_string());
+    why.outbound = Some(choice.entry.name.to_string());
+    let (whose, addresses) = match &choice.entry.outbound {
+        Outbound::Block => {
+            why.why = "the outbound refuses it: nothing of ours is sent for it".to_owned();
+            return why;
+        }
+        Outbound::Direct => ("the destination", vec![addr]),
+        Outbound::Socks4(_) | Outbound::Http(_) if question.udp => {
+            why.why = format!("{} carries no UDP: it is refused", choice.entry.kind);
+            return why;
+        }
+        Outbound::Socks5(proxy) | Outbound::Socks4(proxy) | Outbound::Http(proxy) => {
+            ("the proxy", proxy.addrs().to_vec())
+        }
+    };
+    why.dials = addresses.into_iter().map(|address| dial(scene, address, whose)).collect();
+    let worst = why.dials.iter().max_by_key(|dial| dial.loop_free);
+    (why.loop_free, why.why) = match worst {
+        None => (LoopFree::NotProven, "the proxy's addresses are not known".to_owned()),
+        Some(worst) if worst.loop_free != LoopFree::Proven => (worst.loop_free, worst.why.clone()),
+        Some(_) => (LoopFree::Proven, reason(&scene.egress.strategy(), scene.tun_name)),
+    };
+    why
+}
+
+/// Why sockets of this kind do not come back, in one sentence.
+fn reason(strategy: &Strategy, tun: &str) -> String {
+    match strategy {
+        Strategy::Mark(mark) => {
+            format!("the rules that lead into {tun} match packets without mark {mark}; ours carry it")
+        }
+        Strategy::Bind { name, .. } => {
+            format!("ours are bound to {name}, and for them the routes that lead into {tun} do not count")
+        }
+    }
+}
+
+fn guarded(destination: Destination) -> (&'static str, bool) {
+    match destination {
+        Destination::Ordinary => ("passes", true),
+        Destination::Refused => {
+            ("refused with a reset or an ICMP error: a network of the TUN, or nobody's address", false)
+        }
+        Destination::Multicast => ("dropped: one to many, and nobody is on the TUN", false),
+    }
+}
+
+/// The way of the program's packet, or of the client's that this host forwards.
+fn program(scene: &Scene<'_>, question: &WhyQuestion, dst: IpAddr) -> Way {
+    let query = RouteQuery { uid: Some(question.uid), src: question.from, ..RouteQuery::to(dst) };
+    let own = |from: IpAddr| from.is_loopback() || scene.host.addresses.iter().any(|a| a.net.addr() == from);
+    match question.from {
+        Some(from) if !own(from) => {
+            let back = decide(scene.host, &Packet::of(&RouteQuery::to(from), 0));
+            let iif = back.first().and_then(|o| o.answer.oif);
+            let name = iif.and_then(|i| scene.host.link_at(i)).map_or("nowhere", |l| l.name.as_str());
+            let packet = Packet { iif, uid: 0, ..Packet::of(&query, 0) };
+            let outcomes = decide(scene.host, &packet);
+            let what = format!("forwarded from {from}, which comes in by {name}");
+            match outcomes.first() {
+                Some(outcome) => {
+                    let answer = outcome.answer.clone();
+                    shown(scene, what, "the model", &answer, Some(outcome))
+                }
+                None => Way { packet: what, ..Way::default() },
+            }
+        }
+        from => {
+            let from = from.map(|a| format!(", from {a}")).unwrap_or_default();
+            way(scene, &query, format!("without mark, of user {}{from}", question.uid))
+        }
+    }
+}
+
+/// What is sent to one address, and whether it comes back.
+fn dial(scene: &Scene<'_>, address: SocketAddr, whose: &str) -> Dial {
+    let verdict = scene.egress.prove(scene.oracle, scene.tun, &[address.ip()]).into_iter().next();
+    let (loop_free, why) = match verdict {
+        None => (LoopFree::NotProven, "it was not asked".to_owned()),
+        Some(verdict) => {
+            let finding = match verdict.finding {
+                Finding::Proven => LoopFree::Proven,
+                Finding::NotProven => LoopFree::NotProven,
+                Finding::Loops => LoopFree::Loops,
+            };
+            let witness = if scene.running { "" } else { "asked of the model of the plan instead: " };
+            (finding, format!("{witness}{}", verdict.why))
+        }
+    };
+    let refused = scene.egress.check_addr(address).err();
+    let query = scene.own_query(address.ip());
+    let packet = match &*scene.egress.strategy() {
+        Strategy::Mark(mark) => format!("with mark {mark}"),
+        Strategy::Bind { name, .. } if query.oif.is_some() => format!("bound to {name}"),
+        Strategy::Bind { .. } => "to this host itself, so not bound".to_owned(),
+    };
+    let way = refused.is_none().then(|| way(scene, &query, packet));
+    let device = way.as_ref().and_then(|w| w.device.clone());
+    let via = device.into_iter().collect();
+    let (loop_free, why) = match carried::by_tunnels(scene.host, scene.tun, Family::of(address.ip()), &via) {
+        Some((verdict, why)) if loop_free == LoopFree::Proven => (verdict, why),
+        _ => (loop_free, why),
+    };
+    Dial {
+        address,
+        whose: whose.to_owned(),
+        guard: refused.as_ref().map_or_else(|| "passes".to_owned(), ToString::to_string),
+        way,
+        loop_free,
+        why,
+    }
+}
+
+/// The kernel's answer, and the model's account of which rule and route gave it.
+fn way(scene: &Scene<'_>, query: &RouteQuery, packet: String) -> Way {
+    let says = if scene.running { "the kernel" } else { "the model of the plan" };
+    match scene.oracle.route(query) {
+        Err(error) => {
+            Way { packet, kind: format!("unknown: {error}"), says: says.to_owned(), ..Way::default() }
+        }
+        Ok(answer) => {
+            let outcomes = decide(scene.host, &Packet::of(query, Scene::uid()));
+            let same = |o: &&Outcome| o.answer.oif == answer.oif && o.answer.table == answer.table;
+            let alike = |o: &&Outcome| o.answer.oif == answer.oif;
+            let account = outcomes.iter().find(same).or_else(|| outcomes.iter().find(alike));
+            shown(scene, packet, says, &answer, account)
+        }
+    }
+}
+
+fn shown(
+    scene: &Scene<'_>,
+    packet: String,
+    says: &str,
+    answer: &RouteAnswer,
+    account: Option<&Outcome>,
+) -> Way {
+    let rule = account.and_then(|o| o.rule).and_then(|n| scene.host.rules.get(n));
+    let route = account.and_then(|o| o.route).and_then(|n| scene.host.routes.get(n));
+    Way {
+        packet,
+        rule: rule.map(rule_words),
+        route: route.map(|r| route_words(scene.host, r)),
+        device: answer.oif.map(|_| answer.oif_name.clone()),
+        gateway: answer.gateway,
+        source: answer.prefsrc,
+        kind: format!("{:?}", answer.kind).to_lowercase(),
+        says: says.to_owned(),
+        assumed: account.map(|o| o.assumed.clone()).unwrap_or_default(),
+    }
+}
