@@ -53,8 +53,18 @@ pub(crate) fn start(config: Config) -> Result<Arc<dyn Instance>, Failure> {
     Ok(Arc::new(Engine::start(&config).map_err(failure)?))
 }
 
-/// What is wrong with a configuration beyond the file's own errors: its rules, and what is not available here.
-pub(crate) fn check(config: &Config) -> Vec<ConfigError> {
+/// What is wrong with a configuration beyond the file's own errors: its rules, and what is not available here. Then
+/// what the user should know about the rules.
+pub(crate) fn check(config: &Config) -> (Vec<ConfigError>, Vec<ConfigError>) {
+    match oneway::check(config) {
+        Ok(warnings) => (unavailable(config), warnings),
+        Err(EngineError::Config(errors)) => (errors.as_slice().to_vec(), Vec::new()),
+        Err(error) => (vec![ConfigError::new(None, error.to_string())], Vec::new()),
+    }
+}
+
+/// What is not available here.
+fn unavailable(config: &Config) -> Vec<ConfigError> {
     match oneway::plan(config) {
         Err(EngineError::Config(errors)) => errors.as_slice().to_vec(),
         Err(error @ EngineError::Unsupported { .. }) => vec![ConfigError::new(None, error.to_string())],

@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod control;
+pub mod import;
 
 mod error;
 
@@ -32,5 +33,5 @@ mod status;
 mod worker;
 
 pub use error::EngineError;
-pub use lifecycle::{Engine, plan, recover};
+pub use lifecycle::{Engine, check, plan, recover};
 pub use stats::StatsSnapshot;

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use oneway_route::Plan;
 
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::control::{FlowInfo, StatePaths, Status};
 use crate::error::EngineError;
 
@@ -28,6 +28,14 @@ fn unsupported<T>(what: &str) -> Result<T, EngineError> {
 /// Always [`EngineError::Unsupported`].
 pub fn plan(_config: &Config) -> Result<Plan, EngineError> {
     unsupported("planning the capture")
+}
+
+/// Reads the rules and says what the user should know about them.
+///
+/// # Errors
+/// [`EngineError::Config`] with everything that is wrong with them.
+pub fn check(config: &Config) -> Result<Vec<ConfigError>, EngineError> {
+    crate::assemble::dispatch(config).map(|(_, warnings)| warnings)
 }
 
 /// Undoes what a killed instance left behind.

@@ -21,7 +21,7 @@ use oneway_stack::tcp::{self, IsnGenerator};
 use tokio::sync::watch;
 
 use crate::assemble;
-use crate::config::{CaptureMode, Config, StackKind};
+use crate::config::{CaptureMode, Config, ConfigError, StackKind};
 use crate::control::{FlowInfo, InstanceLock, StatePaths, Status};
 use crate::dispatch::Dispatch;
 use crate::error::EngineError;
@@ -101,6 +101,14 @@ pub fn plan(config: &Config) -> Result<Plan, EngineError> {
     device::plan(config, None, &Snapshot::take()?).map(|planned| planned.plan)
 }
 
+/// Reads the rules and says what the user should know about them.
+///
+/// # Errors
+/// [`EngineError::Config`] with everything that is wrong with them.
+pub fn check(config: &Config) -> Result<Vec<ConfigError>, EngineError> {
+    assemble::dispatch(config).map(|(_, warnings)| warnings)
+}
+
 /// Undoes what a killed instance left behind in this network namespace; says what that was.
 ///
 /// # Errors
@@ -125,7 +133,10 @@ impl Engine {
     /// The step that failed.
     pub fn start(config: &Config) -> Result<Self, EngineError> {
         available(config)?;
-        let dispatch = assemble::dispatch(config)?;
+        let (dispatch, warnings) = assemble::dispatch(config)?;
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
         let limits = Limits::for_descriptors(raise_descriptor_limit());
         let paths = StatePaths::here()?.with_control(config.control.clone());
         let lock = InstanceLock::acquire(&paths)?;

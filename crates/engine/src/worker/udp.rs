@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 
 use super::Worker;
 use super::reply::DATAGRAM_HEADROOM;
-use crate::dispatch::Choice;
+use crate::dispatch::{Choice, Subject, target};
 use crate::guard::Destination;
 
 /// Datagrams kept for a session whose outbound is not ready yet, and their bytes.
@@ -176,8 +176,13 @@ impl Worker {
             }
             Destination::Multicast => return shared.stats.ignored.add(),
         }
-        let target = Target::from_addr(dst);
-        let choice = shared.dispatch.choose(Network::Udp, &target);
+        let target = target(dst);
+        let dscp = ip.traffic_class() >> 2;
+        let subject = Subject { network: Network::Udp, source: client, target: &target, dscp };
+        let choice = match shared.dispatch.choose(&subject) {
+            Ok(choice) => choice,
+            Err(missing) => return self.ask_owner(header, ip.packet(), &subject, missing),
+        };
         let key = (client, choice.id);
         let session = match shared.udp.get(&key) {
             Some(session) => session,
@@ -228,7 +233,7 @@ impl Worker {
             Network::Udp,
             key.0,
             target.clone(),
-            Arc::clone(&choice.rule),
+            choice.rule(),
             Arc::clone(&choice.entry.name),
         );
         let once = answers_once(target.addr.port());
