@@ -109,7 +109,7 @@ impl Dispatch {
                 Step::Needs { fact: Fact::Process, .. } => {
                     let owner = self.owner(network, source, true)?;
                     query.process = match process.get_or_init(|| owner.process) {
-                        Some(process) => Answer::Known(process),
+                        Some(process) => Answer::Known(&**process),
                         None => Answer::Unknown,
                     };
                 }

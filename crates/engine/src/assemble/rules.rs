@@ -55,6 +55,7 @@ pub(super) fn compile(
         // A database that is broken has been reported; its rules need not be reported as well.
         geoip: config.geoip.is_some(),
         asn: config.asn.is_some(),
+        check_databases: true,
     };
     let mut rules = RuleList::default();
     push_lines(&mut rules, &config.lines, &context, errors, &mut warnings);

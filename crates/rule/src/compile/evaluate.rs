@@ -73,10 +73,16 @@ impl Evaluation<'_> {
 
     /// A set inside a condition: all its entries belong to the rule at `order`.
     fn set(&self, order: u32, set: &Index) -> Verdict {
-        match set.find(self, |_, condition| self.test(order, condition)) {
+        match set.find(self, self.asked_within(order), |_, condition| self.test(order, condition)) {
             None => Verdict::No,
             Some(found) => found.missing.map_or(Verdict::Yes, Verdict::Needs),
         }
+    }
+
+    /// Which of the positions inside the rule at `order` do without an address: all, if an address was found out for a
+    /// later rule, or none.
+    pub(super) fn asked_within(&self, order: u32) -> u32 {
+        if order < self.query.asked_at { u32::MAX } else { 0 }
     }
 
     fn ip(&self, order: u32, at: Address, test: impl Fn(IpAddr) -> bool) -> Verdict {

@@ -33,10 +33,11 @@ pub(crate) struct Found {
 
 impl Index {
     /// The first rule that holds or needs a fact. `holds` says of one of the others what comes of it, since that may
-    /// lead into a list of sub-rules.
+    /// lead into a list of sub-rules. Rules with `no-resolve` before the one at `asked_at` do without an address.
     pub(crate) fn find(
         &self,
         evaluation: &Evaluation<'_>,
+        asked_at: u32,
         mut test: impl FnMut(u32, &Condition) -> Verdict,
     ) -> Option<Found> {
         let query = evaluation.query;
@@ -54,7 +55,6 @@ impl Index {
         }
         match query.ip {
             Answer::Known(ip) => {
-                let asked_at = query.asked_at;
                 let ip = ip.to_canonical();
                 best = self.destination.find(ip, asked_at, best, evaluation.databases).unwrap_or(best);
             }

@@ -211,7 +211,8 @@ impl Evaluation<'_> {
     /// The first rule of a list that says something. All rules of a list of sub-rules count as the one that led there.
     fn list(&self, list: &Compiled, within: Option<u32>) -> Option<(u32, Outcome)> {
         let mut inner = None;
-        let found = list.index.find(self, |order, condition| {
+        let asked_at = within.map_or(self.query.asked_at, |order| self.asked_within(order));
+        let found = list.index.find(self, asked_at, |order, condition| {
             let verdict = self.test(within.unwrap_or(order), condition);
             match (verdict, list.actions.get(order as usize)) {
                 (Verdict::Yes, Some(Action::Sub(sub))) => {
