@@ -79,6 +79,12 @@ pub(crate) enum Command {
     Recover,
     /// Show the main job in throw-away network namespaces
     Demo,
+    /// Print the configuration that a configuration of Clash or mihomo amounts to, and list what it lacks
+    Import {
+        /// The configuration of Clash
+        #[arg(value_name = "CLASH.YAML")]
+        file: PathBuf,
+    },
     /// Print a completion script
     Completions {
         /// The shell to complete in
@@ -93,8 +99,6 @@ pub(crate) enum Command {
     Confirm(Later),
     #[command(hide = true)]
     Exclude(Later),
-    #[command(hide = true)]
-    Import(Later),
     #[command(hide = true)]
     Lab(Later),
 }

@@ -66,8 +66,8 @@ pub(crate) fn start(config: Config) -> Result<Arc<dyn Instance>, Failure> {
 }
 
 /// What is wrong with a configuration beyond the file's own errors: its rules, what is not available here, and the
-/// loops that it would make.
-pub(crate) fn check(loaded: &Loaded) -> Vec<ConfigError> {
+/// loops that it would make. Then what the user should know about the rules.
+pub(crate) fn check(loaded: &Loaded) -> (Vec<ConfigError>, Vec<ConfigError>) {
     oneway::check(loaded)
 }
 

@@ -43,12 +43,12 @@ fn execute(cli: args::Cli, output: Output) -> Result<ExitCode, Failure> {
         Command::Stop => commands::stop::stop(&global, output),
         Command::Recover => commands::recover::recover(output),
         Command::Demo => demo::demo(output),
+        Command::Import { file } => commands::import::import(&file, output),
         Command::Completions { shell } => commands::completions::completions(shell, output),
         Command::Exec(_) => Err(Failure::later("oneway exec")),
         Command::Reload(_) => Err(Failure::later("oneway reload")),
         Command::Confirm(_) => Err(Failure::later("oneway confirm")),
         Command::Exclude(_) => Err(Failure::later("oneway exclude")),
-        Command::Import(_) => Err(Failure::later("oneway import")),
         Command::Lab(_) => Err(Failure::later("oneway lab")),
     }
 }

@@ -242,6 +242,38 @@ fn errors_are_json_too() {
 }
 
 #[test]
+fn a_configuration_of_clash_is_imported() {
+    let clash =
+        "proxies:\n  - {name: a b, type: socks5, server: 192.0.2.1, port: 1080}\nrules:\n  - MATCH,a b\n";
+    let (_folder, path) = file(clash);
+    let output = oneway(&["import", &path]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(text(&output.stderr), format!("note: {path}:2:1: the proxy \"a b\" is called \"a-b\"\n"));
+    let (_second, imported) = file(text(&output.stdout));
+    let checked = oneway(&["check", "-c", &imported]);
+    assert_eq!(text(&checked.stdout), "ok\n");
+    let document = document(&oneway(&["import", &path, "--json"]));
+    assert_eq!(document["notes"][0]["line"], 2);
+    fails(
+        &["import", "/nonexistent"],
+        2,
+        "cannot read \"/nonexistent\": No such file or directory (os error 2); \
+        check the path, its permissions and that it is a text",
+    );
+}
+
+#[test]
+fn a_broken_rule_file_is_named_with_its_place() {
+    let (folder, path) = file("rules.files = [\"r.yaml\"]\n");
+    let rules = folder.path().join("r.yaml");
+    fs::write(&rules, "rules:\n  - DOMAIN,a.example,direct\n  - 'DST-PORT,http,direct'\n").unwrap();
+    let output = oneway(&["check", "-c", &path]);
+    let error = "\"http\" is not a port such as 443, 80/443 or 8000-8999";
+    assert_eq!(text(&output.stdout), format!("error: {}:3:15: {error}\n1 error\n", rules.display()));
+    assert_eq!(output.status.code(), Some(3));
+}
+
+#[test]
 fn help_shows_what_is_there_and_nothing_else() {
     let output = oneway(&["--help"]);
     assert_eq!(output.status.code(), Some(0));
@@ -256,13 +288,14 @@ fn help_shows_what_is_there_and_nothing_else() {
         "flows",
         "stop",
         "recover",
+        "import",
         "demo",
         "completions",
         "help",
     ] {
         assert!(help.contains(&format!("\n  {command} ")), "{command}: {help}");
     }
-    for later in ["exec", "reload", "confirm", "exclude", "import", "lab"] {
+    for later in ["exec", "reload", "confirm", "exclude", "lab"] {
         assert!(!help.contains(&format!("\n  {later} ")), "{later}: {help}");
         fails(
             &[later, "--some", "-x", "--", "words"],

@@ -1,21 +1,24 @@
 //! From the configuration to the parts of the data path.
 
+mod rules;
+
 use std::sync::Arc;
 
 use oneway_outbound::{
     Credentials, Outbound, OutboundConfig, Protocol, ProxyConfig, SystemResolver, Timeouts,
 };
 use oneway_route as route;
-use oneway_rule::{OutboundId, Parsed, parse_list};
+use oneway_rule::OutboundId;
 
 use crate::config::{
-    Config, ConfigError, ConfigErrors, OutboundSpec, Protect, ProxyProtocol, ProxySpec, ServerHost,
+    BLOCK, Config, ConfigError, ConfigErrors, DIRECT, OutboundSpec, Protect, ProxyProtocol, ProxySpec,
+    ServerHost,
 };
 use crate::dispatch::{Dispatch, Entry};
 use crate::error::EngineError;
 
-/// The outbounds and the rules that choose among them.
-pub(crate) fn dispatch(config: &Config) -> Result<Dispatch, EngineError> {
+/// The outbounds and the rules that choose among them, and what the user should know about the rules.
+pub(crate) fn dispatch(config: &Config) -> Result<(Dispatch, Vec<ConfigError>), EngineError> {
     let mut errors = Vec::new();
     let mut entries = Vec::new();
     for (name, spec) in &config.outbounds {
@@ -24,39 +27,33 @@ pub(crate) fn dispatch(config: &Config) -> Result<Dispatch, EngineError> {
             Err(why) => errors.push(ConfigError::new(None, format!("outbound {name:?}: {why}"))),
         }
     }
-    let number = |name: &str| {
-        let at = config.outbounds.keys().position(|found| found == name)?;
-        u32::try_from(at).ok().map(OutboundId)
-    };
-    let mut parsed = Parsed::default();
-    let mut labels = Vec::new();
-    for line in &config.rules.lines {
-        // One by one, so that an error has the place where the rule stood.
-        match parse_list(&[&line.text], number) {
-            Ok(rule) => {
-                labels.extend(rule.rules.iter().map(|_| Arc::from(line.text.as_str())));
-                parsed.append(rule);
-            }
-            Err(found) => errors.extend(found.into_iter().map(|error| {
-                let message = format!("rule {:?}: {}", line.text, error.message);
-                ConfigError::new(Some(line.origin.clone()), message)
-            })),
-        }
-    }
-    let last = number(&config.rules.final_outbound);
+    let outbound = |name: &str| number(config, name);
+    let last = outbound(&config.rules.final_outbound);
     if last.is_none() {
         let name = &config.rules.final_outbound;
         errors.push(ConfigError::new(None, format!("the final outbound {name:?} is not defined")));
     }
-    match (ConfigErrors::collect(errors), last) {
-        (None, Some(last)) => Ok(Dispatch::new(parsed.compile(last), labels, "MATCH", entries)),
+    let rules = rules::compile(&config.rules, &outbound, last.unwrap_or(OutboundId(0)), &mut errors);
+    match (ConfigErrors::collect(errors), rules) {
+        (None, Some((rules, warnings))) => Ok((Dispatch::new(rules, "MATCH", entries), warnings)),
         (Some(errors), _) => Err(EngineError::Config(errors)),
         (None, None) => Err(EngineError::Unsupported {
-            what: "a configuration without a final outbound".to_owned(),
+            what: "a configuration whose rules cannot be compiled".to_owned(),
             where_: "at all",
-            instead: "name one with a MATCH rule",
+            instead: "`oneway check` says why",
         }),
     }
+}
+
+/// The number of an outbound. Clash's own names for the two that always exist are known, too.
+fn number(config: &Config, name: &str) -> Option<OutboundId> {
+    let find = |name: &str| config.outbounds.keys().position(|found| found == name);
+    let at = find(name).or_else(|| match name {
+        "DIRECT" => find(DIRECT),
+        "REJECT" | "REJECT-DROP" => find(BLOCK),
+        _ => None,
+    })?;
+    u32::try_from(at).ok().map(OutboundId)
 }
 
 fn outbound(spec: &OutboundSpec) -> Result<Outbound, String> {

@@ -1,21 +1,40 @@
-//! From a target to an outbound, and how well each outbound does.
+//! From a flow to an outbound, and how well each outbound does.
 
+use std::cell::OnceCell;
+use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use oneway_flow::{Network, Target};
+use oneway_flow::{Network, Owners, Process, Target};
 use oneway_outbound::{DialError, Outbound, ProxyFault};
-use oneway_rule::RuleSet;
+use oneway_rule::{Answer, Fact, Query, RuleSet, Step};
 use parking_lot::Mutex;
 
 /// The rules and what they choose from.
 #[derive(Debug)]
 pub(crate) struct Dispatch {
     rules: RuleSet,
-    /// What `flows` shows for each rule, then for the final choice.
-    labels: Vec<Arc<str>>,
+    /// What `flows` shows where no rule matched.
     last_label: Arc<str>,
     entries: Vec<Entry>,
+    owners: Arc<Owners>,
+}
+
+/// A flow that asks where to go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Subject<'a> {
+    pub(crate) network: Network,
+    pub(crate) source: SocketAddr,
+    pub(crate) target: &'a Target,
+    /// The differentiated services code point of its packet (RFC 2474).
+    pub(crate) dscp: u8,
+}
+
+/// The rules ask whose a flow is, and that is not known yet. See [`Dispatch::find_owner`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ownerless {
+    with_process: bool,
 }
 
 /// An outbound and its name.
@@ -39,27 +58,115 @@ pub(crate) struct Health {
     pub(crate) since: Option<Instant>,
 }
 
-/// What the rules chose for a target.
+/// What the rules chose for a flow.
 #[derive(Debug)]
 pub(crate) struct Choice<'a> {
     pub(crate) id: u32,
     pub(crate) entry: &'a Entry,
-    pub(crate) rule: Arc<str>,
+    rule: Option<usize>,
+    dispatch: &'a Dispatch,
+}
+
+impl Choice<'_> {
+    /// What `flows` shows: the rule as it was written.
+    pub(crate) fn rule(&self) -> Arc<str> {
+        match self.rule.and_then(|rule| self.dispatch.rules.text(rule)) {
+            Some(text) => text.into(),
+            None => Arc::clone(&self.dispatch.last_label),
+        }
+    }
+}
+
+/// Where a packet to `addr` wants to go. The one place where the name behind an address is found.
+pub(crate) fn target(addr: SocketAddr) -> Target {
+    Target::from_addr(addr)
 }
 
 impl Dispatch {
-    /// `labels` are the rules' own texts, in their order.
-    pub(crate) fn new(rules: RuleSet, labels: Vec<Arc<str>>, last: &str, entries: Vec<Entry>) -> Self {
-        Self { rules, labels, last_label: last.into(), entries }
+    pub(crate) fn new(rules: RuleSet, last: &str, entries: Vec<Entry>) -> Self {
+        Self { rules, last_label: last.into(), entries, owners: Arc::default() }
     }
 
-    /// The outbound for a target. The rules were compiled against this table, so that every number in them is here.
+    /// The outbound for a flow, from what is known without waiting. The rules were compiled against this table, so that
+    /// every number in them is here.
+    pub(crate) fn choose(&self, subject: &Subject<'_>) -> Result<Choice<'_>, Ownerless> {
+        self.choose_by(subject, |with_process| self.owner(subject.network, subject.source, with_process))
+    }
+
+    /// The outbound for a flow whose owner is given.
+    pub(crate) fn choose_for(&self, subject: &Subject<'_>, owner: &oneway_flow::Owner) -> Choice<'_> {
+        let Ok(choice) = self.choose_by(subject, |_| Ok::<_, Infallible>(owner.clone()));
+        choice
+    }
+
     #[expect(clippy::indexing_slicing, reason = "the rules' numbers come from this very table")]
-    pub(crate) fn choose(&self, network: Network, target: &Target) -> Choice<'_> {
-        let decision = self.rules.decide(network, target);
-        let rule = decision.rule.and_then(|n| self.labels.get(n)).unwrap_or(&self.last_label);
-        let id = decision.outbound.0;
-        Choice { id, entry: &self.entries[id as usize], rule: Arc::clone(rule) }
+    fn choose_by<E>(
+        &self,
+        subject: &Subject<'_>,
+        find: impl Fn(bool) -> Result<oneway_flow::Owner, E>,
+    ) -> Result<Choice<'_>, E> {
+        let Subject { network, source, target, dscp } = *subject;
+        let process: OnceCell<Option<Arc<Process>>> = OnceCell::new();
+        let mut query = Query::new(network, Some(source), target.addr);
+        query.host = target.host.as_deref();
+        query.dscp = Some(dscp);
+        loop {
+            match self.rules.decide(&query) {
+                Step::Decided(decision) => {
+                    let id = decision.outbound.0;
+                    let entry = &self.entries[id as usize];
+                    return Ok(Choice { id, entry, rule: decision.rule, dispatch: self });
+                }
+                Step::Needs { fact: Fact::Uid, .. } => {
+                    let owner = find(false)?;
+                    query.uid = owner.uid.map_or(Answer::Unknown, Answer::Known);
+                }
+                Step::Needs { fact: Fact::Process, .. } => {
+                    let owner = find(true)?;
+                    query.process = match process.get_or_init(|| owner.process) {
+                        Some(process) => Answer::Known(&**process),
+                        None => Answer::Unknown,
+                    };
+                }
+                // The address that the client dialled is known of every target; a name without one has none to give.
+                Step::Needs { fact: Fact::Address, rule } => query = query.with_address(None, rule),
+            }
+        }
+    }
+
+    /// The outbound for a flow, found on a thread that may wait if need be.
+    pub(crate) async fn choose_waiting(&self, subject: &Subject<'_>) -> Choice<'_> {
+        loop {
+            match self.choose(subject) {
+                Ok(choice) => return choice,
+                Err(missing) => self.find_owner(subject, missing).await,
+            }
+        }
+    }
+
+    /// Finds out whose a flow is, so that [`Dispatch::choose`] knows.
+    pub(crate) async fn find_owner(&self, subject: &Subject<'_>, missing: Ownerless) {
+        let owners = Arc::clone(&self.owners);
+        let Subject { network, source, target, .. } = *subject;
+        let (addr, Ownerless { with_process }) = (target.addr, missing);
+        let found = tokio::task::spawn_blocking(move || {
+            owners.find(network, source, addr, with_process);
+        });
+        // It is cancelled only when the runtime ends, and then nobody asks again.
+        let _ = found.await;
+    }
+
+    fn owner(
+        &self,
+        network: Network,
+        source: SocketAddr,
+        with_process: bool,
+    ) -> Result<oneway_flow::Owner, Ownerless> {
+        // What sends echo requests has no port to be found by.
+        if network == Network::Icmp {
+            return Ok(oneway_flow::Owner::default());
+        }
+        self.owners.known(network, source, with_process).ok_or(Ownerless { with_process })
     }
 
     /// The outbound of a number that [`Dispatch::choose`] gave.

@@ -7,6 +7,7 @@
 
 pub mod config;
 pub mod control;
+pub mod import;
 
 mod error;
 

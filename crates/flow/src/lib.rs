@@ -2,10 +2,12 @@
 
 #![forbid(unsafe_code)]
 
+mod process;
 mod relay;
 mod table;
 mod target;
 
+pub use process::{Owner, Owners, Process};
 pub use relay::{End, PipePool, Relay, Side};
 pub use table::{Flow, FlowGuard, FlowInfo, FlowTable};
 pub use target::{Network, Target};

@@ -25,7 +25,11 @@ pub(crate) fn check(global: &Global, args: CaptureArgs, output: Output) -> Resul
         Err(error) => Err(error.into()),
     };
     let (errors, warnings) = match loaded {
-        Ok(loaded) => (engine::check(&loaded), loaded.warnings),
+        Ok(mut loaded) => {
+            let (errors, about_rules) = engine::check(&loaded);
+            loaded.warnings.extend(about_rules);
+            (errors, loaded.warnings)
+        }
         Err(errors) => match errors.as_slice() {
             // A file that cannot be read was not checked.
             [unread @ ConfigError { origin: None, .. }] => return Err(Failure::usage(unread)),

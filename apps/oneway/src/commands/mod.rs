@@ -4,6 +4,7 @@ pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod doctor;
 pub(crate) mod flows;
+pub(crate) mod import;
 pub(crate) mod plan;
 pub(crate) mod recover;
 pub(crate) mod run;

@@ -1,28 +1,22 @@
 //! The layout of `oneway.toml`: which keys each section has and what they hold.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use toml::de::DeTable;
 
-use super::RuleLine;
 use super::dns::FakeIpConfig;
-use super::error::{ConfigError, Origin};
+use super::error::ConfigError;
 use super::outbound::{
     BLOCK, Credentials, DIRECT, OutboundKind, OutboundSpec, ProxySpec, Server, kind_from_word,
 };
 use super::reader::{FromToml, Number, Reader, Section, Text};
+use super::rules::{self, ReadFile};
 use super::settings::{Located, Settings, beside};
 
 /// Reads a whole file. If its syntax is wrong only that is reported: what follows would be guesswork.
-pub(super) fn read(
-    file: &Path,
-    text: &str,
-    read_file: &dyn Fn(&Path) -> io::Result<String>,
-) -> (Settings, Vec<ConfigError>) {
+pub(super) fn read(file: &Path, text: &str, read_file: ReadFile<'_>) -> (Settings, Vec<ConfigError>) {
     let mut reader = Reader::new(file, text);
     let (document, syntax_errors) = DeTable::parse_recoverable(text);
     if !syntax_errors.is_empty() {
@@ -52,7 +46,13 @@ pub(super) fn read(
         settings.outbounds = outbounds(&section, &mut reader);
     }
     if let Some(section) = root.section("rules", &mut reader) {
-        rules(section, &mut settings, &mut reader, file, read_file);
+        rules::rules(section, &mut settings, &mut reader, file, read_file);
+    }
+    if let Some(section) = root.section("rule-set", &mut reader) {
+        settings.rules.sets = rules::rule_sets(&section, &mut reader, file, read_file);
+    }
+    if let Some(section) = root.section("sub-rules", &mut reader) {
+        settings.rules.subs = rules::sub_rules(&section, &mut reader);
     }
     if let Some(section) = root.section("api", &mut reader) {
         api(section, &mut settings, &mut reader);
@@ -118,8 +118,7 @@ fn outbounds(section: &Section<'_, '_>, reader: &mut Reader<'_>) -> BTreeMap<Str
     for (name, span, section) in section.each(reader) {
         if name == DIRECT || name == BLOCK {
             reader.error(&span, format!("the outbound `{name}` always exists and cannot be redefined"));
-        } else if name.is_empty() || name.contains(|c: char| c == ',' || c.is_whitespace() || c.is_control())
-        {
+        } else if !rules::is_name(&name) {
             reader.error(
                 &span,
                 format!("{name:?} is no name for an outbound; rules need it without commas and blanks"),
@@ -178,49 +177,6 @@ fn outbound(
     };
     section.finish(reader);
     spec
-}
-
-fn rules(
-    mut section: Section<'_, '_>,
-    settings: &mut Settings,
-    reader: &mut Reader<'_>,
-    file: &Path,
-    read_file: &dyn Fn(&Path) -> io::Result<String>,
-) {
-    settings.final_outbound = section.read("final", reader);
-    let list: Vec<Located<String>> = section.read("list", reader).unwrap_or_default();
-    for Located { value, origin } in list {
-        push_rule(&mut settings.rules, &value, origin);
-    }
-    let files: Vec<Located<String>> = section.read("files", reader).unwrap_or_default();
-    for Located { value, origin } in files {
-        let path = beside(file, &value);
-        match read_file(&path) {
-            Ok(text) => rule_file(&mut settings.rules, path.into(), &text),
-            Err(e) => {
-                let message =
-                    format!("rules.files: cannot read {:?}: {e}; check the path and its permissions", path);
-                reader.errors.push(ConfigError::new(Some(origin), message));
-            }
-        }
-    }
-    section.finish(reader);
-}
-
-/// Takes one rule from each line of a file.
-fn rule_file(rules: &mut Vec<RuleLine>, file: Arc<Path>, text: &str) {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    for (index, line) in text.lines().enumerate() {
-        let column = 1 + line.chars().take_while(|c| c.is_whitespace()).count();
-        push_rule(rules, line, Origin::File { file: file.clone(), line: index + 1, column });
-    }
-}
-
-fn push_rule(rules: &mut Vec<RuleLine>, text: &str, origin: Origin) {
-    let text = text.trim();
-    if !text.is_empty() && !text.starts_with('#') {
-        rules.push(RuleLine { text: text.to_owned(), origin });
-    }
 }
 
 fn api(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reader<'_>) {

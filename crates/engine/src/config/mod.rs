@@ -8,13 +8,14 @@ mod document;
 mod error;
 mod outbound;
 mod reader;
+mod rules;
 mod settings;
 #[cfg(test)]
 mod tests;
 mod value;
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +25,7 @@ pub use oneway_capture::fault::{BadFaultSpec, FaultSpec};
 pub use outbound::{
     BLOCK, Credentials, DIRECT, OutboundSpec, PROXY, ProxyProtocol, ProxySpec, Secret, Server, ServerHost,
 };
+pub use rules::{DataFile, RuleLine, RuleSetConfig, RulesConfig};
 pub use value::{
     CaptureMode, DnsMode, InterfaceName, InvalidValue, LogFormat, LogLevel, MarkBit, Mtu, Prefix, Protect,
     StackKind, TunAddress, TunFd, Uid,
@@ -100,24 +102,6 @@ pub struct EgressConfig {
     pub interface: Option<InterfaceName>,
     /// The bit of the firewall mark, if it is not chosen free.
     pub mark: Option<MarkBit>,
-}
-
-/// Which flow takes which outbound.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RulesConfig {
-    /// The rules in order: those of `rules.list`, then those of each of `rules.files`.
-    pub lines: Vec<RuleLine>,
-    /// The outbound of flows that no rule matches; one of [`Config::outbounds`].
-    pub final_outbound: String,
-}
-
-/// One rule, not yet parsed, and where it stood.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RuleLine {
-    /// The rule's text without surrounding blanks; neither empty nor a comment.
-    pub text: String,
-    /// Where it stood.
-    pub origin: Origin,
 }
 
 /// What is logged.
@@ -204,7 +188,7 @@ impl Config {
     /// Everything that is wrong, each with file, line and column or with the option's name.
     pub fn load(file: Option<&Path>, options: Options) -> Result<Loaded, ConfigErrors> {
         let Some(file) = file else { return Self::from_toml(Path::new(""), "", options, &read_file) };
-        let text = read_file(file).map_err(|e| {
+        let text = std::fs::read_to_string(file).map_err(|e| {
             ConfigErrors::from(ConfigError::new(
                 None,
                 format!("cannot read the configuration {:?}: {e}; check the path and its permissions", file),
@@ -214,7 +198,7 @@ impl Config {
     }
 
     /// Parses the text of a configuration file. `file` names it in errors, and `read` is asked for the files of
-    /// rules that it names, with paths relative to its folder.
+    /// rules and data that it names, with paths relative to its folder.
     ///
     /// # Errors
     /// As [`Config::load`].
@@ -222,7 +206,7 @@ impl Config {
         file: &Path,
         text: &str,
         options: Options,
-        read: &dyn Fn(&Path) -> io::Result<String>,
+        read: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
     ) -> Result<Loaded, ConfigErrors> {
         let (settings, mut errors) = document::read(file, text, read);
         let settings = settings.under(options);
@@ -235,6 +219,28 @@ impl Config {
     }
 }
 
-fn read_file(path: &Path) -> io::Result<String> {
-    std::fs::read_to_string(path)
+/// Whether a proxy of this kind can carry these credentials.
+pub(crate) fn check_credentials(
+    kind: &str,
+    username: Option<String>,
+    password: Option<String>,
+) -> Result<(), String> {
+    match outbound::kind_from_word(kind).map_err(|e| e.to_string())? {
+        outbound::OutboundKind::Proxy(protocol) => {
+            Credentials::new(protocol, username, password).map(|_| ()).map_err(|e| e.to_string())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The largest file of rules or data that is read. The largest in use, of cities, have 100 MiB.
+const MAX_FILE: u64 = 256 * 1024 * 1024;
+
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(io::Error::other(format!("it has more than {MAX_FILE} bytes")));
+    }
+    Ok(bytes)
 }

@@ -224,6 +224,18 @@ impl<'t, 'i> Section<'t, 'i> {
         sections
     }
 
+    /// The lists with names of the user's choice, sorted by name.
+    pub(super) fn lists<T: FromToml>(&self, reader: &mut Reader<'_>) -> Vec<(String, Range<usize>, Vec<T>)> {
+        let mut lists = Vec::new();
+        for (key, value) in self.table {
+            reader.key = self.path(key.get_ref());
+            let list = Vec::from_toml(value, reader);
+            reader.key.clear();
+            lists.extend(list.map(|list| (key.get_ref().to_string(), key.span(), list)));
+        }
+        lists
+    }
+
     /// Reports the keys that nobody asked for.
     pub(super) fn finish(self, reader: &mut Reader<'_>) {
         for key in self.table.keys().filter(|key| !self.known.contains(&key.get_ref().as_ref())) {

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use super::dns::{DnsConfig, DnsUpstream, FakeIpConfig};
 use super::error::{ConfigError, Origin};
 use super::outbound::{BLOCK, DIRECT, OutboundSpec, PROXY, ProxySpec};
+use super::rules::RuleSettings;
 use super::value::{
     CaptureMode, DnsMode, InterfaceName, LogFormat, LogLevel, MarkBit, Mtu, Prefix, Protect, StackKind,
     TunAddress, TunFd, Uid,
 };
 use super::{
-    CaptureConfig, Config, DEFAULT_STACK, EgressConfig, FaultSpec, LogConfig, Options, Origins, RuleLine,
-    RulesConfig, TunConfig,
+    CaptureConfig, Config, DEFAULT_STACK, EgressConfig, FaultSpec, LogConfig, Options, Origins, TunConfig,
 };
 
 /// A value and where it came from.
@@ -58,7 +58,7 @@ pub(super) struct Settings {
     pub(super) fake_ip: FakeIpConfig,
     pub(super) proxy: Set<ProxySpec>,
     pub(super) outbounds: BTreeMap<String, Located<OutboundSpec>>,
-    pub(super) rules: Vec<RuleLine>,
+    pub(super) rules: RuleSettings,
     pub(super) final_outbound: Set<String>,
     pub(super) confirm: Set<u32>,
     pub(super) control: Set<PathBuf>,
@@ -103,7 +103,7 @@ impl From<Options> for Settings {
             fake_ip: FakeIpConfig::default(),
             proxy: one(options.proxy, "--proxy"),
             outbounds: BTreeMap::new(),
-            rules: Vec::new(),
+            rules: RuleSettings::default(),
             final_outbound: None,
             confirm: one(options.confirm, "--confirm"),
             control: one(options.control, "--control"),
@@ -211,7 +211,7 @@ impl Settings {
                 mark: self.mark.map(|set| set.value),
             },
             outbounds,
-            rules: RulesConfig { lines: self.rules, final_outbound },
+            rules: self.rules.into_config(final_outbound),
             dns: DnsConfig {
                 mode: self.dns_mode.map(|set| set.value),
                 upstream: self.dns_upstream.map(|set| set.value).unwrap_or_default(),
@@ -312,8 +312,7 @@ impl Settings {
             }
         };
         for (name, outbound) in &given {
-            let named = |rule: &RuleLine| rule.text.split(',').any(|word| word.trim() == name);
-            if *name != final_outbound && !self.rules.iter().any(named) {
+            if *name != final_outbound && !self.rules.mention(name) {
                 let message = format!("no rule leads to the outbound {name:?}, and it is not the final one");
                 warnings.push(ConfigError::new(Some(outbound.origin.clone()), message));
             }

@@ -4,12 +4,14 @@ use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
+use oneway_rule::{Behavior, Format};
+
 use super::*;
 
 fn load(text: &str, options: Options) -> Result<Loaded, ConfigErrors> {
     Config::from_toml(Path::new("etc/oneway.toml"), text, options, &|path: &Path| match path.to_str() {
         Some("etc/rules.txt") => {
-            Ok("\u{feff}# comment\n\n  DOMAIN,a.example,direct  \r\n\tMATCH,proxy\n".to_owned())
+            Ok(b"\xef\xbb\xbf# comment\n\n  DOMAIN,a.example,direct  \r\n\tMATCH,proxy\n".to_vec())
         }
         _ => Err(io::ErrorKind::NotFound.into()),
     })
@@ -67,7 +69,16 @@ fn nothing_is_a_complete_configuration() {
                 ("direct".to_owned(), OutboundSpec::Direct),
                 ("block".to_owned(), OutboundSpec::Block),
             ]),
-            rules: RulesConfig { lines: vec![], final_outbound: "direct".to_owned() },
+            rules: RulesConfig {
+                lines: vec![],
+                files: vec![],
+                subs: vec![],
+                sets: vec![],
+                geoip: None,
+                asn: None,
+                geosite: None,
+                final_outbound: "direct".to_owned(),
+            },
             dns: DnsConfig::default(),
             control: None,
             log: LogConfig { level: LogLevel::Info, format: LogFormat::Text },
@@ -195,15 +206,56 @@ fn rules_keep_their_place() {
     let config = parse(
         "[rules]\nfiles = [\"rules.txt\"]\nlist = [\n  \"IP-CIDR,10.0.0.0/8,direct\",\n  \" \", \"MATCH,block\"]\n",
     );
-    let rule_file = |line, column| Origin::File { file: Path::new("etc/rules.txt").into(), line, column };
-    let rules = [
-        ("IP-CIDR,10.0.0.0/8,direct", at(4, 3)),
-        ("MATCH,block", at(5, 8)),
-        ("DOMAIN,a.example,direct", rule_file(3, 3)),
-        ("MATCH,proxy", rule_file(4, 2)),
-    ];
+    let rules = [("IP-CIDR,10.0.0.0/8,direct", at(4, 3)), ("MATCH,block", at(5, 8))];
     let rules = rules.map(|(text, origin)| RuleLine { text: text.to_owned(), origin });
     assert_eq!(config.rules.lines, rules);
+    let [file] = &config.rules.files[..] else { panic!("{:?}", config.rules.files) };
+    assert_eq!((&*file.path, &file.origin), (Path::new("etc/rules.txt"), &at(2, 10)));
+    assert!(file.bytes.ends_with(b"\tMATCH,proxy\n"));
+}
+
+#[test]
+fn rule_sets_and_sub_rules() {
+    let config = parse(
+        r##"
+        [rule-set.a]
+        path = "rules.txt"
+        behavior = "domain"
+        [rule-set.b]
+        path = "rules.txt"
+        format = "yaml"
+        [sub-rules]
+        inner = ["DST-PORT,443,direct", "# nothing"]
+        [rules]
+        geoip = "rules.txt"
+        "##,
+    );
+    let [a, b] = &config.rules.sets[..] else { panic!("{:?}", config.rules.sets) };
+    assert_eq!((a.name.as_str(), a.format, a.behavior), ("a", Format::Text, Behavior::Domain));
+    assert_eq!((b.name.as_str(), b.format, b.behavior), ("b", Format::Yaml, Behavior::Classical));
+    assert_eq!(a.file.origin, at(3, 16));
+    let lines = vec![RuleLine { text: "DST-PORT,443,direct".to_owned(), origin: at(9, 18) }];
+    assert_eq!(config.rules.subs, [("inner".to_owned(), lines)]);
+    assert!(config.rules.geoip.is_some() && config.rules.asn.is_none());
+}
+
+#[test]
+fn rule_sets_that_are_wrong() {
+    wrong(
+        "[rule-set.a]\nbehavior = \"x\"\n[rule-set.b]\npath = \"rules.bin\"\n[rule-set.\"c d\"]\npath = \"rules.txt\"\n\
+         [rule-set.e]\npath = \"none.mrs\"\nkind = 1\n[sub-rules]\nx = 1\n",
+        &[
+            "etc/oneway.toml:1:11: [rule-set.a] has no `path`; add the path of its file",
+            "etc/oneway.toml:2:12: rule-set.a.behavior: \"x\" is not known; use domain, ipcidr or classical",
+            "etc/oneway.toml:4:8: rule-set.b.path: the ending of \"rules.bin\" does not say how it is written; \
+             add format = \"text\", \"yaml\", \"mrs\" or \"srs\"",
+            "etc/oneway.toml:5:11: \"c d\" is no name for a rule set; rules need it without commas and blanks",
+            "etc/oneway.toml:8:8: rule-set.e.path: cannot read \"etc/none.mrs\": entity not found; \
+             check the path and its permissions",
+            "etc/oneway.toml:9:1: unknown key `kind` in [rule-set.e]; the keys are path, format, behavior",
+            "etc/oneway.toml:11:5: sub-rules.x: expected a list, found an integer",
+        ],
+    );
 }
 
 #[test]
@@ -358,7 +410,7 @@ fn unknown_keys() {
         "[captur]\n",
         &[
             "etc/oneway.toml:1:2: unknown key `captur` at the top; the keys are proxy, confirm, control, capture, tun, \
-           egress, dns, outbound, rules, api, log",
+           egress, dns, outbound, rules, rule-set, sub-rules, api, log",
         ],
     );
     wrong(
@@ -380,7 +432,9 @@ fn unknown_keys() {
     );
     wrong(
         "[rules]\nx = 1",
-        &["etc/oneway.toml:2:1: unknown key `x` in [rules]; the keys are final, list, files"],
+        &[
+            "etc/oneway.toml:2:1: unknown key `x` in [rules]; the keys are final, list, files, geoip, asn, geosite",
+        ],
     );
     wrong("[log]\nx = 1", &["etc/oneway.toml:2:1: unknown key `x` in [log]; the keys are level, format"]);
     wrong("[api]\nx = 1", &["etc/oneway.toml:2:1: unknown key `x` in [api]; the keys are listen, secret"]);

@@ -11,15 +11,19 @@ use crate::config::{Config, ConfigError, Loaded, Origin, Origins, OutboundSpec, 
 use crate::error::EngineError;
 use crate::lifecycle::{self, Planned};
 
-/// Everything that is wrong.
-pub(super) fn check(loaded: &Loaded) -> Vec<ConfigError> {
+/// Everything that is wrong; then what the user should know about the rules.
+pub(super) fn check(loaded: &Loaded) -> (Vec<ConfigError>, Vec<ConfigError>) {
     let Loaded { config, origins, .. } = loaded;
-    let plain = lifecycle::available(config).and_then(|()| assemble::dispatch(config).map(drop));
+    let plain = lifecycle::available(config).and_then(|()| assemble::dispatch(config));
     match plain {
-        Err(EngineError::Config(errors)) => return errors.as_slice().to_vec(),
-        Err(error) => return vec![ConfigError::new(None, error.to_string())],
-        Ok(()) => {}
+        Ok((_, warnings)) => (loops(config, origins), warnings),
+        Err(EngineError::Config(errors)) => (errors.as_slice().to_vec(), Vec::new()),
+        Err(error) => (vec![ConfigError::new(None, error.to_string())], Vec::new()),
     }
+}
+
+/// The loops, and whatever else this host has against it.
+fn loops(config: &Config, origins: &Origins) -> Vec<ConfigError> {
     // A host that cannot be looked at is no fault of the configuration.
     let Ok(host) = Snapshot::take() else { return Vec::new() };
     let host = without_ours(&host);

@@ -35,8 +35,8 @@ pub fn why(config: &Config, question: &WhyQuestion) -> Result<Why, EngineError> 
 }
 
 /// What is wrong with a configuration beyond its own text: its rules, what is not available here, and the loops that
-/// it would make on this host. Changes nothing.
-pub fn check(loaded: &Loaded) -> Vec<ConfigError> {
+/// it would make on this host. Then what the user should know about the rules. Changes nothing.
+pub fn check(loaded: &Loaded) -> (Vec<ConfigError>, Vec<ConfigError>) {
     check::check(loaded)
 }
 

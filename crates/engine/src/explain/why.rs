@@ -1,16 +1,17 @@
 //! `why`: from a program's packet to ours.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use oneway_egress::{Finding, Strategy};
-use oneway_flow::{Network, Target};
+use oneway_flow::{Network, Owner, Target};
 use oneway_outbound::Outbound;
 use oneway_route::{Family, Outcome, Packet, RouteAnswer, RouteQuery, decide, route_words, rule_words};
 
 use super::carried;
 use super::scene::Scene;
 use crate::control::{Dial, LoopFree, Way, Why, WhyQuestion};
+use crate::dispatch::Subject;
 use crate::guard::Destination;
 
 /// Answers one question.
@@ -44,8 +45,12 @@ pub(super) fn why(scene: &Scene<'_>, question: &WhyQuestion) -> Why {
         why.why = "nothing of ours is sent for it".to_owned();
         return why;
     }
-    let choice = scene.dispatch.choose(network, &target);
-    why.rule = Some(choice.rule.to_string());
+    let unspecified = if dst.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let source = SocketAddr::new(question.from.unwrap_or(unspecified), 0);
+    let subject = Subject { network, source, target: &target, dscp: 0 };
+    let owner = Owner { uid: Some(question.uid), process: None };
+    let choice = scene.dispatch.choose_for(&subject, &owner);
+    why.rule = Some(choice.rule().to_string());
     why.outbound = Some(choice.entry.name.to_string());
     let (whose, addresses) = match &choice.entry.outbound {
         Outbound::Block => {

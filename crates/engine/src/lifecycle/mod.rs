@@ -132,7 +132,10 @@ impl Engine {
     /// The step that failed.
     pub fn start(config: &Config) -> Result<Self, EngineError> {
         available(config)?;
-        let dispatch = assemble::dispatch(config)?;
+        let (dispatch, warnings) = assemble::dispatch(config)?;
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
         let limits = Limits::for_descriptors(raise_descriptor_limit(), config.capture.stack);
         let paths = StatePaths::here()?.with_control(config.control.clone());
         let lock = InstanceLock::acquire(&paths)?;

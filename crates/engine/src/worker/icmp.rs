@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use oneway_egress::{IcmpKind, IcmpSocket, Protected};
-use oneway_flow::{FlowGuard, Network, Target};
+use oneway_flow::{FlowGuard, Network};
 use oneway_outbound::Answer;
 use oneway_route::Family;
 use oneway_wire::checksum::Checksum;
@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 
 use super::Worker;
 use crate::config::StackKind;
+use crate::dispatch::{Subject, target};
 use crate::guard::Destination;
 
 /// A running `ping`: its host, what it pings, and its identifier.
@@ -119,8 +120,14 @@ impl Worker {
             }
             Destination::Multicast => return shared.stats.ignored.add(),
         }
-        let target = Target::from_addr(SocketAddr::new(ip.dst(), 0));
-        let choice = shared.dispatch.choose(Network::Icmp, &target);
+        let target = target(SocketAddr::new(ip.dst(), 0));
+        let source = SocketAddr::new(ip.src(), 0);
+        let dscp = ip.traffic_class() >> 2;
+        let subject = Subject { network: Network::Icmp, source, target: &target, dscp };
+        // Nobody is asked whose an echo is, so that nothing is missing.
+        let Ok(choice) = shared.dispatch.choose(&subject) else {
+            return refuse(Unreachable::AdminProhibited);
+        };
         if !choice.entry.is_direct() {
             // No proxy protocol carries echo, and an answer of our own would be a lie.
             return refuse(Unreachable::AdminProhibited);
@@ -137,7 +144,7 @@ impl Worker {
                     Network::Icmp,
                     SocketAddr::new(ip.src(), id),
                     target,
-                    Arc::clone(&choice.rule),
+                    choice.rule(),
                     Arc::clone(&choice.entry.name),
                 );
                 match self.open_echo(key, flow) {

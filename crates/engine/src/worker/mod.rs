@@ -13,6 +13,7 @@ pub(crate) use icmp::EchoSessions;
 pub(crate) use udp::Sessions;
 pub(crate) use user::Owners;
 
+mod ask;
 mod icmp;
 mod reply;
 mod tcp;
@@ -120,6 +121,8 @@ pub(crate) struct Worker {
     pipes: PipePool,
     outbox: RefCell<udp::Outbox>,
     user: user::UserTcp,
+    /// Datagrams of clients that are being asked about.
+    asking: RefCell<ask::Asking>,
     dialing: Cell<usize>,
     phase: watch::Receiver<Phase>,
 }
@@ -166,6 +169,7 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
             pipes: PipePool::default(),
             outbox: RefCell::default(),
             user: user::UserTcp::new(number),
+            asking: RefCell::default(),
             dialing: Cell::new(0),
             phase,
         });
@@ -367,4 +371,9 @@ impl Worker {
     fn router(&self, v4: bool) -> IpAddr {
         if v4 { self.shared.router_v4 } else { self.shared.router_v6 }
     }
+}
+
+/// The differentiated services code point of a packet (RFC 2474, 3), for the rules.
+fn dscp(packet: &[u8]) -> u8 {
+    IpView::parse(packet).map_or(0, |ip| ip.traffic_class() >> 2)
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oneway_capture::FRAME_HEADER;
-use oneway_flow::{End, FlowGuard, Network, Relay, Target};
+use oneway_flow::{End, FlowGuard, Network, Relay};
 use oneway_outbound::{Answer, Connected};
 use oneway_stack::nat::{Conn, Direction, OpenError, State};
 use oneway_wire::emit::{IpHeader, Unreachable, ip_header};
@@ -20,7 +20,8 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-use super::Worker;
+use super::{Worker, dscp};
+use crate::dispatch::{Subject, target};
 use crate::guard::Destination;
 
 /// What a translated connection keeps while it is dialled.
@@ -171,13 +172,15 @@ impl Worker {
     async fn dial(self: Rc<Self>, conn: Arc<Conn<Held>>) {
         let _dialing = Dialing(&self.dialing);
         let shared = &self.shared;
-        let target = Target::from_addr(conn.target);
-        let choice = shared.dispatch.choose(Network::Tcp, &target);
+        let target = target(conn.target);
+        let dscp = dscp(conn.data.syn.lock().get(FRAME_HEADER..).unwrap_or_default());
+        let subject = Subject { network: Network::Tcp, source: conn.client, target: &target, dscp };
+        let choice = shared.dispatch.choose_waiting(&subject).await;
         let flow = shared.flows.enter(
             Network::Tcp,
             conn.client,
             target.clone(),
-            Arc::clone(&choice.rule),
+            choice.rule(),
             Arc::clone(&choice.entry.name),
         );
         let result = tokio::select! {

@@ -27,7 +27,7 @@ use tokio::sync::Notify;
 
 use super::Worker;
 use super::reply::DATAGRAM_HEADROOM;
-use crate::dispatch::Choice;
+use crate::dispatch::{Choice, Subject, target};
 use crate::guard::Destination;
 pub(super) use outbox::Outbox;
 
@@ -189,8 +189,13 @@ impl Worker {
             }
             Destination::Multicast => return shared.stats.ignored.add(),
         }
-        let target = Target::from_addr(dst);
-        let choice = shared.dispatch.choose(Network::Udp, &target);
+        let target = target(dst);
+        let dscp = ip.traffic_class() >> 2;
+        let subject = Subject { network: Network::Udp, source: client, target: &target, dscp };
+        let choice = match shared.dispatch.choose(&subject) {
+            Ok(choice) => choice,
+            Err(missing) => return self.ask_owner(header, ip.packet(), &subject, missing),
+        };
         let key = (client, choice.id);
         let session = match shared.udp.get(&key) {
             Some(session) => session,
@@ -248,7 +253,7 @@ impl Worker {
             Network::Udp,
             key.0,
             target.clone(),
-            Arc::clone(&choice.rule),
+            choice.rule(),
             Arc::clone(&choice.entry.name),
         );
         let once = answers_once(target.addr.port());

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use oneway_capture::FRAME_HEADER;
-use oneway_flow::{Network, Target};
+use oneway_flow::Network;
 use oneway_outbound::{Answer, Connected};
 use oneway_stack::tcp::{
     Arrival, Connection, MAX_HEADERS, Outgoing, Payload, Segment, Seq, State, Syn, Time,
@@ -38,7 +38,8 @@ use oneway_wire::virtio::{DATA_VALID, VirtioNetHdr};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::Receiver;
 
-use super::{Phase, Worker};
+use super::{Phase, Worker, dscp};
+use crate::dispatch::{Subject, target};
 use crate::guard::Destination;
 use buffers::{BufferPool, Chunk};
 use flow::{Dialing, Flow, Open, Stage};
@@ -235,13 +236,18 @@ impl Worker {
     async fn user_dial(self: &Rc<Self>, flow: &Rc<Flow>, cancelled: &Notify) {
         let shared = &self.shared;
         let (client, dst) = flow.key;
-        let target = Target::from_addr(dst);
-        let choice = shared.dispatch.choose(Network::Tcp, &target);
+        let target = target(dst);
+        let dscp = match &*flow.stage.borrow() {
+            Stage::Dialing(dialing) => dscp(&dialing.packet),
+            Stage::Open(_) | Stage::Over => 0,
+        };
+        let subject = Subject { network: Network::Tcp, source: client, target: &target, dscp };
+        let choice = shared.dispatch.choose_waiting(&subject).await;
         let guard = shared.flows.enter(
             Network::Tcp,
             client,
             target.clone(),
-            Arc::clone(&choice.rule),
+            choice.rule(),
             Arc::clone(&choice.entry.name),
         );
         let result = tokio::select! {

@@ -1,0 +1,24 @@
+//! `oneway import`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::failure::{Failure, USAGE};
+use crate::output::{Output, printable, say};
+
+/// Prints what a configuration of Clash amounts to. What it lacks goes to stderr, too.
+pub(crate) fn import(file: &Path, output: Output) -> Result<ExitCode, Failure> {
+    let text = std::fs::read_to_string(file).map_err(|e| {
+        Failure::new(
+            USAGE,
+            format!("cannot read {file:?}: {e}; check the path, its permissions and that it is a text"),
+        )
+    })?;
+    let imported = oneway::import::clash(file, &text)?;
+    for note in &imported.notes {
+        say(format_args!("note: {}", printable(&note.to_string())));
+    }
+    let document = serde_json::json!({ "toml": imported.toml, "notes": imported.notes });
+    output.print(imported.toml.trim_end(), &document);
+    Ok(ExitCode::SUCCESS)
+}

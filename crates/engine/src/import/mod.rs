@@ -1,0 +1,113 @@
+//! From a configuration of Clash or mihomo to one of oneway.
+//!
+//! What cannot be carried over is listed, and where that could let traffic out another way, its rules lead to `block`.
+
+mod outbounds;
+mod rules;
+#[cfg(test)]
+mod tests;
+mod yaml;
+
+use std::fmt::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::config::{ConfigError, Origin};
+use outbounds::Outbounds;
+use yaml::Node;
+
+/// The configuration that comes of another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Imported {
+    /// The text of `oneway.toml`. What is not carried over stands in it as a comment.
+    pub toml: String,
+    /// What is not carried over, and what is left for the user to do, each with its line in the source.
+    pub notes: Vec<ConfigError>,
+}
+
+/// Keys that say nothing about where traffic goes.
+const MEANINGLESS: &[&str] =
+    &["mode", "log-level", "ipv6", "profile", "unified-delay", "tcp-concurrent", "find-process-mode"];
+
+/// Translates the configuration of Clash or mihomo in `text`; `file` names it in the notes.
+///
+/// # Errors
+/// If it is no YAML, or not a table.
+pub fn clash(file: &Path, text: &str) -> Result<Imported, ConfigError> {
+    let mut notes = Notes { file: file.into(), notes: Vec::new() };
+    let root = yaml::parse(text)
+        .map_err(|broken| ConfigError::new(Some(notes.origin(broken.line, broken.column)), broken.message))?;
+    if root.table().is_empty() {
+        let origin = notes.origin(root.line, 1);
+        return Err(ConfigError::new(Some(origin), "this is no configuration of Clash: a table is expected"));
+    }
+    let outbounds = Outbounds::read(&root, &mut notes);
+    let rules = rules::Rules::read(&root, &outbounds, &mut notes);
+    other_keys(&root, &mut notes);
+
+    let mut toml = format!("# From {}.\n", file.display().to_string().replace('\n', " "));
+    if !notes.notes.is_empty() {
+        toml.push_str("# What is not carried over as it was:\n");
+        for note in &notes.notes {
+            // A note is one line: `ConfigError::new`.
+            let _ = writeln!(toml, "#   {note}");
+        }
+    }
+    outbounds.write(&mut toml);
+    rules.write(&mut toml);
+    Ok(Imported { toml, notes: notes.notes })
+}
+
+fn other_keys(root: &Node, notes: &mut Notes) {
+    let known = ["proxies", "proxy-groups", "rules", "rule-providers", "sub-rules"];
+    for (key, node) in root.table() {
+        if !known.contains(&key.as_str()) && !MEANINGLESS.contains(&key.as_str()) {
+            notes.add(node.line, format!("`{key}` is not carried over"));
+        }
+    }
+}
+
+/// What is to be told.
+struct Notes {
+    file: Arc<Path>,
+    notes: Vec<ConfigError>,
+}
+
+impl Notes {
+    fn origin(&self, line: usize, column: usize) -> Origin {
+        Origin::File { file: Arc::clone(&self.file), line, column }
+    }
+
+    fn add(&mut self, line: usize, message: impl Into<String>) {
+        let message: String = message.into();
+        let message: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        self.notes.push(ConfigError::new(Some(self.origin(line, 1)), message));
+    }
+}
+
+/// A text as TOML has it.
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+/// A part of a key: as it is where it may be, quoted elsewhere.
+fn key(text: &str) -> String {
+    let bare =
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    if bare { text.to_owned() } else { quoted(text) }
+}
+
+/// A name that rules can have: without commas, blanks and control characters. `taken` says which there are.
+fn usable(name: &str, taken: impl Fn(&str) -> bool) -> String {
+    let plain: String = name
+        .trim()
+        .chars()
+        .map(|c| if c == ',' || c.is_whitespace() || c.is_control() { '-' } else { c })
+        .collect();
+    let plain = if plain.is_empty() { "unnamed".to_owned() } else { plain };
+    if !taken(&plain) {
+        return plain;
+    }
+    // Among that many names one is free.
+    (2u32..).map(|n| format!("{plain}-{n}")).find(|name| !taken(name)).unwrap_or(plain)
+}

@@ -1,0 +1,62 @@
+//! Datagrams that wait until it is known whose they are.
+//!
+//! A connection's SYN waits anyway; a datagram of a client of whom the rules ask the program is kept here for the
+//! milliseconds that the answer takes, and then goes its way as if it had just come.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use hashbrown::HashMap;
+use oneway_wire::ip::IpView;
+use oneway_wire::virtio::VirtioNetHdr;
+
+use super::Worker;
+use crate::dispatch::{Ownerless, Subject};
+
+/// Clients of one worker that are asked about at once.
+const CLIENTS: usize = 256;
+
+/// Datagrams of one client that wait.
+const DATAGRAMS: usize = 32;
+
+/// What waits, by client.
+pub(super) type Asking = HashMap<SocketAddr, Vec<(VirtioNetHdr, Box<[u8]>)>>;
+
+impl Worker {
+    /// Keeps a datagram until it is known whose it is. At the limits it is lost, as datagrams may be.
+    pub(super) fn ask_owner(
+        self: &Rc<Self>,
+        header: &VirtioNetHdr,
+        packet: &[u8],
+        subject: &Subject<'_>,
+        missing: Ownerless,
+    ) {
+        let mut asking = self.asking.borrow_mut();
+        let waiting = asking.len();
+        if let Some(kept) = asking.get_mut(&subject.source) {
+            if kept.len() < DATAGRAMS {
+                kept.push((*header, packet.into()));
+            } else {
+                self.shared.stats.udp_refused.add();
+            }
+            return;
+        }
+        if waiting >= CLIENTS {
+            return self.shared.stats.udp_refused.add();
+        }
+        asking.insert(subject.source, vec![(*header, packet.into())]);
+        drop(asking);
+        let (worker, target) = (Rc::clone(self), subject.target.clone());
+        let (network, source, dscp) = (subject.network, subject.source, subject.dscp);
+        tokio::task::spawn_local(async move {
+            let subject = Subject { network, source, target: &target, dscp };
+            worker.shared.dispatch.find_owner(&subject, missing).await;
+            let kept = worker.asking.borrow_mut().remove(&source).unwrap_or_default();
+            for (header, packet) in kept {
+                if let Ok(ip) = IpView::parse(&packet) {
+                    worker.udp(&header, &ip);
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,175 @@
+//! Whose a socket is, from the kernel's table of sockets (`sock_diag(7)`), and which program has it, from `/proc`.
+//!
+//! The table says the user and the inode of a socket. A program that has it has a link `/proc/PID/fd/N` to
+//! `socket:[INODE]`.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_sock_diag::SockDiagMessage;
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
+use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols};
+use rustix::net::{RecvFlags, sockopt};
+
+use super::{Owner, Process};
+use crate::Network;
+
+/// How long the kernel may take. It answers within the system call.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Programs whose sockets are looked through first: who opens one connection opens others.
+const RECENT: usize = 8;
+
+/// Sockets whose programs are remembered.
+const REMEMBERED: usize = 1024;
+
+/// The kernel's table of sockets, and what was found in `/proc` before.
+#[derive(Debug, Default)]
+pub(super) struct Sockets {
+    netlink: Option<Socket>,
+    recent: VecDeque<u32>,
+    /// By inode: the link that led there, and the program.
+    known: HashMap<u32, (PathBuf, Arc<Process>)>,
+}
+
+impl Sockets {
+    pub(super) fn find(
+        &mut self,
+        network: Network,
+        source: SocketAddr,
+        destination: SocketAddr,
+        with_process: bool,
+    ) -> Owner {
+        match self.ask(network, source, destination) {
+            Ok(Some((uid, inode))) => {
+                let process = if with_process && inode != 0 { self.process(inode) } else { None };
+                Owner { uid: Some(uid), process }
+            }
+            Ok(None) => Owner::default(),
+            Err(_) => {
+                // The answer may still come, to another question: begin anew.
+                self.netlink = None;
+                Owner::default()
+            }
+        }
+    }
+
+    /// The user and the inode of a socket.
+    fn ask(
+        &mut self,
+        network: Network,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) -> io::Result<Option<(u32, u32)>> {
+        // Of a UDP socket the kernel wants the remote end first: it looks as for a datagram that arrives
+        // (`udp_dump_one`, net/ipv4/udp_diag.c).
+        let (protocol, first, second) = match network {
+            Network::Tcp => (IPPROTO_TCP, source, destination),
+            Network::Udp => (IPPROTO_UDP, destination, source),
+            Network::Icmp => return Ok(None),
+        };
+        let request = InetRequest {
+            family: if source.is_ipv4() { AF_INET } else { AF_INET6 },
+            protocol,
+            extensions: ExtensionFlags::empty(),
+            states: StateFlags::all(),
+            socket_id: SocketId {
+                source_port: first.port(),
+                destination_port: second.port(),
+                source_address: first.ip(),
+                destination_address: second.ip(),
+                interface_id: 0,
+                // INET_DIAG_NOCOOKIE
+                cookie: [0xff; 8],
+            },
+        };
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST;
+        let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        if self.netlink.is_none() {
+            self.netlink = Some(open()?);
+        }
+        let Some(netlink) = &self.netlink else { return Ok(None) };
+        netlink.send(&bytes, 0)?;
+        let mut buffer = [0; 4096];
+        let (_, len) = rustix::net::recv(netlink, &mut buffer, RecvFlags::TRUNC)?;
+        let answer = buffer.get(..len).ok_or(io::ErrorKind::InvalidData)?;
+        let answer = NetlinkMessage::<SockDiagMessage>::deserialize(answer)
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
+        match answer.payload {
+            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => {
+                Ok(Some((found.header.uid, found.header.inode)))
+            }
+            // ENOENT: there is no such socket.
+            NetlinkPayload::Error(_) => Ok(None),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// The program that has a socket.
+    fn process(&mut self, inode: u32) -> Option<Arc<Process>> {
+        let wanted = format!("socket:[{inode}]");
+        if let Some((link, process)) = self.known.get(&inode)
+            && leads_to(link, &wanted)
+        {
+            return Some(Arc::clone(process));
+        }
+        let recent = self.recent.iter().copied().find_map(|pid| Some((pid, socket_of(pid, &wanted)?)));
+        let (pid, link) = recent.or_else(|| {
+            let all = fs::read_dir("/proc").ok()?;
+            let pids = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+            pids.filter(|pid| !self.recent.contains(pid))
+                .find_map(|pid| Some((pid, socket_of(pid, &wanted)?)))
+        })?;
+        self.recent.retain(|known| *known != pid);
+        self.recent.push_front(pid);
+        self.recent.truncate(RECENT);
+        let process = Arc::new(program(pid)?);
+        if self.known.len() >= REMEMBERED {
+            self.known.clear();
+        }
+        self.known.insert(inode, (link, Arc::clone(&process)));
+        Some(process)
+    }
+}
+
+fn open() -> io::Result<Socket> {
+    let mut socket = Socket::new(protocols::NETLINK_SOCK_DIAG)?;
+    socket.bind_auto()?;
+    socket.connect(&NetlinkAddr::new(0, 0))?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
+    Ok(socket)
+}
+
+/// The link of a program to a socket.
+fn socket_of(pid: u32, wanted: &str) -> Option<PathBuf> {
+    let links = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    links.filter_map(|entry| Some(entry.ok()?.path())).find(|link| leads_to(link, wanted))
+}
+
+fn leads_to(link: &Path, wanted: &str) -> bool {
+    fs::read_link(link).is_ok_and(|target| target.as_os_str() == wanted)
+}
+
+fn program(pid: u32) -> Option<Process> {
+    if let Ok(path) = fs::read_link(format!("/proc/{pid}/exe")) {
+        let path = path.to_string_lossy();
+        // Of a file that was replaced since, as an update does.
+        let path = path.strip_suffix(" (deleted)").unwrap_or(&path);
+        let name = path.rsplit('/').next().unwrap_or(path);
+        return Some(Process { name: name.into(), path: path.into() });
+    }
+    // Another user's program shows its name only.
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(Process { name: name.trim_end().into(), path: "".into() })
+}
