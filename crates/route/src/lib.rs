@@ -35,7 +35,7 @@ pub use apply::{
 pub use change::{Change, RouteSpec, Undo};
 pub use error::RouteError;
 pub use host::{Address, Link, NextHop, NftSupport, NftTableId, PROTOCOL, Route, Rule, RuleAction, Snapshot};
-pub use id::{Family, IfIndex, Mark, Priority, Table};
+pub use id::{Family, IfIndex, Mark, Priority, Table, netns};
 pub use journal::Journal;
 pub use nft::{Inbound, NftTable};
 pub use plan::{Phase, Plan, PlanError, Protect, Request, Step, Uplink, Uplinks, plan};
