@@ -27,6 +27,7 @@ fn fake(c: &mut Criterion) {
         v6: "fc00:18::/64".parse().ok(),
         exclude: Patterns::new(DEFAULT_EXCLUDED.iter().copied()).expect("patterns"),
         file: Some(folder.path().join("bench.fake-ip")),
+        place: String::new(),
     });
     let egress = Arc::new(Egress::unprotected_for_loopback_tests());
     let client = Arc::new(Client::new(egress, ClientConfig::default()));

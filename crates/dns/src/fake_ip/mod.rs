@@ -34,6 +34,8 @@ pub struct FakeIpConfig {
     pub exclude: Patterns,
     /// The file that keeps the names across restarts.
     pub file: Option<PathBuf>,
+    /// Whose names they are: those of another place (a network namespace) are forgotten.
+    pub place: String,
 }
 
 /// A pool that is of no use.
@@ -96,8 +98,9 @@ impl FakeIp {
         }
         let (table, store) = match &config.file {
             Some(path) => {
-                // The slots stand for other addresses if either pool changes.
-                let pools = format!("{} {}", text(v4), text(v6));
+                // The slots stand for other addresses if either pool changes, and other programs were told of them
+                // elsewhere.
+                let pools = format!("{} {} {}", text(v4), text(v6), config.place);
                 match Store::open(path, &pools) {
                     Ok((store, Found::Names(names))) => (Table::restore(capacity, names), Some(store)),
                     Ok((store, Found::Corrupt(aside))) => {
@@ -243,11 +246,16 @@ mod tests {
     use super::*;
 
     fn fake(v4: &str, file: Option<PathBuf>) -> Arc<FakeIp> {
+        fake_at("here", v4, file)
+    }
+
+    fn fake_at(place: &str, v4: &str, file: Option<PathBuf>) -> Arc<FakeIp> {
         let config = FakeIpConfig {
             v4: Some(v4.parse().unwrap()),
             v6: Some("fc00:18::/64".parse().unwrap()),
             exclude: Patterns::new(["*.lan"]).unwrap(),
             file,
+            place: place.to_owned(),
         };
         Arc::new(FakeIp::new(config).unwrap())
     }
@@ -315,11 +323,13 @@ mod tests {
             let fake = fake("198.18.0.0/15", Some(file.clone()));
             (0..50).map(|n| address(&fake, &format!("{n}.example"), false)).collect()
         };
-        let fake = fake("198.18.0.0/15", Some(file));
+        let fake = fake("198.18.0.0/15", Some(file.clone()));
         for (n, ip) in before.iter().enumerate() {
             assert_eq!(fake.name(*ip), Some(format!("{n}.example").into()));
         }
         assert!(!before.contains(&address(&fake, "new.example", false)));
+        let elsewhere = fake_at("elsewhere", "198.18.0.0/15", Some(file));
+        assert!(elsewhere.is_empty());
     }
 
     #[test]
@@ -335,6 +345,7 @@ mod tests {
             v6: None,
             exclude: Patterns::default(),
             file: None,
+            place: String::new(),
         };
         assert!(matches!(FakeIp::new(config(Some("198.18.0.0/30"))), Err(BadPool::TooSmall(_))));
         assert_eq!(FakeIp::new(config(None)).unwrap_err(), BadPool::None);

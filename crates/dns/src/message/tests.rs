@@ -92,7 +92,9 @@ fn what_cannot_be_answered_is_told_so() {
     let mut edns = Edns::new();
     edns.set_version(1);
     newer.set_edns(edns);
-    assert_eq!(code_of(parse_query(&newer.to_vec().unwrap()).unwrap_err()), ResponseCode::BADVERS);
+    // 16 has two names; without a signature it is this one.
+    let code = code_of(parse_query(&newer.to_vec().unwrap()).unwrap_err());
+    assert_eq!(u16::from(code), u16::from(ResponseCode::BADVERS));
 }
 
 #[test]

@@ -19,6 +19,7 @@ fn faking(v6: bool) -> (Server, Arc<FakeIp>) {
             v6: v6.then(|| "fc00:18::/64".parse().unwrap()),
             exclude: Patterns::new(["*.lan"]).unwrap(),
             file: None,
+            place: String::new(),
         })
         .unwrap(),
     );
@@ -111,6 +112,7 @@ fn when_all_are_in_use_the_answer_is_a_failure_and_no_address() {
             v6: None,
             exclude: Patterns::default(),
             file: None,
+            place: String::new(),
         })
         .unwrap(),
     );
