@@ -2,24 +2,25 @@
 
 use std::sync::Arc;
 
-use oneway_outbound::{
-    Credentials, Outbound, OutboundConfig, Protocol, ProxyConfig, SystemResolver, Timeouts,
-};
+use ipnet::IpNet;
+use oneway_outbound::{Credentials, Outbound, OutboundConfig, Protocol, ProxyConfig, Resolve, Timeouts};
 use oneway_route as route;
 use oneway_rule::{OutboundId, Parsed, parse_list};
 
 use crate::config::{
-    Config, ConfigError, ConfigErrors, OutboundSpec, Protect, ProxyProtocol, ProxySpec, ServerHost,
+    Config, ConfigError, ConfigErrors, DnsMode, OutboundSpec, Protect, ProxyProtocol, ProxySpec, ServerHost,
 };
 use crate::dispatch::{Dispatch, Entry};
 use crate::error::EngineError;
 
 /// The outbounds and the rules that choose among them.
-pub(crate) fn dispatch(config: &Config) -> Result<Dispatch, EngineError> {
+///
+/// `resolver` is asked for the names of proxies.
+pub(crate) fn dispatch(config: &Config, resolver: &Arc<dyn Resolve>) -> Result<Dispatch, EngineError> {
     let mut errors = Vec::new();
     let mut entries = Vec::new();
     for (name, spec) in &config.outbounds {
-        match outbound(spec) {
+        match outbound(spec, resolver) {
             Ok(outbound) => entries.push(Entry::new(name, spec.kind(), server(spec), outbound)),
             Err(why) => errors.push(ConfigError::new(None, format!("outbound {name:?}: {why}"))),
         }
@@ -59,13 +60,13 @@ pub(crate) fn dispatch(config: &Config) -> Result<Dispatch, EngineError> {
     }
 }
 
-fn outbound(spec: &OutboundSpec) -> Result<Outbound, String> {
+fn outbound(spec: &OutboundSpec, resolver: &Arc<dyn Resolve>) -> Result<Outbound, String> {
     let config = match spec {
         OutboundSpec::Direct => OutboundConfig::Direct,
         OutboundSpec::Block => OutboundConfig::Block,
         OutboundSpec::Proxy(proxy) => OutboundConfig::Proxy(proxy_config(proxy)?),
     };
-    Ok(Outbound::new(&config, Timeouts::default(), Arc::new(SystemResolver)))
+    Ok(Outbound::new(&config, Timeouts::default(), Arc::clone(resolver)))
 }
 
 fn proxy_config(proxy: &ProxySpec) -> Result<ProxyConfig, String> {
@@ -105,7 +106,7 @@ pub(crate) fn request(config: &Config, protect: route::Protect) -> route::Reques
         tun_name: config.tun.name.as_ref().map(|name| name.as_str().to_owned()),
         tun_addresses: config.tun.addresses.iter().map(|address| address.net()).collect(),
         mtu: config.tun.mtu.map_or(defaults.mtu, |mtu| mtu.get().into()),
-        include: config.capture.include.iter().map(|prefix| prefix.net()).collect(),
+        include: include(config),
         exclude: config.capture.exclude.iter().map(|prefix| prefix.net()).collect(),
         exclude_uids: config.capture.exclude_uid.iter().map(|uid| uid.get()).collect(),
         forwarded: config.capture.forwarded,
@@ -115,6 +116,15 @@ pub(crate) fn request(config: &Config, protect: route::Protect) -> route::Reques
         device_is_ours: config.tun.fd.is_none(),
         ipv6: config.capture.ipv6,
     }
+}
+
+/// What is captured. Fake addresses must be, whatever else is: they mean nothing to anybody else.
+fn include(config: &Config) -> Vec<IpNet> {
+    let mut include: Vec<_> = config.capture.include.iter().map(|prefix| prefix.net()).collect();
+    if !include.is_empty() && config.dns.mode == DnsMode::FakeIp {
+        include.extend(config.dns.fake_ip.pools());
+    }
+    include
 }
 
 /// The strategy in the words of the crate that carries it out.

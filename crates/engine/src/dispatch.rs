@@ -7,6 +7,7 @@ use oneway_flow::{Network, Target};
 use oneway_outbound::{DialError, Outbound, ProxyFault};
 use oneway_rule::RuleSet;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 /// The rules and what they choose from.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub(crate) struct Entry {
     pub(crate) server: Option<String>,
     pub(crate) outbound: Outbound,
     health: Mutex<Health>,
+    /// The proxy has failed: its name may have another address by now.
+    pub(crate) down: Notify,
 }
 
 /// What the last attempts said about an outbound.
@@ -81,7 +84,7 @@ impl Dispatch {
 
 impl Entry {
     pub(crate) fn new(name: &str, kind: &'static str, server: Option<String>, outbound: Outbound) -> Self {
-        Self { name: name.into(), kind, server, outbound, health: Mutex::default() }
+        Self { name: name.into(), kind, server, outbound, health: Mutex::default(), down: Notify::new() }
     }
 
     /// Whether packets leave as they are, without a proxy.
@@ -110,6 +113,7 @@ impl Entry {
             health.up = Some(up);
         }
         if !up {
+            self.down.notify_one();
             health.last_error = error.map(ToString::to_string);
         }
     }

@@ -22,6 +22,8 @@ mod limits;
 mod stats;
 
 #[cfg(target_os = "linux")]
+mod dns;
+#[cfg(target_os = "linux")]
 mod lifecycle;
 #[cfg(not(target_os = "linux"))]
 #[path = "unsupported.rs"]

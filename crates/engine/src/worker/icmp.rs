@@ -113,6 +113,11 @@ impl Worker {
             }
             Destination::Multicast => return shared.stats.ignored.add(),
         }
+        // It only stands for a name: whatever answered would not be what was asked for.
+        if shared.dns.is_fake(ip.dst()) {
+            shared.stats.guarded.add();
+            return refuse(Unreachable::Host);
+        }
         let target = Target::from_addr(SocketAddr::new(ip.dst(), 0));
         let choice = shared.dispatch.choose(Network::Icmp, &target);
         if !choice.entry.is_direct() {

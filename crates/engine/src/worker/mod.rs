@@ -13,6 +13,7 @@ pub(crate) use icmp::EchoSessions;
 pub(crate) use udp::Sessions;
 pub(crate) use user::Owners;
 
+mod dns;
 mod icmp;
 mod reply;
 mod tcp;
@@ -45,6 +46,7 @@ use tokio::task::LocalSet;
 
 use crate::config::StackKind;
 use crate::dispatch::Dispatch;
+use crate::dns::Dns;
 use crate::guard::{Destination, Guard};
 use crate::limits::Limits;
 use crate::stats::Stats;
@@ -66,6 +68,7 @@ pub(crate) struct Shared {
     pub(crate) epoch: Instant,
     pub(crate) stats: Stats,
     pub(crate) dispatch: Dispatch,
+    pub(crate) dns: Dns,
     pub(crate) egress: Arc<Egress>,
     pub(crate) guard: Guard,
     pub(crate) limits: Limits,
@@ -119,6 +122,8 @@ pub(crate) struct Worker {
     pipes: PipePool,
     user: user::UserTcp,
     dialing: Cell<usize>,
+    /// Queries that wait for an upstream.
+    dns_waiting: Cell<usize>,
     phase: watch::Receiver<Phase>,
 }
 
@@ -151,6 +156,9 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
             }
             acceptors.push(tokio::net::TcpListener::from_std(listener)?);
         }
+        if number == 0 {
+            crate::dns::keep_proxies(&shared);
+        }
         let has_faults = queue.has_faults();
         let worker = Rc::new(Worker {
             shared,
@@ -161,6 +169,7 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
             pipes: PipePool::default(),
             user: user::UserTcp::new(number),
             dialing: Cell::new(0),
+            dns_waiting: Cell::new(0),
             phase,
         });
         for acceptor in acceptors {

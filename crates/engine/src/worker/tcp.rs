@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oneway_capture::FRAME_HEADER;
-use oneway_flow::{End, FlowGuard, Network, Relay, Target};
+use oneway_flow::{End, FlowGuard, Network, Relay};
 use oneway_outbound::{Answer, Connected};
 use oneway_stack::nat::{Conn, Direction, OpenError, State};
 use oneway_wire::ip::IpView;
@@ -154,8 +154,14 @@ impl Worker {
     async fn dial(self: Rc<Self>, conn: Arc<Conn<Held>>) {
         let _dialing = Dialing(&self.dialing);
         let shared = &self.shared;
-        let target = Target::from_addr(conn.target);
-        let choice = shared.dispatch.choose(Network::Tcp, &target);
+        let Some(mut destined) = shared.dns.destined(conn.target) else {
+            shared.stats.guarded.add();
+            let syn = std::mem::take(&mut *conn.data.syn.lock());
+            shared.nat.forget(&conn);
+            return self.reset(syn.get(FRAME_HEADER..).unwrap_or_default());
+        };
+        let choice = shared.dispatch.choose(Network::Tcp, &destined.judged);
+        let target = destined.target.clone();
         let flow = shared.flows.enter(
             Network::Tcp,
             conn.client,
@@ -164,7 +170,7 @@ impl Worker {
             Arc::clone(&choice.entry.name),
         );
         let result = tokio::select! {
-            result = choice.entry.outbound.connect(&shared.egress, &target) => result,
+            result = self.connect(choice.entry, &destined) => result,
             () = conn.data.cancelled.notified() => {
                 shared.nat.forget(&conn);
                 return;
@@ -174,7 +180,10 @@ impl Worker {
                 return;
             }
         };
-        choice.entry.observe(result.as_ref().err());
+        if shared.dns.hijacks(target.addr).is_none() {
+            choice.entry.observe(result.as_ref().err());
+        }
+        let flow = flow.holding(destined.pin.take());
         let syn = std::mem::take(&mut *conn.data.syn.lock());
         match result {
             Ok(connected) => {

@@ -1,5 +1,7 @@
 //! UDP: one session for each client socket and outbound, whatever it sends to (RFC 4787, REQ-1 and REQ-8).
 
+mod names;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -27,6 +29,8 @@ use super::Worker;
 use super::reply::DATAGRAM_HEADROOM;
 use crate::dispatch::Choice;
 use crate::guard::Destination;
+use names::{Names, Next};
+use oneway_dns::Pinned;
 
 /// Datagrams kept for a session whose outbound is not ready yet, and their bytes.
 const QUEUED: usize = 1024;
@@ -64,6 +68,8 @@ pub(crate) struct Session {
     idle: u32,
     end: Notify,
     flow: FlowGuard,
+    /// There if it has fake destinations.
+    names: OnceLock<Names<Pinned>>,
 }
 
 impl Default for Sessions {
@@ -176,7 +182,23 @@ impl Worker {
             }
             Destination::Multicast => return shared.stats.ignored.add(),
         }
-        let target = Target::from_addr(dst);
+        let segment = match header.gso() {
+            Ok(Gso::UdpL4) if header.gso_size > 0 => usize::from(header.gso_size),
+            _ => usize::MAX,
+        };
+        let payload = udp.payload();
+        if shared.dns.hijacks(dst).is_some() {
+            return payload.chunks(segment).for_each(|query| self.dns_datagram(client, dst, query));
+        }
+        let mut target = Target::from_addr(dst);
+        let fake = shared.dns.is_fake(dst.ip());
+        if fake {
+            target.host = shared.dns.fake_name(dst.ip());
+            if target.host.is_none() {
+                shared.stats.guarded.add();
+                return self.unreachable(ip.packet(), Unreachable::Port);
+            }
+        }
         let choice = shared.dispatch.choose(Network::Udp, &target);
         let key = (client, choice.id);
         let session = match shared.udp.get(&key) {
@@ -189,18 +211,14 @@ impl Worker {
                 }
             },
         };
-        let segment = match header.gso() {
-            Ok(Gso::UdpL4) if header.gso_size > 0 => usize::from(header.gso_size),
-            _ => usize::MAX,
-        };
-        let payload = udp.payload();
-        if payload.len() <= segment {
-            self.send(&session, &target, payload);
-        } else {
-            for datagram in payload.chunks(segment) {
+        let send = |datagram: &[u8]| {
+            if fake {
+                self.send_by_name(&session, &choice, &target, datagram);
+            } else {
                 self.send(&session, &target, datagram);
             }
-        }
+        };
+        if payload.len() <= segment { send(payload) } else { payload.chunks(segment).for_each(send) }
     }
 
     /// Ends the sessions of all workers when the engine stops. Each worker does: what another one opens while this
@@ -241,6 +259,7 @@ impl Worker {
             idle: u32::try_from(idle.as_secs()).unwrap_or(u32::MAX),
             end: Notify::new(),
             flow,
+            names: OnceLock::new(),
         });
         let mut shard = shared.udp.shard(&key)?.write();
         if let Some(found) = shard.get(&key) {
@@ -289,6 +308,61 @@ impl Worker {
         }
     }
 
+    /// Sends a datagram to a fake address on: with its name to a proxy, else to the real address.
+    fn send_by_name(
+        self: &Rc<Self>,
+        session: &Arc<Session>,
+        choice: &Choice<'_>,
+        target: &Target,
+        payload: &[u8],
+    ) {
+        let shared = &self.shared;
+        let names = session.names.get_or_init(Names::default);
+        let pin = || shared.dns.pin(target.addr.ip());
+        if !choice.entry.is_direct() {
+            // Where the name was forgotten just now, the datagram is lost as any may be.
+            if names.note(target.addr, pin) {
+                self.send(session, target, payload);
+            }
+            return;
+        }
+        match names.next(target.addr, payload, pin) {
+            Some(Next::Send(real)) => self.send(session, &Target::from_addr(real), payload),
+            Some(Next::Resolve) => {
+                let (worker, session, target) = (Rc::clone(self), Arc::clone(session), target.clone());
+                tokio::task::spawn_local(worker.resolve_for(session, target));
+            }
+            Some(Next::Wait) => {}
+            Some(Next::Drop) | None => shared.stats.udp_dropped.add(),
+        }
+    }
+
+    /// Finds the real address of a session's fake destination, and sends what waits for it.
+    async fn resolve_for(self: Rc<Self>, session: Arc<Session>, target: Target) {
+        let found = self.shared.dns.addresses(&target).await;
+        // The session's socket is of its client's family.
+        let same = |ip: &&std::net::IpAddr| ip.is_ipv4() == target.addr.is_ipv4();
+        let real = found.as_ref().ok().and_then(|found| found.iter().find(same)).copied();
+        let Some(names) = session.names.get() else { return };
+        for payload in names.resolved(target.addr, real) {
+            match real {
+                Some(ip) => {
+                    let real = Target::from_addr(SocketAddr::new(ip, target.addr.port()));
+                    self.send(&session, &real, &payload);
+                }
+                None => {
+                    self.shared.stats.udp_dropped.add();
+                    self.datagram_unreachable(session.key.0, target.addr, &payload, Unreachable::Host);
+                }
+            }
+        }
+    }
+
+    /// The address that a session's client knows a source by.
+    fn known_by(session: &Session, source: SocketAddr) -> SocketAddr {
+        session.names.get().map_or(source, |names| names.source(source))
+    }
+
     /// Hands the ICMP errors about a session's datagrams to its client.
     fn report_errors(&self, session: &Session, path: &UdpPath) {
         while let Ok(Some(event)) = path.try_icmp_error() {
@@ -301,7 +375,8 @@ impl Worker {
                 IcmpErrorKind::TtlExceeded => Unreachable::TtlExceeded,
                 _ => continue,
             };
-            self.datagram_unreachable(session.key.0, event.dst, event.payload_prefix(), kind);
+            let dst = Self::known_by(session, event.dst);
+            self.datagram_unreachable(session.key.0, dst, event.payload_prefix(), kind);
         }
     }
 
@@ -376,7 +451,7 @@ impl Worker {
                 let received = path.try_recv(batch, |slot, payload, source| {
                     bytes += payload.len() as u64;
                     self.shared.stats.udp_down.add();
-                    self.write_datagram(slot, payload, source, session.key.0);
+                    self.write_datagram(slot, payload, Self::known_by(session, source), session.key.0);
                 });
                 more = match received {
                     Ok(more) => more,

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use oneway_capture::FRAME_HEADER;
-use oneway_flow::{Network, Target};
+use oneway_flow::Network;
 use oneway_outbound::{Answer, Connected};
 use oneway_stack::tcp::{
     Arrival, Connection, MAX_HEADERS, Outgoing, Payload, Segment, Seq, State, Syn, Time,
@@ -235,8 +235,17 @@ impl Worker {
     async fn user_dial(self: &Rc<Self>, flow: &Rc<Flow>, cancelled: &Notify) {
         let shared = &self.shared;
         let (client, dst) = flow.key;
-        let target = Target::from_addr(dst);
-        let choice = shared.dispatch.choose(Network::Tcp, &target);
+        let Some(mut destined) = shared.dns.destined(dst) else {
+            shared.stats.guarded.add();
+            let stage = std::mem::replace(&mut *flow.stage.borrow_mut(), Stage::Over);
+            self.give_up(flow);
+            if let Stage::Dialing(dialing) = stage {
+                self.reset(&dialing.packet);
+            }
+            return;
+        };
+        let choice = shared.dispatch.choose(Network::Tcp, &destined.judged);
+        let target = destined.target.clone();
         let guard = shared.flows.enter(
             Network::Tcp,
             client,
@@ -245,11 +254,14 @@ impl Worker {
             Arc::clone(&choice.entry.name),
         );
         let result = tokio::select! {
-            result = choice.entry.outbound.connect(&shared.egress, &target) => result,
+            result = self.connect(choice.entry, &destined) => result,
             () = cancelled.notified() => return self.give_up(flow),
             () = self.drain() => return self.give_up(flow),
         };
-        choice.entry.observe(result.as_ref().err());
+        if shared.dns.hijacks(target.addr).is_none() {
+            choice.entry.observe(result.as_ref().err());
+        }
+        let guard = guard.holding(destined.pin.take());
         let stage = std::mem::replace(&mut *flow.stage.borrow_mut(), Stage::Over);
         let Stage::Dialing(dialing) = stage else { return self.give_up(flow) };
         match result {
