@@ -176,10 +176,10 @@ pub(crate) struct CaptureArgs {
     /// Disturb packets on purpose: loss=1%,delay=20ms,reorder=2%,duplicate=1%,corrupt=0.1%,seed=7
     #[arg(long, value_name = "SPEC")]
     fault: Option<FaultSpec>,
-    /// What is done with DNS queries
+    /// What DNS queries are answered with [default: fake-ip with a proxy, else real]
     #[arg(long, value_name = "fake-ip|real|off")]
     dns: Option<DnsMode>,
-    /// Resolver to ask: system, udp://, tcp://, tls:// or https://; repeatable
+    /// Resolver to ask: system, udp:// or tcp:// and an address; repeatable [default: the one that was asked]
     #[arg(long, value_name = "URL")]
     dns_upstream: Vec<DnsUpstream>,
     /// Do not capture the traffic of this user; repeatable

@@ -4,25 +4,36 @@ mod rules;
 
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use oneway_outbound::{
-    Credentials, Outbound, OutboundConfig, Protocol, ProxyConfig, SystemResolver, Timeouts,
+    Credentials, Outbound, OutboundConfig, Protocol, ProxyConfig, Resolve, SystemResolver, Timeouts,
 };
 use oneway_route as route;
 use oneway_rule::OutboundId;
 
 use crate::config::{
-    BLOCK, Config, ConfigError, ConfigErrors, DIRECT, OutboundSpec, Protect, ProxyProtocol, ProxySpec,
-    ServerHost,
+    BLOCK, Config, ConfigError, ConfigErrors, DIRECT, DnsMode, OutboundSpec, Protect, ProxyProtocol,
+    ProxySpec, ServerHost,
 };
 use crate::dispatch::{Dispatch, Entry};
 use crate::error::EngineError;
 
+/// Asks the system for the names of proxies: while nothing is captured.
+pub(crate) fn system_resolver() -> Arc<dyn Resolve> {
+    Arc::new(SystemResolver)
+}
+
 /// The outbounds and the rules that choose among them, and what the user should know about the rules.
-pub(crate) fn dispatch(config: &Config) -> Result<(Dispatch, Vec<ConfigError>), EngineError> {
+///
+/// `resolver` is asked for the names of proxies.
+pub(crate) fn dispatch(
+    config: &Config,
+    resolver: &Arc<dyn Resolve>,
+) -> Result<(Dispatch, Vec<ConfigError>), EngineError> {
     let mut errors = Vec::new();
     let mut entries = Vec::new();
     for (name, spec) in &config.outbounds {
-        match outbound(spec) {
+        match outbound(spec, resolver) {
             Ok(outbound) => entries.push(Entry::new(name, spec.kind(), server(spec), outbound)),
             Err(why) => errors.push(ConfigError::new(None, format!("outbound {name:?}: {why}"))),
         }
@@ -56,13 +67,13 @@ fn number(config: &Config, name: &str) -> Option<OutboundId> {
     u32::try_from(at).ok().map(OutboundId)
 }
 
-fn outbound(spec: &OutboundSpec) -> Result<Outbound, String> {
+fn outbound(spec: &OutboundSpec, resolver: &Arc<dyn Resolve>) -> Result<Outbound, String> {
     let config = match spec {
         OutboundSpec::Direct => OutboundConfig::Direct,
         OutboundSpec::Block => OutboundConfig::Block,
         OutboundSpec::Proxy(proxy) => OutboundConfig::Proxy(proxy_config(proxy)?),
     };
-    Ok(Outbound::new(&config, Timeouts::default(), Arc::new(SystemResolver)))
+    Ok(Outbound::new(&config, Timeouts::default(), Arc::clone(resolver)))
 }
 
 fn proxy_config(proxy: &ProxySpec) -> Result<ProxyConfig, String> {
@@ -102,7 +113,7 @@ pub(crate) fn request(config: &Config, protect: route::Protect) -> route::Reques
         tun_name: config.tun.name.as_ref().map(|name| name.as_str().to_owned()),
         tun_addresses: config.tun.addresses.iter().map(|address| address.net()).collect(),
         mtu: config.tun.mtu.map_or(defaults.mtu, |mtu| mtu.get().into()),
-        include: config.capture.include.iter().map(|prefix| prefix.net()).collect(),
+        include: include(config),
         exclude: config.capture.exclude.iter().map(|prefix| prefix.net()).collect(),
         exclude_uids: config.capture.exclude_uid.iter().map(|uid| uid.get()).collect(),
         forwarded: config.capture.forwarded,
@@ -112,6 +123,15 @@ pub(crate) fn request(config: &Config, protect: route::Protect) -> route::Reques
         device_is_ours: config.tun.fd.is_none(),
         ipv6: config.capture.ipv6,
     }
+}
+
+/// What is captured. Fake addresses must be, whatever else is: they mean nothing to anybody else.
+fn include(config: &Config) -> Vec<IpNet> {
+    let mut include: Vec<_> = config.capture.include.iter().map(|prefix| prefix.net()).collect();
+    if !include.is_empty() && config.dns.mode == DnsMode::FakeIp {
+        include.extend(config.dns.fake_ip.pools());
+    }
+    include
 }
 
 /// The strategy in the words of the crate that carries it out.

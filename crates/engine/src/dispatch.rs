@@ -10,6 +10,7 @@ use oneway_flow::{Network, Owners, Process, Target};
 use oneway_outbound::{DialError, Outbound, ProxyFault};
 use oneway_rule::{Answer, Fact, Query, RuleSet, Step};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 /// The rules and what they choose from.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) network: Network,
     pub(crate) source: SocketAddr,
     pub(crate) target: &'a Target,
+    /// The target's address only stands for its name: rules on addresses have nothing to look at.
+    pub(crate) is_fake: bool,
     /// The differentiated services code point of its packet (RFC 2474).
     pub(crate) dscp: u8,
 }
@@ -47,6 +50,8 @@ pub(crate) struct Entry {
     pub(crate) server: Option<String>,
     pub(crate) outbound: Outbound,
     health: Mutex<Health>,
+    /// The proxy has failed: its name may have another address by now.
+    pub(crate) down: Notify,
 }
 
 /// What the last attempts said about an outbound.
@@ -77,11 +82,6 @@ impl Choice<'_> {
     }
 }
 
-/// Where a packet to `addr` wants to go. The one place where the name behind an address is found.
-pub(crate) fn target(addr: SocketAddr) -> Target {
-    Target::from_addr(addr)
-}
-
 impl Dispatch {
     pub(crate) fn new(rules: RuleSet, last: &str, entries: Vec<Entry>) -> Self {
         Self { rules, last_label: last.into(), entries, owners: Arc::default() }
@@ -105,10 +105,12 @@ impl Dispatch {
         subject: &Subject<'_>,
         find: impl Fn(bool) -> Result<oneway_flow::Owner, E>,
     ) -> Result<Choice<'_>, E> {
-        let Subject { network, source, target, dscp } = *subject;
+        let Subject { network, source, target, is_fake, dscp } = *subject;
         let process: OnceCell<Option<Arc<Process>>> = OnceCell::new();
-        let mut query = Query::new(network, Some(source), target.addr);
-        query.host = target.host.as_deref();
+        let mut query = match target.host.as_deref() {
+            Some(host) if is_fake => Query::to_host(network, Some(source), host, target.addr.port()),
+            host => Query { host, ..Query::new(network, Some(source), target.addr) },
+        };
         query.dscp = Some(dscp);
         loop {
             match self.rules.decide(&query) {
@@ -128,7 +130,7 @@ impl Dispatch {
                         None => Answer::Unknown,
                     };
                 }
-                // The address that the client dialled is known of every target; a name without one has none to give.
+                // The address that a client dialled is known; a name that a fake one stands for is not looked up for a rule.
                 Step::Needs { fact: Fact::Address, rule } => query = query.with_address(None, rule),
             }
         }
@@ -175,6 +177,11 @@ impl Dispatch {
         &self.entries[id as usize]
     }
 
+    /// Whether any rule asks about names.
+    pub(crate) fn asks_names(&self) -> bool {
+        self.rules.needs().host
+    }
+
     /// How many outbounds there are.
     pub(crate) fn len(&self) -> u32 {
         self.entries.len() as u32
@@ -188,7 +195,7 @@ impl Dispatch {
 
 impl Entry {
     pub(crate) fn new(name: &str, kind: &'static str, server: Option<String>, outbound: Outbound) -> Self {
-        Self { name: name.into(), kind, server, outbound, health: Mutex::default() }
+        Self { name: name.into(), kind, server, outbound, health: Mutex::default(), down: Notify::new() }
     }
 
     /// Whether packets leave as they are, without a proxy.
@@ -217,6 +224,7 @@ impl Entry {
             health.up = Some(up);
         }
         if !up {
+            self.down.notify_one();
             health.last_error = error.map(ToString::to_string);
         }
     }

@@ -24,6 +24,8 @@ mod limits;
 mod stats;
 
 #[cfg(target_os = "linux")]
+mod dns;
+#[cfg(target_os = "linux")]
 mod explain;
 #[cfg(target_os = "linux")]
 mod lifecycle;

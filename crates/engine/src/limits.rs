@@ -13,6 +13,8 @@ pub struct Limits {
     pub dialing: usize,
     /// UDP sessions: client sockets.
     pub udp_sessions: usize,
+    /// DNS queries of one worker that wait for an upstream.
+    pub dns_queries: usize,
     /// Echo sessions: running `ping`s.
     pub echo_sessions: usize,
     /// How long a half-closed connection may be silent.
@@ -45,6 +47,8 @@ impl Limits {
             tcp_connections: flows.max(64),
             dialing: (flows / 2).max(32),
             udp_sessions: (spare * 3 / 4).max(32),
+            // Each may ask several upstreams, with a socket for each.
+            dns_queries: (spare / 8).clamp(16, 1024),
             echo_sessions: (spare / 16).clamp(8, 1024),
             half_closed: Duration::from_secs(300),
             udp_idle: Duration::from_secs(120),

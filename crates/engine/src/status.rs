@@ -62,6 +62,7 @@ pub(crate) fn status(engine: &Engine) -> Status {
                 refused: stats.udp_refused,
             },
             bytes: Bytes { up, down },
+            dns: shared.dns.counters(),
         },
         loops: LoopVerdict {
             verdict: if about.proof.proven { Verdict::Proven } else { Verdict::NotProven },

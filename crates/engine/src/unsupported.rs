@@ -48,7 +48,7 @@ pub fn why(_config: &Config, _question: &WhyQuestion) -> Result<Why, EngineError
 
 /// What is wrong with a configuration beyond its own text: here, its rules. Then what the user should know about them.
 pub fn check(loaded: &Loaded) -> (Vec<ConfigError>, Vec<ConfigError>) {
-    match crate::assemble::dispatch(&loaded.config) {
+    match crate::assemble::dispatch(&loaded.config, &crate::assemble::system_resolver()) {
         Ok((_, warnings)) => (Vec::new(), warnings),
         Err(EngineError::Config(errors)) => (errors.as_slice().to_vec(), Vec::new()),
         Err(error) => (vec![ConfigError::new(None, error.to_string())], Vec::new()),

@@ -1,5 +1,6 @@
 //! The flows that live now, for people to look at.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::Deref;
@@ -101,7 +102,7 @@ impl FlowTable {
         });
         self.shard(id).lock().insert(id, Arc::clone(&flow));
         self.live.fetch_add(1, Ordering::Relaxed);
-        FlowGuard { table: Arc::clone(self), flow }
+        FlowGuard { table: Arc::clone(self), flow, held: None }
     }
 
     /// How many flows live now.
@@ -152,6 +153,16 @@ impl FlowTable {
 pub struct FlowGuard {
     table: Arc<FlowTable>,
     flow: Arc<Flow>,
+    held: Option<Box<dyn Any + Send + Sync>>,
+}
+
+impl FlowGuard {
+    /// Keeps `what` for as long as the flow lives, such as the guard of an address that it uses.
+    #[must_use]
+    pub fn holding(mut self, what: impl Any + Send + Sync) -> Self {
+        self.held = Some(Box::new(what));
+        self
+    }
 }
 
 impl Deref for FlowGuard {
@@ -187,6 +198,13 @@ mod tests {
         let list = table.list();
         assert_eq!(list.len(), 40);
         assert_eq!(list.iter().filter(|f| f.up == 99).count(), 1);
+        let held = Arc::new(());
+        let holding = table
+            .enter(Network::Tcp, source, target, "MATCH".into(), "direct".into())
+            .holding(Arc::clone(&held));
+        assert_eq!(Arc::strong_count(&held), 2);
+        drop(holding);
+        assert_eq!(Arc::strong_count(&held), 1);
         drop(guards);
         assert_eq!(table.total_bytes(), (99, 0));
         assert!(table.is_empty());

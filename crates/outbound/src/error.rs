@@ -112,6 +112,14 @@ pub enum DialError {
         /// The step that failed.
         source: EgressError,
     },
+    /// The destination is known by its name only, and has no address.
+    #[error("cannot find the address of {host}: {source}")]
+    Name {
+        /// The destination.
+        host: Arc<str>,
+        /// The resolver's answer.
+        source: io::Error,
+    },
     /// No socket for datagrams could be made.
     #[error("cannot open a UDP socket: {0}")]
     Udp(#[source] EgressError),
@@ -185,6 +193,7 @@ impl DialError {
         match self {
             Self::Blocked => Answer::Rst,
             Self::Direct { source, .. } => Answer::to_egress(source),
+            Self::Name { .. } => Answer::IcmpHost,
             Self::Udp(source) => Answer::to_egress(source),
             Self::HandshakeTimeout { requested: true, .. } => Answer::Silent,
             Self::Proxy { fault: ProxyFault::Refused { answer, .. }, .. }

@@ -6,6 +6,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::error::RouteError;
+use crate::os;
+
 /// A packet mark (`SO_MARK`, `fwmark`). The planner uses single bits of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Mark(pub u32);
@@ -100,4 +103,13 @@ impl fmt::Display for Family {
             Self::V6 => "IPv6",
         })
     }
+}
+
+/// The calling thread's network namespace, by a number that no other one of this boot has (before Linux 5.14: that no
+/// other one has at the same time).
+///
+/// # Errors
+/// [`RouteError`] where it cannot be told.
+pub fn netns() -> Result<u64, RouteError> {
+    os::netns()
 }

@@ -38,7 +38,7 @@ pub use apply::{
 pub use change::{Change, RouteSpec, Undo};
 pub use error::RouteError;
 pub use host::{Address, Link, NextHop, NftSupport, NftTableId, PROTOCOL, Route, Rule, RuleAction, Snapshot};
-pub use id::{Family, IfIndex, Mark, Priority, Table};
+pub use id::{Family, IfIndex, Mark, Priority, Table, netns};
 pub use journal::Journal;
 pub use model::{
     Outcome, Packet, classes, decide, decide_socket, foreign_ways, planned, route_words, rule_words,

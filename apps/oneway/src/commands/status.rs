@@ -53,6 +53,21 @@ fn text(status: &Status) -> String {
     let flows = |opened, active, refused| format!("{active} active, {opened} opened, {refused} refused");
     row("tcp", flows(counters.tcp.opened, counters.tcp.active, counters.tcp.refused));
     row("udp", flows(counters.udp.opened, counters.udp.active, counters.udp.refused));
+    let dns = &counters.dns;
+    row(
+        "dns",
+        format!(
+            "{}: {} queries, {} fake, {} cached, {} forwarded, {} failed, {} malformed, {} spoofed",
+            dns.mode,
+            dns.queries,
+            dns.fake,
+            dns.cached,
+            dns.forwarded,
+            dns.failed,
+            dns.malformed,
+            dns.spoofed
+        ),
+    );
     row("bytes", format!("{} up, {} down", bytes(counters.bytes.up), bytes(counters.bytes.down)));
     for outbound in &status.outbounds {
         let server = outbound.server.as_ref().map(|server| format!(" {server}")).unwrap_or_default();
@@ -66,8 +81,8 @@ fn text(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use oneway::control::{
-        Bytes, Counters, Health, LoopVerdict, OutboundStatus, ProtectStatus, TcpCounters, TunCounters,
-        UdpCounters, UplinkStatus, Verdict,
+        Bytes, Counters, DnsCounters, Health, LoopVerdict, OutboundStatus, ProtectStatus, TcpCounters,
+        TunCounters, UdpCounters, UplinkStatus, Verdict,
     };
 
     use super::*;
@@ -100,6 +115,18 @@ mod tests {
                 tcp: TcpCounters { opened: 6, active: 7, refused: 8 },
                 udp: UdpCounters { opened: 9, active: 10, refused: 11 },
                 bytes: Bytes { up: 2048, down: 12 },
+                dns: DnsCounters {
+                    mode: "fake-ip".to_owned(),
+                    queries: 12,
+                    fake: 13,
+                    cached: 14,
+                    forwarded: 15,
+                    failed: 16,
+                    malformed: 17,
+                    spoofed: 18,
+                    loops: 19,
+                    names: 20,
+                },
             },
             loops: LoopVerdict { verdict: Verdict::NotProven, why: "no IPv6".to_owned() },
         };
@@ -113,6 +140,7 @@ mod tests {
              packets   1 read, 2 written, 3 malformed, 4 refused, 5 dropped\n\
              tcp       7 active, 6 opened, 8 refused\n\
              udp       10 active, 9 opened, 11 refused\n\
+             dns       fake-ip: 12 queries, 13 fake, 14 cached, 15 forwarded, 16 failed, 17 malformed, 18 spoofed\n\
              bytes     2.0 KiB up, 12 B down\n\
              outbound  proxy: socks5 192.0.2.1:1080, down, last error: refused\n"
         );

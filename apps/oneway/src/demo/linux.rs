@@ -156,6 +156,9 @@ fn part(part: &'static str, lab: &Simple, options: Options, report: &mut Report)
 fn traffic(part: &'static str, lab: &Simple, proxied: bool, report: &mut Report) -> Result<usize, Failure> {
     const SIZE: usize = 1_000_000;
     let client = lab.host.client();
+    // Two downloads, the query over TCP, and the closed port.
+    let mut dialled = 4;
+    let mut named = None;
     for to in address::ORIGIN.ports(origin::port::HTTP) {
         let reply = client.http_get(to, &format!("/bytes/{SIZE}"), PATIENCE)?;
         let ok = reply.status == 200 && reply.body.len() == SIZE;
@@ -175,7 +178,9 @@ fn traffic(part: &'static str, lab: &Simple, proxied: bool, report: &mut Report)
     }
     for (to, tcp) in [(address::DNS.v4_port(port::DNS), false), (address::DNS.v6_port(port::DNS), true)] {
         let answer = client.dns(to, name::ORIGIN, RecordType::A, tcp, PATIENCE)?;
-        let ok = answer.addresses == [address::ORIGIN.v4];
+        let own = answer.addresses == [address::ORIGIN.v4];
+        // With a proxy the name gets an address that stands for it, and the proxy is told the name.
+        let ok = !answer.addresses.is_empty() && own != proxied;
         let by = if tcp { "TCP" } else { "UDP" };
         report.line(
             part,
@@ -183,6 +188,20 @@ fn traffic(part: &'static str, lab: &Simple, proxied: bool, report: &mut Report)
             ok,
             format!("{:?}", answer.addresses),
         );
+        named = answer.addresses.first().copied();
+    }
+    if let Some(ip) = named.filter(|_| proxied) {
+        let to = SocketAddr::new(ip, origin::port::HTTP);
+        let reply = client.http_get(to, &format!("/bytes/{SIZE}"), PATIENCE)?;
+        let asked = format!("{}:{}", name::ORIGIN, origin::port::HTTP);
+        let told = lab.socks.requests_for(&asked).len();
+        report.line(
+            part,
+            format!("GET http://{to}/bytes/{SIZE}: by name"),
+            reply.body.len() == SIZE && told == 1,
+            format!("{} with {} bytes; the proxy was asked for {asked}", reply.status, reply.body.len()),
+        );
+        dialled += 1;
     }
     let closed = address::SPARE.v4_port(4);
     let dial = client.tcp(closed, PATIENCE)?;
@@ -199,8 +218,7 @@ fn traffic(part: &'static str, lab: &Simple, proxied: bool, report: &mut Report)
     };
     let expected = if proxied { "refused, as no proxy carries it" } else { "the origin's own answer" };
     report.line(part, format!("ping {}: {expected}", address::ORIGIN.v4), ok, format!("{ping:?}"));
-    // Two downloads, the query over TCP, and the closed port.
-    Ok(4)
+    Ok(dialled)
 }
 
 /// A live flow as `oneway flows` shows it.

@@ -1,49 +1,176 @@
 //! What the configuration says about DNS.
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use super::value::{DnsMode, InvalidValue, Prefix};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use oneway_dns::Patterns;
 
-/// How captured DNS is answered. Carried into the configuration as it was written; this version carries DNS like
-/// any other traffic.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+use super::value::{DnsMode, InvalidValue};
+
+/// How captured DNS is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsConfig {
-    /// The mode that was asked for; `None` when nothing was said.
-    pub mode: Option<DnsMode>,
-    /// The resolvers to ask, in order.
+    /// What queries are answered with.
+    pub mode: DnsMode,
+    /// The resolvers to ask, in order; empty: the server that a client asked, and those of the system.
     pub upstream: Vec<DnsUpstream>,
     /// Settings of the mode `fake-ip`.
     pub fake_ip: FakeIpConfig,
 }
 
 /// Settings of the mode `fake-ip`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FakeIpConfig {
     /// The range that fake IPv4 addresses are taken from.
-    pub v4: Option<Prefix>,
+    pub v4: FakePoolV4,
     /// The range that fake IPv6 addresses are taken from.
-    pub v6: Option<Prefix>,
+    pub v6: FakePoolV6,
     /// Whether the addresses given out are remembered across restarts.
-    pub persist: Option<bool>,
-    /// Patterns of names that get their real addresses.
-    pub exclude: Vec<String>,
+    pub persist: bool,
+    /// Patterns of names that get their real addresses, besides those of
+    /// [`DEFAULT_EXCLUDED`](oneway_dns::DEFAULT_EXCLUDED).
+    pub exclude: Vec<NamePattern>,
 }
 
-/// A resolver: `system`, or a URL with the scheme `udp`, `tcp`, `tls` or `https`.
+impl Default for FakeIpConfig {
+    fn default() -> Self {
+        Self { v4: FakePoolV4::default(), v6: FakePoolV6::default(), persist: true, exclude: Vec::new() }
+    }
+}
+
+impl FakeIpConfig {
+    /// Both ranges.
+    pub fn pools(&self) -> [IpNet; 2] {
+        [IpNet::V4(self.v4.net()), IpNet::V6(self.v6.net())]
+    }
+}
+
+/// What the file says, before the defaults are filled in.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FakeIpSettings {
+    pub(super) v4: Option<FakePoolV4>,
+    pub(super) v6: Option<FakePoolV6>,
+    pub(super) persist: Option<bool>,
+    pub(super) exclude: Vec<NamePattern>,
+}
+
+impl From<FakeIpSettings> for FakeIpConfig {
+    fn from(settings: FakeIpSettings) -> Self {
+        let defaults = Self::default();
+        Self {
+            v4: settings.v4.unwrap_or(defaults.v4),
+            v6: settings.v6.unwrap_or(defaults.v6),
+            persist: settings.persist.unwrap_or(defaults.persist),
+            exclude: settings.exclude,
+        }
+    }
+}
+
+/// A range of IPv4 addresses with room for some names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FakePoolV4(Ipv4Net);
+
+/// A range of IPv6 addresses with room for some names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FakePoolV6(Ipv6Net);
+
+impl FakePoolV4 {
+    /// The longest prefix: 14 names.
+    const LONGEST: u8 = 28;
+
+    /// The range; its host bits are zero.
+    pub const fn net(self) -> Ipv4Net {
+        self.0
+    }
+}
+
+impl FakePoolV6 {
+    const LONGEST: u8 = 124;
+
+    /// The range; its host bits are zero.
+    pub const fn net(self) -> Ipv6Net {
+        self.0
+    }
+}
+
+impl Default for FakePoolV4 {
+    /// 198.18.0.0/15, which is for measurements (RFC 2544) and so used by nobody.
+    fn default() -> Self {
+        Self(Ipv4Net::new_assert([198, 18, 0, 0].into(), 15))
+    }
+}
+
+impl Default for FakePoolV6 {
+    /// fc00:18::/64, in the half of the unique local addresses that nobody may choose (RFC 4193, 3.2).
+    fn default() -> Self {
+        Self(Ipv6Net::new_assert([0xfc00, 0x18, 0, 0, 0, 0, 0, 0].into(), 64))
+    }
+}
+
+impl FromStr for FakePoolV4 {
+    type Err = InvalidValue;
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        match text.parse::<Ipv4Net>() {
+            Ok(net) if net.prefix_len() <= Self::LONGEST && net.trunc() == net => Ok(Self(net)),
+            _ => Err(InvalidValue(format!(
+                "{text:?} is no range of IPv4 addresses for names; use one of at least 16, such as 198.18.0.0/15"
+            ))),
+        }
+    }
+}
+
+impl FromStr for FakePoolV6 {
+    type Err = InvalidValue;
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        match text.parse::<Ipv6Net>() {
+            Ok(net) if net.prefix_len() <= Self::LONGEST && net.trunc() == net => Ok(Self(net)),
+            _ => Err(InvalidValue(format!(
+                "{text:?} is no range of IPv6 addresses for names; use one of at least 16, such as fc00:18::/64"
+            ))),
+        }
+    }
+}
+
+/// A pattern of names in the notation of Clash: `example.com`, `*.example.com`, `.example.com`, `+.example.com`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamePattern(String);
+
+impl NamePattern {
+    /// The pattern as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for NamePattern {
+    type Err = InvalidValue;
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        match Patterns::new([text]) {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(why) => Err(InvalidValue(why.to_string())),
+        }
+    }
+}
+
+/// A resolver: `system`, or a URL with the scheme `udp` or `tcp`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DnsUpstream {
     /// What the operating system is set to use.
     System,
-    /// A resolver with an address of its own.
-    Url(url::Url),
+    /// Over UDP, and over TCP what does not fit.
+    Udp(SocketAddr),
+    /// Over TCP.
+    Tcp(SocketAddr),
 }
 
 impl fmt::Display for DnsUpstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::System => f.write_str("system"),
-            Self::Url(url) => url.fmt(f),
+            Self::Udp(addr) => write!(f, "udp://{addr}"),
+            Self::Tcp(addr) => write!(f, "tcp://{addr}"),
         }
     }
 }
@@ -54,13 +181,35 @@ impl FromStr for DnsUpstream {
         if text == "system" {
             return Ok(Self::System);
         }
-        match url::Url::parse(text) {
-            Ok(url) if matches!(url.scheme(), "udp" | "tcp" | "tls" | "https") && url.has_host() => {
-                Ok(Self::Url(url))
-            }
-            _ => Err(InvalidValue(format!(
-                "{text:?} is no DNS upstream; use system, udp://, tcp://, tls:// or https:// and a host"
-            ))),
+        let wrong = || {
+            InvalidValue(format!(
+                "{text:?} is no DNS upstream; use system, udp:// or tcp:// and an address, such as udp://9.9.9.9"
+            ))
+        };
+        let url = url::Url::parse(text).map_err(|_| wrong())?;
+        let known = matches!(url.scheme(), "udp" | "tcp" | "tls" | "https");
+        let Some(host) = url.host_str().filter(|host| known && !host.is_empty()) else { return Err(wrong()) };
+        let secure = matches!(url.scheme(), "tls" | "https");
+        let beside = !url.username().is_empty() || url.query().is_some() || url.fragment().is_some();
+        if !secure && (beside || !matches!(url.path(), "" | "/")) {
+            return Err(wrong());
         }
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let Ok(ip) = bare.parse::<IpAddr>() else {
+            return Err(InvalidValue(format!(
+                "{text:?} is a cycle: to ask this resolver its own name would have to be resolved first, and DNS is \
+                 captured; give its address"
+            )));
+        };
+        if secure {
+            return Err(InvalidValue(format!(
+                "{text:?}: DNS over TLS and HTTPS are not available in this version; use udp:// or tcp://"
+            )));
+        }
+        let addr = SocketAddr::new(ip.to_canonical(), url.port().unwrap_or(53));
+        if addr.port() == 0 || ip.is_unspecified() || ip.is_multicast() {
+            return Err(wrong());
+        }
+        Ok(if url.scheme() == "tcp" { Self::Tcp(addr) } else { Self::Udp(addr) })
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-use super::dns::FakeIpConfig;
+use super::dns::FakeIpSettings;
 use super::error::ConfigError;
 use super::outbound::{
     BLOCK, Credentials, DIRECT, OutboundKind, OutboundSpec, ProxySpec, Server, kind_from_word,
@@ -102,11 +102,11 @@ fn dns(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reade
     settings.dns_mode = text_at(&mut section, "mode", reader);
     settings.dns_upstream = texts_at(&mut section, "upstream", reader);
     if let Some(mut fake_ip) = section.section("fake-ip", reader) {
-        settings.fake_ip = FakeIpConfig {
+        settings.fake_ip = FakeIpSettings {
             v4: fake_ip.read::<Text<_>>("v4", reader).map(|text| text.0),
             v6: fake_ip.read::<Text<_>>("v6", reader).map(|text| text.0),
             persist: fake_ip.read("persist", reader),
-            exclude: fake_ip.read("exclude", reader).unwrap_or_default(),
+            exclude: texts_at(&mut fake_ip, "exclude", reader).map(|set| set.value).unwrap_or_default(),
         };
         fake_ip.finish(reader);
     }

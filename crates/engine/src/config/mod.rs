@@ -19,7 +19,7 @@ use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-pub use dns::{DnsConfig, DnsUpstream, FakeIpConfig};
+pub use dns::{DnsConfig, DnsUpstream, FakeIpConfig, FakePoolV4, FakePoolV6, NamePattern};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use oneway_capture::fault::{BadFaultSpec, FaultSpec};
 pub use outbound::{

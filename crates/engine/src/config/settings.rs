@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::dns::{DnsConfig, DnsUpstream, FakeIpConfig};
+use super::dns::{DnsConfig, DnsUpstream, FakeIpConfig, FakeIpSettings};
 use super::error::{ConfigError, Origin};
 use super::outbound::{BLOCK, DIRECT, OutboundSpec, PROXY, ProxySpec};
 use super::rules::RuleSettings;
@@ -55,7 +55,7 @@ pub(super) struct Settings {
     pub(super) mark: Set<MarkBit>,
     pub(super) dns_mode: Set<DnsMode>,
     pub(super) dns_upstream: Set<Vec<DnsUpstream>>,
-    pub(super) fake_ip: FakeIpConfig,
+    pub(super) fake_ip: FakeIpSettings,
     pub(super) proxy: Set<ProxySpec>,
     pub(super) outbounds: BTreeMap<String, Located<OutboundSpec>>,
     pub(super) rules: RuleSettings,
@@ -100,7 +100,7 @@ impl From<Options> for Settings {
             mark: None,
             dns_mode: one(options.dns, "--dns"),
             dns_upstream: many(options.dns_upstream, "--dns-upstream"),
-            fake_ip: FakeIpConfig::default(),
+            fake_ip: FakeIpSettings::default(),
             proxy: one(options.proxy, "--proxy"),
             outbounds: BTreeMap::new(),
             rules: RuleSettings::default(),
@@ -177,8 +177,8 @@ impl Settings {
         self.refuse_later_versions(errors);
         self.check_tun(errors);
         let mut warnings = Vec::new();
-        self.warn_about_dns(&mut warnings);
         let (outbounds, final_outbound) = self.resolve_outbounds(errors, &mut warnings);
+        let dns = self.dns(&outbounds, errors);
         if let Some(Located { value, origin }) = &self.include
             && value.is_empty()
         {
@@ -212,11 +212,7 @@ impl Settings {
             },
             outbounds,
             rules: self.rules.into_config(final_outbound),
-            dns: DnsConfig {
-                mode: self.dns_mode.map(|set| set.value),
-                upstream: self.dns_upstream.map(|set| set.value).unwrap_or_default(),
-                fake_ip: self.fake_ip,
-            },
+            dns,
             control: self.control.map(|set| set.value),
             log: LogConfig {
                 level: value_or(self.log_level, LogLevel::Info),
@@ -271,16 +267,36 @@ impl Settings {
         }
     }
 
-    fn warn_about_dns(&self, warnings: &mut Vec<ConfigError>) {
-        let (origin, message) = match (&self.dns_mode, &self.dns_upstream) {
-            (Some(Located { value: DnsMode::Off, .. }), _) | (None, None) => return,
-            (Some(Located { value, origin }), _) => (origin, format!("DNS mode {value} is not available")),
-            (None, Some(Located { origin, .. })) => {
-                (origin, "asking DNS upstreams is not available".to_owned())
-            }
+    /// Fake addresses are for proxies, which resolve names themselves; without one, names keep their addresses.
+    fn dns(
+        &mut self,
+        outbounds: &BTreeMap<String, OutboundSpec>,
+        errors: &mut Vec<ConfigError>,
+    ) -> DnsConfig {
+        let proxied = outbounds.values().any(|outbound| matches!(outbound, OutboundSpec::Proxy(_)));
+        let default = if proxied { DnsMode::FakeIp } else { DnsMode::Real };
+        let mode = self.dns_mode.as_ref().map_or(default, |set| set.value);
+        let dns = DnsConfig {
+            mode,
+            upstream: self.dns_upstream.take().map(|set| set.value).unwrap_or_default(),
+            fake_ip: FakeIpConfig::from(std::mem::take(&mut self.fake_ip)),
         };
-        let message = format!("{message} in this version; DNS is carried like other traffic");
-        warnings.push(ConfigError::new(Some(origin.clone()), message));
+        if mode != DnsMode::FakeIp {
+            return dns;
+        }
+        let excluded =
+            self.exclude.iter().flat_map(|set| set.value.iter().map(|net| (&set.origin, net.net())));
+        let tun = self.tun_addresses.iter();
+        let tun = tun.flat_map(|set| set.value.iter().map(|address| (&set.origin, address.net())));
+        for pool in dns.fake_ip.pools() {
+            let overlaps =
+                |net: &ipnet::IpNet| net.contains(&pool.network()) || pool.contains(&net.network());
+            for (origin, net) in excluded.clone().chain(tun.clone()).filter(|(_, net)| overlaps(net)) {
+                let message = format!("{net} overlaps the fake addresses {pool}; see dns.fake-ip");
+                errors.push(ConfigError::new(Some(origin.clone()), message));
+            }
+        }
+        dns
     }
 
     /// Adds the outbounds that always exist and finds out which one is final.

@@ -79,7 +79,16 @@ fn nothing_is_a_complete_configuration() {
                 geosite: None,
                 final_outbound: "direct".to_owned(),
             },
-            dns: DnsConfig::default(),
+            dns: DnsConfig {
+                mode: DnsMode::Real,
+                upstream: vec![],
+                fake_ip: FakeIpConfig {
+                    v4: "198.18.0.0/15".parse().unwrap(),
+                    v6: "fc00:18::/64".parse().unwrap(),
+                    persist: true,
+                    exclude: vec![],
+                },
+            },
             control: None,
             log: LogConfig { level: LogLevel::Info, format: LogFormat::Text },
         }
@@ -135,7 +144,8 @@ fn tun_egress_and_other_keys() {
         mark = 0x1000_0000
         [dns]
         mode = "off"
-        fake-ip = { v4 = "198.18.0.0/15", v6 = "fc00:18::/64", persist = true, exclude = ["*.lan"] }
+        upstream = ["system", "udp://9.9.9.9", "tcp://[2001:db8::53]:5353"]
+        fake-ip = { v4 = "10.64.0.0/16", v6 = "fd00:64::/96", persist = false, exclude = ["*.lan"] }
         [log]
         level = "warn"
         format = "json"
@@ -152,11 +162,12 @@ fn tun_egress_and_other_keys() {
     assert_eq!(config.egress.protect, Protect::Bind);
     assert_eq!(config.egress.interface.as_ref().map(InterfaceName::as_str), Some("eth1"));
     assert_eq!(config.egress.mark.map(MarkBit::get), Some(0x1000_0000));
-    assert_eq!(config.dns.mode, Some(DnsMode::Off));
-    assert_eq!(config.dns.fake_ip.v4.map(|v4| v4.to_string()).as_deref(), Some("198.18.0.0/15"));
-    assert_eq!(config.dns.fake_ip.v6.map(|v6| v6.to_string()).as_deref(), Some("fc00:18::/64"));
-    assert_eq!(config.dns.fake_ip.persist, Some(true));
-    assert_eq!(config.dns.fake_ip.exclude, ["*.lan"]);
+    assert_eq!(config.dns.mode, DnsMode::Off);
+    let upstream: Vec<String> = config.dns.upstream.iter().map(ToString::to_string).collect();
+    assert_eq!(upstream, ["system", "udp://9.9.9.9:53", "tcp://[2001:db8::53]:5353"]);
+    assert_eq!(config.dns.fake_ip.pools().map(|pool| pool.to_string()), ["10.64.0.0/16", "fd00:64::/96"]);
+    assert!(!config.dns.fake_ip.persist);
+    assert_eq!(config.dns.fake_ip.exclude, ["*.lan".parse().unwrap()]);
     assert_eq!(config.log, LogConfig { level: LogLevel::Warn, format: LogFormat::Json });
     assert_eq!(parse("tun.fd = 5").tun.fd.map(TunFd::get), Some(5));
 }
@@ -356,7 +367,7 @@ fn every_option_reaches_the_configuration() {
         tun_addresses: vec!["10.8.0.1/24".parse().unwrap()],
         mtu: Some("1500".parse().unwrap()),
         dns: Some(DnsMode::Off),
-        dns_upstream: vec!["tls://192.0.2.53".parse().unwrap()],
+        dns_upstream: vec!["udp://192.0.2.53".parse().unwrap()],
         exclude_uid: vec!["33".parse().unwrap()],
         strict: true,
         control: Some("/run/other.sock".into()),
@@ -380,7 +391,7 @@ fn every_option_reaches_the_configuration() {
         interface = "eth1"
         [dns]
         mode = "off"
-        upstream = ["tls://192.0.2.53"]
+        upstream = ["udp://192.0.2.53"]
         [log]
         format = "json"
         "#,
@@ -551,8 +562,8 @@ fn wrong_values() {
         ),
         (
             "dns.upstream = [\"1.1.1.1\"]",
-            "1:17: dns.upstream: \"1.1.1.1\" is no DNS upstream; use system, udp://, tcp://, tls:// or https:// and \
-             a host",
+            "1:17: dns.upstream: \"1.1.1.1\" is no DNS upstream; use system, udp:// or tcp:// and an address, such \
+             as udp://9.9.9.9",
         ),
         ("api.listen = \"x\"", "1:14: api.listen: invalid socket address syntax"),
         ("rules.final = \"x\"", "1:15: rules.final: no outbound is named \"x\"; there are direct, block"),
@@ -654,18 +665,6 @@ fn later_versions_are_refused() {
 #[test]
 fn warnings() {
     warned(
-        "dns.mode = \"fake-ip\"",
-        &[
-            "etc/oneway.toml:1:12: DNS mode fake-ip is not available in this version; DNS is carried like other traffic",
-        ],
-    );
-    warned(
-        "dns.upstream = [\"udp://9.9.9.9\", \"https://1.1.1.1/dns-query\"]",
-        &[
-            "etc/oneway.toml:1:16: asking DNS upstreams is not available in this version; DNS is carried like other traffic",
-        ],
-    );
-    warned(
         "[outbound.p]\ntype = \"block\"",
         &["etc/oneway.toml:1:11: no rule leads to the outbound \"p\", and it is not the final one"],
     );
@@ -728,5 +727,59 @@ fn errors_as_data() {
     assert_eq!(
         serde_json::to_value(&error).unwrap(),
         serde_json::json!({ "option": "--mtu", "message": "a, b" })
+    );
+}
+
+#[test]
+fn dns_defaults_follow_the_proxy() {
+    assert_eq!(parse("").dns.mode, DnsMode::Real);
+    assert_eq!(parse("proxy = \"socks5://192.0.2.1:1080\"").dns.mode, DnsMode::FakeIp);
+    assert_eq!(parse("proxy = \"socks5://192.0.2.1:1080\"\ndns.mode = \"real\"").dns.mode, DnsMode::Real);
+    assert_eq!(parse("outbound.b.type = \"block\"\nrules.final = \"b\"").dns.mode, DnsMode::Real);
+}
+
+#[test]
+fn dns_upstreams_that_cannot_be_asked_are_errors() {
+    for (upstream, error) in [
+        (
+            "udp://dns.example",
+            "is a cycle: to ask this resolver its own name would have to be resolved first",
+        ),
+        ("https://dns.example/dns-query", "is a cycle: to ask this resolver its own name"),
+        ("https://1.1.1.1/dns-query", "DNS over TLS and HTTPS are not available in this version"),
+        ("tls://192.0.2.53", "DNS over TLS and HTTPS are not available in this version"),
+        ("udp://192.0.2.53/x", "is no DNS upstream"),
+        ("udp://192.0.2.53:0", "is no DNS upstream"),
+        ("udp://0.0.0.0", "is no DNS upstream"),
+        ("quic://192.0.2.53", "is no DNS upstream"),
+        ("", "is no DNS upstream"),
+    ] {
+        let found = upstream.parse::<DnsUpstream>().unwrap_err().to_string();
+        assert!(found.contains(error), "{upstream}: {found}");
+    }
+}
+
+#[test]
+fn fake_addresses_overlap_nothing() {
+    wrong(
+        "proxy = \"socks5://192.0.2.1:1080\"\ncapture.exclude = [\"198.18.1.0/24\", \"10.0.0.0/8\"]",
+        &["etc/oneway.toml:2:19: 198.18.1.0/24 overlaps the fake addresses 198.18.0.0/15; see dns.fake-ip"],
+    );
+    wrong(
+        "proxy = \"socks5://192.0.2.1:1080\"\ntun.addresses = [\"198.18.0.1/30\"]",
+        &["etc/oneway.toml:2:17: 198.18.0.1/30 overlaps the fake addresses 198.18.0.0/15; see dns.fake-ip"],
+    );
+    // Without fake addresses there is nothing to overlap.
+    parse("capture.exclude = [\"198.18.1.0/24\"]");
+    wrong(
+        "dns.fake-ip = { v4 = \"fc00::/64\", v6 = \"fc00::/127\", exclude = [\"a b\"] }",
+        &[
+            "etc/oneway.toml:1:22: dns.fake-ip.v4: \"fc00::/64\" is no range of IPv4 addresses for names; use one of at \
+             least 16, such as 198.18.0.0/15",
+            "etc/oneway.toml:1:40: dns.fake-ip.v6: \"fc00::/127\" is no range of IPv6 addresses for names; use one of at \
+             least 16, such as fc00:18::/64",
+            "etc/oneway.toml:1:65: dns.fake-ip.exclude: \"a b\" is no pattern of names; use example.com, *.example.com, \
+             .example.com or +.example.com",
+        ],
     );
 }

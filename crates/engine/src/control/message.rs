@@ -123,7 +123,7 @@ impl fmt::Display for Health {
 }
 
 /// What was counted since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// Packets at the TUN device.
     pub tun: TunCounters,
@@ -133,6 +133,33 @@ pub struct Counters {
     pub udp: UdpCounters,
     /// Payload carried for clients, TCP and UDP together.
     pub bytes: Bytes,
+    /// DNS queries that were answered here.
+    pub dns: DnsCounters,
+}
+
+/// DNS queries that were answered here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsCounters {
+    /// What names are answered with: `fake-ip`, `real` or `off`.
+    pub mode: String,
+    /// Queries that came.
+    pub queries: u64,
+    /// Answered with a fake address.
+    pub fake: u64,
+    /// Answered from the cache.
+    pub cached: u64,
+    /// Passed on to upstreams.
+    pub forwarded: u64,
+    /// Answered with SERVFAIL.
+    pub failed: u64,
+    /// Messages that could not be parsed, of clients and of upstreams; dropped.
+    pub malformed: u64,
+    /// Messages that answered something that was not asked; dropped.
+    pub spoofed: u64,
+    /// Our own questions that a resolver on this host sent back to us.
+    pub loops: u64,
+    /// Names that have a fake address now.
+    pub names: u64,
 }
 
 /// Packets at the TUN device.

@@ -19,8 +19,8 @@ mod socket;
 pub use error::{ControlError, StateError};
 pub use lock::InstanceLock;
 pub use message::{
-    Bytes, ControlReply, ControlRequest, Counters, FlowInfo, Health, LoopVerdict, OutboundStatus,
-    ProtectStatus, Status, TcpCounters, TunCounters, UdpCounters, UplinkStatus, Verdict,
+    Bytes, ControlReply, ControlRequest, Counters, DnsCounters, FlowInfo, Health, LoopVerdict,
+    OutboundStatus, ProtectStatus, Status, TcpCounters, TunCounters, UdpCounters, UplinkStatus, Verdict,
 };
 pub use path::StatePaths;
 pub use report::{Dial, Doctor, LoopFree, PathReport, Way, Why, WhyQuestion};

@@ -6,7 +6,7 @@ use oneway_egress::{Egress, EgressError, Strategy};
 use oneway_route::{Packet, Plan, PlanError, RouteKind, RouteQuery, Snapshot, decide, listening_user};
 
 use super::scene::{Scene, without_ours};
-use crate::assemble;
+use crate::assemble::{self, system_resolver};
 use crate::config::{Config, ConfigError, Loaded, Origin, Origins, OutboundSpec, ProxySpec, ServerHost};
 use crate::error::EngineError;
 use crate::lifecycle::{self, Planned};
@@ -14,7 +14,7 @@ use crate::lifecycle::{self, Planned};
 /// Everything that is wrong; then what the user should know about the rules.
 pub(super) fn check(loaded: &Loaded) -> (Vec<ConfigError>, Vec<ConfigError>) {
     let Loaded { config, origins, .. } = loaded;
-    let plain = lifecycle::available(config).and_then(|()| assemble::dispatch(config));
+    let plain = lifecycle::available(config).and_then(|()| assemble::dispatch(config, &system_resolver()));
     match plain {
         Ok((_, warnings)) => (loops(config, origins), warnings),
         Err(EngineError::Config(errors)) => (errors.as_slice().to_vec(), Vec::new()),

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use oneway_capture::listener::listen_on_device;
 use oneway_egress::{Egress, EgressError, Finding, KernelRoutes, Strategy};
 use oneway_flow::FlowTable;
-use oneway_outbound::{DialError, Outbound};
+use oneway_outbound::{DialError, Outbound, Resolve};
 use oneway_route::{Captured, Family, IfIndex, JournalState, Link, Plan, Snapshot, Uplinks};
 use oneway_stack::fragment::Reassembler;
 use oneway_stack::nat::{Nat, NatConfig};
@@ -25,6 +25,7 @@ use crate::assemble;
 use crate::config::{CaptureMode, Config, StackKind};
 use crate::control::{FlowInfo, InstanceLock, StatePaths, Status};
 use crate::dispatch::Dispatch;
+use crate::dns::{self, Dns, ProxyResolver};
 use crate::error::EngineError;
 use crate::guard::Guard;
 use crate::limits::Limits;
@@ -99,7 +100,7 @@ impl End {
 /// [`EngineError::Config`], [`EngineError::Unsupported`], [`EngineError::Plan`], [`EngineError::Route`].
 pub fn plan(config: &Config) -> Result<Plan, EngineError> {
     available(config)?;
-    assemble::dispatch(config)?;
+    assemble::dispatch(config, &assemble::system_resolver())?;
     device::plan(config, None, &Snapshot::take()?).map(|planned| planned.plan)
 }
 
@@ -132,7 +133,8 @@ impl Engine {
     /// The step that failed.
     pub fn start(config: &Config) -> Result<Self, EngineError> {
         available(config)?;
-        let (dispatch, warnings) = assemble::dispatch(config)?;
+        let resolver = Arc::new(ProxyResolver::default());
+        let (dispatch, warnings) = assemble::dispatch(config, &(Arc::clone(&resolver) as Arc<dyn Resolve>))?;
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
@@ -140,6 +142,7 @@ impl Engine {
         let paths = StatePaths::here()?.with_control(config.control.clone());
         let lock = InstanceLock::acquire(&paths)?;
         let proxies = resolve_proxies(&dispatch)?;
+        dns::warn_of_routes(&dns::pools(&config.dns), &Snapshot::take()?);
 
         let Device { tun, host, addresses, strategy, strategy_why, families, uplinks } =
             device::open(config, &paths)?;
@@ -150,17 +153,23 @@ impl Engine {
         // Our own stack needs no listener: nothing of the kernel's TCP is involved.
         let listening = if stack == StackKind::System { queues.len() } else { 0 };
         let Guarded { egress, mut listeners, mut proof, mtu } =
-            match protect(&name, listening, &addresses, &strategy, &proxies) {
+            match protect(&name, listening, &addresses, &strategy, &proxies, &dns::pools(&config.dns)) {
                 Ok(parts) => parts,
                 Err(error) => return Err(host.undo_because(error)),
             };
+        let fake_ips = paths.journal.with_extension("fake-ip");
+        let dns = match Dns::new(&config.dns, &egress, &families, &fake_ips) {
+            Ok(dns) => dns,
+            Err(error) => return Err(host.undo_because(error)),
+        };
+        resolver.hand_over(dns.client());
         let host = host.verify(&proxies)?;
 
         let keep_alive = Some(tcp::KeepAlive::default());
         let tcp = tcp::Config { mtu, keep_alive, ..tcp::Config::default() };
         let (owners, mailboxes) = Owners::new(queues.len());
         let user = UserStack { stack, tcp, owners };
-        let shared = Arc::new(shared(dispatch, egress, limits, &addresses, &listeners, user));
+        let shared = Arc::new(shared(dispatch, dns, egress, limits, &addresses, &listeners, user));
         listeners.resize_with(queues.len(), Vec::new);
         let (phase, receiver) = watch::channel(Phase::Run);
         let end = Arc::new(End::default());
@@ -348,6 +357,7 @@ fn protect(
     addresses: &[IpNet],
     strategy: &Strategy,
     proxies: &[IpAddr],
+    pools: &[IpNet],
 ) -> Result<Guarded, EngineError> {
     let link = link_of(tun)?;
     let mut listeners = Vec::with_capacity(workers);
@@ -361,7 +371,8 @@ fn protect(
         }
         listeners.push(own);
     }
-    let egress = Egress::new(strategy.clone(), addresses.iter().map(IpNet::trunc).collect())?;
+    let forbidden = addresses.iter().map(IpNet::trunc).chain(pools.iter().copied());
+    let egress = Egress::new(strategy.clone(), forbidden.collect())?;
     egress.set_listeners(listeners.iter().flatten().filter_map(|l| l.local_addr().ok()).collect());
     for test in egress.self_test() {
         match test.result {
@@ -406,6 +417,7 @@ struct UserStack {
 
 fn shared(
     dispatch: Dispatch,
+    dns: Dns,
     egress: Arc<Egress>,
     limits: Limits,
     addresses: &[IpNet],
@@ -430,6 +442,7 @@ fn shared(
         epoch: Instant::now(),
         stats: Stats::default(),
         dispatch,
+        dns,
         egress,
         guard: Guard::new(addresses.to_vec()),
         udp: worker::Sessions::default(),

@@ -47,9 +47,10 @@ impl Worker {
         asking.insert(subject.source, vec![(*header, packet.into())]);
         drop(asking);
         let (worker, target) = (Rc::clone(self), subject.target.clone());
-        let (network, source, dscp) = (subject.network, subject.source, subject.dscp);
+        let (network, source) = (subject.network, subject.source);
+        let (is_fake, dscp) = (subject.is_fake, subject.dscp);
         tokio::task::spawn_local(async move {
-            let subject = Subject { network, source, target: &target, dscp };
+            let subject = Subject { network, source, target: &target, is_fake, dscp };
             worker.shared.dispatch.find_owner(&subject, missing).await;
             let kept = worker.asking.borrow_mut().remove(&source).unwrap_or_default();
             for (header, packet) in kept {

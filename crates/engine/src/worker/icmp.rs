@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use oneway_egress::{IcmpKind, IcmpSocket, Protected};
-use oneway_flow::{FlowGuard, Network};
+use oneway_flow::{FlowGuard, Network, Target};
 use oneway_outbound::Answer;
 use oneway_route::Family;
 use oneway_wire::checksum::Checksum;
@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 
 use super::Worker;
 use crate::config::StackKind;
-use crate::dispatch::{Subject, target};
+use crate::dispatch::Subject;
 use crate::guard::Destination;
 
 /// A running `ping`: its host, what it pings, and its identifier.
@@ -120,10 +120,15 @@ impl Worker {
             }
             Destination::Multicast => return shared.stats.ignored.add(),
         }
-        let target = target(SocketAddr::new(ip.dst(), 0));
+        // It only stands for a name: whatever answered would not be what was asked for.
+        if shared.dns.is_fake(ip.dst()) {
+            shared.stats.guarded.add();
+            return refuse(Unreachable::Host);
+        }
+        let target = Target::from_addr(SocketAddr::new(ip.dst(), 0));
         let source = SocketAddr::new(ip.src(), 0);
         let dscp = ip.traffic_class() >> 2;
-        let subject = Subject { network: Network::Icmp, source, target: &target, dscp };
+        let subject = Subject { network: Network::Icmp, source, target: &target, is_fake: false, dscp };
         // Nobody is asked whose an echo is, so that nothing is missing.
         let Ok(choice) = shared.dispatch.choose(&subject) else {
             return refuse(Unreachable::AdminProhibited);

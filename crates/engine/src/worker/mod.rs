@@ -14,6 +14,7 @@ pub(crate) use udp::Sessions;
 pub(crate) use user::Owners;
 
 mod ask;
+mod dns;
 mod icmp;
 mod reply;
 mod tcp;
@@ -47,6 +48,7 @@ use tokio::task::LocalSet;
 
 use crate::config::StackKind;
 use crate::dispatch::Dispatch;
+use crate::dns::Dns;
 use crate::guard::{Destination, Guard};
 use crate::limits::Limits;
 use crate::stats::Stats;
@@ -68,6 +70,7 @@ pub(crate) struct Shared {
     pub(crate) epoch: Instant,
     pub(crate) stats: Stats,
     pub(crate) dispatch: Dispatch,
+    pub(crate) dns: Dns,
     pub(crate) egress: Arc<Egress>,
     pub(crate) guard: Guard,
     pub(crate) limits: Limits,
@@ -124,6 +127,8 @@ pub(crate) struct Worker {
     /// Datagrams of clients that are being asked about.
     asking: RefCell<ask::Asking>,
     dialing: Cell<usize>,
+    /// Queries that wait for an upstream.
+    dns_waiting: Cell<usize>,
     phase: watch::Receiver<Phase>,
 }
 
@@ -159,6 +164,9 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
             }
             acceptors.push(tokio::net::TcpListener::from_std(listener)?);
         }
+        if number == 0 {
+            crate::dns::keep_proxies(&shared);
+        }
         let has_faults = queue.has_faults();
         let worker = Rc::new(Worker {
             shared,
@@ -171,6 +179,7 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
             user: user::UserTcp::new(number),
             asking: RefCell::default(),
             dialing: Cell::new(0),
+            dns_waiting: Cell::new(0),
             phase,
         });
         for acceptor in acceptors {

@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use super::{Worker, dscp};
-use crate::dispatch::{Subject, target};
+use crate::dispatch::Subject;
 use crate::guard::Destination;
 
 /// What a translated connection keeps while it is dialled.
@@ -172,10 +172,22 @@ impl Worker {
     async fn dial(self: Rc<Self>, conn: Arc<Conn<Held>>) {
         let _dialing = Dialing(&self.dialing);
         let shared = &self.shared;
-        let target = target(conn.target);
+        let Some(mut destined) = shared.dns.destined(conn.target) else {
+            shared.stats.guarded.add();
+            let syn = std::mem::take(&mut *conn.data.syn.lock());
+            shared.nat.forget(&conn);
+            return self.reset(syn.get(FRAME_HEADER..).unwrap_or_default());
+        };
         let dscp = dscp(conn.data.syn.lock().get(FRAME_HEADER..).unwrap_or_default());
-        let subject = Subject { network: Network::Tcp, source: conn.client, target: &target, dscp };
+        let subject = Subject {
+            network: Network::Tcp,
+            source: conn.client,
+            target: &destined.judged,
+            is_fake: destined.pin.is_some(),
+            dscp,
+        };
         let choice = shared.dispatch.choose_waiting(&subject).await;
+        let target = destined.target.clone();
         let flow = shared.flows.enter(
             Network::Tcp,
             conn.client,
@@ -184,7 +196,7 @@ impl Worker {
             Arc::clone(&choice.entry.name),
         );
         let result = tokio::select! {
-            result = choice.entry.outbound.connect(&shared.egress, &target) => result,
+            result = self.connect(choice.entry, &destined) => result,
             () = conn.data.cancelled.notified() => {
                 shared.nat.forget(&conn);
                 return;
@@ -194,7 +206,10 @@ impl Worker {
                 return;
             }
         };
-        choice.entry.observe(result.as_ref().err());
+        if shared.dns.hijacks(target.addr).is_none() {
+            choice.entry.observe(result.as_ref().err());
+        }
+        let flow = flow.holding(destined.pin.take());
         let syn = std::mem::take(&mut *conn.data.syn.lock());
         match result {
             Ok(connected) => {

@@ -1,12 +1,13 @@
 //! UDP: one session for each client socket and outbound, whatever it sends to (RFC 4787, REQ-1 and REQ-8).
 
+mod names;
 mod outbox;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -27,8 +28,10 @@ use tokio::sync::Notify;
 
 use super::Worker;
 use super::reply::DATAGRAM_HEADROOM;
-use crate::dispatch::{Choice, Subject, target};
+use crate::dispatch::{Choice, Subject};
 use crate::guard::Destination;
+use names::{Names, Next};
+use oneway_dns::Pinned;
 pub(super) use outbox::Outbox;
 
 /// Datagrams kept for a session whose outbound is not ready yet, and their bytes.
@@ -67,6 +70,8 @@ pub(crate) struct Session {
     idle: u32,
     end: Notify,
     flow: FlowGuard,
+    /// There if it has fake destinations.
+    names: OnceLock<Names<Pinned>>,
 }
 
 impl Default for Sessions {
@@ -189,9 +194,22 @@ impl Worker {
             }
             Destination::Multicast => return shared.stats.ignored.add(),
         }
-        let target = target(dst);
+        if shared.dns.hijacks(dst).is_some() {
+            return payload.chunks(segment).for_each(|query| self.dns_datagram(client, dst, query));
+        }
+        let mut target = Target::from_addr(dst);
+        let fake = shared.dns.is_fake(dst.ip());
+        if fake {
+            target.host = shared.dns.fake_name(dst.ip());
+            if target.host.is_none() {
+                shared.stats.guarded.add();
+                return self.unreachable(ip.packet(), Unreachable::Port);
+            }
+        }
+        let host = if fake { target.host.clone() } else { self.name_for_rules(dst.ip()) };
+        let judged = Target { addr: dst, host };
         let dscp = ip.traffic_class() >> 2;
-        let subject = Subject { network: Network::Udp, source: client, target: &target, dscp };
+        let subject = Subject { network: Network::Udp, source: client, target: &judged, is_fake: fake, dscp };
         let choice = match shared.dispatch.choose(&subject) {
             Ok(choice) => choice,
             Err(missing) => return self.ask_owner(header, ip.packet(), &subject, missing),
@@ -207,12 +225,20 @@ impl Worker {
                 }
             },
         };
-        if payload.len() <= segment {
+        if fake {
+            let send = |datagram: &[u8]| self.send_by_name(&session, &choice, &target, datagram);
+            if payload.len() <= segment { send(payload) } else { payload.chunks(segment).for_each(send) }
+        } else if payload.len() <= segment {
             self.send(&session, &target, payload);
             self.outbox.borrow_mut().note(client, dst, session, target);
         } else {
             self.send_segments(&session, &target, payload, segment);
         }
+    }
+
+    /// The name that a real address was asked for by, if the rules want to know.
+    fn name_for_rules(&self, ip: IpAddr) -> Option<Arc<str>> {
+        if self.shared.dispatch.asks_names() { self.shared.dns.asked_name(ip) } else { None }
     }
 
     /// Sends the datagrams that were kept.
@@ -266,6 +292,7 @@ impl Worker {
             idle: u32::try_from(idle.as_secs()).unwrap_or(u32::MAX),
             end: Notify::new(),
             flow,
+            names: OnceLock::new(),
         });
         let mut shard = shared.udp.shard(&key)?.write();
         if let Some(found) = shard.get(&key) {
@@ -332,6 +359,61 @@ impl Worker {
         }
     }
 
+    /// Sends a datagram to a fake address on: with its name to a proxy, else to the real address.
+    fn send_by_name(
+        self: &Rc<Self>,
+        session: &Arc<Session>,
+        choice: &Choice<'_>,
+        target: &Target,
+        payload: &[u8],
+    ) {
+        let shared = &self.shared;
+        let names = session.names.get_or_init(Names::default);
+        let pin = || shared.dns.pin(target.addr.ip());
+        if !choice.entry.is_direct() {
+            // Where the name was forgotten just now, the datagram is lost as any may be.
+            if names.note(target.addr, pin) {
+                self.send(session, target, payload);
+            }
+            return;
+        }
+        match names.next(target.addr, payload, pin) {
+            Some(Next::Send(real)) => self.send(session, &Target::from_addr(real), payload),
+            Some(Next::Resolve) => {
+                let (worker, session, target) = (Rc::clone(self), Arc::clone(session), target.clone());
+                tokio::task::spawn_local(worker.resolve_for(session, target));
+            }
+            Some(Next::Wait) => {}
+            Some(Next::Drop) | None => shared.stats.udp_dropped.add(),
+        }
+    }
+
+    /// Finds the real address of a session's fake destination, and sends what waits for it.
+    async fn resolve_for(self: Rc<Self>, session: Arc<Session>, target: Target) {
+        let found = self.shared.dns.addresses(&target).await;
+        // The session's socket is of its client's family.
+        let same = |ip: &&std::net::IpAddr| ip.is_ipv4() == target.addr.is_ipv4();
+        let real = found.as_ref().ok().and_then(|found| found.iter().find(same)).copied();
+        let Some(names) = session.names.get() else { return };
+        for payload in names.resolved(target.addr, real) {
+            match real {
+                Some(ip) => {
+                    let real = Target::from_addr(SocketAddr::new(ip, target.addr.port()));
+                    self.send(&session, &real, &payload);
+                }
+                None => {
+                    self.shared.stats.udp_dropped.add();
+                    self.datagram_unreachable(session.key.0, target.addr, &payload, Unreachable::Host);
+                }
+            }
+        }
+    }
+
+    /// The address that a session's client knows a source by.
+    fn known_by(session: &Session, source: SocketAddr) -> SocketAddr {
+        session.names.get().map_or(source, |names| names.source(source))
+    }
+
     /// Hands the ICMP errors about a session's datagrams to its client.
     fn report_errors(&self, session: &Session, path: &UdpPath) {
         while let Ok(Some(event)) = path.try_icmp_error() {
@@ -344,7 +426,8 @@ impl Worker {
                 IcmpErrorKind::TtlExceeded => Unreachable::TtlExceeded,
                 _ => continue,
             };
-            self.datagram_unreachable(session.key.0, event.dst, event.payload_prefix(), kind);
+            let dst = Self::known_by(session, event.dst);
+            self.datagram_unreachable(session.key.0, dst, event.payload_prefix(), kind);
         }
     }
 
@@ -419,6 +502,7 @@ impl Worker {
                 let received = path.try_recv(batch, |slot, payload, size, source| {
                     bytes += payload.len() as u64;
                     (0..payload.len().div_ceil(size).max(1)).for_each(|_| self.shared.stats.udp_down.add());
+                    let source = Self::known_by(session, source);
                     self.write_datagrams(slot, payload, size, source, session.key.0);
                 });
                 more = match received {

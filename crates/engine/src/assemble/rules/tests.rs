@@ -11,7 +11,7 @@ fn load(toml: &str, files: &[(&str, &[u8])]) -> Result<Vec<String>, Vec<String>>
     };
     let config = Config::from_toml(Path::new("oneway.toml"), toml, Options::default(), &read).unwrap().config;
     let texts = |errors: &[ConfigError]| errors.iter().map(ToString::to_string).collect();
-    match crate::assemble::dispatch(&config) {
+    match crate::assemble::dispatch(&config, &crate::assemble::system_resolver()) {
         Ok((_, warnings)) => Ok(texts(&warnings)),
         Err(crate::EngineError::Config(errors)) => Err(texts(errors.as_slice())),
         Err(other) => panic!("{other}"),

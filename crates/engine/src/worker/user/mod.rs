@@ -39,7 +39,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::Receiver;
 
 use super::{Phase, Worker, dscp};
-use crate::dispatch::{Subject, target};
+use crate::dispatch::Subject;
 use crate::guard::Destination;
 use buffers::{BufferPool, Chunk};
 use flow::{Dialing, Flow, Open, Stage};
@@ -236,13 +236,28 @@ impl Worker {
     async fn user_dial(self: &Rc<Self>, flow: &Rc<Flow>, cancelled: &Notify) {
         let shared = &self.shared;
         let (client, dst) = flow.key;
-        let target = target(dst);
+        let Some(mut destined) = shared.dns.destined(dst) else {
+            shared.stats.guarded.add();
+            let stage = std::mem::replace(&mut *flow.stage.borrow_mut(), Stage::Over);
+            self.give_up(flow);
+            if let Stage::Dialing(dialing) = stage {
+                self.reset(&dialing.packet);
+            }
+            return;
+        };
         let dscp = match &*flow.stage.borrow() {
             Stage::Dialing(dialing) => dscp(&dialing.packet),
             Stage::Open(_) | Stage::Over => 0,
         };
-        let subject = Subject { network: Network::Tcp, source: client, target: &target, dscp };
+        let subject = Subject {
+            network: Network::Tcp,
+            source: client,
+            target: &destined.judged,
+            is_fake: destined.pin.is_some(),
+            dscp,
+        };
         let choice = shared.dispatch.choose_waiting(&subject).await;
+        let target = destined.target.clone();
         let guard = shared.flows.enter(
             Network::Tcp,
             client,
@@ -251,11 +266,14 @@ impl Worker {
             Arc::clone(&choice.entry.name),
         );
         let result = tokio::select! {
-            result = choice.entry.outbound.connect(&shared.egress, &target) => result,
+            result = self.connect(choice.entry, &destined) => result,
             () = cancelled.notified() => return self.give_up(flow),
             () = self.drain() => return self.give_up(flow),
         };
-        choice.entry.observe(result.as_ref().err());
+        if shared.dns.hijacks(target.addr).is_none() {
+            choice.entry.observe(result.as_ref().err());
+        }
+        let guard = guard.holding(destined.pin.take());
         let stage = std::mem::replace(&mut *flow.stage.borrow_mut(), Stage::Over);
         let Stage::Dialing(dialing) = stage else { return self.give_up(flow) };
         match result {

@@ -1,0 +1,39 @@
+//! What programs see of DNS through `oneway run`, with each stack, and what is asked of whom.
+
+#[cfg(target_os = "linux")]
+mod common;
+#[cfg(target_os = "linux")]
+mod fake;
+#[cfg(target_os = "linux")]
+mod real;
+#[cfg(target_os = "linux")]
+mod upstreams;
+
+#[cfg(target_os = "linux")]
+fn main() -> std::process::ExitCode {
+    let both = oneway_lab::variants![
+        oneway_lab::harness::Harness::new(),
+        ["user", "system"],
+        fake::the_proxy_gets_the_name,
+        fake::without_a_proxy_the_name_is_resolved_here,
+        fake::a_stale_address_is_refused_and_never_dialled,
+        real::names_get_their_own_addresses,
+        real::large_answers_come_whole,
+    ];
+    oneway_lab::variants![
+        both,
+        ["user"],
+        fake::a_restart_keeps_the_addresses,
+        fake::what_is_excluded_gets_its_own_address,
+        real::switched_off_it_is_carried_like_other_traffic,
+        real::noise_is_dropped_and_counted,
+        upstreams::a_dead_one_is_passed_over,
+        upstreams::when_all_are_dead_the_answer_says_so,
+        upstreams::a_stub_that_asks_us_gets_its_answer,
+        upstreams::a_proxy_given_by_name_is_followed,
+    ]
+    .run()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() {}

@@ -1,0 +1,191 @@
+//! Answers of upstreams, for as long as they may be kept.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::RData;
+use lru::LruCache;
+
+use crate::message::Key;
+
+/// Answers kept, and the records in them: a record takes some 200 bytes.
+const MOST: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+const MOST_RECORDS: usize = 32 * 1024;
+/// An answer with more records is not kept.
+const LARGEST: usize = 256;
+
+/// RFC 1035 allows 68 years; a day is enough to be mistaken for (RFC 8767, 4).
+const LONGEST: u32 = 24 * 3600;
+/// RFC 2308, 5: one to three hours work well. Programs that wait for a name to appear are better off with less.
+const LONGEST_NEGATIVE: u32 = 300;
+/// RFC 9520, 3.2: failures are kept for at least a second.
+const FAILURE: u32 = 1;
+
+#[derive(Debug)]
+pub(crate) struct Cache {
+    answers: LruCache<Key, Kept>,
+    records: usize,
+}
+
+#[derive(Debug)]
+struct Kept {
+    answer: Arc<Message>,
+    since: Instant,
+    ttl: u32,
+    records: usize,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { answers: LruCache::new(MOST), records: 0 }
+    }
+}
+
+impl Cache {
+    /// An answer, its records as much older as it is.
+    pub(crate) fn get(&mut self, key: &Key, now: Instant) -> Option<Message> {
+        let kept = self.answers.get(key)?;
+        let age = now.saturating_duration_since(kept.since);
+        if age >= Duration::from_secs(kept.ttl.into()) {
+            self.forget(key);
+            return None;
+        }
+        let mut answer = Message::clone(&kept.answer);
+        let age = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
+        let sections =
+            answer.answers.iter_mut().chain(&mut answer.authorities).chain(&mut answer.additionals);
+        for record in sections {
+            record.decrement_ttl(age);
+        }
+        Some(answer)
+    }
+
+    /// Forgets an answer.
+    pub(crate) fn forget(&mut self, key: &Key) {
+        if let Some(kept) = self.answers.pop(key) {
+            self.records -= kept.records;
+        }
+    }
+
+    /// Keeps an answer, if it may be kept.
+    pub(crate) fn put(&mut self, key: Key, answer: &Arc<Message>, now: Instant) {
+        let records = 1 + answer.answers.len() + answer.authorities.len() + answer.additionals.len();
+        let Some(ttl) = lifetime(answer).filter(|ttl| *ttl > 0 && records <= LARGEST) else { return };
+        let kept = Kept { answer: Arc::clone(answer), since: now, ttl, records };
+        self.records += records;
+        if let Some((_, former)) = self.answers.push(key, kept) {
+            self.records -= former.records;
+        }
+        while self.records > MOST_RECORDS
+            && let Some((_, oldest)) = self.answers.pop_lru()
+        {
+            self.records -= oldest.records;
+        }
+    }
+}
+
+/// For how many seconds an answer may be kept.
+fn lifetime(answer: &Message) -> Option<u32> {
+    match answer.metadata.response_code {
+        ResponseCode::NoError if !answer.answers.is_empty() => {
+            answer.answers.iter().map(|record| record.ttl).min().map(|ttl| ttl.min(LONGEST))
+        }
+        // RFC 2308, 5: for as long as the SOA record says, and not at all without one.
+        ResponseCode::NoError | ResponseCode::NXDomain => answer.authorities.iter().find_map(|record| {
+            let RData::SOA(soa) = &record.data else { return None };
+            Some(record.ttl.min(soa.minimum).min(LONGEST_NEGATIVE))
+        }),
+        ResponseCode::ServFail => Some(FAILURE),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::op::{OpCode, Query};
+    use hickory_proto::rr::rdata::{A, SOA};
+    use hickory_proto::rr::{Name, Record, RecordType};
+
+    use super::*;
+    use crate::message::Asked;
+
+    fn name(n: usize) -> Name {
+        Name::from_ascii(format!("{n}.example.")).unwrap()
+    }
+
+    fn key(n: usize) -> Key {
+        Asked::own(name(n), RecordType::A).key()
+    }
+
+    fn answer(n: usize, ttls: &[u32]) -> Arc<Message> {
+        let mut message = Message::response(1, OpCode::Query);
+        message.add_query(Query::query(name(n), RecordType::A));
+        for ttl in ttls {
+            message.add_answer(Record::from_rdata(name(n), *ttl, RData::A(A::new(192, 0, 2, 1))));
+        }
+        Arc::new(message)
+    }
+
+    fn negative(code: ResponseCode, soa: Option<(u32, u32)>) -> Arc<Message> {
+        let mut message = Message::response(1, OpCode::Query);
+        message.metadata.response_code = code;
+        if let Some((ttl, minimum)) = soa {
+            let data = SOA::new(Name::root(), Name::root(), 1, 1, 1, 1, minimum);
+            message.add_authority(Record::from_rdata(Name::root(), ttl, RData::SOA(data)));
+        }
+        Arc::new(message)
+    }
+
+    #[test]
+    fn an_answer_ages_and_ends_with_its_shortest_record() {
+        let (mut cache, begin) = (Cache::default(), Instant::now());
+        let after = |seconds| begin + Duration::from_secs(seconds);
+        cache.put(key(1), &answer(1, &[60, 10]), begin);
+        let ttls = |message: Message| message.answers.iter().map(|record| record.ttl).collect::<Vec<_>>();
+        assert_eq!(cache.get(&key(1), after(4)).map(ttls), Some(vec![56, 6]));
+        assert_eq!(cache.get(&key(1), after(9)).map(ttls), Some(vec![51, 1]));
+        assert!(cache.get(&key(1), after(10)).is_none());
+        assert!(cache.get(&key(1), begin).is_none(), "it is gone for good");
+        assert_eq!(cache.records, 0);
+    }
+
+    #[test]
+    fn negative_answers_live_as_long_as_their_soa_record_says() {
+        for (code, soa, ttl) in [
+            (ResponseCode::NXDomain, Some((60, 30)), Some(30)),
+            (ResponseCode::NoError, Some((20, 30)), Some(20)),
+            (ResponseCode::NXDomain, Some((9000, 9000)), Some(300)),
+            (ResponseCode::NXDomain, None, None),
+            (ResponseCode::NoError, None, None),
+            (ResponseCode::ServFail, None, Some(1)),
+            (ResponseCode::Refused, None, None),
+        ] {
+            assert_eq!(lifetime(&negative(code, soa)), ttl, "{code}");
+        }
+        assert_eq!(lifetime(&answer(1, &[u32::MAX])), Some(LONGEST));
+    }
+
+    #[test]
+    fn nothing_is_kept_that_must_not_be() {
+        let (mut cache, now) = (Cache::default(), Instant::now());
+        cache.put(key(1), &answer(1, &[60, 0]), now);
+        cache.put(key(2), &answer(2, &[60; LARGEST]), now);
+        assert!(cache.get(&key(1), now).is_none() && cache.get(&key(2), now).is_none());
+    }
+
+    #[test]
+    fn it_does_not_grow_beyond_its_limits() {
+        let (mut cache, now) = (Cache::default(), Instant::now());
+        for n in 0..3 * MOST.get() {
+            cache.put(key(n), &answer(n, &[60; 20]), now);
+            cache.put(key(n), &answer(n, &[60; 10]), now);
+        }
+        assert!(cache.answers.len() <= MOST.get() && cache.records <= MOST_RECORDS);
+        let counted: usize = cache.answers.iter().map(|(_, kept)| kept.records).sum();
+        assert_eq!(cache.records, counted);
+        assert!(cache.get(&key(3 * MOST.get() - 1), now).is_some());
+        assert!(cache.get(&key(0), now).is_none());
+    }
+}

@@ -1,0 +1,383 @@
+//! Asks upstreams: each question once however many wait for it, several servers in a race, answers kept.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::{Name, RecordType};
+use oneway_egress::Egress;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::cache::Cache;
+use crate::exchange::{self, Dropped};
+use crate::message::{Asked, Key};
+
+/// When the next server is asked as well, while the first has not answered.
+const STAGGER: Duration = Duration::from_millis(400);
+
+/// How long a question is worth asking.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a client waits where an upstream is on this host, and so may be a stub that waits for us. What comes later is
+/// kept for the next time.
+const PATIENCE_LOCAL: Duration = Duration::from_millis(1800);
+
+/// Questions on their way at the same time.
+const MOST_FLIGHTS: usize = 1024;
+
+/// Addresses of one name that are of use.
+const MOST_ADDRESSES: usize = 16;
+
+/// A server to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Upstream {
+    /// Over UDP, and over TCP what does not fit.
+    Udp(SocketAddr),
+    /// Over TCP.
+    Tcp(SocketAddr),
+}
+
+impl Upstream {
+    /// Where it is.
+    pub fn addr(self) -> SocketAddr {
+        match self {
+            Self::Udp(addr) | Self::Tcp(addr) => addr,
+        }
+    }
+}
+
+/// Whom to ask.
+#[derive(Clone, Debug, Default)]
+pub struct ClientConfig {
+    /// The servers, the first one first.
+    pub upstreams: Vec<Upstream>,
+    /// Whether the server that the client asked comes before them.
+    pub original_first: bool,
+}
+
+/// What a client has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientCounters {
+    /// Questions that went to upstreams.
+    pub sent: u64,
+    /// Questions that nobody answered.
+    pub failed: u64,
+    /// Questions that were refused because too many were on their way.
+    pub limited: u64,
+    /// Answers to something that was not asked; dropped.
+    pub foreign: u64,
+    /// Answers that could not be parsed; dropped.
+    pub malformed: u64,
+    /// Questions that an upstream on this host sent back to us.
+    pub loops: u64,
+}
+
+/// The addresses of a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// Those that sockets may be connected to.
+    pub addresses: Vec<IpAddr>,
+    /// How long they hold.
+    pub ttl: Duration,
+}
+
+/// Asks upstreams by protected sockets. Shared by all workers; a question that one has asked is waited for by others.
+pub struct Client {
+    egress: Arc<Egress>,
+    config: ClientConfig,
+    /// An upstream is on this host.
+    local: bool,
+    /// The upstream that answered last.
+    preferred: AtomicUsize,
+    cache: Mutex<Cache>,
+    flights: Mutex<HashMap<Key, Flight>>,
+    dropped: Dropped,
+    sent: AtomicU64,
+    failed: AtomicU64,
+    limited: AtomicU64,
+    loops: AtomicU64,
+}
+
+type Landing = watch::Receiver<Option<Arc<Message>>>;
+
+/// A question on its way.
+struct Flight {
+    landing: Landing,
+    /// It came back to us, and was sent to the server that it was meant for.
+    escaped: bool,
+}
+
+enum Join {
+    /// Somebody asks already.
+    Wait(Landing),
+    /// Nobody does.
+    Lead(watch::Sender<Option<Arc<Message>>>, Landing),
+    /// Our own question came back.
+    Escape(SocketAddr),
+    Full,
+}
+
+/// Takes a question off the list when it is answered, or when the thread that asks ends.
+struct Leading {
+    client: Arc<Client>,
+    key: Key,
+}
+
+impl Drop for Leading {
+    fn drop(&mut self) {
+        self.client.flights.lock().remove(&self.key);
+    }
+}
+
+impl Client {
+    /// A client for these upstreams.
+    pub fn new(egress: Arc<Egress>, config: ClientConfig) -> Self {
+        Self {
+            egress,
+            local: config.upstreams.iter().any(|upstream| upstream.addr().ip().is_loopback()),
+            config,
+            preferred: AtomicUsize::new(0),
+            cache: Mutex::default(),
+            flights: Mutex::default(),
+            dropped: Dropped::default(),
+            sent: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            limited: AtomicU64::new(0),
+            loops: AtomicU64::new(0),
+        }
+    }
+
+    /// What it has done.
+    pub fn counters(&self) -> ClientCounters {
+        ClientCounters {
+            sent: self.sent.load(Relaxed),
+            failed: self.failed.load(Relaxed),
+            limited: self.limited.load(Relaxed),
+            foreign: self.dropped.foreign.load(Relaxed),
+            malformed: self.dropped.malformed.load(Relaxed),
+            loops: self.loops.load(Relaxed),
+        }
+    }
+
+    /// [`Self::resolve`] without what is known from before, because that was no good.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`].
+    pub async fn resolve_again(self: &Arc<Self>, host: &str) -> io::Result<Resolved> {
+        if let Ok(mut name) = Name::from_str(host) {
+            name.set_fqdn(true);
+            let mut cache = self.cache.lock();
+            for kind in [RecordType::A, RecordType::AAAA] {
+                cache.forget(&Asked::own(name.clone(), kind).key());
+            }
+        }
+        self.resolve(host).await
+    }
+
+    /// Finds the addresses of a host; at least one.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`] if it has none, others if nobody could be asked.
+    pub async fn resolve(self: &Arc<Self>, host: &str) -> io::Result<Resolved> {
+        let mut name = Name::from_str(host)
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "it is no host name"))?;
+        name.set_fqdn(true);
+        let (v4, v6) = (Asked::own(name.clone(), RecordType::A), Asked::own(name, RecordType::AAAA));
+        let (v4, v6) = tokio::join!(self.ask(&v4, None), self.ask(&v6, None));
+        let mut found = Resolved { addresses: Vec::new(), ttl: Duration::MAX };
+        let mut forbidden = false;
+        for record in v4.answers.iter().chain(&v6.answers) {
+            let Some(ip) = record.data.ip_addr() else { continue };
+            found.ttl = found.ttl.min(Duration::from_secs(record.ttl.into()));
+            // Among them the fake addresses, which come back from a stub that asks us.
+            if self.egress.check(ip).is_err() {
+                forbidden = true;
+            } else if found.addresses.len() < MOST_ADDRESSES && !found.addresses.contains(&ip) {
+                found.addresses.push(ip);
+            }
+        }
+        if !found.addresses.is_empty() {
+            return Ok(found);
+        }
+        let nowhere = |code| matches!(code, ResponseCode::NoError | ResponseCode::NXDomain);
+        Err(match (v4.metadata.response_code, v6.metadata.response_code) {
+            _ if forbidden => io::Error::other("its only addresses are such as nothing may be sent to"),
+            (a, b) if nowhere(a) && nowhere(b) => {
+                io::Error::new(io::ErrorKind::NotFound, "it has no address")
+            }
+            _ => io::Error::other("no resolver answers; see dns.upstream, or the system's resolv.conf"),
+        })
+    }
+
+    /// The answer to a question; SERVFAIL if there is none. `original` is the server that the client asked.
+    pub(crate) async fn ask(self: &Arc<Self>, asked: &Asked, original: Option<SocketAddr>) -> Message {
+        let key = asked.key();
+        if let Some(answer) = self.cached(&key) {
+            return answer;
+        }
+        let mut landing = match self.join(&key, original) {
+            Join::Wait(landing) => landing,
+            Join::Lead(land, landing) => {
+                let leading = Leading { client: Arc::clone(self), key };
+                let (client, asked) = (Arc::clone(self), asked.clone());
+                tokio::spawn(async move {
+                    let answer = Arc::new(client.race(&asked, client.order(original)).await);
+                    client.cache.lock().put(leading.key.clone(), &answer, std::time::Instant::now());
+                    drop(leading);
+                    land.send_replace(Some(answer));
+                });
+                landing
+            }
+            Join::Escape(server) => {
+                self.loops.fetch_add(1, Relaxed);
+                return self.race(asked, vec![(0, Upstream::Udp(server))]).await;
+            }
+            Join::Full => {
+                self.limited.fetch_add(1, Relaxed);
+                return asked.code(ResponseCode::ServFail);
+            }
+        };
+        let patience = if self.local { PATIENCE_LOCAL } else { PATIENCE };
+        let landed = timeout(patience, landing.wait_for(Option::is_some)).await;
+        match landed.ok().and_then(Result::ok).and_then(|answer| answer.clone()) {
+            Some(answer) => Message::clone(&answer),
+            None => asked.code(ResponseCode::ServFail),
+        }
+    }
+
+    /// An answer from before.
+    pub(crate) fn cached(&self, key: &Key) -> Option<Message> {
+        self.cache.lock().get(key, std::time::Instant::now())
+    }
+
+    /// Whether this may be our own question, which an upstream on this host has passed on to somebody else by way of us.
+    pub(crate) fn may_loop(&self, asked: &Asked) -> bool {
+        self.local && {
+            let flights = self.flights.lock();
+            asked.key().variants().iter().any(|key| flights.contains_key(key))
+        }
+    }
+
+    fn join(&self, key: &Key, original: Option<SocketAddr>) -> Join {
+        let mut flights = self.flights.lock();
+        if self.local
+            && let Some(server) = original.filter(|server| !server.ip().is_loopback())
+            && let Some(own) = key.variants().into_iter().find(|key| flights.contains_key(key))
+            && let Some(flight) = flights.get_mut(&own)
+        {
+            // Whoever asks is answered by the server that it meant. Once: should that be us again, there it ends.
+            if std::mem::replace(&mut flight.escaped, true) {
+                return Join::Wait(flight.landing.clone());
+            }
+            return Join::Escape(server);
+        }
+        let count = flights.len();
+        match flights.entry(key.clone()) {
+            Entry::Occupied(flight) => Join::Wait(flight.get().landing.clone()),
+            Entry::Vacant(_) if count >= MOST_FLIGHTS => Join::Full,
+            Entry::Vacant(place) => {
+                let (land, landing) = watch::channel(None);
+                place.insert(Flight { landing: landing.clone(), escaped: false });
+                Join::Lead(land, landing)
+            }
+        }
+    }
+
+    /// The servers to ask, each with its place in the configuration; the one that answered last comes first.
+    fn order(&self, original: Option<SocketAddr>) -> Vec<(usize, Upstream)> {
+        let configured = &self.config.upstreams;
+        let first = self.preferred.load(Relaxed) % configured.len().max(1);
+        let rotated = (0..configured.len()).map(|n| (first + n) % configured.len());
+        let mut order: Vec<_> = rotated.filter_map(|n| Some((n, *configured.get(n)?))).collect();
+        if let Some(server) = original.filter(|_| self.config.original_first || order.is_empty()) {
+            order.retain(|(_, upstream)| upstream.addr() != server);
+            order.insert(0, (usize::MAX, Upstream::Udp(server)));
+        }
+        order
+    }
+
+    /// Asks the servers, each after the one before it has failed or been silent for a while; the first answer wins. An
+    /// answer that is none (SERVFAIL, REFUSED) only if nobody has a better one.
+    async fn race(&self, asked: &Asked, order: Vec<(usize, Upstream)>) -> Message {
+        let deadline = Instant::now() + PATIENCE;
+        let mut waiting = order.into_iter();
+        let mut running = JoinSet::new();
+        let mut second_best = None;
+        self.sent.fetch_add(1, Relaxed);
+        while let Some((place, upstream)) = waiting.next() {
+            running.spawn(exchange_with(
+                Arc::clone(&self.egress),
+                upstream,
+                asked.outgoing(),
+                deadline,
+                place,
+            ));
+            let stagger =
+                if waiting.len() == 0 { deadline } else { (Instant::now() + STAGGER).min(deadline) };
+            let mut next = false;
+            while !next {
+                tokio::select! {
+                    Some(done) = running.join_next() => {
+                        let Ok((place, upstream, result, dropped)) = done else { continue };
+                        self.dropped.foreign.fetch_add(dropped.foreign.load(Relaxed), Relaxed);
+                        self.dropped.malformed.fetch_add(dropped.malformed.load(Relaxed), Relaxed);
+                        match result {
+                            Ok(answer) if is_final(&answer) => {
+                                if place != usize::MAX {
+                                    self.preferred.store(place, Relaxed);
+                                }
+                                return answer;
+                            }
+                            Ok(answer) => { second_best.get_or_insert(answer); }
+                            Err(error) => {
+                                tracing::debug!(server = %upstream.addr(), %error, "an upstream does not answer");
+                            }
+                        }
+                        next = waiting.len() > 0 || running.is_empty();
+                    }
+                    () = sleep_until(stagger) => next = true,
+                }
+            }
+        }
+        self.failed.fetch_add(1, Relaxed);
+        second_best.unwrap_or_else(|| asked.code(ResponseCode::ServFail))
+    }
+}
+
+async fn exchange_with(
+    egress: Arc<Egress>,
+    upstream: Upstream,
+    query: Message,
+    until: Instant,
+    place: usize,
+) -> (usize, Upstream, Result<Message, crate::ExchangeError>, Dropped) {
+    let dropped = Dropped::default();
+    let result = exchange::ask(&egress, upstream, query, until, &dropped).await;
+    (place, upstream, result, dropped)
+}
+
+/// Whether an answer says something about the name, and not about the server.
+fn is_final(answer: &Message) -> bool {
+    matches!(answer.metadata.response_code, ResponseCode::NoError | ResponseCode::NXDomain)
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client")
+            .field("config", &self.config)
+            .field("counters", &self.counters())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

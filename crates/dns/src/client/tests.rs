@@ -1,0 +1,273 @@
+//! Against servers on loopback. Their closures say what comes back.
+
+#![allow(clippy::disallowed_methods, reason = "the servers of these tests are not outgoing sockets")]
+
+use std::sync::atomic::AtomicBool;
+
+use hickory_proto::op::Query;
+use hickory_proto::rr::rdata::{A, AAAA};
+use hickory_proto::rr::{RData, Record};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UdpSocket};
+
+use super::*;
+
+/// An answer to `query` with one address.
+fn answer(query: &Message, last: u8) -> Message {
+    let mut message = Message::response(query.metadata.id, query.metadata.op_code);
+    message.add_queries(query.queries.iter().cloned());
+    let name = query.queries[0].name().clone();
+    let data = match query.queries[0].query_type() {
+        RecordType::AAAA => RData::AAAA(AAAA::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into())),
+        _ => RData::A(A::new(192, 0, 2, last)),
+    };
+    message.add_answer(Record::from_rdata(name, 60, data));
+    message
+}
+
+fn code(query: &Message, code: ResponseCode) -> Message {
+    let mut message = answer(query, 0);
+    message.answers.clear();
+    message.metadata.response_code = code;
+    message
+}
+
+/// A server that sends what `reply` returns for each query.
+async fn server(mut reply: impl FnMut(&Message) -> Vec<Message> + Send + 'static) -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 2048];
+        while let Ok((len, from)) = socket.recv_from(&mut buffer).await {
+            let query = Message::from_vec(&buffer[..len]).unwrap();
+            for message in reply(&query) {
+                socket.send_to(&message.to_vec().unwrap(), from).await.unwrap();
+            }
+        }
+    });
+    address
+}
+
+/// A port where nobody listens.
+async fn closed() -> SocketAddr {
+    UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+fn client(upstreams: &[SocketAddr]) -> Arc<Client> {
+    let egress = Arc::new(Egress::unprotected_for_loopback_tests());
+    let upstreams = upstreams.iter().copied().map(Upstream::Udp).collect();
+    Arc::new(Client::new(egress, ClientConfig { upstreams, original_first: false }))
+}
+
+fn asked(name: &str) -> Asked {
+    Asked::own(Name::from_ascii(name).unwrap(), RecordType::A)
+}
+
+fn addresses(message: &Message) -> Vec<IpAddr> {
+    message.answers.iter().filter_map(|record| record.data.ip_addr()).collect()
+}
+
+fn ip(last: u8) -> IpAddr {
+    IpAddr::from([192, 0, 2, last])
+}
+
+#[tokio::test]
+async fn an_answer_is_kept_and_asked_for_once() {
+    let asked_for = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked_for);
+    let server = server(move |query| {
+        count.fetch_add(1, Relaxed);
+        vec![answer(query, 7)]
+    })
+    .await;
+    let client = client(&[server]);
+    let question = asked("a.example.");
+    let (first, second) = tokio::join!(client.ask(&question, None), client.ask(&question, None));
+    let third = client.ask(&question, None).await;
+    for message in [first, second, third] {
+        assert_eq!(addresses(&message), [ip(7)]);
+    }
+    assert_eq!(asked_for.load(Relaxed), 1);
+    assert!(client.flights.lock().is_empty());
+}
+
+#[tokio::test]
+async fn a_closed_port_is_passed_over_at_once_and_remembered() {
+    let client = client(&[closed().await, server(|query| vec![answer(query, 7)]).await]);
+    let begin = Instant::now();
+    assert_eq!(addresses(&client.ask(&asked("a.example."), None).await), [ip(7)]);
+    assert!(begin.elapsed() < STAGGER, "{:?}", begin.elapsed());
+    assert_eq!(client.order(None)[0].0, 1);
+}
+
+#[tokio::test]
+async fn a_silent_server_is_overtaken() {
+    let client = client(&[server(|_| Vec::new()).await, server(|query| vec![answer(query, 7)]).await]);
+    let begin = Instant::now();
+    assert_eq!(addresses(&client.ask(&asked("a.example."), None).await), [ip(7)]);
+    assert!(begin.elapsed() >= STAGGER && begin.elapsed() < PATIENCE_LOCAL, "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn guesses_are_dropped_and_counted() {
+    let server = server(|query| {
+        let mut wrong_number = answer(query, 66);
+        wrong_number.metadata.id ^= 1;
+        let mut wrong_question = answer(query, 66);
+        wrong_question.queries = vec![Query::query(Name::from_ascii("b.example.").unwrap(), RecordType::A)];
+        vec![wrong_number, wrong_question, answer(query, 7)]
+    })
+    .await;
+    let client = client(&[server]);
+    assert_eq!(addresses(&client.ask(&asked("a.example."), None).await), [ip(7)]);
+    assert_eq!(client.counters().foreign, 2);
+}
+
+#[tokio::test]
+async fn what_is_truncated_is_asked_for_over_tcp() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let socket = UdpSocket::bind(address).await.unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 2048];
+        let (len, from) = socket.recv_from(&mut buffer).await.unwrap();
+        let query = Message::from_vec(&buffer[..len]).unwrap();
+        let mut message = code(&query, ResponseCode::NoError);
+        message.metadata.truncation = true;
+        socket.send_to(&message.to_vec().unwrap(), from).await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut bytes = vec![0; usize::from(stream.read_u16().await.unwrap())];
+        stream.read_exact(&mut bytes).await.unwrap();
+        let query = Message::from_vec(&bytes).unwrap();
+        let mut whole = answer(&query, 7);
+        for last in 8..108 {
+            whole.add_answer(answer(&query, last).answers.remove(0));
+        }
+        let bytes = whole.to_vec().unwrap();
+        stream.write_u16(bytes.len() as u16).await.unwrap();
+        stream.write_all(&bytes).await.unwrap();
+    });
+    let message = client(&[address]).ask(&asked("a.example."), None).await;
+    assert_eq!(addresses(&message).len(), 101);
+}
+
+#[tokio::test]
+async fn a_server_that_fails_is_no_answer_if_another_has_one() {
+    let failing = server(|query| vec![code(query, ResponseCode::ServFail)]).await;
+    let refusing = server(|query| vec![code(query, ResponseCode::Refused)]).await;
+    let good = server(|query| vec![code(query, ResponseCode::NXDomain)]).await;
+    let message = client(&[failing, refusing, good]).ask(&asked("a.example."), None).await;
+    assert_eq!(message.metadata.response_code, ResponseCode::NXDomain);
+    let message = client(&[refusing, failing]).ask(&asked("a.example."), None).await;
+    assert_eq!(message.metadata.response_code, ResponseCode::Refused);
+}
+
+#[tokio::test]
+async fn old_servers_are_asked_without_edns() {
+    let server = server(|query| match query.edns {
+        Some(_) => vec![code(query, ResponseCode::FormErr)],
+        None => vec![answer(query, 7)],
+    })
+    .await;
+    assert_eq!(addresses(&client(&[server]).ask(&asked("a.example."), None).await), [ip(7)]);
+}
+
+#[tokio::test]
+async fn silence_becomes_servfail_in_time() {
+    let client = client(&[server(|_| Vec::new()).await]);
+    let begin = Instant::now();
+    let message = client.ask(&asked("a.example."), None).await;
+    assert_eq!(message.metadata.response_code, ResponseCode::ServFail);
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    let nobody = super::tests::client(&[]).ask(&asked("a.example."), None).await;
+    assert_eq!(nobody.metadata.response_code, ResponseCode::ServFail);
+}
+
+/// A stub on this host that passes on what it is asked to a server far away: by way of us.
+#[tokio::test]
+async fn a_stub_that_asks_us_is_sent_to_whom_it_meant() {
+    let far = server(|query| vec![answer(query, 7)]).await;
+    // Not on loopback as far as the client knows.
+    let original = SocketAddr::new("127.0.0.1".parse().unwrap(), far.port());
+    let (questions, mut to_stub) = tokio::sync::mpsc::unbounded_channel();
+    let stub = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let client = client(&[stub.local_addr().unwrap()]);
+    let asks = Arc::clone(&client);
+    tokio::spawn(async move {
+        let mut buffer = [0; 2048];
+        let (len, from) = stub.recv_from(&mut buffer).await.unwrap();
+        questions.send(()).unwrap();
+        let query = Message::from_vec(&buffer[..len]).unwrap();
+        let own = Asked::own(query.queries[0].name().clone(), RecordType::A);
+        assert!(asks.may_loop(&own));
+        // What `join` decides, with an address that is not ours.
+        let Join::Escape(server) = asks.join(&own.key(), Some("198.51.100.53:53".parse().unwrap())) else {
+            panic!("it was not noticed")
+        };
+        assert_eq!(server, "198.51.100.53:53".parse().unwrap());
+        assert!(matches!(asks.join(&own.key(), Some(server)), Join::Wait(_)), "only once");
+        let found = asks.race(&own, vec![(0, Upstream::Udp(original))]).await;
+        let mut reply = answer(&query, 0);
+        reply.answers = found.answers;
+        stub.send_to(&reply.to_vec().unwrap(), from).await.unwrap();
+    });
+    let begin = Instant::now();
+    assert_eq!(addresses(&client.ask(&asked("a.example."), None).await), [ip(7)]);
+    assert!(begin.elapsed() < STAGGER);
+    assert!(to_stub.recv().await.is_some());
+}
+
+#[tokio::test]
+async fn the_server_that_was_asked_comes_first_where_none_is_configured() {
+    let other = server(|query| vec![answer(query, 8)]).await;
+    let original = server(|query| vec![answer(query, 7)]).await;
+    let egress = Arc::new(Egress::unprotected_for_loopback_tests());
+    let config = ClientConfig { upstreams: vec![Upstream::Udp(other)], original_first: true };
+    let client = Arc::new(Client::new(egress, config));
+    assert_eq!(addresses(&client.ask(&asked("a.example."), Some(original)).await), [ip(7)]);
+    assert_eq!(addresses(&client.ask(&asked("b.example."), None).await), [ip(8)]);
+    assert_eq!(client.order(Some(other)).len(), 1);
+}
+
+#[tokio::test]
+async fn addresses_that_lead_back_are_not_resolved_to() {
+    let fake = Arc::new(AtomicBool::new(true));
+    let only_fake = Arc::clone(&fake);
+    let server = server(move |query| match query.queries[0].query_type() {
+        RecordType::A if only_fake.load(Relaxed) => vec![answer(query, 66)],
+        RecordType::A => vec![answer(query, 7)],
+        _ => vec![code(query, ResponseCode::NoError)],
+    })
+    .await;
+    let client = client(&[server]);
+    client.egress.set_forbidden(vec!["192.0.2.64/26".parse().unwrap()]);
+    let error = client.resolve("a.example").await.unwrap_err();
+    assert!(error.to_string().contains("nothing may be sent to"), "{error}");
+    fake.store(false, Relaxed);
+    let found = client.resolve("b.example").await.unwrap();
+    assert_eq!(found, Resolved { addresses: vec![ip(7)], ttl: Duration::from_secs(60) });
+}
+
+#[tokio::test]
+async fn both_families_are_resolved() {
+    let client = client(&[server(|query| vec![answer(query, 7)]).await]);
+    let found = client.resolve("a.example").await.unwrap();
+    assert_eq!(found.addresses, [ip(7), "2001:db8::7".parse().unwrap()]);
+}
+
+#[tokio::test]
+async fn a_name_without_addresses_is_not_found() {
+    let client = client(&[server(|query| vec![code(query, ResponseCode::NXDomain)]).await]);
+    assert_eq!(client.resolve("a.example").await.unwrap_err().kind(), io::ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn the_number_of_questions_on_their_way_is_limited() {
+    let client = client(&[server(|_| Vec::new()).await]);
+    let landings: Vec<_> =
+        (0..MOST_FLIGHTS).map(|n| client.join(&asked(&format!("{n}.example.")).key(), None)).collect();
+    assert!(landings.iter().all(|join| matches!(join, Join::Lead(..))));
+    let message = client.ask(&asked("one.more.example."), None).await;
+    assert_eq!(message.metadata.response_code, ResponseCode::ServFail);
+    assert_eq!(client.counters().limited, 1);
+}

@@ -1,0 +1,139 @@
+//! One question to one server.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use hickory_proto::op::{Message, ResponseCode};
+use oneway_egress::{Egress, EgressError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout_at};
+
+use crate::Upstream;
+use crate::message::{Unfit, accept};
+
+/// When a datagram is taken for lost and sent again. Most resolvers answer from their cache within a tenth.
+const RESEND: Duration = Duration::from_secs(1);
+
+/// Room for an answer over UDP: more than we say that we take, for servers that do not look.
+const BUFFER: usize = 4096;
+
+/// Why a server gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// No protected socket could be made or connected.
+    #[error("{0}")]
+    Egress(#[from] EgressError),
+    /// The socket failed. An ICMP error is one of these.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// It said nothing in time.
+    #[error("no answer in time")]
+    Silent,
+    /// What it said cannot be parsed.
+    #[error("a malformed answer")]
+    Malformed,
+}
+
+/// Messages that were dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Dropped {
+    /// To another question, or with another number: guesses.
+    pub(crate) foreign: AtomicU64,
+    /// Could not be parsed.
+    pub(crate) malformed: AtomicU64,
+}
+
+/// Asks one server, over TCP after UDP if the answer is too long, and without EDNS if it does not know that.
+pub(crate) async fn ask(
+    egress: &Egress,
+    upstream: Upstream,
+    query: Message,
+    until: Instant,
+    dropped: &Dropped,
+) -> Result<Message, ExchangeError> {
+    let answer = once(egress, upstream, &query, until, dropped).await?;
+    if answer.metadata.response_code != ResponseCode::FormErr || query.edns.is_none() {
+        return Ok(answer);
+    }
+    // RFC 6891, 7: what servers say that were made before it.
+    let mut plain = Message::query();
+    plain.metadata.recursion_desired = query.metadata.recursion_desired;
+    plain.queries = query.queries;
+    once(egress, upstream, &plain, until, dropped).await
+}
+
+async fn once(
+    egress: &Egress,
+    upstream: Upstream,
+    query: &Message,
+    until: Instant,
+    dropped: &Dropped,
+) -> Result<Message, ExchangeError> {
+    let bytes = query.to_vec().map_err(|error| io::Error::other(error.to_string()))?;
+    let timed = match upstream {
+        Upstream::Tcp(server) => timeout_at(until, tcp(egress, server, query, &bytes, dropped)).await,
+        Upstream::Udp(server) => match timeout_at(until, udp(egress, server, query, &bytes, dropped)).await {
+            Ok(Ok(None)) => timeout_at(until, tcp(egress, server, query, &bytes, dropped)).await,
+            Ok(Ok(Some(answer))) => return Ok(answer),
+            Ok(Err(error)) => return Err(error),
+            Err(elapsed) => Err(elapsed),
+        },
+    };
+    timed.unwrap_or(Err(ExchangeError::Silent))
+}
+
+/// None if the answer does not fit. Each question has a socket of its own, whose port nobody can guess (RFC 5452, 9.2),
+/// and which takes nothing from others than the server.
+async fn udp(
+    egress: &Egress,
+    server: SocketAddr,
+    query: &Message,
+    bytes: &[u8],
+    dropped: &Dropped,
+) -> Result<Option<Message>, ExchangeError> {
+    let socket = egress.udp_for(server)?;
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        socket.send(bytes).await?;
+        let resend = Instant::now() + RESEND;
+        while let Ok(received) = timeout_at(resend, socket.recv(&mut buffer)).await {
+            match accept(query, buffer.get(..received?).unwrap_or_default()) {
+                Ok(answer) => return Ok(Some(answer)),
+                Err(Unfit::Truncated) => return Ok(None),
+                // The right answer may still come.
+                Err(Unfit::Foreign) => dropped.foreign.fetch_add(1, Relaxed),
+                Err(Unfit::Malformed) => dropped.malformed.fetch_add(1, Relaxed),
+            };
+        }
+    }
+}
+
+/// RFC 1035, 4.2.2.
+async fn tcp(
+    egress: &Egress,
+    server: SocketAddr,
+    query: &Message,
+    bytes: &[u8],
+    dropped: &Dropped,
+) -> Result<Message, ExchangeError> {
+    let mut stream = egress.connect_tcp(server).await?;
+    let mut framed = u16::try_from(bytes.len()).map_err(io::Error::other)?.to_be_bytes().to_vec();
+    framed.extend_from_slice(bytes);
+    stream.write_all(&framed).await?;
+    let len = stream.read_u16().await?;
+    let mut buffer = vec![0; usize::from(len)];
+    stream.read_exact(&mut buffer).await?;
+    match accept(query, &buffer) {
+        Ok(answer) => Ok(answer),
+        Err(Unfit::Foreign) => {
+            dropped.foreign.fetch_add(1, Relaxed);
+            Err(ExchangeError::Malformed)
+        }
+        Err(Unfit::Malformed | Unfit::Truncated) => {
+            dropped.malformed.fetch_add(1, Relaxed);
+            Err(ExchangeError::Malformed)
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Files in a folder that is the user's own.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+/// An empty file, for writing.
+pub(super) fn create(path: &Path) -> io::Result<File> {
+    File::create(path)
+}

@@ -1,0 +1,213 @@
+//! Captured DNS, and the names of destinations and proxies.
+
+mod by_name;
+mod proxies;
+mod resolver;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use oneway_dns::{
+    Client, ClientConfig, DEFAULT_EXCLUDED, FakeIp, FakeIpConfig, Mode, Patterns, Pinned, Server, Upstream,
+    nameservers,
+};
+use oneway_egress::Egress;
+use oneway_flow::Target;
+use oneway_route::{Family, Snapshot};
+
+use crate::config::{ConfigError, ConfigErrors, DnsConfig, DnsMode, DnsUpstream};
+use crate::control::DnsCounters;
+use crate::error::EngineError;
+pub(crate) use proxies::keep as keep_proxies;
+pub(crate) use resolver::ProxyResolver;
+
+/// The port that queries go to.
+const PORT: u16 = 53;
+
+/// Where the C library looks for servers.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// The servers behind systemd's stub, which would ask them by way of us (systemd-resolved(8)).
+const BEHIND_RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
+
+/// What the workers need for names.
+#[derive(Debug)]
+pub(crate) struct Dns {
+    mode: DnsMode,
+    /// None: captured queries are carried like any other traffic.
+    server: Option<Server>,
+    fake: Option<Arc<FakeIp>>,
+    client: Arc<Client>,
+}
+
+/// Where a captured packet really wants to go.
+#[derive(Debug)]
+pub(crate) struct Destined {
+    /// What outbounds are told. The name is there if the address only stands for it.
+    pub(crate) target: Target,
+    /// What rules are asked about. It also has the name that a real address was asked for by.
+    pub(crate) judged: Target,
+    /// Keeps a fake address for as long as it is in use.
+    pub(crate) pin: Option<Pinned>,
+}
+
+impl Dns {
+    /// `families` are captured; `state` is the file that keeps the fake addresses.
+    pub(crate) fn new(
+        config: &DnsConfig,
+        egress: &Arc<Egress>,
+        families: &[Family],
+        state: &Path,
+    ) -> Result<Self, EngineError> {
+        let client = Arc::new(Client::new(Arc::clone(egress), client_config(config, egress)));
+        let fake = match config.mode {
+            DnsMode::FakeIp => Some(Arc::new(fake_ip(config, families, state)?)),
+            DnsMode::Real | DnsMode::Off => None,
+        };
+        let mode = match (&fake, config.mode) {
+            (_, DnsMode::Off) => None,
+            (Some(fake), _) => Some(Mode::FakeIp(Arc::clone(fake))),
+            (None, _) => Some(Mode::Real),
+        };
+        let server = mode.map(|mode| Server::new(mode, Arc::clone(&client)));
+        Ok(Self { mode: config.mode, server, fake, client })
+    }
+
+    /// Who asks the upstreams.
+    pub(crate) fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
+    /// The server that a packet to `dst` is answered by, if it is a query that is answered here.
+    pub(crate) fn hijacks(&self, dst: SocketAddr) -> Option<&Server> {
+        if dst.port() == PORT { self.server.as_ref() } else { None }
+    }
+
+    /// Whether an address only stands for a name.
+    pub(crate) fn is_fake(&self, ip: IpAddr) -> bool {
+        self.fake.as_ref().is_some_and(|fake| fake.contains(ip))
+    }
+
+    /// The name that a fake address stands for.
+    pub(crate) fn fake_name(&self, ip: IpAddr) -> Option<Arc<str>> {
+        self.fake.as_ref()?.name(ip)
+    }
+
+    /// Keeps a fake address.
+    pub(crate) fn pin(&self, ip: IpAddr) -> Option<Pinned> {
+        self.fake.as_ref()?.pin(ip)
+    }
+
+    /// What a connection to `dst` is about; none if that is a fake address that stands for nothing (any more), which
+    /// must never be dialled.
+    pub(crate) fn destined(&self, dst: SocketAddr) -> Option<Destined> {
+        if self.is_fake(dst.ip()) {
+            let pin = self.pin(dst.ip())?;
+            let target = Target { addr: dst, host: Some(Arc::clone(pin.name())) };
+            return Some(Destined { judged: target.clone(), target, pin: Some(pin) });
+        }
+        let target = Target::from_addr(dst);
+        let host = self.asked_name(dst.ip());
+        Some(Destined { judged: Target { addr: dst, host }, target, pin: None })
+    }
+
+    /// The name that a client has asked for and got this address.
+    pub(crate) fn asked_name(&self, ip: IpAddr) -> Option<Arc<str>> {
+        self.server.as_ref()?.memory().name(ip)
+    }
+
+    /// What was done, for `status`.
+    pub(crate) fn counters(&self) -> DnsCounters {
+        let server = self.server.as_ref().map(Server::counters).unwrap_or_default();
+        let client = self.client.counters();
+        DnsCounters {
+            mode: self.mode.as_str().to_owned(),
+            queries: server.queries,
+            fake: server.fake,
+            cached: server.cached,
+            forwarded: server.forwarded,
+            failed: server.failed,
+            malformed: server.malformed + client.malformed,
+            spoofed: client.foreign,
+            loops: client.loops,
+            names: self.fake.as_ref().map_or(0, |fake| fake.len() as u64),
+        }
+    }
+}
+
+/// The ranges that must neither be sent to nor be taken for real.
+pub(crate) fn pools(config: &DnsConfig) -> Vec<IpNet> {
+    match config.mode {
+        DnsMode::FakeIp => config.fake_ip.pools().to_vec(),
+        DnsMode::Real | DnsMode::Off => Vec::new(),
+    }
+}
+
+/// Says which of the host's routes would take fake addresses elsewhere: more specific ones win over the capture.
+pub(crate) fn warn_of_routes(pools: &[IpNet], host: &Snapshot) {
+    for pool in pools {
+        let overlaps = |net: &IpNet| net.contains(&pool.network()) || pool.contains(&net.network());
+        for route in host.routes.iter().filter(|route| route.dst.prefix_len() > 0 && overlaps(&route.dst)) {
+            tracing::warn!(route = %route.dst, %pool, "a route of this host takes fake addresses; see dns.fake-ip");
+        }
+    }
+}
+
+fn fake_ip(config: &DnsConfig, families: &[Family], state: &Path) -> Result<FakeIp, EngineError> {
+    let settings = &config.fake_ip;
+    let wrong = |why: String| {
+        let error = ConfigError::new(None, format!("dns.fake-ip: {why}"));
+        EngineError::Config(ConfigErrors::from(error))
+    };
+    let patterns = DEFAULT_EXCLUDED.iter().copied().chain(settings.exclude.iter().map(|p| p.as_str()));
+    let exclude = Patterns::new(patterns).map_err(|error| wrong(error.to_string()))?;
+    let has = |family| families.contains(&family);
+    FakeIp::new(FakeIpConfig {
+        v4: has(Family::V4).then(|| settings.v4.net()),
+        v6: has(Family::V6).then(|| settings.v6.net()),
+        exclude,
+        file: settings.persist.then(|| state.to_owned()),
+        place: oneway_route::netns()?.to_string(),
+    })
+    .map_err(|error| wrong(error.to_string()))
+}
+
+/// Without any upstream in the configuration, the server that a client asks is the one that it trusts; those of the
+/// system are for names that nobody asked a server for.
+fn client_config(config: &DnsConfig, egress: &Egress) -> ClientConfig {
+    let system = || system_servers().into_iter().map(Upstream::Udp);
+    let mut upstreams: Vec<Upstream> = Vec::new();
+    for upstream in &config.upstream {
+        match upstream {
+            DnsUpstream::System => upstreams.extend(system()),
+            DnsUpstream::Udp(addr) => upstreams.push(Upstream::Udp(*addr)),
+            DnsUpstream::Tcp(addr) => upstreams.push(Upstream::Tcp(*addr)),
+        }
+    }
+    let original_first = config.upstream.is_empty();
+    if original_first {
+        upstreams.extend(system());
+    }
+    // What leads into the TUN is ourselves.
+    upstreams.retain(|upstream| {
+        let checked = egress.check_addr(upstream.addr());
+        if let Err(error) = &checked {
+            tracing::warn!(server = %upstream.addr(), %error, "this DNS upstream cannot be asked");
+        }
+        checked.is_ok()
+    });
+    ClientConfig { upstreams, original_first }
+}
+
+fn system_servers() -> Vec<SocketAddr> {
+    let read = |path| nameservers(&std::fs::read_to_string(path).unwrap_or_default());
+    let servers = read(RESOLV_CONF);
+    if servers.iter().all(|server| server.ip().is_loopback()) {
+        let behind = read(BEHIND_RESOLVED);
+        if !behind.is_empty() {
+            return behind;
+        }
+    }
+    servers
+}
