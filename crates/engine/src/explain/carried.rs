@@ -89,7 +89,11 @@ mod tests {
     fn host() -> Snapshot {
         let net = "192.0.2.2/24".parse().unwrap();
         Snapshot {
-            links: vec![link(UPLINK, "eth0", None), link(OTHER, "wg0", Some("wireguard"))],
+            links: vec![
+                Link { loopback: true, ..link(IfIndex(1), "lo", None) },
+                link(UPLINK, "eth0", None),
+                link(OTHER, "wg0", Some("wireguard")),
+            ],
             addresses: vec![Address { index: UPLINK, net, peer: None, scope: 0, flags: 0x80 }],
             routes: vec![
                 Route::unicast("192.0.2.0/24".parse().unwrap(), UPLINK),

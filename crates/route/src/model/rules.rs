@@ -1,5 +1,9 @@
 //! Which rules match a packet, and in which order they are asked (`fib_rules_lookup`, net/core/fib_rules.c).
 
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+
 use super::{Found, Packet, Ruled, Verdict};
 use crate::host::{Rule, RuleAction, Snapshot};
 use crate::id::{IfIndex, Table};
@@ -100,15 +104,19 @@ fn matches(host: &Snapshot, rule: &Rule, packet: &Packet) -> Match {
     };
     let iif = packet.iif.or_else(|| Some(super::loopback(host)));
     let mark = rule.fwmark.is_none_or(|(mark, mask)| (mark.0 ^ packet.mark) & mask == 0);
-    let within = |net: Option<ipnet::IpNet>, address: Option<std::net::IpAddr>| {
-        // An address that is not chosen yet is the unspecified one, which lies in networks of length 0 alone.
+    // A source that is not chosen yet is 0.0.0.0 to IPv4, and to IPv6 none at all, which only ::/0 has in it.
+    let source = match packet.dst {
+        IpAddr::V4(_) => Some(packet.src.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))),
+        IpAddr::V6(_) => packet.src,
+    };
+    let within = |net: Option<IpNet>, address: Option<IpAddr>| {
         net.is_none_or(|net| address.map_or(net.prefix_len() == 0, |a| net.contains(&a)))
     };
     let known = rule.iif.as_deref().is_none_or(|name| device(name, iif))
         && rule.oif.as_deref().is_none_or(|name| device(name, packet.oif))
         && mark
         && rule.uids.is_none_or(|(first, last)| (first..=last).contains(&packet.uid))
-        && within(rule.src, packet.src)
+        && within(rule.src, source)
         && within(rule.dst, Some(packet.dst))
         && rule.tos == 0;
     if known && !rule.other.is_empty() {

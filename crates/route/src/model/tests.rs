@@ -160,6 +160,17 @@ fn rules_by_source_meet_a_socket_the_second_time() {
 }
 
 #[test]
+fn a_source_that_is_not_chosen_is_zero_to_ipv4_and_none_to_ipv6() {
+    let mut host = fake::host();
+    for (family, src) in [(Family::V4, "0.0.0.0/5"), (Family::V6, "::/5")] {
+        let rule = Rule { action: RuleAction::Prohibit, ..Rule::lookup(family, Priority(5), Table::MAIN) };
+        host.rules.insert(0, Rule { src: Some(src.parse().unwrap()), ..rule });
+    }
+    assert_eq!(one(&host, &to("203.0.113.1")).answer.kind, RouteKind::Prohibit);
+    assert_eq!(one(&host, &to("2001:db8:ffff::1")).answer.kind, RouteKind::Unicast);
+}
+
+#[test]
 fn marks_are_compared_under_their_mask() {
     let mut host = fake::host();
     let rule = Rule { action: RuleAction::Blackhole, ..Rule::lookup(Family::V4, Priority(5), Table::MAIN) };

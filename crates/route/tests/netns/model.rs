@@ -25,6 +25,8 @@ crate::trials!(
 );
 
 const SEEDS: u64 = 50;
+/// Seeds that have found something: rules by a source that is not chosen yet.
+const FOUND: [u64; 2] = [1051, 1072];
 const QUESTIONS: usize = 160;
 const DEVICES: [&str; 3] = ["eth0", "eth1", "eth2"];
 const TABLES: [u32; 5] = [254, 254, 100, 101, 253];
@@ -283,7 +285,7 @@ fn agree(host: &Snapshot, asked: &RouteQuery, seed: u64) -> usize {
 fn seeds() -> Vec<u64> {
     match std::env::var("MODEL_SEED") {
         Ok(seed) => vec![seed.parse().unwrap()],
-        Err(_) => (0..SEEDS).collect(),
+        Err(_) => (0..SEEDS).chain(FOUND).collect(),
     }
 }
 
