@@ -96,7 +96,7 @@ fn a_configuration_is_carried_over() {
             "clash.yaml:12:1: groups of type select are not available: \"Other\" stands for its member \"web\"",
             "clash.yaml:11:1: groups of type url-test are not available: \"Auto\" stands for its member \"web\"",
             "clash.yaml:13:1: the group \"Lost\" has no member that is carried over; rules to it lead to block",
-            "clash.yaml:16:1: the rule set \"common\" is not loaded by itself: put https://lists.example/ads.yaml at \"./ads.yaml\"",
+            "clash.yaml:15:1: the rule set \"common\" is not loaded by itself: put https://lists.example/ads.yaml at \"./ads.yaml\"",
             "clash.yaml:21:1: the rule set \"nets\" is not loaded by itself: put https://lists.example/ads.yaml at \"nets.txt\"",
             "clash.yaml:35:1: the rule \"IN-PORT,7890,direct\" is left out: IN-PORT is not supported: there is nothing here that it could ask about",
             "clash.yaml:1:1: the database of GEOIP is not loaded by itself: put it at \"country.mmdb\"",

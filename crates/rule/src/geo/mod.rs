@@ -3,3 +3,6 @@
 pub(crate) mod asn;
 pub(crate) mod ip;
 pub(crate) mod site;
+
+#[cfg(test)]
+mod tests;

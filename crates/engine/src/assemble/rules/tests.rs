@@ -51,7 +51,7 @@ fn what_is_left_out_is_told() {
         load(toml, files).unwrap(),
         [
             "a.list:2:1: USER-AGENT is not supported: there is nothing here that it could ask about; this entry is left out",
-            "oneway.toml:5:47: rule \"DST-PORT,1,block\" stands behind a MATCH and is never reached",
+            "oneway.toml:5:45: rule \"DST-PORT,1,block\" stands behind a MATCH and is never reached",
             "oneway.toml:4:10: the rules of \"r.txt\" stand behind a MATCH and are never reached",
         ]
     );
