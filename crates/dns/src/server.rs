@@ -8,6 +8,8 @@ use std::time::Instant;
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
+use lru::LruCache;
+use parking_lot::RwLock;
 
 use crate::fake_ip::{Fake, TTL};
 use crate::message::{Asked, Refusal, parse_query};
@@ -15,6 +17,9 @@ use crate::{Client, FakeIp, Memory};
 
 /// Addresses whose names are remembered.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(16 * 1024).unwrap();
+
+/// Servers that are remembered to have been asked.
+const SERVERS: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 
 /// What names are answered with.
 #[derive(Clone, Debug)]
@@ -68,6 +73,7 @@ pub struct Server {
     mode: Mode,
     client: Arc<Client>,
     memory: Memory,
+    servers: RwLock<LruCache<IpAddr, ()>>,
     queries: AtomicU64,
     fake: AtomicU64,
     cached: AtomicU64,
@@ -83,6 +89,7 @@ impl Server {
             mode,
             client,
             memory: Memory::new(REMEMBERED),
+            servers: RwLock::new(LruCache::new(SERVERS)),
             queries: AtomicU64::new(0),
             fake: AtomicU64::new(0),
             cached: AtomicU64::new(0),
@@ -95,6 +102,19 @@ impl Server {
     /// The names of the real addresses that were answered.
     pub fn memory(&self) -> &Memory {
         &self.memory
+    }
+
+    /// Whether somebody has asked this server over UDP, and was answered here. So it is one to whom it was asked, and
+    /// connections to it need not be tried.
+    pub fn stands_for(&self, server: IpAddr) -> bool {
+        self.servers.read().contains(&server)
+    }
+
+    /// Notes that it was asked.
+    pub fn asked(&self, server: IpAddr) {
+        if !self.stands_for(server) {
+            self.servers.write().put(server, ());
+        }
     }
 
     /// What it has done.

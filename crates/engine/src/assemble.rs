@@ -44,7 +44,8 @@ pub(crate) fn dispatch(
         let name = &config.rules.final_outbound;
         errors.push(ConfigError::new(None, format!("the final outbound {name:?} is not defined")));
     }
-    let rules = rules::compile(&config.rules, &outbound, last.unwrap_or(OutboundId(0)), &mut errors);
+    let rules =
+        rules::compile(&config.rules, &outbound, last.unwrap_or(OutboundId(0)), config.dns.mode, &mut errors);
     match (ConfigErrors::collect(errors), rules) {
         (None, Some((rules, warnings))) => Ok((Dispatch::new(rules, "MATCH", entries), warnings)),
         (Some(errors), _) => Err(EngineError::Config(errors)),

@@ -134,6 +134,18 @@ fn in_real_mode_everything_is_asked_for() {
 }
 
 #[test]
+fn servers_that_were_asked_are_remembered_up_to_a_limit() {
+    let server = server(|| Mode::Real);
+    let ip = |n: u32| IpAddr::from(n.to_be_bytes());
+    for n in 0..2 * SERVERS.get() as u32 {
+        assert!(!server.stands_for(ip(n)));
+        server.asked(ip(n));
+        assert!(server.stands_for(ip(n)));
+    }
+    assert!(!server.stands_for(ip(0)));
+}
+
+#[test]
 fn what_is_no_query_is_counted() {
     let server = server(|| Mode::Real);
     for bytes in [&b""[..], b"x", &[0xff; 40], &[0; 2000]] {

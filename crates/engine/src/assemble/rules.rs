@@ -8,13 +8,14 @@ use oneway_rule::{
     SetError, SetId, SubId,
 };
 
-use crate::config::{ConfigError, DataFile, Origin, RuleLine, RulesConfig};
+use crate::config::{ConfigError, DataFile, DnsMode, Origin, RuleLine, RulesConfig};
 
-/// Parses and compiles. What is wrong goes to `errors`, and then there are no rules.
+/// Parses and compiles, for flows whose names are known in this way. What is wrong goes to `errors`, and then there are no rules.
 pub(super) fn compile(
     config: &RulesConfig,
     outbound: &dyn Fn(&str) -> Option<OutboundId>,
     last: OutboundId,
+    names: DnsMode,
     errors: &mut Vec<ConfigError>,
 ) -> Option<(RuleSet, Vec<ConfigError>)> {
     let mut warnings = Vec::new();
@@ -80,10 +81,9 @@ pub(super) fn compile(
     let asn = asn.map(Arc::new);
     match RuleSet::compile(Program { rules, subs, sets, geosite, geoip, asn, last }) {
         Ok(rules) => {
-            if rules.needs().host {
-                // Where names will be found: `crate::dispatch::target`.
+            if rules.needs().host && names == DnsMode::Off {
                 let message =
-                    "rules on names never match in this version: nothing tells the names of flows yet";
+                    "rules on names match nothing with dns.mode = \"off\": nothing tells the names of flows";
                 warnings.push(ConfigError::new(None, message));
             }
             Some((rules, warnings))

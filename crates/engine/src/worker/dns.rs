@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use oneway_dns::{MAX_QUERY, Quick, Transport};
 use oneway_egress::local_pair;
+use oneway_flow::Target;
 use oneway_outbound::{Connected, DialError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -16,7 +17,7 @@ use tokio::time::timeout;
 
 use super::Worker;
 use super::reply::DATAGRAM_HEADROOM;
-use crate::dispatch::Entry;
+use crate::dispatch::{Choice, Entry};
 use crate::dns::Destined;
 
 /// How long a connection may be silent (RFC 7766, 6.2.3: a few seconds).
@@ -33,7 +34,11 @@ impl Worker {
             return self.shared.stats.ignored.add();
         }
         let Some(dns) = self.shared.dns.hijacks(server) else { return };
-        match dns.quick(query, Transport::Udp, Instant::now()) {
+        let quick = dns.quick(query, Transport::Udp, Instant::now());
+        if !matches!(quick, Quick::Drop) {
+            dns.asked(server.ip());
+        }
+        match quick {
             Quick::Answer(answer) => self.dns_reply(&answer, server, client),
             Quick::Drop => {}
             Quick::Ask(_) if self.dns_waiting.get() >= self.shared.limits.dns_queries => {
@@ -62,6 +67,14 @@ impl Worker {
         self.write_datagrams(&mut buffer, payload, size, server, client);
     }
 
+    /// The rule and the outbound that are shown for a flow.
+    pub(super) fn labels(&self, choice: &Choice<'_>, target: &Target) -> (Arc<str>, Arc<str>) {
+        match self.shared.dns.hijacks(target.addr) {
+            Some(_) => ("dns".into(), "dns".into()),
+            None => (choice.rule(), Arc::clone(&choice.entry.name)),
+        }
+    }
+
     /// Connects a flow by its outbound, by name where only that is known, or to the DNS server here.
     pub(super) async fn connect(
         self: &Rc<Self>,
@@ -70,9 +83,23 @@ impl Worker {
     ) -> Result<Connected, DialError> {
         let shared = &self.shared;
         let target = &destined.target;
-        if shared.dns.hijacks(target.addr).is_some() {
+        if let Some(dns) = shared.dns.hijacks(target.addr) {
+            // Connected means connected: where nobody is known to be a DNS server, a scan would see one everywhere.
+            if !dns.stands_for(target.addr.ip()) {
+                drop(self.connect_outside(entry, destined).await?);
+            }
             return self.dns_stream(target.addr).await;
         }
+        self.connect_outside(entry, destined).await
+    }
+
+    async fn connect_outside(
+        self: &Rc<Self>,
+        entry: &Entry,
+        destined: &Destined,
+    ) -> Result<Connected, DialError> {
+        let shared = &self.shared;
+        let target = &destined.target;
         if destined.pin.is_some() && entry.is_direct() {
             return Box::pin(shared.dns.connect(&shared.egress, target)).await;
         }

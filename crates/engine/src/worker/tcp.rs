@@ -188,13 +188,8 @@ impl Worker {
         };
         let choice = shared.dispatch.choose_waiting(&subject).await;
         let target = destined.target.clone();
-        let flow = shared.flows.enter(
-            Network::Tcp,
-            conn.client,
-            target.clone(),
-            choice.rule(),
-            Arc::clone(&choice.entry.name),
-        );
+        let (rule, outbound) = self.labels(&choice, &target);
+        let flow = shared.flows.enter(Network::Tcp, conn.client, target.clone(), rule, outbound);
         let result = tokio::select! {
             result = self.connect(choice.entry, &destined) => result,
             () = conn.data.cancelled.notified() => {

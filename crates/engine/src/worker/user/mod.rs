@@ -20,7 +20,6 @@ use std::future::poll_fn;
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -258,13 +257,8 @@ impl Worker {
         };
         let choice = shared.dispatch.choose_waiting(&subject).await;
         let target = destined.target.clone();
-        let guard = shared.flows.enter(
-            Network::Tcp,
-            client,
-            target.clone(),
-            choice.rule(),
-            Arc::clone(&choice.entry.name),
-        );
+        let (rule, outbound) = self.labels(&choice, &target);
+        let guard = shared.flows.enter(Network::Tcp, client, target.clone(), rule, outbound);
         let result = tokio::select! {
             result = self.connect(choice.entry, &destined) => result,
             () = cancelled.notified() => return self.give_up(flow),
