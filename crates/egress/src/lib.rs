@@ -10,11 +10,15 @@
 
 #![deny(unsafe_code)]
 
+mod breaker;
 mod buffers;
+mod canary;
 mod choose;
+mod detour;
 mod egress;
 mod error;
 mod forbidden;
+mod handle;
 mod icmp;
 mod icmp_error;
 mod new_socket;
@@ -23,10 +27,14 @@ mod protected;
 mod prove;
 mod reach;
 mod recv_batch;
+mod registry;
+mod returned;
 mod so_bindtodevice;
 mod so_mark;
 mod strategy;
 
+pub use breaker::Quarantined;
+pub use canary::Canary;
 pub use choose::{Choice, Uplink, choose};
 pub use egress::{Counters, Egress, SelfTest};
 pub use error::{EgressError, ForbiddenReason};
@@ -37,4 +45,5 @@ pub use protected::Protected;
 pub use prove::{Finding, Verdict};
 pub use reach::Reach;
 pub use recv_batch::{Datagram, RecvBatch};
+pub use registry::{Registered, Transport};
 pub use strategy::{Protect, Strategy};
