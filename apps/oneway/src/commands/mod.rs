@@ -2,6 +2,7 @@
 
 pub(crate) mod check;
 pub(crate) mod completions;
+pub(crate) mod confirm;
 pub(crate) mod flows;
 pub(crate) mod plan;
 pub(crate) mod recover;
@@ -45,6 +46,7 @@ fn unexpected(request: ControlRequest, reply: &ControlReply) -> Failure {
         ControlReply::Status(_) => "a status",
         ControlReply::Flows(_) => "a list of flows",
         ControlReply::Stopped => "that it stopped",
+        ControlReply::Confirmed(_) => "that it stays",
         ControlReply::Error(why) => why,
     };
     ControlError::Refused(format!("oneway was asked for {request:?} and answers with {what}")).into()

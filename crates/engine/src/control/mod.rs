@@ -18,8 +18,8 @@ mod socket;
 pub use error::{ControlError, StateError};
 pub use lock::InstanceLock;
 pub use message::{
-    Bytes, ControlReply, ControlRequest, Counters, FlowInfo, Health, LoopVerdict, OutboundStatus,
-    ProtectStatus, Status, TcpCounters, TunCounters, UdpCounters, UplinkStatus, Verdict,
+    Bytes, ControlReply, ControlRequest, Counters, FlowInfo, GuardStatus, Health, LoopVerdict,
+    OutboundStatus, ProtectStatus, Status, TcpCounters, TunCounters, UdpCounters, UplinkStatus, Verdict,
 };
 pub use path::StatePaths;
 pub use socket::{ControlClient, ControlServer};
