@@ -349,8 +349,9 @@ impl Egress {
         made
     }
 
-    /// A socket that is connecting, its own address, and its place among our own: known by the time its SYN comes back,
-    /// should it do so.
+    /// A socket that is connecting, its own address, and its place among our own. It has an address only once its SYN has
+    /// left. A worker that reads that SYN back before it is known here takes it for a new flow; the SYN of that one then is
+    /// known.
     fn tcp_socket(&self, dst: SocketAddr) -> Result<(TcpStream, SocketAddr, Registered), EgressError> {
         self.check_addr(dst)?;
         let reach = self.reach(dst.ip())?;
