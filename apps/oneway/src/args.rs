@@ -75,6 +75,8 @@ pub(crate) enum Command {
     },
     /// Stop the running instance and undo its changes
     Stop,
+    /// Keep what `run --confirm` set up
+    Confirm,
     /// Undo what a killed instance left behind
     Recover,
     /// Show the main job in throw-away network namespaces
@@ -95,8 +97,6 @@ pub(crate) enum Command {
     Exec(Later),
     #[command(hide = true)]
     Reload(Later),
-    #[command(hide = true)]
-    Confirm(Later),
     #[command(hide = true)]
     Exclude(Later),
     #[command(hide = true)]
@@ -195,7 +195,8 @@ pub(crate) struct CaptureArgs {
     /// Refuse traffic that cannot be captured or carried instead of letting it through
     #[arg(long)]
     strict: bool,
-    #[arg(long, value_name = "SECONDS", hide = true)]
+    /// Undo everything after so long, unless `oneway confirm` comes before
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     confirm: Option<u32>,
     #[arg(long, value_name = "ADDR:PORT", hide = true)]
     api: Option<SocketAddr>,

@@ -85,7 +85,7 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
         2,
         "--capture: capture mode tproxy is not available in this version",
     );
-    for option in [&["--confirm", "60"][..], &["--api", "127.0.0.1:1"], &["--exclude-process", "ssh"]] {
+    for option in [&["--api", "127.0.0.1:1"][..], &["--exclude-process", "ssh"]] {
         let output = oneway(&[&["run"], option].concat());
         assert_eq!(output.status.code(), Some(2));
         assert!(text(&output.stderr).ends_with(" is not available in this version\n"), "{output:?}");
@@ -280,6 +280,7 @@ fn help_shows_what_is_there_and_nothing_else() {
         "status",
         "flows",
         "stop",
+        "confirm",
         "recover",
         "import",
         "demo",
@@ -288,7 +289,7 @@ fn help_shows_what_is_there_and_nothing_else() {
     ] {
         assert!(help.contains(&format!("\n  {command} ")), "{command}: {help}");
     }
-    for later in ["exec", "reload", "confirm", "exclude", "lab"] {
+    for later in ["exec", "reload", "exclude", "lab"] {
         assert!(!help.contains(&format!("\n  {later} ")), "{later}: {help}");
         fails(
             &[later, "--some", "-x", "--", "words"],

@@ -43,8 +43,7 @@ pub fn choose(protect: Protect, mark: Mark, uplink: Option<&Uplink>) -> Result<C
             ),
             _ => match try_mark(mark) {
                 Ok(choice) => Ok(choice),
-                Err(no_mark) if uplink.is_some() => try_bind(uplink, &format!("second choice: {no_mark}")),
-                Err(no_mark) => Err(no_mark),
+                Err(no_mark) => try_bind(uplink, &format!("second choice: {no_mark}")),
             },
         },
         Protect::SourceRule => Err(unsupported(protect, "use --protect mark, which needs no source address")),
@@ -62,8 +61,8 @@ fn try_mark(mark: Mark) -> Result<Choice, EgressError> {
 fn try_bind(uplink: Option<&Uplink>, because: &str) -> Result<Choice, EgressError> {
     let Some(Uplink { index, name, .. }) = uplink else {
         let why =
-            "there is no uplink to bind to; connect one, name one with --interface, or use --protect mark";
-        return Err(EgressError::Protect { mechanism: "SO_BINDTODEVICE", why: why.to_owned(), source: None });
+            format!("there is no uplink to bind to yet, and no socket is made before there is; {because}");
+        return Ok(Choice { strategy: Strategy::unbound(), why });
     };
     let strategy = Strategy::Bind { index: *index, name: name.clone() };
     trial(&strategy)?;

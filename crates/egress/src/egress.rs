@@ -7,16 +7,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use oneway_route::Family;
+use oneway_route::{Family, IfIndex};
 use parking_lot::RwLock;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpSocket, TcpStream, UdpSocket};
+use tokio::net::{TcpStream, UdpSocket};
 
+use crate::breaker::Breaker;
+use crate::detour::Detours;
 use crate::forbidden::{Forbidden, canonical};
+use crate::handle::Handle;
 use crate::reach::{ReachCache, is_local};
+use crate::registry::Registry;
 use crate::{
-    EgressError, IcmpKind, IcmpSocket, KernelRoutes, Protected, Reach, RouteOracle, Strategy, buffers,
-    icmp_error, new_socket,
+    EgressError, IcmpKind, IcmpSocket, KernelRoutes, Protected, Reach, Registered, RouteOracle, Strategy,
+    buffers, icmp_error, new_socket,
 };
 
 /// A dead peer of an idle connection is noticed after 60 s + 10 × 30 s, while a link that is down for some
@@ -50,9 +54,12 @@ pub struct SelfTest {
 /// The maker of outgoing sockets. Shared by all workers; every method takes `&self`.
 pub struct Egress {
     strategy: RwLock<Arc<Strategy>>,
-    forbidden: Forbidden,
-    oracle: Box<dyn RouteOracle>,
+    pub(crate) forbidden: Forbidden,
+    pub(crate) oracle: Box<dyn RouteOracle>,
     reach: ReachCache,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) breaker: Breaker,
+    detours: Detours,
     /// The strategy is a binding to a device, so that datagrams have to be checked for what lies beyond it.
     bound: AtomicBool,
     made: AtomicU64,
@@ -88,6 +95,9 @@ impl Egress {
             forbidden: Forbidden::new(forbidden),
             oracle,
             reach: ReachCache::default(),
+            registry: Arc::default(),
+            breaker: Breaker::default(),
+            detours: Detours::default(),
             made: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             #[cfg(any(test, feature = "test-util"))]
@@ -104,6 +114,9 @@ impl Egress {
             forbidden: Forbidden::default(),
             oracle: Box::new(KernelRoutes),
             reach: ReachCache::default(),
+            registry: Arc::default(),
+            breaker: Breaker::default(),
+            detours: Detours::default(),
             bound: AtomicBool::new(false),
             made: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -141,6 +154,22 @@ impl Egress {
         self.forbidden.set_listeners(listeners);
     }
 
+    /// Binds sockets of a family made from now on to a device, besides marking them, or no longer: for when the host's own
+    /// choice leads nowhere and another device does not. With [`Strategy::Bind`] it has no meaning.
+    /// True if that is another one than before.
+    pub fn set_detour(&self, family: Family, device: Option<(IfIndex, String)>) -> bool {
+        let news = self.detours.set(family, device);
+        if news {
+            self.reach.clear();
+        }
+        news
+    }
+
+    /// The device that [`Self::set_detour`] has set.
+    pub fn detour(&self, family: Family) -> Option<(IfIndex, String)> {
+        self.detours.of(family)
+    }
+
     /// Forgets what is remembered about routes. To be called when routes or addresses have changed; without it
     /// an old answer lives for one second.
     pub fn routes_changed(&self) {
@@ -155,18 +184,20 @@ impl Egress {
     /// Whether sockets may send to this address.
     ///
     /// # Errors
-    /// [`EgressError::Forbidden`].
+    /// [`EgressError::Forbidden`], [`EgressError::Quarantined`].
     pub fn check(&self, dst: IpAddr) -> Result<(), EgressError> {
-        self.forbidden.check(dst.to_canonical())
+        let dst = dst.to_canonical();
+        self.forbidden.check(dst)?;
+        self.breaker.check(dst)
     }
 
     /// Whether sockets may send to this address and port: [`Self::check`], and own listeners.
     ///
     /// # Errors
-    /// [`EgressError::Forbidden`].
+    /// [`EgressError::Forbidden`], [`EgressError::Quarantined`].
     pub fn check_addr(&self, dst: SocketAddr) -> Result<(), EgressError> {
         let dst = canonical(dst);
-        self.forbidden.check(dst.ip())?;
+        self.check(dst.ip())?;
         // If the kernel cannot be asked, a listener on every address is taken to be meant.
         self.forbidden.check_listeners(dst, || is_local(&*self.oracle, dst.ip()).unwrap_or(true))
     }
@@ -179,11 +210,13 @@ impl Egress {
     pub fn check_datagram(&self, dst: SocketAddr) -> Result<(), EgressError> {
         self.check_addr(dst)?;
         // Looked at first because it costs nothing, and most hosts have a mark.
-        if self.bound.load(Relaxed)
-            && self.reach(dst.ip().to_canonical())? == Reach::Local
-            && let Strategy::Bind { name, .. } = &*self.strategy()
-        {
-            return Err(EgressError::NoRoute { dst: dst.ip(), device: name.clone() });
+        if self.bound.load(Relaxed) || self.detours.any() {
+            let ip = dst.ip().to_canonical();
+            if self.reach(ip)? == Reach::Local
+                && let Some((_, device)) = self.device(Family::of(ip))
+            {
+                return Err(EgressError::NoRoute { dst: ip, device });
+            }
         }
         Ok(())
     }
@@ -195,14 +228,17 @@ impl Egress {
     /// [`EgressError::Connect`] with the kernel's error; the others before anything is sent.
     pub async fn connect_tcp(&self, dst: SocketAddr) -> Result<Protected<TcpStream>, EgressError> {
         let dst = canonical(dst);
-        let socket = self.count(self.tcp_socket(dst))?;
-        let stream = socket.connect(dst).await.map_err(EgressError::Connect)?;
+        let (stream, own, registered) = self.count(self.tcp_socket(dst))?;
+        stream.writable().await.map_err(EgressError::Connect)?;
+        if let Some(error) = stream.take_error().map_err(EgressError::Connect)? {
+            return Err(EgressError::Connect(error));
+        }
         // With a destination port in the ephemeral range on this host, TCP's simultaneous open (RFC 9293,
         // 3.5) can connect a socket to itself.
-        if stream.local_addr().is_ok_and(|local| local == dst) {
+        if own == dst {
             return Err(EgressError::Connect(io::ErrorKind::ConnectionRefused.into()));
         }
-        Ok(Protected::new(stream))
+        Ok(Protected::new(stream, Some(registered)))
     }
 
     /// An unconnected UDP socket for destinations of one family beyond the uplink, on a free port. ICMP errors
@@ -255,7 +291,10 @@ impl Egress {
         let trial = |domain, ty, protocol, what| {
             let result = new_socket::nonblocking(domain, ty, protocol)
                 .map_err(|source| EgressError::Create { what, source })
-                .and_then(|socket| self.protect(&socket, Reach::Uplink));
+                .and_then(|socket| {
+                    let family = if domain == Domain::IPV4 { Family::V4 } else { Family::V6 };
+                    self.protect(&socket, family, Reach::Uplink)
+                });
             SelfTest { what, result }
         };
         let icmp = |family, what| SelfTest { what, result: self.icmp_trial(family) };
@@ -273,17 +312,35 @@ impl Egress {
     fn reach(&self, dst: IpAddr) -> Result<Reach, EgressError> {
         match &*self.strategy() {
             Strategy::Bind { index, name } => self.reach.bound(&*self.oracle, dst, (*index, name)),
-            Strategy::Mark(_) => Ok(Reach::Uplink),
+            Strategy::Mark(_) => match self.detours.of(Family::of(dst)) {
+                Some((index, name)) => self.reach.bound(&*self.oracle, dst, (index, &name)),
+                None => Ok(Reach::Uplink),
+            },
+        }
+    }
+
+    /// The device that sockets of a family are bound to.
+    fn device(&self, family: Family) -> Option<(IfIndex, String)> {
+        match &*self.strategy() {
+            Strategy::Bind { index, name } => Some((*index, name.clone())),
+            Strategy::Mark(_) => self.detours.of(family),
         }
     }
 
     /// Protects a fresh socket and reads the protection back.
-    fn protect(&self, socket: &Socket, reach: Reach) -> Result<(), EgressError> {
+    pub(crate) fn protect(&self, socket: &Socket, family: Family, reach: Reach) -> Result<(), EgressError> {
         #[cfg(any(test, feature = "test-util"))]
         if self.unprotected {
             return Ok(());
         }
-        self.strategy().apply(socket, reach)
+        let strategy = self.strategy();
+        strategy.apply(socket, reach)?;
+        if !strategy.is_bind()
+            && let Some((index, name)) = self.detours.of(family)
+        {
+            Strategy::Bind { index, name }.apply(socket, reach)?;
+        }
+        Ok(())
     }
 
     fn count<T>(&self, made: Result<T, EgressError>) -> Result<T, EgressError> {
@@ -292,21 +349,28 @@ impl Egress {
         made
     }
 
-    fn tcp_socket(&self, dst: SocketAddr) -> Result<TcpSocket, EgressError> {
+    /// A socket that is connecting, its own address, and its place among our own. It has an address only once its SYN has
+    /// left. A worker that reads that SYN back before it is known here takes it for a new flow; the SYN of that one then is
+    /// known.
+    fn tcp_socket(&self, dst: SocketAddr) -> Result<(TcpStream, SocketAddr, Registered), EgressError> {
         self.check_addr(dst)?;
         let reach = self.reach(dst.ip())?;
         let what = if dst.is_ipv4() { "TCP/IPv4" } else { "TCP/IPv6" };
         let create = |source| EgressError::Create { what, source };
         let domain = Domain::for_address(dst);
         let socket = new_socket::nonblocking(domain, Type::STREAM, Protocol::TCP).map_err(create)?;
-        self.protect(&socket, reach)?;
+        self.protect(&socket, Family::of(dst.ip()), reach)?;
         socket.set_tcp_nodelay(true).map_err(create)?;
         let keepalive = TcpKeepalive::new()
             .with_time(KEEPALIVE_IDLE)
             .with_interval(KEEPALIVE_INTERVAL)
             .with_retries(KEEPALIVE_RETRIES);
         socket.set_tcp_keepalive(&keepalive).map_err(create)?;
-        Ok(TcpSocket::from_std_stream(socket.into()))
+        new_socket::begin_connect(&socket, &dst.into()).map_err(EgressError::Connect)?;
+        let stream = TcpStream::from_std(socket.into()).map_err(create)?;
+        let own = stream.local_addr().map_err(EgressError::Connect)?;
+        let registered = self.registry.tcp(own, dst, Handle::of(&stream));
+        Ok((stream, own, registered))
     }
 
     fn udp_socket(&self, family: Family, reach: Reach) -> Result<Protected<UdpSocket>, EgressError> {
@@ -316,21 +380,24 @@ impl Egress {
         };
         let create = |source| EgressError::Create { what, source };
         let socket = new_socket::nonblocking(domain, Type::DGRAM, Protocol::UDP).map_err(create)?;
-        self.protect(&socket, reach)?;
+        self.protect(&socket, family, reach)?;
         if domain == Domain::IPV6 {
             socket.set_only_v6(true).map_err(create)?;
         }
         buffers::enlarge(&socket, UDP_BUFFER);
         icmp_error::enable(&socket, domain).map_err(create)?;
         socket.bind(&any.into()).map_err(create)?;
-        Ok(Protected::new(UdpSocket::from_std(socket.into()).map_err(create)?))
+        let socket = UdpSocket::from_std(socket.into()).map_err(create)?;
+        let own = socket.local_addr().map_err(create)?;
+        let registered = self.registry.udp(own, Handle::of(&socket));
+        Ok(Protected::new(socket, Some(registered)))
     }
 
     fn icmp_socket(&self, family: Family) -> Result<Protected<IcmpSocket>, EgressError> {
         let (socket, kind, what) = self.icmp_raw_socket(family)?;
         let socket =
             UdpSocket::from_std(socket.into()).map_err(|source| EgressError::Create { what, source })?;
-        Ok(Protected::new(IcmpSocket { kind, socket }))
+        Ok(Protected::new(IcmpSocket { kind, socket }, None))
     }
 
     fn icmp_trial(&self, family: Family) -> Result<(), EgressError> {
@@ -355,7 +422,7 @@ impl Egress {
                 Err(source) => return Err(EgressError::Create { what, source }),
             },
         };
-        self.protect(&socket, Reach::Uplink)?;
+        self.protect(&socket, family, Reach::Uplink)?;
         icmp_error::enable(&socket, domain).map_err(|source| EgressError::Create { what, source })?;
         Ok((socket, kind, what))
     }

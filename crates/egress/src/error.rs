@@ -49,6 +49,12 @@ pub enum EgressError {
         /// The guard.
         reason: ForbiddenReason,
     },
+    /// Packets of ours to this destination came back from the TUN; nothing is sent there until that is shown to be over.
+    #[error("nothing is sent to {dst}: packets of our own to there came back from the TUN")]
+    Quarantined {
+        /// The destination.
+        dst: IpAddr,
+    },
     /// `socket(2)` or a basic option failed.
     #[error("cannot create a {what} socket: {source}")]
     Create {

@@ -10,11 +10,15 @@
 
 #![deny(unsafe_code)]
 
+mod breaker;
 mod buffers;
+mod canary;
 mod choose;
+mod detour;
 mod egress;
 mod error;
 mod forbidden;
+mod handle;
 mod icmp;
 mod icmp_error;
 mod new_socket;
@@ -24,11 +28,15 @@ mod protected;
 mod prove;
 mod reach;
 mod recv_batch;
+mod registry;
+mod returned;
 pub mod segments;
 mod so_bindtodevice;
 mod so_mark;
 mod strategy;
 
+pub use breaker::Quarantined;
+pub use canary::Canary;
 pub use choose::{Choice, Uplink, choose};
 pub use egress::{Counters, Egress, SelfTest};
 pub use error::{EgressError, ForbiddenReason};
@@ -40,4 +48,5 @@ pub use protected::Protected;
 pub use prove::{Finding, Verdict};
 pub use reach::Reach;
 pub use recv_batch::{Datagram, RecvBatch};
+pub use registry::{Registered, Transport};
 pub use strategy::{Protect, Strategy};

@@ -7,4 +7,4 @@ mod os;
 #[path = "new_socket/portable.rs"]
 mod os;
 
-pub(crate) use os::nonblocking;
+pub(crate) use os::{begin_connect, nonblocking};

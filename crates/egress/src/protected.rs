@@ -3,20 +3,27 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
+use crate::Registered;
+
 /// A socket that [`Egress`](crate::Egress) has made, protected, and read back.
 ///
 /// Only this crate can construct one, so a function that takes `Protected<TcpStream>` cannot be handed a socket
 /// that would be captured.
-pub struct Protected<S>(S);
+pub struct Protected<S> {
+    /// Before the socket, as it is to be dropped before: a closed descriptor's number is soon another's.
+    registered: Option<Registered>,
+    socket: S,
+}
 
 impl<S> Protected<S> {
-    pub(crate) fn new(socket: S) -> Self {
-        Self(socket)
+    pub(crate) fn new(socket: S, registered: Option<Registered>) -> Self {
+        Self { registered, socket }
     }
 
-    /// Gives up the proof and returns the socket, for APIs that want it by value.
-    pub fn into_inner(self) -> S {
-        self.0
+    /// Returns the socket, for APIs that want it by value, and its place among our own sockets, which is to be dropped
+    /// **before** the socket is closed.
+    pub fn into_parts(self) -> (S, Option<Registered>) {
+        (self.socket, self.registered)
     }
 }
 
@@ -24,18 +31,18 @@ impl<S> Deref for Protected<S> {
     type Target = S;
 
     fn deref(&self) -> &S {
-        &self.0
+        &self.socket
     }
 }
 
 impl<S> DerefMut for Protected<S> {
     fn deref_mut(&mut self) -> &mut S {
-        &mut self.0
+        &mut self.socket
     }
 }
 
 impl<S: fmt::Debug> fmt::Debug for Protected<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Protected").field(&self.0).finish()
+        f.debug_tuple("Protected").field(&self.socket).finish()
     }
 }

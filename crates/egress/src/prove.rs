@@ -55,7 +55,8 @@ impl Egress {
     }
 
     fn prove_one(&self, oracle: &dyn RouteOracle, tun: IfIndex, dst: IpAddr) -> Verdict {
-        if let Err(refused) = self.check(dst) {
+        // Not of the breaker: whether that may be closed is what is asked.
+        if let Err(refused) = self.forbidden.check(dst) {
             return verdict(dst, None, Finding::Proven, format!("no socket is made: {refused}"));
         }
         let strategy = self.strategy();

@@ -24,6 +24,16 @@ pub enum Strategy {
 }
 
 impl Strategy {
+    /// Bound to a device that is not there: every socket is refused, until an uplink is found.
+    pub fn unbound() -> Self {
+        Self::Bind { index: IfIndex(0), name: String::new() }
+    }
+
+    /// Whether it is [`Strategy::unbound`].
+    pub fn is_unbound(&self) -> bool {
+        matches!(self, Self::Bind { index: IfIndex(0), .. })
+    }
+
     pub(crate) fn is_bind(&self) -> bool {
         matches!(self, Self::Bind { .. })
     }
@@ -52,6 +62,7 @@ impl fmt::Display for Strategy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mark(mark) => write!(f, "mark {:#x}", mark.0),
+            Self::Bind { .. } if self.is_unbound() => f.write_str("bind, to no uplink yet"),
             Self::Bind { name, .. } => write!(f, "bind to {name}"),
         }
     }

@@ -310,7 +310,15 @@ fn the_strongest_that_works_is_chosen() -> TestResult {
         assert_eq!(strategy(Protect::Auto, Some(&free)).unwrap(), Strategy::Mark(BIT));
         assert!(matches!(strategy(Protect::Auto, Some(&pinned)), Ok(Strategy::Bind { .. })));
         assert!(matches!(strategy(Protect::Bind, Some(&free)), Ok(Strategy::Bind { .. })));
-        assert!(strategy(Protect::Bind, None).is_err());
+        // Without an uplink no socket is made, until there is one.
+        assert_eq!(strategy(Protect::Bind, None).unwrap(), Strategy::unbound());
+        let egress = Egress::new(Strategy::unbound(), Vec::new()).unwrap();
+        let far = SocketAddr::new(ORIGIN_V4.parse().unwrap(), 80);
+        assert!(matches!(egress.connect_tcp(far).await, Err(EgressError::NoRoute { .. })));
+        assert!(egress.udp(Family::V4).is_err() && egress.icmp(Family::V6).is_err());
+        let index = free.index;
+        egress.set_strategy(Strategy::Bind { index, name: free.name.clone() }).unwrap();
+        egress.udp(Family::V4).unwrap();
         for name in ["source-rule", "host-route", "netns"] {
             let error = strategy(name.parse().unwrap(), Some(&free)).unwrap_err();
             assert!(matches!(error, EgressError::Unsupported { .. }), "{error}");
@@ -320,10 +328,9 @@ fn the_strongest_that_works_is_chosen() -> TestResult {
         let choice = choose(Protect::Auto, BIT, Some(&free)).unwrap();
         assert!(matches!(choice.strategy, Strategy::Bind { .. }));
         assert!(choice.why.contains("SO_MARK"), "{}", choice.why);
-        for (protect, uplink) in [(Protect::Mark, Some(&free)), (Protect::Auto, None)] {
-            let error = strategy(protect, uplink).unwrap_err();
-            assert!(matches!(error, EgressError::Protect { .. }), "{error}");
-        }
+        let error = strategy(Protect::Mark, Some(&free)).unwrap_err();
+        assert!(matches!(error, EgressError::Protect { .. }), "{error}");
+        assert_eq!(strategy(Protect::Auto, None).unwrap(), Strategy::unbound());
         let egress = Egress::new(Strategy::Mark(BIT), Vec::new()).unwrap();
         assert!(matches!(egress.udp(Family::V4), Err(EgressError::Protect { .. })));
         assert!(matches!(egress.icmp(Family::V4), Err(EgressError::Unsupported { .. })));

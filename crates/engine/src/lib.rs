@@ -22,6 +22,8 @@ mod guard;
 mod limits;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no capture on this system yet"))]
 mod stats;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no capture on this system yet"))]
+mod watched;
 
 #[cfg(target_os = "linux")]
 mod dns;

@@ -1,17 +1,28 @@
 //! The running engine in the words of the control socket.
 
+use std::time::Instant;
+
 use oneway_flow::Network;
 
 use crate::Engine;
 use crate::control::{
-    Bytes, Counters, FlowInfo, Health, LoopVerdict, OutboundStatus, ProtectStatus, Status, TcpCounters,
-    TunCounters, UdpCounters, UplinkStatus, Verdict,
+    Bytes, Counters, FlowInfo, GuardStatus, Health, LoopVerdict, OutboundStatus, ProtectStatus, Status,
+    TcpCounters, TunCounters, UdpCounters, UplinkStatus, Verdict,
 };
+use crate::watched::Proof;
 
 pub(crate) fn status(engine: &Engine) -> Status {
     let about = &engine.about;
     let shared = &engine.shared;
     let stats = shared.stats.snapshot();
+    let uplinks = about.watched.uplinks();
+    let (strategy, strategy_why) = about.watched.strategy();
+    let quarantined: Vec<String> = shared
+        .egress
+        .quarantined(Instant::now())
+        .into_iter()
+        .map(|(which, _)| crate::lifecycle::quarantined(which))
+        .collect();
     let (up, down) = shared.flows.total_bytes();
     let active = |network| shared.flows.list().iter().filter(|flow| flow.network == network).count() as u64;
     let outbounds = shared.dispatch.entries().iter().map(|entry| {
@@ -35,13 +46,10 @@ pub(crate) fn status(engine: &Engine) -> Status {
         stack: engine.about.stack.to_string(),
         tun: about.tun.clone(),
         uplink: UplinkStatus {
-            ipv4: about.uplinks.v4.as_ref().map(|uplink| uplink.name.clone()),
-            ipv6: about.uplinks.v6.as_ref().map(|uplink| uplink.name.clone()),
+            ipv4: uplinks.v4.as_ref().map(|uplink| uplink.name.clone()),
+            ipv6: uplinks.v6.as_ref().map(|uplink| uplink.name.clone()),
         },
-        protect: ProtectStatus {
-            strategy: about.strategy.to_string(),
-            explanation: about.strategy_why.clone(),
-        },
+        protect: ProtectStatus { strategy: strategy.to_string(), explanation: strategy_why },
         outbounds: outbounds.collect(),
         counters: Counters {
             tun: TunCounters {
@@ -64,11 +72,26 @@ pub(crate) fn status(engine: &Engine) -> Status {
             bytes: Bytes { up, down },
             dns: shared.dns.counters(),
         },
-        loops: LoopVerdict {
-            verdict: if about.proof.proven { Verdict::Proven } else { Verdict::NotProven },
-            why: about.proof.why.clone(),
+        loops: verdict(&about.watched.proof(), &quarantined),
+        guard: GuardStatus {
+            returned: shared.egress.returned_packets(),
+            quarantined,
+            ..about.watched.status()
         },
     }
+}
+
+fn verdict(proof: &Proof, quarantined: &[String]) -> LoopVerdict {
+    if !quarantined.is_empty() {
+        let why = format!("packets of our own came back; nothing is sent to {}", quarantined.join(", "));
+        return LoopVerdict { verdict: Verdict::Loops, why };
+    }
+    let verdict = match proof {
+        Proof { loops: true, .. } => Verdict::Loops,
+        Proof { proven: true, .. } => Verdict::Proven,
+        _ => Verdict::NotProven,
+    };
+    LoopVerdict { verdict, why: proof.why.clone() }
 }
 
 pub(crate) fn flows(engine: &Engine) -> Vec<FlowInfo> {

@@ -43,8 +43,8 @@ pub struct Captured(Proof);
 /// [`recover`] after a crash.
 #[derive(Debug)]
 pub struct Applied<State> {
-    plan: Plan,
-    journal: Journal,
+    pub(crate) plan: Plan,
+    pub(crate) journal: Journal,
     state: State,
 }
 

@@ -284,6 +284,15 @@ impl Snapshot {
         crate::os::snapshot()
     }
 
+    /// The same for a host that was looked at before: what nftables can do is taken over, and the ports in use are left
+    /// out.
+    ///
+    /// # Errors
+    /// As [`Snapshot::take`].
+    pub fn take_again(nft: NftSupport) -> Result<Self, RouteError> {
+        crate::os::snapshot_again(nft)
+    }
+
     /// The interface of that name.
     pub fn link(&self, name: &str) -> Option<&Link> {
         self.links.iter().find(|l| l.name == name)
@@ -292,6 +301,17 @@ impl Snapshot {
     /// The interface of that index.
     pub fn link_at(&self, index: IfIndex) -> Option<&Link> {
         self.links.iter().find(|l| l.index == index)
+    }
+
+    /// Whether a default route by this device is of no use: it swallows what it is given, or has no wire.
+    pub fn leads_nowhere(&self, link: &Link) -> bool {
+        let port = |other: &Link| other.master == Some(link.index) && other.up;
+        match link.kind.as_deref() {
+            Some("dummy") => true,
+            // Some kernels say that a bridge without ports has a carrier.
+            Some("bridge") if !self.links.iter().any(port) => true,
+            _ => !link.up || !link.carrier,
+        }
     }
 
     /// A switch as a number; 0 when it is not there.

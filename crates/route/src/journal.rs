@@ -112,9 +112,39 @@ impl Journal {
         Ok(())
     }
 
-    fn write(&mut self, line: &impl Serialize) -> Result<(), RouteError> {
-        let outcome = serde_json::to_vec(line).map_err(io::Error::from).and_then(|mut bytes| {
-            bytes.push(b'\n');
+    /// Replaces what is recorded by the inverses of `changes`, which are all that is made, in one instant: so the file does
+    /// not grow for as long as the program runs, and what is undone last stands first.
+    pub(crate) fn rewrite<'a>(
+        &mut self,
+        changes: impl Iterator<Item = &'a Change>,
+    ) -> Result<(), RouteError> {
+        let mut fresh = self.path.clone().into_os_string();
+        fresh.push(".new");
+        let fresh = PathBuf::from(fresh);
+        let fail = |source| RouteError::Journal { what: "rewrite", path: self.path.clone(), source };
+        let mut done = Vec::new();
+        let mut bytes = line(&Header::here()?).map_err(fail)?;
+        for change in changes {
+            let undo = change.undo();
+            bytes.extend(line(&Line { step: change.to_string(), undo: undo.clone() }).map_err(fail)?);
+            done.push(undo);
+        }
+        // A crash in the midst of this may have left one.
+        remove(&fresh)?;
+        let written = os::create_private(&fresh).and_then(|mut file| {
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            fs::rename(&fresh, &self.path)?;
+            sync_dir(&self.path)?;
+            Ok(file)
+        });
+        self.file = written.map_err(fail)?;
+        self.done = done;
+        Ok(())
+    }
+
+    fn write(&mut self, entry: &impl Serialize) -> Result<(), RouteError> {
+        let outcome = line(entry).and_then(|bytes| {
             // One write: a line is either there, or torn at the end of the file.
             self.file.write_all(&bytes)?;
             self.file.sync_data()
@@ -126,6 +156,12 @@ impl Journal {
     pub(crate) fn done(&mut self) -> &mut Vec<Undo> {
         &mut self.done
     }
+}
+
+fn line(entry: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(entry)?;
+    bytes.push(b'\n');
+    Ok(bytes)
 }
 
 /// Reads a journal.

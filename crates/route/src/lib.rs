@@ -9,17 +9,21 @@
 //!   carries, [`Applied::capture`] makes it real: protect, verify, capture, and in no other order.
 //! - Every change's inverse is in the [`Journal`] before the change is made; [`Applied::undo`] goes back,
 //!   [`recover`] does so after a crash, with the journal, by tags, or both.
+//! - [`Monitor`] tells when something may have changed. [`Applied::put_back`] then restores what is ours and
+//!   gone, and [`Applied::change_to`] follows the host to another plan, which [`plan_again`] makes.
 //!
 //! Everything works in the calling thread's network namespace.
 #![deny(unsafe_code)]
 
 mod apply;
 mod change;
+mod drift;
 mod error;
 mod host;
 mod id;
 mod journal;
 mod model;
+mod monitor;
 mod nft;
 mod plan;
 mod prove;
@@ -36,6 +40,7 @@ pub use apply::{
     Applied, Captured, Hook, JournalState, Prepared, Recovered, StepPoint, Verified, apply, no_hook, recover,
 };
 pub use change::{Change, RouteSpec, Undo};
+pub use drift::Watched;
 pub use error::RouteError;
 pub use host::{Address, Link, NextHop, NftSupport, NftTableId, PROTOCOL, Route, Rule, RuleAction, Snapshot};
 pub use id::{Family, IfIndex, Mark, Priority, Table, netns};
@@ -43,7 +48,10 @@ pub use journal::Journal;
 pub use model::{
     Outcome, Packet, classes, decide, decide_socket, foreign_ways, planned, route_words, rule_words,
 };
+pub use monitor::{Changes, Monitor, Waker};
 pub use nft::{Inbound, NftTable};
-pub use plan::{Phase, Plan, PlanError, Protect, Request, Step, Uplink, Uplinks, plan};
+pub use plan::{
+    Phase, Plan, PlanError, Protect, Request, Step, Uplink, Uplinks, find_uplinks, plan, plan_again,
+};
 pub use prove::{Check, Proof, prove_rules};
-pub use query::{RouteAnswer, RouteKind, RouteQuery, listening_user, query};
+pub use query::{RouteAnswer, RouteKind, RouteQuery, destroy_tcp, listening_user, query};

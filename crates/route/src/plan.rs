@@ -5,6 +5,7 @@
 //! without us. Whoever deletes that rule ends the capture, but cannot make a loop.
 
 mod addresses;
+mod again;
 mod capture;
 mod choose;
 mod text;
@@ -19,6 +20,7 @@ use crate::change::Change;
 use crate::host::Snapshot;
 use crate::id::{Family, IfIndex, Mark, Table};
 
+pub use again::{find_uplinks, plan_again};
 pub use capture::plan;
 
 /// How our own sockets are kept out of the capture.

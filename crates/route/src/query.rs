@@ -1,6 +1,6 @@
 //! One question to the kernel: where would a packet go?
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -98,4 +98,13 @@ pub fn listening_user(at: std::net::SocketAddr) -> Result<Option<u32>, RouteErro
 /// When the kernel cannot be asked. That there is no route is an answer, not an error.
 pub fn query(query: &RouteQuery) -> Result<RouteAnswer, RouteError> {
     crate::os::query(query)
+}
+
+/// Ends a TCP connection of a program of this host, which gets an error: for one that no packet can tell any more, because
+/// its own address is gone. `false` when there is none.
+///
+/// # Errors
+/// When the kernel cannot be asked, or may not do it.
+pub fn destroy_tcp(own: SocketAddr, peer: SocketAddr) -> Result<bool, RouteError> {
+    crate::os::destroy_tcp(own, peer)
 }

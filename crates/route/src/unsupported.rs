@@ -2,11 +2,14 @@
 
 use std::fs::File;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::change::{Change, Undo};
 use crate::error::RouteError;
-use crate::host::Snapshot;
+use crate::host::{NftSupport, Snapshot};
+use crate::monitor::Changes;
 use crate::query::{RouteAnswer, RouteQuery};
 
 fn no<T>(what: &'static str) -> Result<T, RouteError> {
@@ -15,6 +18,18 @@ fn no<T>(what: &'static str) -> Result<T, RouteError> {
 
 pub(crate) fn snapshot() -> Result<Snapshot, RouteError> {
     no("read the host's routing")
+}
+
+pub(crate) fn snapshot_again(_: NftSupport) -> Result<Snapshot, RouteError> {
+    no("read the host's routing")
+}
+
+pub(crate) fn missing(_: &[&Change]) -> Result<Vec<bool>, RouteError> {
+    no("look for what is missing")
+}
+
+pub(crate) fn destroy_tcp(_: SocketAddr, _: SocketAddr) -> Result<bool, RouteError> {
+    no("end a connection")
 }
 
 pub(crate) fn query(_: &RouteQuery) -> Result<RouteAnswer, RouteError> {
@@ -57,4 +72,30 @@ impl Lock {
     pub(crate) fn take() -> Result<Self, RouteError> {
         no("change the host's routing")
     }
+}
+
+/// Tells when something has changed; never made.
+#[derive(Debug)]
+pub(crate) struct Monitor;
+
+impl Monitor {
+    pub(crate) fn open() -> Result<Self, RouteError> {
+        no("watch the host's routing")
+    }
+
+    pub(crate) fn waker(&self) -> Waker {
+        Waker
+    }
+
+    pub(crate) fn wait(&mut self, _: Duration) -> Result<Changes, RouteError> {
+        no("watch the host's routing")
+    }
+}
+
+/// Ends a wait.
+#[derive(Debug, Clone)]
+pub(crate) struct Waker;
+
+impl Waker {
+    pub(crate) fn wake(&self) {}
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod check;
 pub(crate) mod completions;
+pub(crate) mod confirm;
 pub(crate) mod doctor;
 pub(crate) mod flows;
 pub(crate) mod import;
@@ -63,6 +64,7 @@ fn unexpected(request: &ControlRequest, reply: &ControlReply) -> Failure {
         ControlReply::Doctor(_) => "verdicts",
         ControlReply::Why(_) => "what becomes of a packet",
         ControlReply::Stopped => "that it stopped",
+        ControlReply::Confirmed(_) => "that it stays",
         ControlReply::Error(why) => why,
     };
     ControlError::Refused(format!("oneway was asked for {request:?} and answers with {what}")).into()

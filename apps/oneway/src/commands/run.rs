@@ -27,6 +27,7 @@ pub(crate) fn run(global: &Global, args: CaptureArgs, output: Output) -> Result<
     if let Ok(Some(pid)) = InstanceLock::held_by(&paths) {
         return Err(StateError::AlreadyRunning { pid }.into());
     }
-    service::serve(&paths, output, || engine::start(config))?;
+    let confirm = config.confirm;
+    service::serve(&paths, output, confirm, || engine::start(config))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -69,6 +69,20 @@ fn text(status: &Status) -> String {
         ),
     );
     row("bytes", format!("{} up, {} down", bytes(counters.bytes.up), bytes(counters.bytes.down)));
+    let guard = &status.guard;
+    row(
+        "guard",
+        format!(
+            "{} restored, {} followed, {} flows reset, {} packets came back, {} alarms",
+            guard.restored, guard.moved, guard.flows_reset, guard.returned, guard.alarms
+        ),
+    );
+    if let Some(latest) = guard.latest.first() {
+        row("restored", latest.clone());
+    }
+    for which in &guard.quarantined {
+        row("stopped", format!("nothing is sent to {which}: packets of our own came back"));
+    }
     for outbound in &status.outbounds {
         let server = outbound.server.as_ref().map(|server| format!(" {server}")).unwrap_or_default();
         let error =
@@ -81,7 +95,7 @@ fn text(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use oneway::control::{
-        Bytes, Counters, DnsCounters, Health, LoopVerdict, OutboundStatus, ProtectStatus, TcpCounters,
+        Bytes, Counters, DnsCounters, GuardStatus, Health, LoopVerdict, OutboundStatus, ProtectStatus, TcpCounters,
         TunCounters, UdpCounters, UplinkStatus, Verdict,
     };
 
@@ -129,6 +143,15 @@ mod tests {
                 },
             },
             loops: LoopVerdict { verdict: Verdict::NotProven, why: "no IPv6".to_owned() },
+            guard: GuardStatus {
+                restored: 13,
+                latest: vec!["ip rule add priority 9".to_owned(), "older".to_owned()],
+                moved: 14,
+                flows_reset: 15,
+                returned: 16,
+                quarantined: vec!["192.0.2.7".to_owned()],
+                alarms: 17,
+            },
         };
         assert_eq!(
             text(&status),
@@ -142,6 +165,9 @@ mod tests {
              udp       10 active, 9 opened, 11 refused\n\
              dns       fake-ip: 12 queries, 13 fake, 14 cached, 15 forwarded, 16 failed, 17 malformed, 18 spoofed\n\
              bytes     2.0 KiB up, 12 B down\n\
+             guard     13 restored, 14 followed, 15 flows reset, 16 packets came back, 17 alarms\n\
+             restored  ip rule add priority 9\n\
+             stopped   nothing is sent to 192.0.2.7: packets of our own came back\n\
              outbound  proxy: socks5 192.0.2.1:1080, down, last error: refused\n"
         );
     }

@@ -2,8 +2,9 @@
 
 use std::process;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
 
 use oneway::control::{ControlReply, ControlRequest, ControlServer, StatePaths};
 use tokio::runtime::Runtime;
@@ -30,15 +31,50 @@ enum End {
     Request(oneshot::Sender<ControlReply>),
     /// The engine cannot go on.
     Failed(Failure),
+    /// Nobody has confirmed in so many seconds that it is to stay.
+    Unconfirmed(u32),
 }
 
-/// Starts an engine, serves it until something ends it, and stops it.
+/// Whether what was set up is to stay, where that was asked for.
+struct Confirmation {
+    /// Until when, and how many seconds that was.
+    until: Option<(Instant, u32)>,
+    given: AtomicBool,
+}
+
+impl Confirmation {
+    fn new(seconds: Option<u32>) -> Self {
+        let until = seconds.map(|n| (Instant::now() + Duration::from_secs(n.into()), n));
+        Self { until, given: AtomicBool::new(false) }
+    }
+
+    /// It is to stay. False if nobody had asked.
+    fn give(&self) -> bool {
+        self.given.store(true, Ordering::Release);
+        self.until.is_some()
+    }
+
+    /// The first thing that ends the engine; none once nothing can.
+    fn wait(&self, ended: &Receiver<End>) -> Option<End> {
+        let Some((until, seconds)) = self.until else { return ended.recv().ok() };
+        match ended.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(end) => Some(end),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) if self.given.load(Ordering::Acquire) => ended.recv().ok(),
+            Err(RecvTimeoutError::Timeout) => Some(End::Unconfirmed(seconds)),
+        }
+    }
+}
+
+/// Starts an engine, serves it until something ends it, and stops it. With `confirm` it ends by itself after so many
+/// seconds, unless it is told to stay.
 ///
 /// Signals are taken over before the start, so that none of them can end the process between a change to the host
 /// and its undo; further ones during the stop change nothing.
 pub(crate) fn serve(
     paths: &StatePaths,
     output: Output,
+    confirm: Option<u32>,
     start: impl FnOnce() -> Result<Arc<dyn Instance>, Failure>,
 ) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -54,10 +90,14 @@ pub(crate) fn serve(
     paths.prepare()?;
     let server = Arc::new(ControlServer::bind(&paths.control)?);
     let result = start().and_then(|instance| {
-        answer_requests(&runtime, server.clone(), instance.clone(), ends.clone());
+        let confirmation = Arc::new(Confirmation::new(confirm));
+        answer_requests(&runtime, server.clone(), instance.clone(), ends.clone(), confirmation.clone());
         watch_failure(instance.clone(), ends)?;
         announce(&*instance, paths, output);
-        until_stopped(&runtime, &server, &*instance, ended)
+        if let Some(seconds) = confirm {
+            tracing::info!("undoing everything in {seconds} s unless `oneway confirm` comes before");
+        }
+        until_stopped(&runtime, &server, &*instance, ended, &confirmation)
     });
     server.remove();
     paths.tidy();
@@ -109,12 +149,14 @@ fn answer_requests(
     server: Arc<ControlServer>,
     instance: Arc<dyn Instance>,
     ends: Sender<End>,
+    confirmation: Arc<Confirmation>,
 ) {
     runtime.spawn(async move {
         server
             .serve(move |request| {
                 let instance = instance.clone();
                 let ends = ends.clone();
+                let confirmation = confirmation.clone();
                 async move {
                     match request {
                         ControlRequest::Status => ControlReply::Status(Box::new(instance.status())),
@@ -126,6 +168,7 @@ fn answer_requests(
                         ControlRequest::Why(question) => {
                             apart(move || Ok(ControlReply::Why(Box::new(instance.why(&question)?)))).await
                         }
+                        ControlRequest::Confirm => ControlReply::Confirmed(confirmation.give()),
                         ControlRequest::Stop => {
                             let (reply, replied) = oneshot::channel();
                             // If nobody receives, neither the request nor the answer, it has stopped before.
@@ -163,21 +206,31 @@ fn until_stopped(
     server: &ControlServer,
     instance: &dyn Instance,
     ended: Receiver<End>,
+    confirmation: &Confirmation,
 ) -> Result<(), Failure> {
     let mut waiting = Vec::new();
     let mut failure = None;
-    match ended.recv() {
-        Ok(End::Signal(name)) => tracing::info!("{name}: stopping"),
-        Ok(End::Request(reply)) => {
+    match confirmation.wait(&ended) {
+        Some(End::Signal(name)) => tracing::info!("{name}: stopping"),
+        Some(End::Request(reply)) => {
             tracing::info!("stopping by request");
             waiting.push(reply);
         }
-        Ok(End::Failed(why)) => {
+        Some(End::Failed(why)) => {
             tracing::error!("stopping: {why}");
             failure = Some(why);
         }
+        Some(End::Unconfirmed(seconds)) => {
+            tracing::warn!("nobody confirmed within {seconds} s: stopping");
+            failure = Some(Failure::new(
+                FAILED,
+                format!(
+                    "not confirmed within {seconds} s, so that every change to this host was undone; run `oneway confirm` in time"
+                ),
+            ));
+        }
         // All senders gone: nothing could ever end it.
-        Err(_) => failure = Some(Failure::new(FAILED, "the control thread died; start oneway again")),
+        None => failure = Some(Failure::new(FAILED, "the control thread died; start oneway again")),
     }
     notify::stopping();
     let stopped = instance.stop();

@@ -1,7 +1,11 @@
 //! What `oneway run`, with each stack where that matters, does to the host it runs on, seen on the wire of a laboratory.
 
 #[cfg(target_os = "linux")]
+mod breaker;
+#[cfg(target_os = "linux")]
 mod common;
+#[cfg(target_os = "linux")]
+mod drift;
 #[cfg(target_os = "linux")]
 mod flows;
 #[cfg(target_os = "linux")]
@@ -18,6 +22,8 @@ mod malformed;
 mod prove;
 #[cfg(target_os = "linux")]
 mod rights;
+#[cfg(target_os = "linux")]
+mod uplink;
 
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {
@@ -42,6 +48,9 @@ fn main() -> std::process::ExitCode {
         health::idle_costs_nothing,
         health::descriptors_come_back,
         health::a_proxy_that_is_down_refuses_and_recovers,
+        uplink::everything_that_happens_to_uplinks,
+        breaker::a_foreign_rule_cannot_make_a_storm,
+        breaker::one_destination_that_loops_leaves_the_others_alone,
     ];
     oneway_lab::variants![
         both,
@@ -59,6 +68,16 @@ fn main() -> std::process::ExitCode {
         rights::one_capability_is_enough,
         inbound::servers_answer_as_without_us_beside_source_rules,
         health::wrong_use_changes_nothing,
+        drift::whatever_is_removed_is_put_back,
+        drift::a_fight_is_fought_slowly_and_named,
+        drift::a_crash_after_restores_leaves_nothing,
+        drift::what_nobody_confirms_is_undone,
+        uplink::everything_that_happens_to_bound_uplinks,
+        uplink::no_uplink_at_the_start,
+        uplink::no_uplink_to_bind_to_at_the_start,
+        breaker::removing_our_rules_makes_no_loop,
+        breaker::a_rule_into_our_table_leads_nowhere,
+        breaker::others_with_the_same_port_are_not_taken_for_us,
     ]
     .run()
 }

@@ -49,6 +49,8 @@ pub struct Config {
     pub rules: RulesConfig,
     /// What is done with DNS.
     pub dns: DnsConfig,
+    /// Seconds after which everything is undone, unless it is confirmed before.
+    pub confirm: Option<u32>,
     /// The control socket, if it is not where [`StatePaths`](crate::control::StatePaths) puts it.
     pub control: Option<PathBuf>,
     /// What is logged.

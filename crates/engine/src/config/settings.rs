@@ -176,6 +176,10 @@ impl Settings {
     pub(super) fn into_config(mut self, errors: &mut Vec<ConfigError>) -> (Config, Vec<ConfigError>) {
         self.refuse_later_versions(errors);
         self.check_tun(errors);
+        if let Some(Located { value: 0, origin }) = &self.confirm {
+            let message = "confirm: nobody can confirm in 0 seconds; give at least 1";
+            errors.push(ConfigError::new(Some(origin.clone()), message));
+        }
         let mut warnings = Vec::new();
         let (outbounds, final_outbound) = self.resolve_outbounds(errors, &mut warnings);
         let dns = self.dns(&outbounds, errors);
@@ -213,6 +217,7 @@ impl Settings {
             outbounds,
             rules: self.rules.into_config(final_outbound),
             dns,
+            confirm: self.confirm.map(|set| set.value),
             control: self.control.map(|set| set.value),
             log: LogConfig {
                 level: value_or(self.log_level, LogLevel::Info),
@@ -243,9 +248,6 @@ impl Settings {
         }
         if let Some(set) = self.exclude_process.as_ref().filter(|set| !set.value.is_empty()) {
             refuse(&set.origin, "excluding processes by name");
-        }
-        if let Some(set) = &self.confirm {
-            refuse(&set.origin, "confirmation");
         }
         if let Some(set) = &self.api {
             refuse(&set.origin, "the HTTP API");

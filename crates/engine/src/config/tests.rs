@@ -89,6 +89,7 @@ fn nothing_is_a_complete_configuration() {
                     exclude: vec![],
                 },
             },
+            confirm: None,
             control: None,
             log: LogConfig { level: LogLevel::Info, format: LogFormat::Text },
         }
@@ -646,7 +647,7 @@ fn later_versions_are_refused() {
             "1:18: protection by host-route is not available in this version",
         ),
         ("egress.protect = \"netns\"", "1:18: protection by netns is not available in this version"),
-        ("confirm = 60", "1:11: confirmation is not available in this version"),
+        ("confirm = 0", "1:11: confirm: nobody can confirm in 0 seconds; give at least 1"),
         (
             "api = { listen = \"127.0.0.1:9090\", secret = \"s\" }",
             "1:18: the HTTP API is not available in this version",
@@ -654,7 +655,11 @@ fn later_versions_are_refused() {
     ] {
         wrong(text, &[&format!("etc/oneway.toml:{error}")]);
     }
-    let options = Options { capture: Some(CaptureMode::Tproxy), confirm: Some(9), ..Options::default() };
+    let options = Options {
+        capture: Some(CaptureMode::Tproxy),
+        api: Some(([127, 0, 0, 1], 9).into()),
+        ..Options::default()
+    };
     let errors = Config::load(None, options).unwrap_err();
     assert_eq!(
         errors.to_string(),

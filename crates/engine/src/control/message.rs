@@ -21,6 +21,8 @@ pub enum ControlRequest {
     Why(WhyQuestion),
     /// Stop and undo every change; answered when that is done.
     Stop,
+    /// Keep what was set up with a time limit.
+    Confirm,
 }
 
 /// What the running instance answers.
@@ -37,6 +39,8 @@ pub enum ControlReply {
     Why(Box<Why>),
     /// To [`ControlRequest::Stop`]: everything is undone, and the process is about to end.
     Stopped,
+    /// To [`ControlRequest::Confirm`]: it is kept. `false` if there was nothing to confirm.
+    Confirmed(bool),
     /// The request was not understood, not allowed, or failed.
     Error(String),
 }
@@ -64,6 +68,9 @@ pub struct Status {
     pub counters: Counters,
     /// Whether a loop is excluded.
     pub loops: LoopVerdict,
+    /// What the watch over the host has seen and done.
+    #[serde(default)]
+    pub guard: GuardStatus,
 }
 
 /// The uplink of each address family; `None` while there is none.
@@ -223,6 +230,9 @@ pub enum Verdict {
     /// Each path out of here was asked of the kernel and does not come back.
     #[serde(rename = "proven")]
     Proven,
+    /// The kernel says of one path that it does, or packets of our own have come back.
+    #[serde(rename = "LOOPS")]
+    Loops,
     /// It could not be shown for each path.
     #[default]
     #[serde(rename = "not proven")]
@@ -233,9 +243,29 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Proven => "proven",
+            Self::Loops => "LOOPS",
             Self::NotProven => "not proven",
         })
     }
+}
+
+/// What the watch over the host has seen and done since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardStatus {
+    /// Changes of ours to this host that somebody had removed and that were made again.
+    pub restored: u64,
+    /// Which those were, the latest first; not all of them.
+    pub latest: Vec<String>,
+    /// How often the plan was changed because the host has: its uplinks, or other programs' rules.
+    pub moved: u64,
+    /// Flows that were reset because their uplink is gone.
+    pub flows_reset: u64,
+    /// Packets of our own that came back from the TUN; each was dropped.
+    pub returned: u64,
+    /// Where nothing is sent any more because of that.
+    pub quarantined: Vec<String>,
+    /// Seconds in which far more packets were written to the TUN than were read from it.
+    pub alarms: u64,
 }
 
 /// One live flow.

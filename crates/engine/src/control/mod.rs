@@ -19,7 +19,7 @@ mod socket;
 pub use error::{ControlError, StateError};
 pub use lock::InstanceLock;
 pub use message::{
-    Bytes, ControlReply, ControlRequest, Counters, DnsCounters, FlowInfo, Health, LoopVerdict,
+    Bytes, ControlReply, ControlRequest, Counters, DnsCounters, FlowInfo, GuardStatus, Health, LoopVerdict,
     OutboundStatus, ProtectStatus, Status, TcpCounters, TunCounters, UdpCounters, UplinkStatus, Verdict,
 };
 pub use path::StatePaths;

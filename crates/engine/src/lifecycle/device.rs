@@ -6,8 +6,8 @@ use ipnet::IpNet;
 use oneway_capture::tun::{Tun, TunOptions};
 use oneway_egress::{Strategy, Uplink};
 use oneway_route::{
-    Family, Journal, JournalState, Mark, Plan, Prepared, Protect, Request, RouteError, Snapshot, Uplinks,
-    apply, no_hook,
+    Family, Journal, JournalState, Mark, NftSupport, Plan, Prepared, Protect, Request, RouteError, Snapshot,
+    Uplinks, apply, no_hook,
 };
 
 use super::host::Host;
@@ -27,11 +27,16 @@ pub(super) struct Device {
     pub(super) strategy_why: String,
     pub(super) families: Vec<Family>,
     pub(super) uplinks: Uplinks,
+    /// What the plan was made from, to make it again when the host has changed.
+    pub(super) request: Request,
+    /// What nftables can do here.
+    pub(super) nft: NftSupport,
 }
 
 /// A plan, and the protection that it counts on.
 pub(crate) struct Planned {
     pub(crate) plan: Plan,
+    request: Request,
     pub(crate) strategy: Strategy,
     pub(crate) why: String,
 }
@@ -73,7 +78,8 @@ pub(super) fn open(config: &Config, paths: &StatePaths) -> Result<Device, Engine
         })?;
     }
     let name = given.as_ref().map(|tun| tun.name().to_owned());
-    let Planned { plan, strategy, why } = plan(config, name, &Snapshot::take()?)?;
+    let snapshot = Snapshot::take()?;
+    let Planned { plan, request, strategy, why } = plan(config, name, &snapshot)?;
     let tun = match given {
         Some(tun) => tun,
         None => {
@@ -88,7 +94,17 @@ pub(super) fn open(config: &Config, paths: &StatePaths) -> Result<Device, Engine
     let families = plan.families.clone();
     let uplinks = plan.uplinks.clone();
     let applied = apply(plan, Journal::create(&paths.journal)?, &mut no_hook)?;
-    Ok(Device { tun, host: Host::Ours(applied), addresses, strategy, strategy_why: why, families, uplinks })
+    Ok(Device {
+        tun,
+        host: Host::Ours(applied),
+        addresses,
+        strategy,
+        strategy_why: why,
+        families,
+        uplinks,
+        request,
+        nft: snapshot.nft,
+    })
 }
 
 /// Plans the capture with the protection that works on this host. `given` names a device that was handed over.
@@ -108,11 +124,12 @@ pub(super) fn plan(
     let choice = oneway_egress::choose(assemble::protect(config), mark, uplink.as_ref())?;
     let plan = match choice.strategy {
         Strategy::Bind { .. } => {
-            oneway_route::plan(&Request { protect: Protect::Bind, ..request }, snapshot)?
+            request.protect = Protect::Bind;
+            oneway_route::plan(&request, snapshot)?
         }
-        _ => plan,
+        Strategy::Mark(_) => plan,
     };
-    Ok(Planned { plan, strategy: choice.strategy, why: choice.why })
+    Ok(Planned { plan, request, strategy: choice.strategy, why: choice.why })
 }
 
 fn uplink(config: &Config, uplinks: &Uplinks) -> Option<Uplink> {
@@ -158,6 +175,8 @@ fn take_over(config: &Config, tun: Tun) -> Result<Device, EngineError> {
         strategy_why: choice.why,
         families,
         uplinks,
+        request,
+        nft: snapshot.nft,
     })
 }
 

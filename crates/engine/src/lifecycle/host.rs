@@ -55,6 +55,14 @@ impl Host<Verified> {
 }
 
 impl Host<Captured> {
+    /// Addresses that are captured, one or more of each family.
+    pub(super) fn samples(&self) -> Vec<IpAddr> {
+        match self {
+            Self::Ours(applied) => applied.plan().samples.clone(),
+            Self::Theirs => Vec::new(),
+        }
+    }
+
     /// How many destinations the kernel was asked about, if it was.
     pub(super) fn checks(&self) -> Option<usize> {
         match self {

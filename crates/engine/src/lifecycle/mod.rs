@@ -2,6 +2,7 @@
 
 mod device;
 mod host;
+mod watching;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -12,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use oneway_capture::listener::listen_on_device;
-use oneway_egress::{Egress, EgressError, Finding, KernelRoutes, Strategy};
+use oneway_egress::{Egress, EgressError, Finding, KernelRoutes, Quarantined, Strategy};
 use oneway_flow::FlowTable;
 use oneway_outbound::{DialError, Outbound, Resolve};
-use oneway_route::{Captured, Family, IfIndex, JournalState, Link, Plan, Snapshot, Uplinks};
+use oneway_route::{Family, IfIndex, JournalState, Link, Plan, Snapshot, Uplinks};
 use oneway_stack::fragment::Reassembler;
 use oneway_stack::nat::{Nat, NatConfig};
 use oneway_stack::tcp::{self, IsnGenerator};
@@ -30,10 +31,11 @@ use crate::error::EngineError;
 use crate::guard::Guard;
 use crate::limits::Limits;
 use crate::stats::Stats;
+use crate::watched::{Proof, Watched};
 use crate::worker::{self, Owners, Parts, Phase, Shared};
 pub(crate) use device::Planned;
 use device::{Device, Peers};
-use host::Host;
+use watching::Watch;
 
 /// How long [`Engine::stop`] gives the live flows to hear of it.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -53,26 +55,17 @@ pub struct Engine {
 pub(crate) struct About {
     pub(crate) started: Instant,
     pub(crate) tun: String,
-    pub(crate) uplinks: Uplinks,
     pub(crate) stack: StackKind,
-    pub(crate) strategy: Strategy,
-    pub(crate) strategy_why: String,
     pub(crate) families: Vec<Family>,
     pub(crate) final_outbound: String,
-    pub(crate) proof: Proof,
-}
-
-/// What the kernel said about our own sockets before traffic was captured.
-#[derive(Clone, Debug)]
-pub(crate) struct Proof {
-    pub(crate) proven: bool,
-    pub(crate) why: String,
+    /// What does change.
+    pub(crate) watched: Arc<Watched>,
 }
 
 #[derive(Debug)]
 struct Running {
     threads: Vec<JoinHandle<()>>,
-    host: Host<Captured>,
+    watch: Watch,
     lock: InstanceLock,
 }
 
@@ -144,7 +137,7 @@ impl Engine {
         let proxies = resolve_proxies(&dispatch)?;
         dns::warn_of_routes(&dns::pools(&config.dns), &Snapshot::take()?);
 
-        let Device { tun, host, addresses, strategy, strategy_why, families, uplinks } =
+        let Device { tun, host, addresses, strategy, strategy_why, families, uplinks, request, nft } =
             device::open(config, &paths)?;
         let name = tun.name().to_owned();
         tracing::debug!(tun = name, offload = ?tun.offload(), "device is open");
@@ -152,7 +145,7 @@ impl Engine {
         let stack = config.capture.stack;
         // Our own stack needs no listener: nothing of the kernel's TCP is involved.
         let listening = if stack == StackKind::System { queues.len() } else { 0 };
-        let Guarded { egress, mut listeners, mut proof, mtu } =
+        let Guarded { egress, mut listeners, mut proof, mtu, index } =
             match protect(&name, listening, &addresses, &strategy, &proxies, &dns::pools(&config.dns)) {
                 Ok(parts) => parts,
                 Err(error) => return Err(host.undo_because(error)),
@@ -197,23 +190,39 @@ impl Engine {
             proof.why =
                 format!("{}; {checks} destinations asked of the kernel with the rules in place", proof.why);
         }
+        let watched = Arc::new(Watched::new(uplinks, strategy, strategy_why, proof));
+        let parts = watching::Parts {
+            host,
+            request,
+            nft,
+            tun: (index, name.clone()),
+            families: families.clone(),
+            proxies,
+            shared: Arc::clone(&shared),
+            watched: Arc::clone(&watched),
+        };
+        let watch = match Watch::start(parts) {
+            Ok(watch) => watch,
+            Err(error) => {
+                phase.send_replace(Phase::Stop);
+                return Err(error);
+            }
+        };
         let about = About {
             started: Instant::now(),
             tun: name,
-            uplinks,
             stack,
-            strategy,
-            strategy_why,
             families,
             final_outbound: config.rules.final_outbound.clone(),
-            proof,
+            watched,
         };
-        Ok(Self { shared, about, phase, running: Mutex::new(Some(Running { threads, host, lock })), end })
+        Ok(Self { shared, about, phase, running: Mutex::new(Some(Running { threads, watch, lock })), end })
     }
 
     /// One line that says what is captured and how it leaves.
     pub fn ready_line(&self) -> String {
-        let About { tun, families, stack, strategy, final_outbound, proof, .. } = &self.about;
+        let About { tun, families, stack, final_outbound, watched, .. } = &self.about;
+        let ((strategy, _), proof) = (watched.strategy(), watched.proof());
         let families: Vec<_> = families.iter().map(ToString::to_string).collect();
         let verdict = if proof.proven { "proven" } else { "not proven" };
         format!(
@@ -255,7 +264,7 @@ impl Engine {
     /// The first change that could not be undone; all others are undone.
     pub fn stop(&self) -> Result<(), EngineError> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Running { threads, host, lock }) = running else { return Ok(()) };
+        let Some(Running { threads, watch, lock }) = running else { return Ok(()) };
         // A client is told that its connection is over while its packets still come here; left alone, it would learn
         // it from a server that knows nothing of it, or never.
         self.phase.send_replace(Phase::Drain);
@@ -272,7 +281,10 @@ impl Engine {
             self.shared.flushed.load(Ordering::Acquire) >= threads.len()
                 || threads.iter().any(JoinHandle::is_finished)
         });
-        let undone = host.undo();
+        let undone = match watch.end() {
+            Some(host) => host.undo(),
+            None => Ok(()),
+        };
         self.phase.send_replace(Phase::Stop);
         for thread in threads {
             // A worker that panicked has said so; there is nothing left to do for it.
@@ -291,6 +303,11 @@ impl Drop for Engine {
             tracing::error!(%error, "not everything could be undone; run `oneway recover`");
         }
     }
+}
+
+/// What nothing is sent to, in words.
+pub(crate) fn quarantined(which: Quarantined) -> String {
+    watching::name(which)
 }
 
 /// Refuses what this version does not have, before anything is looked at.
@@ -348,6 +365,8 @@ struct Guarded {
     proof: Proof,
     /// The device's MTU.
     mtu: u16,
+    /// The device.
+    index: IfIndex,
 }
 
 /// Makes the protected egress and the listeners of so many workers, and asks the kernel about the egress.
@@ -374,7 +393,9 @@ fn protect(
     let forbidden = addresses.iter().map(IpNet::trunc).chain(pools.iter().copied());
     let egress = Egress::new(strategy.clone(), forbidden.collect())?;
     egress.set_listeners(listeners.iter().flatten().filter_map(|l| l.local_addr().ok()).collect());
-    for test in egress.self_test() {
+    // Without an uplink to bind to no socket can be made, and none will be before there is one.
+    let tests = if strategy.is_unbound() { Vec::new() } else { egress.self_test() };
+    for test in tests {
         match test.result {
             Ok(()) | Err(EgressError::Create { .. } | EgressError::Unsupported { .. }) => {}
             Err(error) => return Err(error.into()),
@@ -382,7 +403,7 @@ fn protect(
     }
     let proof = prove(&egress, link.index, proxies)?;
     let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
-    Ok(Guarded { egress: Arc::new(egress), listeners, proof, mtu })
+    Ok(Guarded { egress: Arc::new(egress), listeners, proof, mtu, index: link.index })
 }
 
 fn link_of(device: &str) -> Result<Link, EngineError> {
@@ -394,17 +415,17 @@ fn link_of(device: &str) -> Result<Link, EngineError> {
 
 /// Asks the kernel where our own sockets' packets to the proxies, and to one far address of each family, would go.
 fn prove(egress: &Egress, tun: IfIndex, proxies: &[IpAddr]) -> Result<Proof, EngineError> {
-    // TEST-NET-3 and the documentation prefix: nothing is sent there, and no host has a route of its own for them.
-    let far = [IpAddr::from([203, 0, 113, 1]), IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1])];
-    let destinations: Vec<_> = proxies.iter().copied().chain(far).collect();
+    let destinations: Vec<_> = proxies.iter().copied().chain(Family::ALL.map(watching::far)).collect();
     let verdicts = egress.prove(&KernelRoutes, tun, &destinations);
     if let Some(looping) = verdicts.iter().find(|v| v.finding == Finding::Loops) {
         return Err(EngineError::Loops(format!("{}: {}", looping.dst, looping.why)));
     }
     let unproven = verdicts.iter().find(|v| !v.loop_free);
     Ok(match unproven {
-        Some(verdict) => Proof { proven: false, why: format!("{}: {}", verdict.dst, verdict.why) },
-        None => Proof { proven: true, why: "every socket's protection reads back".to_owned() },
+        Some(verdict) => {
+            Proof { proven: false, loops: false, why: format!("{}: {}", verdict.dst, verdict.why) }
+        }
+        None => Proof { proven: true, loops: false, why: "every socket's protection reads back".to_owned() },
     })
 }
 

@@ -1,6 +1,7 @@
 //! ICMP: echo is answered by the truth only, and errors about our datagrams end their sessions.
 
 use std::collections::HashMap;
+use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -41,6 +42,8 @@ struct Echo {
     id: u16,
     socket: Protected<IcmpSocket>,
     last: AtomicU64,
+    /// The [`fingerprint`] of the latest request.
+    sent: AtomicU64,
     flow: FlowGuard,
 }
 
@@ -55,6 +58,38 @@ impl EchoSessions {
     fn now(&self) -> u64 {
         self.epoch.elapsed().as_millis() as u64
     }
+
+    /// Lets every session go: requests that come from now on make new ones, with new sockets.
+    pub(crate) fn forget(&self) {
+        self.live.lock().clear();
+    }
+
+    /// Whether a request that belongs to no session is one that a session has just sent. A program may use an identifier
+    /// of ours by chance, but hardly for the same number with the same payload.
+    fn sent(&self, dst: IpAddr, id: u16, icmp: &IcmpView<'_>) -> bool {
+        let print = fingerprint(icmp);
+        self.live.lock().values().any(|echo| {
+            echo.key.1 == dst && echo.wire_id() == id && echo.sent.load(Ordering::Relaxed) == print
+        })
+    }
+}
+
+impl Echo {
+    /// The identifier on the wire. The kernel takes that of a ping socket for its port.
+    fn wire_id(&self) -> u16 {
+        match self.socket.kind {
+            IcmpKind::Raw => self.id,
+            IcmpKind::Ping => self.socket.socket.local_addr().map_or(0, |own| own.port()),
+        }
+    }
+}
+
+/// What is the same in a request whatever its identifier: its number and its payload.
+fn fingerprint(icmp: &IcmpView<'_>) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    hasher.write(icmp.body().get(2..).unwrap_or_default());
+    // 0 is what a session has that has sent nothing.
+    hasher.finish() | 1
 }
 
 impl Worker {
@@ -139,6 +174,13 @@ impl Worker {
         }
         let key = (ip.src(), ip.dst(), id);
         let found = shared.echo.live.lock().get(&key).cloned();
+        if found.is_none() && shared.echo.sent(ip.dst(), id, icmp) {
+            shared.egress.echo_returned(ip.dst());
+            return;
+        }
+        if shared.egress.check(ip.dst()).is_err() {
+            return refuse(Unreachable::AdminProhibited);
+        }
         let echo = match found {
             Some(echo) => echo,
             None => {
@@ -166,6 +208,7 @@ impl Worker {
         if ip.version() == Version::V4 {
             complete(&mut message, None);
         }
+        echo.sent.store(fingerprint(icmp), Ordering::Relaxed);
         let request = ip.packet().to_vec();
         tokio::task::spawn_local(Rc::clone(self).send_echo(echo, message, request));
     }
@@ -199,7 +242,14 @@ impl Worker {
             IcmpKind::Ping => key.2,
         };
         flow.set_established();
-        let echo = Arc::new(Echo { key, id, socket, last: AtomicU64::new(shared.echo.now()), flow });
+        let echo = Arc::new(Echo {
+            key,
+            id,
+            socket,
+            last: AtomicU64::new(shared.echo.now()),
+            sent: AtomicU64::new(0),
+            flow,
+        });
         shared.echo.live.lock().insert(key, Arc::clone(&echo));
         tokio::task::spawn_local(Rc::clone(self).echo_session(Arc::clone(&echo)));
         Ok(echo)
@@ -211,7 +261,10 @@ impl Worker {
             () = self.watch_echo(&echo) => {}
             () = self.drain() => {}
         }
-        self.shared.echo.live.lock().remove(&echo.key);
+        let mut live = self.shared.echo.live.lock();
+        if live.get(&echo.key).is_some_and(|found| Arc::ptr_eq(found, &echo)) {
+            live.remove(&echo.key);
+        }
     }
 
     async fn watch_echo(&self, echo: &Echo) {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oneway_capture::FRAME_HEADER;
+use oneway_egress::Transport;
 use oneway_flow::{End, FlowGuard, Network, Relay};
 use oneway_outbound::{Answer, Connected};
 use oneway_stack::nat::{Conn, Direction, OpenError, State};
@@ -113,6 +114,7 @@ impl Worker {
                     }
                 }
             },
+            None if shared.egress.returned(Transport::Tcp, src, dst) => {}
             None if is_syn => self.open(frame, src, dst),
             // A connection from before we were here, or one to where nothing may go: it is over.
             None => {
@@ -276,7 +278,7 @@ impl Worker {
         let stop = self.drain();
         let relay = Relay {
             client,
-            upstream: connected.stream.into_inner(),
+            upstream: connected.stream,
             early: connected.early,
             up: &flow.up,
             down: &flow.down,

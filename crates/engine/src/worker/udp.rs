@@ -15,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use hashbrown::{DefaultHashBuilder, HashMap};
-use oneway_egress::{IcmpErrorKind, RecvBatch};
+use oneway_egress::{IcmpErrorKind, RecvBatch, Transport};
 use oneway_flow::{FlowGuard, Network, Target};
 use oneway_outbound::{Answer, PROXY_HEADER_MAX, UdpPath};
 use oneway_route::Family;
@@ -217,6 +217,7 @@ impl Worker {
         let key = (client, choice.id);
         let session = match shared.udp.get(&key) {
             Some(session) => session,
+            None if shared.egress.returned(Transport::Udp, client, dst) => return,
             None => match self.open_session(key, &choice, &target) {
                 Some(session) => session,
                 None => {

@@ -5,6 +5,7 @@ mod splice;
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::ops::DerefMut;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
@@ -47,11 +48,11 @@ pub enum End {
 
 /// One connection's two sockets, and where its bytes are counted.
 #[derive(Debug)]
-pub struct Relay<'a> {
+pub struct Relay<'a, S> {
     /// The captured program's socket.
     pub client: TcpStream,
-    /// The outbound's socket.
-    pub upstream: TcpStream,
+    /// The outbound's socket, or what holds it: that is dropped with it.
+    pub upstream: S,
     /// Bytes that the upstream sent before the relay began: behind a proxy's reply.
     pub early: Vec<u8>,
     /// Counts payload delivered to the upstream.
@@ -62,7 +63,7 @@ pub struct Relay<'a> {
     pub half_closed_limit: Duration,
 }
 
-impl Relay<'_> {
+impl<S: DerefMut<Target = TcpStream>> Relay<'_, S> {
     /// Carries bytes until both ends are closed, one fails, or `stop` resolves.
     ///
     /// A FIN travels as a FIN (half-close) and a RST as a RST.

@@ -20,8 +20,14 @@ async fn relayed(
     let task = tokio::task::spawn_local(async move {
         let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
         let pipes = PipePool::default();
-        let relay =
-            Relay { client: accepted, upstream, early, up: &up, down: &down, half_closed_limit: limit };
+        let relay = Relay {
+            client: accepted,
+            upstream: Box::new(upstream),
+            early,
+            up: &up,
+            down: &down,
+            half_closed_limit: limit,
+        };
         let end = relay.run(&pipes, std::future::pending()).await;
         (end, up.into_inner(), down.into_inner())
     });

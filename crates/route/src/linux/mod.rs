@@ -2,8 +2,10 @@
 
 mod change;
 mod decode;
+mod destroy;
 mod identity;
-
+mod missing;
+mod monitor;
 mod netlink;
 mod nft;
 mod query;
@@ -12,7 +14,10 @@ mod snapshot;
 mod sysctl;
 
 pub(crate) use change::{make, unmake, unmake_tagged};
+pub(crate) use destroy::destroy_tcp;
 pub(crate) use identity::{Lock, boot, create_private, netns};
+pub(crate) use missing::missing;
+pub(crate) use monitor::{Monitor, Waker};
 pub(crate) use query::query;
 pub(crate) use serving::listening_user;
-pub(crate) use snapshot::snapshot;
+pub(crate) use snapshot::{snapshot, snapshot_again};

@@ -3,6 +3,10 @@
 //! A batch is a transaction: the kernel checks every message and makes all changes at once at the end
 //! mark, or none. A batch without an end mark is checked and thrown away, which makes it a question.
 
+mod intact;
+
+pub(super) use intact::intact;
+
 use super::netlink::{Netlink, acknowledgement, attributes, decode};
 use crate::error::RouteError;
 use crate::host::{NftSupport, NftTableId};

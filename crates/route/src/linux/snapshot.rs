@@ -9,12 +9,17 @@ use netlink_packet_route::rule::RuleMessage;
 use super::netlink::{Netlink, parse_strictly};
 use super::{decode, nft, serving, sysctl};
 use crate::error::RouteError;
-use crate::host::{Address, Link, Route, Rule, Snapshot};
+use crate::host::{Address, Link, NftSupport, Route, Rule, Snapshot};
 use crate::id::{Family, IfIndex};
 
 const ENODEV: i32 = 19;
 
 pub(crate) fn snapshot() -> Result<Snapshot, RouteError> {
+    Ok(Snapshot { serving: serving::serving()?, ..snapshot_again(nft::support()?)? })
+}
+
+/// All but what is asked for once: what nftables can do, and which ports are in use.
+pub(crate) fn snapshot_again(nft: NftSupport) -> Result<Snapshot, RouteError> {
     let mut netlink = Netlink::routing()?;
     let links = netlink.links()?;
     let sysctls = sysctl::read_all(links.iter().map(|l| l.name.as_str()))?;
@@ -24,9 +29,9 @@ pub(crate) fn snapshot() -> Result<Snapshot, RouteError> {
         rules: netlink.rules()?,
         links,
         sysctls,
-        nft: nft::support()?,
+        nft,
         nft_tables: nft::tables()?,
-        serving: serving::serving()?,
+        serving: Vec::new(),
     })
 }
 

@@ -24,7 +24,7 @@ pub(super) fn candidates<'a>(
     family: Family,
     tun: &str,
 ) -> Vec<(&'a Link, Option<IpAddr>)> {
-    let mut found: Vec<(bool, u32, &Link, Option<IpAddr>)> = host
+    let mut found: Vec<((bool, bool, u32), &Link, Option<IpAddr>)> = host
         .routes
         .iter()
         .filter(|r| {
@@ -37,11 +37,13 @@ pub(super) fn candidates<'a>(
         .flat_map(|r| hops(r).into_iter().map(move |(oif, gateway)| (r.metric, oif, gateway)))
         .filter_map(|(metric, oif, gateway)| {
             let link = host.link_at(oif)?;
-            (link.name != tun && !link.loopback && link.up).then(|| (tunnel(link), metric, link, gateway))
+            // What leads nowhere is no uplink as long as there is another one, whatever its metric.
+            let order = (tunnel(link), host.leads_nowhere(link), metric);
+            (link.name != tun && !link.loopback && link.up).then_some((order, link, gateway))
         })
         .collect();
-    found.sort_by_key(|(tunnel, metric, ..)| (*tunnel, *metric));
-    found.into_iter().map(|(_, _, link, gateway)| (link, gateway)).collect()
+    found.sort_by_key(|(order, ..)| *order);
+    found.into_iter().map(|(_, link, gateway)| (link, gateway)).collect()
 }
 
 fn hops(route: &Route) -> Vec<(IfIndex, Option<IpAddr>)> {

@@ -7,6 +7,8 @@
 #[cfg(target_os = "linux")]
 mod crash;
 #[cfg(target_os = "linux")]
+mod drift;
+#[cfg(target_os = "linux")]
 mod facts;
 #[cfg(target_os = "linux")]
 mod host;
@@ -26,7 +28,7 @@ fn main() -> std::process::ExitCode {
     }
     namespace::become_root();
     let arguments = libtest_mimic::Arguments::from_args();
-    let trials = [roundtrip::trials(), facts::trials(), crash::trials(), model::trials()].concat_all();
+    let trials = [roundtrip::trials(), drift::trials(), facts::trials(), crash::trials(), model::trials()].concat_all();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

@@ -2,7 +2,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use oneway::control::{
-    ControlClient, ControlError, Counters, Doctor, FlowInfo, LoopVerdict, ProtectStatus, Status,
+    ControlClient, ControlError, Counters, Doctor, FlowInfo, GuardStatus, LoopVerdict, ProtectStatus, Status,
     UplinkStatus, Why, WhyQuestion,
 };
 use rustix::process::{Signal, getpid, kill_process};
@@ -40,6 +40,7 @@ impl Instance for Idle {
             outbounds: Vec::new(),
             counters: Counters::default(),
             loops: LoopVerdict::default(),
+            guard: GuardStatus::default(),
         }
     }
 
@@ -71,6 +72,15 @@ impl Instance for Idle {
 
 /// Serves an engine on a thread of its own; `ask` speaks to it once it is ready.
 fn serving(idle: Idle, ask: impl FnOnce(&StatePaths, ControlClient)) -> (Arc<Idle>, Result<(), Failure>) {
+    serving_for(None, idle, ask)
+}
+
+/// The same with a time limit.
+fn serving_for(
+    confirm: Option<u32>,
+    idle: Idle,
+    ask: impl FnOnce(&StatePaths, ControlClient),
+) -> (Arc<Idle>, Result<(), Failure>) {
     let alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     let paths = StatePaths::in_folder(folder.path(), "oneway");
@@ -78,7 +88,7 @@ fn serving(idle: Idle, ask: impl FnOnce(&StatePaths, ControlClient)) -> (Arc<Idl
     let (started, when_started) = channel();
     let result = std::thread::scope(|scope| {
         let service = scope.spawn(|| {
-            serve(&paths, Output::new(false), || {
+            serve(&paths, Output::new(false), confirm, || {
                 started.send(()).unwrap();
                 Ok(idle.clone() as Arc<dyn Instance>)
             })
@@ -144,7 +154,42 @@ fn further_signals_do_not_abort_the_undo() {
 fn a_failed_start_leaves_no_socket() {
     let folder = tempfile::tempdir().unwrap();
     let paths = StatePaths::in_folder(folder.path(), "oneway");
-    let result = serve(&paths, Output::new(false), || Err(Failure::new(FAILED, "no")));
+    let result = serve(&paths, Output::new(false), None, || Err(Failure::new(FAILED, "no")));
     assert_eq!(result, Err(Failure::new(FAILED, "no")));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn what_nobody_confirms_is_undone() {
+    let begin = Instant::now();
+    let (idle, result) = serving_for(Some(1), Idle::default(), |_, mut client| {
+        // To look at it is not to confirm it.
+        client.request(ControlRequest::Status).unwrap();
+    });
+    let failure = result.unwrap_err().to_string();
+    assert!(failure.starts_with("not confirmed within 1 s"), "{failure}");
+    assert!(begin.elapsed() >= Duration::from_secs(1), "{:?}", begin.elapsed());
+    assert_eq!(idle.stopped.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn what_is_confirmed_stays() {
+    let (idle, result) = serving_for(Some(1), Idle::default(), |paths, mut client| {
+        assert_eq!(client.request(ControlRequest::Confirm).unwrap(), ControlReply::Confirmed(true));
+        let end = Instant::now() + Duration::from_millis(1500);
+        while Instant::now() < end {
+            let mut again = ControlClient::connect(std::slice::from_ref(&paths.control)).unwrap();
+            again.request(ControlRequest::Flows).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(client.request(ControlRequest::Stop).unwrap(), ControlReply::Stopped);
+    });
+    assert_eq!(result, Ok(()));
+    assert_eq!(idle.stopped.load(Ordering::SeqCst), 1);
+    // Without a limit there is nothing to confirm, and it does no harm.
+    let (_, result) = serving(Idle::default(), |_, mut client| {
+        assert_eq!(client.request(ControlRequest::Confirm).unwrap(), ControlReply::Confirmed(false));
+        client.request(ControlRequest::Stop).unwrap();
+    });
+    assert_eq!(result, Ok(()));
 }

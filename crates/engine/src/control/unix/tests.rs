@@ -39,6 +39,7 @@ fn start(path: &Path) -> Running {
                 ready(match request {
                     ControlRequest::Flows => ControlReply::Flows(vec![flow()]),
                     ControlRequest::Stop => ControlReply::Stopped,
+                    ControlRequest::Confirm => ControlReply::Confirmed(true),
                     _ => ControlReply::Error("no status here".to_owned()),
                 })
             })

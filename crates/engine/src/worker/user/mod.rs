@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use oneway_capture::FRAME_HEADER;
+use oneway_egress::Transport;
 use oneway_flow::Network;
 use oneway_outbound::{Answer, Connected};
 use oneway_stack::tcp::{
@@ -167,6 +168,9 @@ impl Worker {
 
     /// A segment of no connection of this worker.
     fn stranger(self: &Rc<Self>, frame: &[u8], packet: &[u8], key: Key, segment: &Segment<'_>) {
+        if self.shared.egress.returned(Transport::Tcp, key.0, key.1) {
+            return;
+        }
         if let Some(syn) = Syn::from_segment(segment) {
             return match self.shared.owners.claim(&key, self.user.number) {
                 Ok(()) => self.ask(packet, key, syn),
@@ -315,7 +319,7 @@ impl Worker {
         }
         let open = Open {
             conn,
-            upstream: Some(Upstream::new(connected.stream.into_inner())),
+            upstream: Some(Upstream::new(connected.stream)),
             flow: guard,
             waker: Waker::noop().clone(),
             appointment: None,

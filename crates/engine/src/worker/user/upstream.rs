@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use oneway_egress::{Protected, Registered};
 use rustix::net::SendFlags;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, Interest, ReadBuf};
@@ -14,6 +15,8 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 /// The outbound's socket, each half as far as it is open.
 pub(super) struct Upstream {
+    /// Before the socket, so that it is dropped before.
+    _registered: Option<Registered>,
     read: Read,
     write: OwnedWriteHalf,
     shut: bool,
@@ -32,9 +35,10 @@ impl fmt::Debug for Upstream {
 }
 
 impl Upstream {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(super) fn new(stream: Protected<TcpStream>) -> Self {
+        let (stream, registered) = stream.into_parts();
         let (read, write) = stream.into_split();
-        Self { read: Read::Open(read), write, shut: false }
+        Self { _registered: registered, read: Read::Open(read), write, shut: false }
     }
 
     /// Whether everything was read.

@@ -1,0 +1,201 @@
+//! The uplinks come, go and change (S8).
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use oneway_lab::client::wait_until;
+use oneway_lab::harness::{Failed, TestResult};
+use oneway_lab::servers::origin::port;
+use oneway_lab::topology::{Standard, address};
+use oneway_lab::{NetNs, Oneway, Snapshot, Topology};
+
+use crate::common::{SECOND, TUN, ask, reaches_origin, run, stop};
+use crate::drift::tool;
+
+const UP1: &str = Standard::UP1;
+const UP2: &str = Standard::UP2;
+/// After a usable uplink exists.
+const WORKS: Duration = Duration::from_secs(3);
+/// Until flows on a dead uplink are reset.
+const RESET: Duration = Duration::from_secs(10);
+
+fn works(host: &NetNs, what: &str, oneway: &Oneway) -> TestResult {
+    wait_until(WORKS, what, || reaches_origin(host, SECOND / 3))
+        .map_err(|error| format!("{error}: {}", oneway.stderr()))?;
+    Ok(())
+}
+
+/// A connection of each family that is open and idle.
+fn idle(host: &NetNs) -> Result<Vec<TcpStream>, Failed> {
+    let client = host.client();
+    let dial = |to| -> Result<TcpStream, Failed> {
+        let mut stream = client.tcp(to, 2 * SECOND)?.connected()?;
+        stream.write_all(b"x")?;
+        stream.read_exact(&mut [0])?;
+        Ok(stream)
+    };
+    address::ORIGIN.ports(port::ECHO).into_iter().map(dial).collect()
+}
+
+/// Fails unless each is reset in time.
+fn are_reset(streams: Vec<TcpStream>, oneway: &Oneway) -> TestResult {
+    for (mut stream, family) in streams.into_iter().zip(["IPv4", "IPv6"]) {
+        stream.set_read_timeout(Some(RESET))?;
+        match stream.read(&mut [0]) {
+            // The second where its own address is gone, and no packet could tell it.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted) => {}
+            other => return Err(format!("the {family} flow: {other:?}: {}", oneway.stderr()).into()),
+        }
+    }
+    Ok(())
+}
+
+/// Fails unless each goes on.
+fn go_on(streams: &mut [TcpStream]) -> TestResult {
+    for stream in streams {
+        stream.write_all(b"x")?;
+        stream.read_exact(&mut [0])?;
+    }
+    Ok(())
+}
+
+fn uplink_is(host: &NetNs, name: Option<&str>) -> bool {
+    ask(host, "status")
+        .is_ok_and(|status| ["ipv4", "ipv6"].iter().all(|family| status["uplink"][family].as_str() == name))
+}
+
+fn all_that_happens(options: &[&str]) -> TestResult {
+    let lab = Topology::standard()?;
+    let host = &lab.host;
+    let before = Snapshot::take(host)?;
+    let mut oneway = run(host, options)?;
+    works(host, "it works at the start", &oneway)?;
+
+    let flows = idle(host)?;
+    host.down(UP1)?;
+    works(host, "the first uplink went down", &oneway)?;
+    are_reset(flows, &oneway)?;
+    assert!(uplink_is(host, Some(UP2)), "{}", oneway.stderr());
+
+    lab.restore_uplink(UP1).or_else(|_| lab_routes(&lab))?;
+    works(host, "the first uplink is back", &oneway)?;
+    wait_until(WORKS, "it is the uplink again", || uplink_is(host, Some(UP1)))?;
+
+    let flows = idle(host)?;
+    host.delete_link(UP1)?;
+    works(host, "the first uplink was deleted", &oneway)?;
+    are_reset(flows, &oneway)?;
+    lab.recreate_uplink(UP1)?;
+    works(host, "the first uplink was made anew", &oneway)?;
+    wait_until(WORKS, "it is the uplink again", || uplink_is(host, Some(UP1)))?;
+
+    let flows = idle(host)?;
+    tool(host, "ip address del 192.0.2.2/26 dev up1")?;
+    tool(host, "ip -6 address del 2001:db8:1::2/64 dev up1")?;
+    tool(host, "ip address add 192.0.2.3/26 dev up1")?;
+    tool(host, "ip -6 address add 2001:db8:1::3/64 dev up1 nodad")?;
+    tool(host, "ip route replace default via 192.0.2.1 dev up1 metric 100 proto boot")?;
+    tool(host, "ip -6 route replace default via 2001:db8:1::1 dev up1 metric 100 proto boot")?;
+    works(host, "the first uplink has other addresses", &oneway)?;
+    are_reset(flows, &oneway)?;
+    let ours = tool(host, &format!("ip route show table all dev {TUN} proto 162"))?;
+    assert!(ours.contains("src 192.0.2.3"), "{ours}");
+
+    // Both gone, for longer than anything waits.
+    let flows = idle(host)?;
+    host.delete_link(UP1)?;
+    host.down(UP2)?;
+    wait_until(WORKS, "there is no uplink", || uplink_is(host, None))?;
+    are_reset(flows, &oneway)?;
+    assert!(oneway.alive());
+    assert!(!reaches_origin(host, SECOND / 5), "by no uplink?");
+    lab.recreate_uplink(UP1)?;
+    works(host, "one of two uplinks is back", &oneway)?;
+
+    let mut flows = idle(host)?;
+    // A bridge without ports has no carrier.
+    host.bridge("useless0")?;
+    host.up("useless0")?;
+    tool(host, "ip address add 198.51.100.200/32 dev useless0")?;
+    tool(host, "ip -6 address add 2001:db8:77::1/128 dev useless0 nodad")?;
+    tool(host, "ip route add default dev useless0 metric 5")?;
+    tool(host, "ip -6 route add default dev useless0 metric 5")?;
+    works(host, "a useless default route has a better metric", &oneway)?;
+    host.delete_link("useless0")?;
+    works(host, "the useless default route is gone", &oneway)?;
+    if options.is_empty() {
+        // Nothing happened to these: their address and their device are what they were.
+        let _ = go_on(&mut flows);
+    }
+
+    lab.restore_uplink(UP2).or_else(|_| lab_routes(&lab))?;
+    wait_until(WORKS, "the host is what it was", || uplink_is(host, Some(UP1)))?;
+    let (status, _) = oneway.stop(2 * SECOND)?;
+    assert!(status.success(), "{}", oneway.stderr());
+    let left = before.diff(&Snapshot::take(host)?);
+    assert!(!left.contains("oneway"), "{left}");
+    for ip in ["ip -4", "ip -6"] {
+        let rules = tool(host, &format!("{ip} rule list"))?;
+        assert!(!rules.contains("proto 162"), "{rules}");
+        assert_eq!(tool(host, &format!("{ip} route show table all proto 162"))?, "");
+    }
+    Ok(())
+}
+
+/// Default routes of both uplinks where the addresses have stayed.
+fn lab_routes(lab: &Standard) -> Result<(), oneway_lab::LabError> {
+    for (device, v4, v6, metric) in
+        [(UP1, "192.0.2.1", "2001:db8:1::1", 100), (UP2, "192.0.2.65", "2001:db8:2::1", 200)]
+    {
+        let _ = tool(
+            &lab.host,
+            &format!(
+                "ip -6 address add {} dev {device} nodad",
+                match device {
+                    UP1 => "2001:db8:1::2/64",
+                    _ => "2001:db8:2::2/64",
+                }
+            ),
+        );
+        for words in [
+            format!("ip route replace default via {v4} dev {device} metric {metric} proto boot"),
+            format!("ip -6 route replace default via {v6} dev {device} metric {metric} proto boot"),
+        ] {
+            let _ = tool(&lab.host, &words);
+        }
+    }
+    Ok(())
+}
+
+pub fn everything_that_happens_to_uplinks() -> TestResult {
+    all_that_happens(&[])
+}
+
+pub fn everything_that_happens_to_bound_uplinks() -> TestResult {
+    all_that_happens(&["--protect", "bind"])
+}
+
+fn none_at_the_start(options: &[&str]) -> TestResult {
+    let lab = Topology::standard()?;
+    let host = &lab.host;
+    host.delete_link(UP1)?;
+    host.down(UP2)?;
+    let before = Snapshot::take(host)?;
+    let mut oneway = run(host, options)?;
+    assert!(!reaches_origin(host, SECOND / 5), "by no uplink?");
+    lab.recreate_uplink(UP1)?;
+    works(host, "there is an uplink now", &oneway)?;
+    host.delete_link(UP1)?;
+    wait_until(WORKS, "it is gone", || uplink_is(host, None))?;
+    stop(&mut oneway, host, &before)
+}
+
+pub fn no_uplink_at_the_start() -> TestResult {
+    none_at_the_start(&[])
+}
+
+pub fn no_uplink_to_bind_to_at_the_start() -> TestResult {
+    none_at_the_start(&["--protect", "bind"])
+}

@@ -1,0 +1,227 @@
+//! Our own sockets by what their packets look like, so that one that comes back is known at sight.
+
+use std::hash::BuildHasher;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use hashbrown::{DefaultHashBuilder, HashMap};
+use parking_lot::Mutex;
+
+use crate::handle::Handle;
+
+/// What a packet belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A socket. TCP: both ends, since the kernel gives one port to several connections. UDP: the port alone, which nobody
+/// else on this host has in its family as long as we do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    Tcp { own: (IpAddr, u16), peer: (IpAddr, u16) },
+    Udp { v4: bool, port: u16 },
+}
+
+const SHARDS: usize = 16;
+
+/// The sockets that are alive.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    shards: Vec<Mutex<HashMap<Key, Handle>>>,
+    hasher: DefaultHashBuilder,
+}
+
+/// Whose a packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// Not ours.
+    Other,
+    /// Ours.
+    Own,
+    /// Ours, if its source is an address of this host.
+    OwnIfLocal,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { shards, hasher: DefaultHashBuilder::default() }
+    }
+}
+
+impl Registry {
+    /// Enters a TCP socket from this address to that.
+    pub(crate) fn tcp(self: &Arc<Self>, own: SocketAddr, peer: SocketAddr, handle: Handle) -> Registered {
+        self.enter(Key::Tcp { own: (own.ip(), own.port()), peer: (peer.ip(), peer.port()) }, handle)
+    }
+
+    /// Enters a UDP socket with this address, which may be the unspecified one.
+    pub(crate) fn udp(self: &Arc<Self>, own: SocketAddr, handle: Handle) -> Registered {
+        self.enter(Key::Udp { v4: own.is_ipv4(), port: own.port() }, handle)
+    }
+
+    fn enter(self: &Arc<Self>, key: Key, handle: Handle) -> Registered {
+        if let Some(shard) = self.shard(&key) {
+            shard.lock().insert(key, handle);
+        }
+        Registered { registry: Arc::clone(self), key }
+    }
+
+    fn shard(&self, key: &Key) -> Option<&Mutex<HashMap<Key, Handle>>> {
+        self.shards.get((self.hasher.hash_one(key) >> 48) as usize % SHARDS)
+    }
+
+    fn holds(&self, key: &Key) -> bool {
+        self.shard(key).is_some_and(|shard| shard.lock().contains_key(key))
+    }
+
+    /// Whose a packet from `src` to `dst` is.
+    pub(crate) fn owner(&self, transport: Transport, src: SocketAddr, dst: SocketAddr) -> Owner {
+        match transport {
+            Transport::Tcp => {
+                let key = Key::Tcp { own: (src.ip(), src.port()), peer: (dst.ip(), dst.port()) };
+                if self.holds(&key) { Owner::Own } else { Owner::Other }
+            }
+            // A container may use the same port by an address of its own.
+            Transport::Udp if self.holds(&Key::Udp { v4: src.is_ipv4(), port: src.port() }) => {
+                Owner::OwnIfLocal
+            }
+            Transport::Udp => Owner::Other,
+        }
+    }
+
+    /// Resets the sockets with a peer that `doomed` says so of, given their own address and their peer's. Returns how many.
+    pub(crate) fn reset(&self, mut doomed: impl FnMut(IpAddr, IpAddr) -> bool) -> usize {
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock();
+            all.extend(shard.iter().filter_map(|(key, handle)| match key {
+                Key::Tcp { own, peer } => Some((*key, own.0, peer.0)),
+                Key::Udp { .. } => handle.ends().map(|(own, peer)| (*key, own.ip(), peer.ip())),
+            }));
+        }
+        // Not under the lock, which every new connection takes: the question may take a while.
+        all.retain(|(_, own, peer)| doomed(*own, *peer));
+        let mut count = 0;
+        for (key, ..) in all {
+            let Some(shard) = self.shard(&key) else { continue };
+            let shard = shard.lock();
+            count += usize::from(shard.get(&key).is_some_and(|handle| handle.reset()));
+        }
+        count
+    }
+
+    /// How many there are.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+}
+
+/// A socket's place among our own; it is given up before the socket is closed.
+#[derive(Debug)]
+pub struct Registered {
+    registry: Arc<Registry>,
+    key: Key,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        if let Some(shard) = self.registry.shard(&self.key) {
+            shard.lock().remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Egress;
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn sockets_are_known_for_as_long_as_they_live() {
+        let egress = Egress::unprotected_for_loopback_tests();
+        let registry = Arc::clone(&egress.registry);
+        let server = listener().await;
+        let (server, to) = (&server, server.local_addr().unwrap());
+        let stream = egress.connect_tcp(to).await.unwrap();
+        let own = stream.local_addr().unwrap();
+        assert_eq!(registry.owner(Transport::Tcp, own, to), Owner::Own);
+        // The kernel may give the same port to a connection to somewhere else.
+        assert_eq!(registry.owner(Transport::Tcp, own, at("192.0.2.1:80")), Owner::Other);
+        assert_eq!(registry.owner(Transport::Tcp, to, own), Owner::Other);
+        assert_eq!(registry.owner(Transport::Udp, own, to), Owner::Other);
+        let (stream, registered) = stream.into_parts();
+        assert_eq!(registry.owner(Transport::Tcp, own, to), Owner::Own);
+        drop(registered);
+        assert_eq!(registry.len(), 0);
+        drop(stream);
+
+        let socket = egress.udp(oneway_route::Family::V4).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let from = SocketAddr::new([198, 51, 100, 7].into(), port);
+        assert_eq!(registry.owner(Transport::Udp, from, to), Owner::OwnIfLocal);
+        assert_eq!(
+            registry.owner(Transport::Udp, SocketAddr::new(at("[::1]:1").ip(), port), to),
+            Owner::Other
+        );
+        // 127.0.0.1 is this host, 198.51.100.7 is not.
+        assert!(egress.returned(
+            Transport::Udp,
+            SocketAddr::new([127, 0, 0, 1].into(), port),
+            at("192.0.2.1:9")
+        ));
+        assert!(!egress.returned(Transport::Udp, from, at("192.0.2.2:9")));
+        assert!(egress.check(at("192.0.2.1:9").ip()).is_err());
+        egress.check(at("192.0.2.2:9").ip()).unwrap();
+        drop(socket);
+        assert_eq!(registry.len(), 0);
+        // A connection that nobody accepts, and one that is given up.
+        assert!(egress.connect_tcp(at("127.0.0.1:1")).await.is_err());
+        assert_eq!(registry.len(), 0);
+        drop(server.accept().await);
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "the server of a test")]
+    async fn listener() -> tokio::net::TcpListener {
+        tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_reset_socket_fails_and_the_others_do_not() {
+        use tokio::io::AsyncReadExt;
+
+        let egress = Egress::unprotected_for_loopback_tests();
+        let server = listener().await;
+        let to = server.local_addr().unwrap();
+        let mut doomed = egress.connect_tcp(to).await.unwrap();
+        let (mut theirs, _) = server.accept().await.unwrap();
+        let other = listener().await;
+        let kept = egress.connect_tcp(other.local_addr().unwrap()).await.unwrap();
+        let relay = egress.udp_for(at("127.0.0.1:9")).unwrap();
+        let own = doomed.local_addr().unwrap().ip();
+        assert_eq!(egress.reset(|ours, _| ours != own), 0);
+        let mut seen = Vec::new();
+        // Both connected sockets are asked about, and the datagram socket, whose peer it still has.
+        let count = egress.reset(|ours, peer| {
+            seen.push((ours, peer));
+            false
+        });
+        assert_eq!((count, seen.len()), (0, 3));
+        assert_eq!(egress.reset(|_, _| true), 3);
+        let error = doomed.read(&mut [0]).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        let error = theirs.read(&mut [0]).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        assert!(relay.send(b"x").await.is_err(), "it has no peer any more");
+        drop(kept);
+    }
+}

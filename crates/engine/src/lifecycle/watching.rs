@@ -1,0 +1,400 @@
+//! The watch over the host while traffic is captured: what is ours stays, what depends on the uplinks follows them, and
+//! what would loop is stopped.
+//!
+//! ```text
+//! netlink ─▶ settle ─▶ plan again ─▶ put back what is gone ─▶ ask the kernel ─▶ breakers
+//! ```
+
+mod breakers;
+mod uplinks;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use oneway_egress::{Egress, Finding, KernelRoutes};
+use oneway_route::{
+    Applied, Captured, Changes, Family, IfIndex, Monitor, NftSupport, Request, RouteError, Snapshot, Waker,
+    Watched as Which, no_hook, plan_again,
+};
+use parking_lot::Mutex;
+
+use super::host::Host;
+use crate::error::EngineError;
+use crate::watched::{OncePerMinute, Proof, Rounds, Watched, amplified};
+use crate::worker::Shared;
+use uplinks::Outline;
+
+pub(super) use breakers::name;
+
+/// A change seldom comes alone: the host is looked at when it was quiet for so long …
+const QUIET: Duration = Duration::from_millis(30);
+/// … or this long after the first.
+const SETTLE: Duration = Duration::from_millis(150);
+/// What the kernel does not tell is looked at so often.
+const TICK: Duration = Duration::from_secs(1);
+/// A look may take this part of the time at most, should others change the host without end.
+const SHARE: u32 = 10;
+/// When something failed.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// What the watch works on.
+pub(super) struct Parts {
+    pub(super) host: Host<Captured>,
+    /// What was planned from; with a device that was handed over, what would have been.
+    pub(super) request: Request,
+    pub(super) nft: NftSupport,
+    pub(super) tun: (IfIndex, String),
+    pub(super) families: Vec<Family>,
+    /// Addresses that our own sockets connect to, besides those of clients.
+    pub(super) proxies: Vec<IpAddr>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) watched: Arc<Watched>,
+}
+
+/// The running watch.
+#[derive(Debug)]
+pub(super) struct Watch {
+    stop: Arc<AtomicBool>,
+    waker: Waker,
+    host: Arc<Mutex<Option<Host<Captured>>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    /// Begins. What cannot be watched is undone.
+    pub(super) fn start(parts: Parts) -> Result<Self, EngineError> {
+        let Parts { host, request, nft, tun, families, proxies, shared, watched } = parts;
+        let monitor = match Monitor::open() {
+            Ok(monitor) => monitor,
+            Err(error) => return Err(host.undo_because(error.into())),
+        };
+        let far: Vec<IpAddr> = families.iter().map(|family| far(*family)).collect();
+        let mut samples = host.samples();
+        samples.extend(&far);
+        let host = Arc::new(Mutex::new(Some(host)));
+        let (waker, stop) = (monitor.waker(), Arc::new(AtomicBool::new(false)));
+        let alarm = waker.clone();
+        shared.egress.on_return(move || alarm.wake());
+        let watcher = Watcher {
+            monitor,
+            stop: Arc::clone(&stop),
+            host: Arc::clone(&host),
+            request,
+            nft,
+            tun,
+            destinations: proxies.into_iter().chain(far).collect(),
+            families,
+            samples,
+            egress: Arc::clone(&shared.egress),
+            shared,
+            watched,
+            outline: Outline::default(),
+            patience: None,
+            rounds: Rounds::default(),
+            said: Said::default(),
+            traffic: (0, 0, 0),
+        };
+        let spawned = thread::Builder::new().name("oneway-guard".to_owned()).spawn(move || watcher.run());
+        match spawned {
+            Ok(thread) => Ok(Self { stop, waker, host, thread: Some(thread) }),
+            Err(error) => {
+                let error = EngineError::Worker(error);
+                Err(match host.lock().take() {
+                    Some(host) => host.undo_because(error),
+                    None => error,
+                })
+            }
+        }
+    }
+
+    /// Ends it and hands the host over, so that what is undone stays undone.
+    pub(super) fn end(mut self) -> Option<Host<Captured>> {
+        self.stop.store(true, Ordering::Release);
+        self.waker.wake();
+        if let Some(thread) = self.thread.take() {
+            // If it panicked it has said so, and what it watched over is still to be undone.
+            let _ = thread.join();
+        }
+        self.host.lock().take()
+    }
+}
+
+/// TEST-NET-3 and the documentation prefix: nobody is there, and no host has a route of its own for them.
+pub(super) fn far(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::from([203, 0, 113, 1]),
+        Family::V6 => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
+    }
+}
+
+/// What repeats is said once a minute.
+#[derive(Debug, Default)]
+struct Said {
+    failed: OncePerMinute,
+    fight: OncePerMinute,
+    returned: OncePerMinute,
+    amplified: OncePerMinute,
+}
+
+struct Watcher {
+    monitor: Monitor,
+    stop: Arc<AtomicBool>,
+    host: Arc<Mutex<Option<Host<Captured>>>>,
+    request: Request,
+    nft: NftSupport,
+    tun: (IfIndex, String),
+    families: Vec<Family>,
+    destinations: Vec<IpAddr>,
+    /// Addresses that stand for all of their families. They are asked about, and nothing is sent there.
+    samples: Vec<IpAddr>,
+    egress: Arc<Egress>,
+    shared: Arc<Shared>,
+    watched: Arc<Watched>,
+    /// The host's links, addresses and default routes at the last look.
+    outline: Outline,
+    /// When flows are given up that could have come back by themselves.
+    patience: Option<Instant>,
+    rounds: Rounds,
+    said: Said,
+    /// Packets read, written, and datagrams among the written ones at the last tick.
+    traffic: (u64, u64, u64),
+}
+
+impl Watcher {
+    fn run(mut self) {
+        // The host may have changed between the plan and now.
+        let mut pending = Changes { lost: true, ..Changes::default() };
+        let mut not_before = Instant::now();
+        let mut tick = Instant::now() + TICK;
+        while !self.stop.load(Ordering::Acquire) {
+            let now = Instant::now();
+            let mut next = tick;
+            if pending.any() {
+                next = next.min(not_before);
+            }
+            if let Some(at) = [self.egress.next_try(), self.patience].into_iter().flatten().min() {
+                next = next.min(at);
+            }
+            let changes = self.wait(next.saturating_duration_since(now));
+            if self.stop.load(Ordering::Acquire) {
+                return;
+            }
+            pending.add(changes);
+            let now = Instant::now();
+            let mut looked = false;
+            if pending.any() && now >= not_before {
+                looked = true;
+                let again = self.look(std::mem::take(&mut pending));
+                let took = now.elapsed();
+                not_before = self.rounds.next(Instant::now() + took * SHARE);
+                if again {
+                    pending.lost = true;
+                    not_before = not_before.max(Instant::now() + RETRY);
+                }
+            }
+            // Something came back that did not before: perhaps something of ours is gone.
+            pending.lost |= changes.woken;
+            self.breakers(looked);
+            if self.patience.is_some_and(|at| at <= Instant::now()) {
+                self.patience = None;
+                self.reset_stale(true, false);
+            }
+            if Instant::now() >= tick {
+                tick = Instant::now() + TICK;
+                self.tick();
+            }
+        }
+    }
+
+    /// Waits for a change, and then until there are no more.
+    fn wait(&mut self, at_most: Duration) -> Changes {
+        let mut changes = self.wait_once(at_most);
+        if changes.any() {
+            let deadline = Instant::now() + SETTLE;
+            while Instant::now() < deadline && !self.stop.load(Ordering::Acquire) {
+                let more = self.wait_once(QUIET);
+                if !more.any() {
+                    break;
+                }
+                changes.add(more);
+            }
+        }
+        changes
+    }
+
+    fn wait_once(&mut self, at_most: Duration) -> Changes {
+        match self.monitor.wait(at_most) {
+            Ok(changes) => changes,
+            Err(error) => {
+                self.failed("cannot hear of changes to this host, and looks for itself", &error);
+                // Without this a broken socket would keep a processor busy.
+                thread::sleep(RETRY);
+                Changes { lost: true, ..Changes::default() }
+            }
+        }
+    }
+
+    /// Looks at the host and mends what is ours. True if it is to be done again.
+    fn look(&mut self, changes: Changes) -> bool {
+        let shared_host = Arc::clone(&self.host);
+        let mut host = shared_host.lock();
+        let Some(host) = &mut *host else { return false };
+        let mut again = false;
+        match host {
+            Host::Ours(applied) => {
+                if changes.routing() {
+                    again |= self.follow(applied);
+                }
+                again |= self.put_back(applied, Which::All);
+            }
+            Host::Theirs => {
+                if changes.routing() {
+                    match Snapshot::take_again(NftSupport::Unknown) {
+                        Ok(snapshot) => {
+                            let pinned = self.request.interface.as_deref();
+                            let uplinks = oneway_route::find_uplinks(&snapshot, &self.tun.1, pinned);
+                            self.uplinks(snapshot, uplinks);
+                        }
+                        Err(error) => {
+                            self.failed("cannot look at this host", &error);
+                            again = true;
+                        }
+                    }
+                }
+            }
+        }
+        if changes.routing() {
+            self.ask_again();
+        }
+        again
+    }
+
+    /// Makes the plan one for the host as it is now.
+    fn follow(&mut self, applied: &mut Applied<Captured>) -> bool {
+        let snapshot = match Snapshot::take_again(self.nft) {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                self.failed("cannot look at this host", &error);
+                return true;
+            }
+        };
+        if snapshot.link(&self.tun.1).is_none() {
+            // The workers know by now, and everything is about to be undone.
+            return false;
+        }
+        let plan = match plan_again(&self.request, applied.plan(), &snapshot) {
+            Ok(plan) => plan,
+            Err(error) => {
+                self.failed("cannot follow this host's changes, and keeps what there is", &error);
+                return false;
+            }
+        };
+        let uplinks = plan.uplinks.clone();
+        let outcome = applied.change_to(plan, &mut no_hook);
+        self.uplinks(snapshot, uplinks);
+        match outcome {
+            Ok(done) if done.is_empty() => false,
+            Ok(done) => {
+                tracing::info!(changes = ?done, "followed the changes to this host");
+                self.watched.moved();
+                false
+            }
+            Err(error) => {
+                self.failed("cannot follow this host's changes", &error);
+                true
+            }
+        }
+    }
+
+    /// Makes again what others have undone.
+    fn put_back(&mut self, applied: &mut Applied<Captured>, which: Which) -> bool {
+        match applied.put_back(which) {
+            Ok(done) if done.is_empty() => false,
+            Ok(done) => {
+                let now = Instant::now();
+                if self.rounds.note(now) {
+                    if self.said.fight.may(now) {
+                        tracing::warn!(what = ?done, "somebody keeps removing what is needed here; putting it back at most five times a second");
+                    }
+                } else {
+                    tracing::info!(what = ?done, "put back what somebody had removed");
+                }
+                self.watched.restored(done);
+                false
+            }
+            // Its device is gone: the workers know by now.
+            Err(RouteError::NoDevice { .. }) => false,
+            Err(error) => {
+                self.failed("cannot put back what somebody has removed", &error);
+                true
+            }
+        }
+    }
+
+    /// Asks the kernel where our own sockets' packets would go, and sends none where they would come back.
+    fn ask_again(&mut self) {
+        let verdicts = self.egress.prove(&KernelRoutes, self.tun.0, &self.destinations);
+        let looping = verdicts.iter().find(|verdict| verdict.finding == Finding::Loops);
+        let unproven = verdicts.iter().find(|verdict| !verdict.loop_free);
+        let proof = match looping.or(unproven) {
+            Some(verdict) => Proof {
+                proven: false,
+                loops: looping.is_some(),
+                why: format!("{}: {}", verdict.dst, verdict.why),
+            },
+            None => Proof {
+                proven: true,
+                loops: false,
+                why: format!("{} destinations asked of the kernel after the last change", verdicts.len()),
+            },
+        };
+        self.watched.set_proof(proof);
+        if looping.is_some() {
+            let looping = self.families.iter().filter(|family| self.all_loop(**family));
+            looping.for_each(|family| self.egress.quarantine_family(*family, Instant::now()));
+        }
+    }
+
+    /// Whether the kernel says of everything of a family that it would come back, and not of some destinations alone.
+    fn all_loop(&self, family: Family) -> bool {
+        let samples: Vec<IpAddr> =
+            self.samples.iter().copied().filter(|dst| Family::of(*dst) == family).collect();
+        let verdicts = self.egress.prove(&KernelRoutes, self.tun.0, &samples);
+        !verdicts.is_empty() && verdicts.iter().all(|verdict| verdict.finding == Finding::Loops)
+    }
+
+    /// What nobody tells.
+    fn tick(&mut self) {
+        let shared_host = Arc::clone(&self.host);
+        if let Some(Host::Ours(applied)) = &mut *shared_host.lock()
+            && applied.has_switches()
+        {
+            self.put_back(applied, Which::Switches);
+        }
+        let stats = self.shared.stats.snapshot();
+        let traffic = (stats.tun_read, stats.tun_written, stats.udp_down + stats.echo_down);
+        let before = std::mem::replace(&mut self.traffic, traffic);
+        let (read, written) = (traffic.0 - before.0, traffic.1 - before.1);
+        if amplified(read, written, traffic.2 - before.2) {
+            self.watched.alarm();
+            if self.said.amplified.may(Instant::now()) {
+                tracing::warn!(
+                    read,
+                    written,
+                    "far more packets were written to the TUN in a second than were read from it"
+                );
+            }
+        }
+    }
+
+    fn failed(&mut self, what: &str, error: &dyn std::fmt::Display) {
+        if self.said.failed.may(Instant::now()) {
+            tracing::warn!(%error, "{what}");
+        } else {
+            tracing::debug!(%error, "{what}");
+        }
+    }
+}

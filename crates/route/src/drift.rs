@@ -1,0 +1,120 @@
+//! Keeping a plan real while others change the host, and following the host to another plan.
+
+use crate::apply::{Applied, Captured, Hook, make, unmake};
+use crate::change::Change;
+use crate::error::RouteError;
+use crate::os;
+use crate::plan::{Phase, Plan, Step};
+use crate::prove;
+
+/// Which changes to look after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watched {
+    /// All.
+    All,
+    /// The switches below `/proc/sys` alone: the kernel does not tell when they change.
+    Switches,
+}
+
+impl Applied<Captured> {
+    /// Whether the plan holds something that the kernel tells nobody about, so that one has to look.
+    pub fn has_switches(&self) -> bool {
+        self.plan.steps.iter().any(|step| matches!(step.change, Change::Sysctl { .. }))
+    }
+
+    /// What of the plan is not on the host, in the plan's order. Changes nothing.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn missing(&self, which: Watched) -> Result<Vec<Step>, RouteError> {
+        let watched = |step: &&Step| which == Watched::All || matches!(step.change, Change::Sysctl { .. });
+        let steps: Vec<&Step> = self.plan.steps.iter().filter(watched).collect();
+        let changes: Vec<&Change> = steps.iter().map(|step| &step.change).collect();
+        let missing = os::missing(&changes)?;
+        Ok(steps
+            .into_iter()
+            .zip(missing)
+            .filter(|(_, missing)| *missing)
+            .map(|(step, _)| step.clone())
+            .collect())
+    }
+
+    /// Makes what of the plan is not on the host again, and says what that was. The journal has the inverse of each from
+    /// when it was made first, so that nothing is to be written.
+    ///
+    /// The capture's rules come last, and only if all that they count on is there.
+    ///
+    /// # Errors
+    /// The first step that could not be made. Steps before it are made.
+    pub fn put_back(&mut self, which: Watched) -> Result<Vec<String>, RouteError> {
+        let mut done = Vec::new();
+        for step in self.missing(which)? {
+            os::make(&step.change)?;
+            done.push(short(&step.change));
+        }
+        Ok(done)
+    }
+
+    /// Changes the host from this plan to another one: makes what is new, rehearses the capture if its rules change, and
+    /// then undoes what is in the way. Says what it did.
+    ///
+    /// # Errors
+    /// The step that failed, or [`RouteError::NotProven`]; what was made is undone, and the plan stays.
+    pub fn change_to(&mut self, plan: Plan, hook: Hook<'_>) -> Result<Vec<String>, RouteError> {
+        let is_in = |step: &Step, plan: &Plan| plan.steps.iter().any(|other| other.change == step.change);
+        let new: Vec<Step> = plan.steps.iter().filter(|step| !is_in(step, &self.plan)).cloned().collect();
+        let old: Vec<Step> = self.plan.steps.iter().filter(|step| !is_in(step, &plan)).cloned().collect();
+        let mut done: Vec<String> = new.iter().map(|step| short(&step.change)).collect();
+        if new.is_empty() && old.is_empty() {
+            self.plan = plan;
+            return Ok(done);
+        }
+        let phase = |phase| new.iter().filter(move |step| step.phase == phase).cloned().collect::<Vec<_>>();
+        let before = self.journal.done().len();
+        let rules = phase(Phase::Capture);
+        let made = make(&mut self.journal, &phase(Phase::Prepare), hook).and_then(|()| {
+            if !rules.is_empty() {
+                prove::rehearse(&plan, &mut self.journal, &[], hook)?;
+            }
+            make(&mut self.journal, &rules, hook)
+        });
+        if let Err(error) = made {
+            if let Err(undo) = unmake(&mut self.journal, before, hook) {
+                tracing::error!("what was changed could not be undone: {undo}");
+            }
+            return Err(error);
+        }
+        for step in old.iter().rev() {
+            if new.iter().any(|new| same_place(&new.change, &step.change)) {
+                // It was replaced, and undoing it would remove what has its place now.
+                continue;
+            }
+            os::unmake(&step.change.undo())?;
+            done.push(format!("undone: {}", short(&step.change)));
+        }
+        self.plan = plan;
+        self.journal.rewrite(self.plan.steps.iter().map(|step| &step.change))?;
+        Ok(done)
+    }
+}
+
+/// Whether the kernel holds one of the two only: making the second replaces the first.
+fn same_place(a: &Change, b: &Change) -> bool {
+    match (a, b) {
+        (Change::Route(a), Change::Route(b)) => {
+            (a.table, a.dst, a.metric, a.kind()) == (b.table, b.dst, b.metric, b.kind())
+        }
+        (Change::Nft(a), Change::Nft(b)) => a.name == b.name,
+        (Change::Sysctl { path: a, .. }, Change::Sysctl { path: b, .. }) => a == b,
+        (Change::Link { name: a, .. }, Change::Link { name: b, .. }) => a == b,
+        _ => a == b,
+    }
+}
+
+/// A change in one line.
+fn short(change: &Change) -> String {
+    match change {
+        Change::Nft(table) => format!("nft table inet {}", table.name),
+        change => change.to_string(),
+    }
+}

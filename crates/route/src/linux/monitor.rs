@@ -1,0 +1,162 @@
+//! Netlink's multicast groups (`include/uapi/linux/rtnetlink.h`, `nfnetlink.h`).
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use netlink_sys::{Socket, SocketAddr, protocols};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+
+use crate::error::RouteError;
+use crate::monitor::Changes;
+
+const RTNLGRP_LINK: u32 = 1;
+const RTNLGRP_IPV4_IFADDR: u32 = 5;
+const RTNLGRP_IPV4_ROUTE: u32 = 7;
+const RTNLGRP_IPV4_RULE: u32 = 8;
+const RTNLGRP_IPV6_IFADDR: u32 = 9;
+const RTNLGRP_IPV6_ROUTE: u32 = 11;
+const RTNLGRP_IPV6_RULE: u32 = 19;
+const NFNLGRP_NFTABLES: u32 = 7;
+
+const ROUTING: [u32; 7] = [
+    RTNLGRP_LINK,
+    RTNLGRP_IPV4_IFADDR,
+    RTNLGRP_IPV4_ROUTE,
+    RTNLGRP_IPV4_RULE,
+    RTNLGRP_IPV6_IFADDR,
+    RTNLGRP_IPV6_ROUTE,
+    RTNLGRP_IPV6_RULE,
+];
+
+/// One message of these is a few hundred bytes; the kernel puts several of a dump together, but no announcements.
+const DATAGRAM: usize = 32 * 1024;
+/// Datagrams taken in one go, so that a flood ends a wait nevertheless.
+const BATCH: usize = 4096;
+
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    routing: Subscription,
+    /// None where the kernel has no nftables.
+    nftables: Option<Subscription>,
+    waker: Waker,
+}
+
+impl Monitor {
+    pub(crate) fn open() -> Result<Self, RouteError> {
+        let open = |what| move |source| RouteError::Open { what, source };
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|e| RouteError::Open { what: "routing", source: e.into() })?;
+        Ok(Self {
+            routing: Subscription::open(protocols::NETLINK_ROUTE, &ROUTING).map_err(open("routing"))?,
+            nftables: Subscription::open(protocols::NETLINK_NETFILTER, &[NFNLGRP_NFTABLES]).ok(),
+            waker: Waker(Arc::new(event)),
+        })
+    }
+
+    pub(crate) fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    pub(crate) fn wait(&mut self, at_most: Duration) -> Result<Changes, RouteError> {
+        let deadline = Instant::now() + at_most;
+        let fail = |e: Errno| RouteError::Talk { what: "announce changes".into(), source: e.into() };
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 });
+            let mut waiting = vec![
+                PollFd::new(&self.routing.socket, PollFlags::IN),
+                PollFd::new(&*self.waker.0, PollFlags::IN),
+            ];
+            if let Some(nftables) = &self.nftables {
+                waiting.push(PollFd::new(&nftables.socket, PollFlags::IN));
+            }
+            match poll(&mut waiting, Some(&timeout)) {
+                Ok(0) => return Ok(Changes::default()),
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(e) => return Err(fail(e)),
+            }
+            let mut changes = Changes { woken: self.waker.take(), ..Changes::default() };
+            self.routing.take(&mut changes).map_err(fail)?;
+            if let Some(nftables) = &mut self.nftables {
+                nftables.take(&mut changes).map_err(fail)?;
+            }
+            if changes != Changes::default() || Instant::now() >= deadline {
+                return Ok(changes);
+            }
+        }
+    }
+}
+
+/// A socket that some groups' announcements come to.
+#[derive(Debug)]
+struct Subscription {
+    socket: Socket,
+    buffer: Vec<u8>,
+}
+
+impl Subscription {
+    fn open(protocol: isize, groups: &[u32]) -> io::Result<Self> {
+        let mut socket = Socket::new(protocol)?;
+        // All have numbers up to 32 and so a bit in the address.
+        let groups = groups.iter().fold(0, |bits, group| bits | 1 << (group - 1));
+        socket.bind(&SocketAddr::new(0, groups))?;
+        Ok(Self { socket, buffer: vec![0; DATAGRAM] })
+    }
+
+    /// Takes what is waiting.
+    fn take(&mut self, changes: &mut Changes) -> Result<(), Errno> {
+        for _ in 0..BATCH {
+            let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
+            match rustix::net::recv(&self.socket, &mut self.buffer[..], flags) {
+                Ok((_, length)) if length > self.buffer.len() => changes.lost = true,
+                Ok((_, length)) => note(changes, self.buffer.get(..length).unwrap_or_default()),
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(Errno::NOBUFS) => changes.lost = true,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Notes the types of a datagram's messages (`struct nlmsghdr`).
+fn note(changes: &mut Changes, mut rest: &[u8]) {
+    const NFNL_SUBSYS_NFTABLES: u16 = 10;
+    while let (Some(length), Some(kind)) =
+        (rest.first_chunk::<4>(), rest.get(4..).and_then(<[u8]>::first_chunk::<2>))
+    {
+        match u16::from_ne_bytes(*kind) {
+            16 | 17 => changes.links = true,
+            20 | 21 => changes.addresses = true,
+            24 | 25 => changes.routes = true,
+            32 | 33 => changes.rules = true,
+            kind if kind >> 8 == NFNL_SUBSYS_NFTABLES => changes.nftables = true,
+            _ => {}
+        }
+        let length = u32::from_ne_bytes(*length) as usize;
+        if length < 16 {
+            return;
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Waker(Arc<OwnedFd>);
+
+impl Waker {
+    pub(crate) fn wake(&self) {
+        // It fails only when the counter is full, and then it is readable already.
+        let _ = rustix::io::write(self.0.as_fd(), &1_u64.to_ne_bytes());
+    }
+
+    fn take(&self) -> bool {
+        rustix::io::read(self.0.as_fd(), &mut [0; 8]).is_ok()
+    }
+}

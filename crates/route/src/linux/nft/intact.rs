@@ -1,0 +1,157 @@
+//! Whether our table still is what it was made as.
+
+use super::{
+    Bytes, NF_ACCEPT, NF_INET_LOCAL_OUT, NF_INET_PRE_ROUTING, NFPROTO_INET, NFT_MSG_GETTABLE,
+    NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFT_MSG_NEWTABLE, NFT_TABLE_F_DORMANT, NLM_F_DUMP, NLM_F_REQUEST,
+    PRIORITY, TAG, nft,
+};
+use crate::error::RouteError;
+use crate::nft::{Chain, Expr, NftTable};
+use crate::os::netlink::{Netlink, attributes, decode};
+
+const NFT_MSG_GETCHAIN: u16 = 4;
+const NFT_MSG_GETRULE: u16 = 7;
+const NLA_F_NESTED: u16 = 0x8000;
+const NLA_FLAGS: u16 = 0xc000;
+
+/// Whether the table is there and awake, and has our chains with our rules in our order. What others have put beside
+/// them is none of our business.
+pub(crate) fn intact(table: &NftTable) -> Result<bool, RouteError> {
+    let Ok(mut netlink) = Netlink::netfilter() else { return Ok(false) };
+    let tables = list(&mut netlink, NFT_MSG_GETTABLE, NFT_MSG_NEWTABLE, None)?;
+    let awake = tables.iter().any(|found| {
+        let flags = attribute(found, 2).and_then(|v| v.first_chunk()).map_or(0, |v| u32::from_be_bytes(*v));
+        is(found, 1, &table.name) && attribute(found, 6) == Some(TAG) && flags & NFT_TABLE_F_DORMANT == 0
+    });
+    if !awake {
+        return Ok(false);
+    }
+    let chains = list(&mut netlink, NFT_MSG_GETCHAIN, NFT_MSG_NEWCHAIN, Some(table))?;
+    let rules = list(&mut netlink, NFT_MSG_GETRULE, NFT_MSG_NEWRULE, Some(table))?;
+    Ok(table.chains().iter().all(|chain| has_chain(chain, &chains) && has_rules(chain, &rules)))
+}
+
+/// The attributes of each entry of our table, or of all tables.
+fn list(
+    netlink: &mut Netlink,
+    ask: u16,
+    answer: u16,
+    table: Option<&NftTable>,
+) -> Result<Vec<Vec<u8>>, RouteError> {
+    let what = "look at our nftables table";
+    let list = netlink.dump_bytes(what, |sequence| {
+        let mut bytes = Bytes::default();
+        bytes.message(nft(ask), NLM_F_REQUEST | NLM_F_DUMP, sequence, NFPROTO_INET, 0, |b| {
+            if let Some(table) = table {
+                b.string(1, &table.name);
+            }
+        });
+        bytes.0
+    })?;
+    let mut found = Vec::new();
+    for (kind, payload) in list {
+        let rest = payload.get(4..).ok_or_else(|| decode(what, "an entry without a header".into()))?;
+        let ours = table.is_none_or(|table| is(rest, 1, &table.name));
+        if kind == nft(answer) && payload.first() == Some(&NFPROTO_INET) && ours {
+            found.push(rest.to_vec());
+        }
+    }
+    Ok(found)
+}
+
+fn attribute(of: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(of).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}
+
+/// Whether an attribute is this text.
+fn is(of: &[u8], kind: u16, text: &str) -> bool {
+    attribute(of, kind).is_some_and(|value| value.strip_suffix(&[0]) == Some(text.as_bytes()))
+}
+
+fn has_chain(chain: &Chain, found: &[Vec<u8>]) -> bool {
+    let hook = if chain.kind == "route" { NF_INET_LOCAL_OUT } else { NF_INET_PRE_ROUTING };
+    let mut ours = Bytes::default();
+    ours.string(3, chain.name);
+    ours.nested(4, |b| {
+        b.be32(1, hook);
+        b.be32(2, PRIORITY.cast_unsigned());
+    });
+    ours.be32(5, NF_ACCEPT);
+    ours.string(7, chain.kind);
+    found.iter().any(|theirs| contains(theirs, &ours.0))
+}
+
+/// Whether all our rules of a chain are there, in order.
+fn has_rules(chain: &Chain, found: &[Vec<u8>]) -> bool {
+    let mut theirs = found.iter().filter(|rule| is(rule, 2, chain.name));
+    chain.rules.iter().all(|rule| {
+        let ours = expressions(rule);
+        theirs.any(|found| {
+            attribute(found, 4).is_some_and(|list| {
+                attributes(list).count() == attributes(&ours).count() && contains(list, &ours)
+            })
+        })
+    })
+}
+
+fn expressions(rule: &[Expr]) -> Vec<u8> {
+    let mut bytes = Bytes::default();
+    rule.iter().for_each(|expr| bytes.rule_part(expr));
+    bytes.0
+}
+
+/// Whether every attribute of `ours` is in `theirs` too, the second of a kind as the second there. The kernel adds some of
+/// its own, handles for example, and newer ones more.
+fn contains(theirs: &[u8], ours: &[u8]) -> bool {
+    let mut count = [0_usize; 16];
+    with_flags(ours).all(|(flagged, value)| {
+        let kind = flagged & !NLA_FLAGS;
+        let Some(nth) = count.get_mut(usize::from(kind)) else { return false };
+        let found = attributes(theirs).filter(|(k, _)| *k == kind).nth(*nth);
+        *nth += 1;
+        found.is_some_and(
+            |(_, found)| {
+                if flagged & NLA_F_NESTED == 0 { found == value } else { contains(found, value) }
+            },
+        )
+    })
+}
+
+/// [`attributes`], their types with the flags that say which are nested. Ours have them; not all of the kernel's do.
+fn with_flags(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let size = usize::from(u16::from_ne_bytes(*rest.first_chunk()?));
+        let kind = u16::from_ne_bytes(*rest.get(2..)?.first_chunk()?);
+        let value = rest.get(4..size)?;
+        rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nested(parts: &[(u16, &[u8])]) -> Vec<u8> {
+        let mut bytes = Bytes::default();
+        for (kind, value) in parts {
+            bytes.nested(1, |b| b.attribute(*kind, value));
+        }
+        bytes.0
+    }
+
+    #[test]
+    fn what_the_kernel_adds_does_not_matter_and_what_it_lacks_does() {
+        let ours = nested(&[(1, b"a"), (1, b"b")]);
+        assert!(contains(&ours, &ours));
+        let mut more = nested(&[(1, b"a"), (1, b"b")]);
+        let mut extra = Bytes::default();
+        extra.be32(9, 7);
+        more.extend(&extra.0);
+        assert!(contains(&more, &ours));
+        assert!(!contains(&nested(&[(1, b"b"), (1, b"a")]), &ours), "another order");
+        assert!(!contains(&nested(&[(1, b"a")]), &ours), "one is missing");
+        assert!(!contains(&nested(&[(1, b"a"), (1, b"c")]), &ours), "one differs");
+        assert!(!contains(&[], &ours));
+    }
+}

@@ -1,0 +1,69 @@
+//! A plan for a host that a plan was made real on, and that others have changed since.
+
+use super::{Plan, PlanError, Request, Uplinks, capture, uplink};
+use crate::change::Change;
+use crate::host::{NftTableId, PROTOCOL, Snapshot};
+
+/// Decides again for the host as it is now: what depends on the uplinks, on other programs' rules and on their tables. The
+/// device, its addresses, the mark and the strategy stay.
+///
+/// # Errors
+/// As [`plan`](super::plan). The plan of before still is what is made.
+pub fn plan_again(request: &Request, before: &Plan, host: &Snapshot) -> Result<Plan, PlanError> {
+    let host = without(before, request.device_is_ours, host);
+    let pinned_is_gone = request.interface.as_ref().is_some_and(|name| host.link(name).is_none());
+    let request = Request {
+        tun_name: Some(before.tun_name.clone()),
+        tun_addresses: before.tun_addresses.clone(),
+        mark: before.mark.or(request.mark),
+        protect: before.protect,
+        interface: request.interface.clone().filter(|_| !pinned_is_gone),
+        ..request.clone()
+    };
+    let mut plan = capture::plan(&request, &host)?;
+    if pinned_is_gone {
+        // Another one would not be what was asked for.
+        plan.uplinks = Uplinks::default();
+    }
+    // The device is as it was made, and how it was before that is known from then.
+    let device = |change: &Change| matches!(change, Change::Link { .. } | Change::Address { .. });
+    plan.steps.retain(|step| !device(&step.change));
+    let kept = before.steps.iter().filter(|step| device(&step.change)).cloned();
+    plan.steps = kept.chain(plan.steps).collect();
+    Ok(plan)
+}
+
+/// The uplinks of both families as they are now. `pinned` restricts them to one device; while that is not there, there is
+/// no uplink.
+pub fn find_uplinks(host: &Snapshot, tun: &str, pinned: Option<&str>) -> Uplinks {
+    uplink::uplinks(host, tun, pinned).unwrap_or_default()
+}
+
+/// The host as it would be without us.
+fn without(plan: &Plan, device_is_ours: bool, host: &Snapshot) -> Snapshot {
+    let mut host = host.clone();
+    let index = host.link(&plan.tun_name).map(|link| link.index);
+    host.rules.retain(|rule| rule.protocol != PROTOCOL);
+    host.routes.retain(|route| route.table != plan.table && (index.is_none() || route.oif != index));
+    if device_is_ours {
+        host.links.retain(|link| Some(link.index) != index);
+        host.addresses.retain(|address| Some(address.index) != index);
+    }
+    for step in &plan.steps {
+        match &step.change {
+            Change::Sysctl { path, old, new } => {
+                if let Some(value) = host.sysctls.get_mut(path)
+                    && value.trim() == new.trim()
+                {
+                    value.clone_from(old);
+                }
+            }
+            // It is about connections from before; those of now are known to it.
+            Change::Nft(table) => host.serving.clone_from(&table.serving),
+            _ => {}
+        }
+    }
+    let ours = |table: &NftTableId| table.ours;
+    host.nft_tables.retain(|table| !ours(table));
+    host
+}
