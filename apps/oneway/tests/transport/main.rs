@@ -35,6 +35,7 @@ fn main() -> std::process::ExitCode {
         streams::a_reset_travels_as_a_reset,
         streams::short_flows_leave_nothing,
         streams::every_proxy_protocol_carries,
+        bounds::ended_connections_leave_no_memory,
         bounds::slow_readers_hold_a_bounded_amount,
         datagrams::one_mapping_for_all_destinations,
         datagrams::third_parties_answer_with_their_true_source,

@@ -364,6 +364,8 @@ impl Worker {
             if open.conn.state() == State::TimeWait {
                 self.rest(flow);
             }
+            // The socket is gone and wakes nobody any more; its task is to see that and end.
+            open.waker.wake_by_ref();
         }
         let done = open.upstream.is_none();
         if open.conn.state() == State::Closed {
@@ -408,6 +410,7 @@ impl Worker {
         if let Some(upstream) = open.upstream.take() {
             self.shared.tcp_live.fetch_sub(1, Ordering::Relaxed);
             upstream.reset();
+            open.waker.wake_by_ref();
         }
         self.unlist_if_same(flow);
     }
