@@ -40,6 +40,7 @@ fn main() -> std::process::ExitCode {
         health::idle_costs_nothing,
         health::descriptors_come_back,
         health::a_proxy_that_is_down_refuses_and_recovers,
+        health::a_deleted_device_ends_it,
     ];
     oneway_lab::variants![
         both,
