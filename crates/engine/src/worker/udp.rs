@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use hashbrown::{DefaultHashBuilder, HashMap};
-use oneway_egress::{IcmpErrorKind, RecvBatch};
+use oneway_egress::RecvBatch;
 use oneway_flow::{FlowGuard, Network, Target};
 use oneway_outbound::{Answer, PROXY_HEADER_MAX, UdpPath};
 use oneway_route::Family;
@@ -26,7 +26,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use super::Worker;
-use super::reply::DATAGRAM_HEADROOM;
+use super::reply::{DATAGRAM_HEADROOM, reported};
 use crate::dispatch::Choice;
 use crate::guard::Destination;
 pub(super) use outbox::Outbox;
@@ -330,15 +330,7 @@ impl Worker {
     /// Hands the ICMP errors about a session's datagrams to its client.
     fn report_errors(&self, session: &Session, path: &UdpPath) {
         while let Ok(Some(event)) = path.try_icmp_error() {
-            let kind = match event.kind {
-                IcmpErrorKind::Net => Unreachable::Net,
-                IcmpErrorKind::Host => Unreachable::Host,
-                IcmpErrorKind::Port | IcmpErrorKind::Protocol => Unreachable::Port,
-                IcmpErrorKind::AdminProhibited => Unreachable::AdminProhibited,
-                IcmpErrorKind::TooBig => Unreachable::FragNeeded { mtu: event.mtu.unwrap_or(1280) },
-                IcmpErrorKind::TtlExceeded => Unreachable::TtlExceeded,
-                _ => continue,
-            };
+            let Some(kind) = reported(&event) else { continue };
             self.datagram_unreachable(session.key.0, event.dst, event.payload_prefix(), kind);
         }
     }
