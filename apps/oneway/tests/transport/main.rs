@@ -15,6 +15,8 @@ mod disturbed;
 #[cfg(target_os = "linux")]
 mod echo;
 #[cfg(target_os = "linux")]
+mod half_closed;
+#[cfg(target_os = "linux")]
 mod mtu;
 #[cfg(target_os = "linux")]
 mod offload;
@@ -35,6 +37,7 @@ fn main() -> std::process::ExitCode {
         streams::a_reset_travels_as_a_reset,
         streams::short_flows_leave_nothing,
         streams::every_proxy_protocol_carries,
+        half_closed::silence_is_reaped,
         bounds::ended_connections_leave_no_memory,
         bounds::slow_readers_hold_a_bounded_amount,
         datagrams::one_mapping_for_all_destinations,

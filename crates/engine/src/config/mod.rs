@@ -6,6 +6,7 @@
 mod dns;
 mod document;
 mod error;
+mod limits;
 mod outbound;
 mod reader;
 mod settings;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 pub use dns::{DnsConfig, DnsUpstream, FakeIpConfig};
 pub use error::{ConfigError, ConfigErrors, Origin};
+pub use limits::{LimitsConfig, Wait};
 pub use oneway_capture::fault::{BadFaultSpec, FaultSpec};
 pub use outbound::{
     BLOCK, Credentials, DIRECT, OutboundSpec, PROXY, ProxyProtocol, ProxySpec, Secret, Server, ServerHost,
@@ -47,6 +49,8 @@ pub struct Config {
     pub rules: RulesConfig,
     /// What is done with DNS.
     pub dns: DnsConfig,
+    /// How much of some things there may be.
+    pub limits: LimitsConfig,
     /// The control socket, if it is not where [`StatePaths`](crate::control::StatePaths) puts it.
     pub control: Option<PathBuf>,
     /// What is logged.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::dns::{DnsConfig, DnsUpstream, FakeIpConfig};
 use super::error::{ConfigError, Origin};
+use super::limits::{LimitsConfig, Wait};
 use super::outbound::{BLOCK, DIRECT, OutboundSpec, PROXY, ProxySpec};
 use super::value::{
     CaptureMode, DnsMode, InterfaceName, LogFormat, LogLevel, MarkBit, Mtu, Prefix, Protect, StackKind,
@@ -56,6 +57,7 @@ pub(super) struct Settings {
     pub(super) dns_mode: Set<DnsMode>,
     pub(super) dns_upstream: Set<Vec<DnsUpstream>>,
     pub(super) fake_ip: FakeIpConfig,
+    pub(super) half_closed: Set<Wait>,
     pub(super) proxy: Set<ProxySpec>,
     pub(super) outbounds: BTreeMap<String, Located<OutboundSpec>>,
     pub(super) rules: Vec<RuleLine>,
@@ -101,6 +103,7 @@ impl From<Options> for Settings {
             dns_mode: one(options.dns, "--dns"),
             dns_upstream: many(options.dns_upstream, "--dns-upstream"),
             fake_ip: FakeIpConfig::default(),
+            half_closed: None,
             proxy: one(options.proxy, "--proxy"),
             outbounds: BTreeMap::new(),
             rules: Vec::new(),
@@ -198,6 +201,7 @@ impl Settings {
                 upstream: self.dns_upstream.map(|set| set.value).unwrap_or_default(),
                 fake_ip: self.fake_ip,
             },
+            limits: LimitsConfig { half_closed: self.half_closed.map(|set| set.value) },
             control: self.control.map(|set| set.value),
             log: LogConfig {
                 level: value_or(self.log_level, LogLevel::Info),

@@ -126,7 +126,8 @@ impl Engine {
     pub fn start(config: &Config) -> Result<Self, EngineError> {
         available(config)?;
         let dispatch = assemble::dispatch(config)?;
-        let limits = Limits::for_descriptors(raise_descriptor_limit(), config.capture.stack);
+        let limits =
+            Limits::for_descriptors(raise_descriptor_limit(), config.capture.stack).with(&config.limits);
         let paths = StatePaths::here()?.with_control(config.control.clone());
         let lock = InstanceLock::acquire(&paths)?;
         let proxies = resolve_proxies(&dispatch)?;
