@@ -1,11 +1,11 @@
 //! One connection or datagram session: its target, its table entry, its relay.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod relay;
 mod table;
 mod target;
 
-pub use relay::{End, PipePool, Relay, Side};
+pub use relay::{End, PipePool, Relay, Side, unacknowledged};
 pub use table::{Flow, FlowGuard, FlowInfo, FlowTable};
 pub use target::{Network, Target};

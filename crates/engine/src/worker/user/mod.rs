@@ -304,6 +304,7 @@ impl Worker {
             dirty: false,
             moved: now,
             read,
+            unacknowledged: 0,
             given_up: false,
         };
         *flow.stage.borrow_mut() = Stage::Open(Box::new(open));
@@ -479,7 +480,7 @@ impl Worker {
             let mut stage = flow.stage.borrow_mut();
             let Stage::Open(open) = &mut *stage else { return };
             open.appointment = None;
-            if open.silent_at(self.shared.limits.half_closed).is_some_and(|at| at <= now) {
+            if open.is_silent(now, self.shared.limits.half_closed) {
                 open.give_up();
             }
             open.conn.timeout(now);
