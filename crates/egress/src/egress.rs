@@ -277,7 +277,8 @@ impl Egress {
     }
 
     /// A socket for ICMP echo: a ping socket where the host allows it (`net.ipv4.ping_group_range`), else a raw
-    /// one (`CAP_NET_RAW`). Destinations are to be checked with [`Self::check_datagram`].
+    /// one (`CAP_NET_RAW`). Destinations are to be checked with [`Self::check_datagram`]. ICMP errors of a ping socket
+    /// are queued for [`next_error`](crate::next_error); a raw socket receives them as messages.
     ///
     /// # Errors
     /// [`EgressError::Unsupported`] if neither is allowed.
@@ -423,7 +424,11 @@ impl Egress {
             },
         };
         self.protect(&socket, family, Reach::Uplink)?;
-        icmp_error::enable(&socket, domain).map_err(|source| EgressError::Create { what, source })?;
+        // A raw socket is handed the errors as messages, those about the requests of others too; queued besides, they
+        // would only fill its buffer.
+        if kind == IcmpKind::Ping {
+            icmp_error::enable(&socket, domain).map_err(|source| EgressError::Create { what, source })?;
+        }
         Ok((socket, kind, what))
     }
 }

@@ -18,7 +18,7 @@ use crate::{EgressError, Protected};
 /// [`EgressError::Create`]; [`EgressError::Unsupported`] on systems without such sockets.
 pub fn local_pair() -> Result<(Protected<TcpStream>, TcpStream), EgressError> {
     let (flow, own) = os::pair()?;
-    Ok((Protected::new(flow), own))
+    Ok((Protected::new(flow, None), own))
 }
 
 #[cfg(test)]
@@ -31,7 +31,7 @@ mod tests {
     #[tokio::test]
     async fn what_goes_in_comes_out_and_ends() {
         let (flow, mut own) = local_pair().unwrap();
-        let mut flow = flow.into_inner();
+        let (mut flow, _) = flow.into_parts();
         flow.write_all(b"question").await.unwrap();
         let mut buffer = [0; 8];
         own.read_exact(&mut buffer).await.unwrap();

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use oneway_flow::{Network, Owners, Process, Target};
 use oneway_outbound::{DialError, Outbound, ProxyFault};
@@ -61,7 +61,13 @@ pub(crate) struct Health {
     pub(crate) up: Option<bool>,
     pub(crate) last_error: Option<String>,
     pub(crate) since: Option<Instant>,
+    /// When it was last said to be down, and whether that still stands in the log.
+    said: Option<Instant>,
+    said_down: bool,
 }
+
+/// A proxy that fails every other time would fill the log.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// What the rules chose for a flow.
 #[derive(Debug)]
@@ -213,10 +219,15 @@ impl Entry {
         };
         let mut health = self.health.lock();
         if health.up != Some(up) {
-            match error {
-                Some(error) if !up => tracing::warn!(outbound = %self.name, %error, "outbound is down"),
-                _ if health.up == Some(false) => {
-                    tracing::info!(outbound = %self.name, "outbound is up again")
+            match error.filter(|_| !up) {
+                Some(error) if health.said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) => {
+                    tracing::warn!(outbound = %self.name, %error, "outbound is down");
+                    health.said = Some(Instant::now());
+                    health.said_down = true;
+                }
+                None if health.said_down => {
+                    tracing::info!(outbound = %self.name, "outbound is up again");
+                    health.said_down = false;
                 }
                 _ => {}
             }
@@ -245,5 +256,50 @@ fn is_proxy_failure(error: &DialError) -> bool {
         | DialError::HandshakeTimeout { requested: false, .. } => true,
         DialError::Proxy { fault, .. } => !matches!(fault, ProxyFault::Refused { .. } | ProxyFault::NoIpv6),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+
+    use super::*;
+
+    /// What the log says.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_outbound_that_fails_every_other_time_does_not_fill_the_log() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let entry = Entry::new("far", "socks5", None, Outbound::Block);
+            let error =
+                DialError::ProxyBroke { proxy: "p".into(), source: io::ErrorKind::ConnectionReset.into() };
+            for _ in 0..100 {
+                entry.observe(Some(&error));
+                assert_eq!(entry.health().up, Some(false));
+                entry.observe(None);
+                assert_eq!(entry.health().up, Some(true));
+            }
+        });
+        let text = String::from_utf8(log.0.lock().clone()).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert!(lines[0].contains("outbound is down") && lines[1].contains("outbound is up again"), "{text}");
     }
 }

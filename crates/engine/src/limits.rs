@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::StackKind;
+use crate::config::{LimitsConfig, StackKind, Wait};
 
 /// The limits of one engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,5 +56,11 @@ impl Limits {
             echo_idle: Duration::from_secs(20),
             accept: Duration::from_secs(20),
         }
+    }
+
+    /// The same with what the user wants otherwise.
+    #[must_use]
+    pub fn with(self, config: &LimitsConfig) -> Self {
+        Self { half_closed: config.half_closed.map_or(self.half_closed, Wait::get), ..self }
     }
 }

@@ -1,6 +1,6 @@
 //! One connection or datagram session: its target, its table entry, its relay.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod process;
 mod relay;
@@ -8,6 +8,6 @@ mod table;
 mod target;
 
 pub use process::{Owner, Owners, Process};
-pub use relay::{End, PipePool, Relay, Side};
+pub use relay::{End, PipePool, Relay, Side, unacknowledged};
 pub use table::{Flow, FlowGuard, FlowInfo, FlowTable};
 pub use target::{Network, Target};

@@ -31,7 +31,7 @@ fn name(random: &mut Random) -> String {
     };
     let end = ["com", "net", "org", "cn", "co.uk"][random.next() as usize % 5];
     let top = word(random.next());
-    if random.next() % 3 == 0 {
+    if random.next().is_multiple_of(3) {
         format!("{}.{top}.{end}", word(random.next()))
     } else {
         format!("{top}.{end}")
@@ -83,7 +83,7 @@ fn decide(c: &mut Criterion) {
             |text: &str, behavior| SetData::parse(text.as_bytes(), Format::Text, behavior).expect("a set");
         let sets = vec![parse(&list(names), Behavior::Domain), parse(&nets(networks), Behavior::IpCidr)];
         let rules = compile(sets);
-        println!("{names} names and {networks} networks: {} KiB", rules.memory() / 1024);
+        eprintln!("{names} names and {networks} networks: {} KiB", rules.memory() / 1024);
         let mut random = Random(7);
         let addresses: Vec<SocketAddr> =
             (0..1024).map(|_| SocketAddr::from((Ipv4Addr::from_bits(random.next() as u32), 443))).collect();

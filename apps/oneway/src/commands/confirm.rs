@@ -12,12 +12,12 @@ use crate::output::Output;
 /// Keeps what `run --confirm` set up.
 pub(crate) fn confirm(global: &Global, output: Output) -> Result<ExitCode, Failure> {
     let request = ControlRequest::Confirm;
-    match connect(global)?.request(request)? {
+    match connect(global)?.request(&request)? {
         ControlReply::Confirmed(wanted) => {
             let text = if wanted { "confirmed; it stays" } else { "nothing to confirm; it stays anyway" };
             output.print(text, &serde_json::json!({ "confirmed": wanted }));
             Ok(ExitCode::SUCCESS)
         }
-        other => Err(unexpected(request, &other)),
+        other => Err(unexpected(&request, &other)),
     }
 }

@@ -95,8 +95,8 @@ fn text(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use oneway::control::{
-        Bytes, Counters, DnsCounters, GuardStatus, Health, LoopVerdict, OutboundStatus, ProtectStatus, TcpCounters,
-        TunCounters, UdpCounters, UplinkStatus, Verdict,
+        Bytes, Counters, DnsCounters, GuardStatus, Health, LoopVerdict, OutboundStatus, ProtectStatus,
+        TcpCounters, TunCounters, UdpCounters, UplinkStatus, Verdict,
     };
 
     use super::*;

@@ -108,7 +108,7 @@ pub fn a_foreign_rule_cannot_make_a_storm() -> TestResult {
     lead_back(host)?;
     let took = wait_until(RECOVERY, "it works again", || reaches_origin(host, SECOND / 5))
         .map_err(|error| format!("{error}: {}", oneway.stderr()))?;
-    println!("{returned} packets came back; it worked again after {took:?}");
+    eprintln!("{returned} packets came back; it worked again after {took:?}");
     // The way out was tried before, by datagrams that left by the uplink and came no further than to the first router.
     let sent = leaving.matching(canary)?;
     assert!(sent.iter().any(|packet| packet.device == Standard::UP1), "{sent:?}");

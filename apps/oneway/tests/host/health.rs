@@ -10,7 +10,9 @@ use oneway_lab::servers::{SocksOptions, SocksServer};
 use oneway_lab::topology::{self, address, name};
 use oneway_lab::{Snapshot, Topology};
 
-use crate::common::{ONEWAY, SECOND, ask, command, expect_connectivity, program, reaches_origin, run, stop};
+use crate::common::{
+    ONEWAY, SECOND, TUN, ask, command, expect_connectivity, program, reaches_origin, run, stop,
+};
 
 pub fn idle_costs_nothing() -> TestResult {
     const WATCHED: Duration = Duration::from_secs(5);
@@ -108,6 +110,19 @@ pub fn a_proxy_that_is_down_refuses_and_recovers() -> TestResult {
     assert_eq!(health(&lab.host)?, "up");
     assert!(!proxy.requests().is_empty());
     stop(&mut oneway, &lab.host, &before)
+}
+
+pub fn a_deleted_device_ends_it() -> TestResult {
+    let lab = Topology::standard()?;
+    let before = Snapshot::take(&lab.host)?;
+    let mut oneway = run(&lab.host, &[])?;
+    let _idle = lab.host.client().tcp_many(address::ORIGIN.v4_port(port::ECHO), 10, 2 * SECOND)?;
+    lab.host.delete_link(TUN)?;
+    let status = oneway.wait(5 * SECOND)?;
+    assert_eq!(status.code(), Some(1), "{}", oneway.stderr());
+    assert!(oneway.stderr().contains(TUN), "{}", oneway.stderr());
+    before.expect_same(&lab.host)?;
+    Ok(())
 }
 
 pub fn wrong_use_changes_nothing() -> TestResult {

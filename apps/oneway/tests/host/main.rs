@@ -51,6 +51,7 @@ fn main() -> std::process::ExitCode {
         uplink::everything_that_happens_to_uplinks,
         breaker::a_foreign_rule_cannot_make_a_storm,
         breaker::one_destination_that_loops_leaves_the_others_alone,
+        health::a_deleted_device_ends_it,
     ];
     oneway_lab::variants![
         both,

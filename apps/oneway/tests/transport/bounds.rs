@@ -10,10 +10,31 @@ use oneway_lab::pattern::{self, Sum};
 use oneway_lab::servers::origin::port;
 use oneway_lab::topology::address;
 
-use crate::common::{SECOND, lab, lab_with};
+use crate::common::{SECOND, ask, lab, lab_with};
 
 /// Bytes that one connection may hold in the program in one direction, rounded up: its window.
 const WINDOW: u64 = 1 << 20;
+
+pub fn ended_connections_leave_no_memory() -> TestResult {
+    let (lab, oneway) = lab(None, &[])?;
+    let some = |count: usize| -> TestResult {
+        for round in 0..count / 100 {
+            let to = address::ORIGIN.ports(port::ECHO)[round % 2];
+            drop(lab.host.client().tcp_many(to, 100, 5 * SECOND)?);
+        }
+        wait_until(10 * SECOND, "no flow is left", || {
+            ask(&lab.host, "flows").is_ok_and(|flows| flows["flows"].as_array().is_some_and(Vec::is_empty))
+        })?;
+        Ok(())
+    };
+    // So many that tables have their size.
+    some(3_000)?;
+    let before = oneway.rss()?;
+    some(9_000)?;
+    let grown = oneway.rss()?.saturating_sub(before);
+    assert!(grown < 1 << 20, "9,000 connections left {grown} bytes");
+    Ok(())
+}
 
 pub fn slow_readers_hold_a_bounded_amount() -> TestResult {
     const READERS: usize = 60;

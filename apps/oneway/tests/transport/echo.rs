@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use oneway_lab::capture::{Direction, Recorder};
 use oneway_lab::client::Ping;
 use oneway_lab::harness::TestResult;
-use oneway_lab::topology::{Simple, address};
+use oneway_lab::topology::{Simple, Topology, address};
 
-use crate::common::{SECOND, TUN, lab};
+use crate::common::{SECOND, TUN, lab, run};
 
 pub fn directly_it_is_the_far_end_that_answers() -> TestResult {
     let (lab, _oneway) = lab(None, &[])?;
@@ -48,6 +48,47 @@ pub fn through_a_proxy_it_is_refused_and_nothing_leaks() -> TestResult {
         let answer = lab.host.client().ping(to, SECOND)?;
         assert!(matches!(answer, Ping::Error { .. }), "{to}: {answer:?}");
         assert_eq!(wire.count(|p| p.is_icmp() && p.dst == to)?, 0, "{to}: on the wire past the proxy");
+    }
+    Ok(())
+}
+
+/// Raw sockets of one host see each other's errors.
+pub fn errors_about_another_stop_no_ping() -> TestResult {
+    const ERRORS: usize = 600;
+    let (lab, _oneway) = lab(None, &[])?;
+    let client = lab.host.client();
+    for (alive, dead) in address::ORIGIN.both().into_iter().zip(address::HOST_UNREACHABLE.both()) {
+        let is_alive = |answer: &Ping| matches!(answer, Ping::Reply { from, .. } if *from == alive);
+        let answer = client.ping_as(alive, 7, 5 * SECOND)?;
+        assert!(is_alive(&answer), "{alive}: {answer:?}");
+        // One, and then more than fit a socket's buffer.
+        for count in [1, ERRORS] {
+            for _ in 0..count {
+                let answer = client.ping_as(dead, 9, 5 * SECOND)?;
+                assert!(matches!(answer, Ping::Error { .. }), "{dead}: {answer:?}");
+            }
+            let answer = client.ping_as(alive, 7, 5 * SECOND)?;
+            assert!(is_alive(&answer), "{alive} after {count} errors about {dead}: {answer:?}");
+        }
+    }
+    Ok(())
+}
+
+/// The same where this program may have ping sockets, as on most desktops.
+pub fn a_socket_for_pings_alone_tells_the_truth() -> TestResult {
+    let lab = Topology::simple()?;
+    lab.host.set_sysctl("ipv4/ping_group_range", "0 2147483647")?;
+    let _oneway = run(&lab.host, None, &[])?;
+    let client = lab.host.client();
+    for to in address::ORIGIN.both() {
+        let answer = client.ping(to, 5 * SECOND)?;
+        assert!(matches!(answer, Ping::Reply { from, .. } if from == to), "{to}: {answer:?}");
+    }
+    for (to, kind) in address::HOST_UNREACHABLE.both().into_iter().zip([3, 1]) {
+        for _ in 0..3 {
+            let answer = client.ping_as(to, 7, 2 * SECOND)?;
+            assert!(matches!(answer, Ping::Error { kind: found, .. } if found == kind), "{to}: {answer:?}");
+        }
     }
     Ok(())
 }

@@ -15,6 +15,8 @@ mod disturbed;
 #[cfg(target_os = "linux")]
 mod echo;
 #[cfg(target_os = "linux")]
+mod half_closed;
+#[cfg(target_os = "linux")]
 mod mtu;
 #[cfg(target_os = "linux")]
 mod offload;
@@ -35,6 +37,11 @@ fn main() -> std::process::ExitCode {
         streams::a_reset_travels_as_a_reset,
         streams::short_flows_leave_nothing,
         streams::every_proxy_protocol_carries,
+        half_closed::silence_is_reaped,
+        half_closed::after_a_long_rest_there_is_time_for_an_answer,
+        half_closed::a_slow_reader_gets_everything,
+        half_closed::a_slow_server_gets_everything,
+        bounds::ended_connections_leave_no_memory,
         bounds::slow_readers_hold_a_bounded_amount,
         datagrams::one_mapping_for_all_destinations,
         datagrams::third_parties_answer_with_their_true_source,
@@ -44,6 +51,8 @@ fn main() -> std::process::ExitCode {
         datagrams::a_closed_port_is_reported,
         echo::directly_it_is_the_far_end_that_answers,
         echo::nobody_answers_for_the_dead,
+        echo::errors_about_another_stop_no_ping,
+        echo::a_socket_for_pings_alone_tells_the_truth,
         echo::through_a_proxy_it_is_refused_and_nothing_leaks,
         mtu::every_mtu_of_the_device_carries,
         mtu::a_narrow_path_beyond_is_heeded,

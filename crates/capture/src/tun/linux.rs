@@ -318,7 +318,13 @@ impl Queue {
     pub fn into_async(self) -> io::Result<AsyncFd<Self>> {
         // SAFETY: the queue owns its descriptor and never gives it away or closes it while it lives, so the descriptor
         // that is registered stays the same open file until the registration is dropped together with the queue.
-        unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) }.map_err(io::Error::from)
+        unsafe { AsyncFd::register_with_interest(self, Interest::READABLE | Interest::ERROR) }
+            .map_err(io::Error::from)
+    }
+
+    /// Whether the device is still there; that it was deleted is an error.
+    pub fn check(&self) -> io::Result<()> {
+        get_iff(&self.device).map(drop)
     }
 
     /// What the kernel does on this device. TCP superpackets and partial checksums can be written to every device: what

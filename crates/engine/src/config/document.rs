@@ -42,6 +42,9 @@ pub(super) fn read(file: &Path, text: &str, read_file: ReadFile<'_>) -> (Setting
     if let Some(section) = root.section("dns", &mut reader) {
         dns(section, &mut settings, &mut reader);
     }
+    if let Some(section) = root.section("limits", &mut reader) {
+        limits(section, &mut settings, &mut reader);
+    }
     if let Some(section) = root.section("outbound", &mut reader) {
         settings.outbounds = outbounds(&section, &mut reader);
     }
@@ -110,6 +113,11 @@ fn dns(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reade
         };
         fake_ip.finish(reader);
     }
+    section.finish(reader);
+}
+
+fn limits(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reader<'_>) {
+    settings.half_closed = text_at(&mut section, "half-closed", reader);
     section.finish(reader);
 }
 

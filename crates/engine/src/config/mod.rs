@@ -6,6 +6,7 @@
 mod dns;
 mod document;
 mod error;
+mod limits;
 mod outbound;
 mod reader;
 mod rules;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 pub use dns::{DnsConfig, DnsUpstream, FakeIpConfig, FakePoolV4, FakePoolV6, NamePattern};
 pub use error::{ConfigError, ConfigErrors, Origin};
+pub use limits::{LimitsConfig, Wait};
 pub use oneway_capture::fault::{BadFaultSpec, FaultSpec};
 pub use outbound::{
     BLOCK, Credentials, DIRECT, OutboundSpec, PROXY, ProxyProtocol, ProxySpec, Secret, Server, ServerHost,
@@ -51,6 +53,8 @@ pub struct Config {
     pub dns: DnsConfig,
     /// Seconds after which everything is undone, unless it is confirmed before.
     pub confirm: Option<u32>,
+    /// How much of some things there may be.
+    pub limits: LimitsConfig,
     /// The control socket, if it is not where [`StatePaths`](crate::control::StatePaths) puts it.
     pub control: Option<PathBuf>,
     /// What is logged.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::dns::{DnsConfig, DnsUpstream, FakeIpConfig, FakeIpSettings};
 use super::error::{ConfigError, Origin};
+use super::limits::{LimitsConfig, Wait};
 use super::outbound::{BLOCK, DIRECT, OutboundSpec, PROXY, ProxySpec};
 use super::rules::RuleSettings;
 use super::value::{
@@ -56,6 +57,7 @@ pub(super) struct Settings {
     pub(super) dns_mode: Set<DnsMode>,
     pub(super) dns_upstream: Set<Vec<DnsUpstream>>,
     pub(super) fake_ip: FakeIpSettings,
+    pub(super) half_closed: Set<Wait>,
     pub(super) proxy: Set<ProxySpec>,
     pub(super) outbounds: BTreeMap<String, Located<OutboundSpec>>,
     pub(super) rules: RuleSettings,
@@ -101,6 +103,7 @@ impl From<Options> for Settings {
             dns_mode: one(options.dns, "--dns"),
             dns_upstream: many(options.dns_upstream, "--dns-upstream"),
             fake_ip: FakeIpSettings::default(),
+            half_closed: None,
             proxy: one(options.proxy, "--proxy"),
             outbounds: BTreeMap::new(),
             rules: RuleSettings::default(),
@@ -217,6 +220,7 @@ impl Settings {
             outbounds,
             rules: self.rules.into_config(final_outbound),
             dns,
+            limits: LimitsConfig { half_closed: self.half_closed.map(|set| set.value) },
             confirm: self.confirm.map(|set| set.value),
             control: self.control.map(|set| set.value),
             log: LogConfig {

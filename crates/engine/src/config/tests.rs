@@ -89,10 +89,29 @@ fn nothing_is_a_complete_configuration() {
                     exclude: vec![],
                 },
             },
+            limits: LimitsConfig::default(),
             confirm: None,
             control: None,
             log: LogConfig { level: LogLevel::Info, format: LogFormat::Text },
         }
+    );
+}
+
+#[test]
+fn limits_keys() {
+    let config = parse("[limits]\nhalf-closed = \"90s\"\n");
+    assert_eq!(config.limits.half_closed.map(Wait::get), Some(std::time::Duration::from_secs(90)));
+    wrong(
+        "[limits]\nhalf-closed = 90\n",
+        &["etc/oneway.toml:2:15: limits.half-closed: expected a string, found an integer"],
+    );
+    wrong(
+        "[limits]\nhalf-closed = \"90\"\nhalf-open = \"1s\"\n",
+        &[
+            "etc/oneway.toml:2:15: limits.half-closed: \"90\" is no time from 1ms to 24h; write it as 500ms, 300s, \
+             5m or 1h",
+            "etc/oneway.toml:3:1: unknown key `half-open` in [limits]; the keys are half-closed",
+        ],
     );
 }
 
@@ -422,7 +441,7 @@ fn unknown_keys() {
         "[captur]\n",
         &[
             "etc/oneway.toml:1:2: unknown key `captur` at the top; the keys are proxy, confirm, control, capture, tun, \
-           egress, dns, outbound, rules, rule-set, sub-rules, api, log",
+           egress, dns, limits, outbound, rules, rule-set, sub-rules, api, log",
         ],
     );
     wrong(

@@ -109,7 +109,7 @@ pub(super) fn planned<T>(config: &Config, answer: impl FnOnce(&Scene<'_>) -> T) 
     let (dispatch, _) = assemble::dispatch(config, &assemble::system_resolver())?;
     let real = Snapshot::take()?;
     let before = without_ours(&real);
-    let Planned { plan, strategy, why } = lifecycle::planned(config, &before)?;
+    let Planned { plan, strategy, why, .. } = lifecycle::planned(config, &before)?;
     let mut unresolved = Vec::new();
     for entry in dispatch.entries() {
         if let Err(error) = lifecycle::resolve(&entry.outbound)? {

@@ -16,7 +16,7 @@ use oneway_capture::listener::listen_on_device;
 use oneway_egress::{Egress, EgressError, Finding, KernelRoutes, Quarantined, Strategy};
 use oneway_flow::FlowTable;
 use oneway_outbound::{DialError, Outbound, Resolve};
-use oneway_route::{Family, IfIndex, JournalState, Link, Plan, Snapshot, Uplinks};
+use oneway_route::{Family, IfIndex, JournalState, Link, Plan, Snapshot};
 use oneway_stack::fragment::Reassembler;
 use oneway_stack::nat::{Nat, NatConfig};
 use oneway_stack::tcp::{self, IsnGenerator};
@@ -131,7 +131,8 @@ impl Engine {
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        let limits = Limits::for_descriptors(raise_descriptor_limit(), config.capture.stack);
+        let limits =
+            Limits::for_descriptors(raise_descriptor_limit(), config.capture.stack).with(&config.limits);
         let paths = StatePaths::here()?.with_control(config.control.clone());
         let lock = InstanceLock::acquire(&paths)?;
         let proxies = resolve_proxies(&dispatch)?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use oneway_egress::{IcmpKind, IcmpSocket, Protected};
+use oneway_egress::{IcmpKind, IcmpSocket, Protected, next_error};
 use oneway_flow::{FlowGuard, Network, Target};
 use oneway_outbound::Answer;
 use oneway_route::Family;
@@ -19,6 +19,7 @@ use oneway_wire::ip::{IpView, Version, protocol};
 use parking_lot::Mutex;
 
 use super::Worker;
+use super::reply::reported;
 use crate::config::StackKind;
 use crate::dispatch::Subject;
 use crate::guard::Destination;
@@ -258,6 +259,7 @@ impl Worker {
     async fn echo_session(self: Rc<Self>, echo: Arc<Echo>) {
         tokio::select! {
             () = self.return_echoes(&echo) => {}
+            () = self.return_queued_errors(&echo) => {}
             () = self.watch_echo(&echo) => {}
             () = self.drain() => {}
         }
@@ -307,6 +309,18 @@ impl Worker {
         }
     }
 
+    /// Returns the errors that the kernel queues for a ping socket. Ends if it does not do so any more.
+    async fn return_queued_errors(&self, echo: &Echo) {
+        if echo.socket.kind == IcmpKind::Raw {
+            return std::future::pending().await;
+        }
+        while let Ok(event) = next_error(&echo.socket.socket).await {
+            if let Some(kind) = reported(&event) {
+                self.request_failed(echo, event.payload_prefix(), kind);
+            }
+        }
+    }
+
     fn is_ours(&self, echo: &Echo, found: u16) -> bool {
         match echo.socket.kind {
             IcmpKind::Raw => found == echo.id,
@@ -316,16 +330,13 @@ impl Worker {
 
     /// An error on the way, if it is about this session's request, in the client's own terms.
     fn echo_error(&self, echo: &Echo, error: Error, quoted: &[u8]) {
-        let (client, dst, id) = echo.key;
+        let dst = echo.key.1;
         let Ok(ip) = IpView::parse_quoted(quoted) else { return };
         let request = quoted.get(ip.header_len()..).unwrap_or_default();
-        let Some(&[kind, code, _, _, id_high, id_low, seq_high, seq_low]) = request.first_chunk::<8>() else {
-            return;
-        };
-        if ip.dst() != dst || u16::from_be_bytes([id_high, id_low]) != echo.id {
+        if ip.dst() != dst || request.get(4..6) != Some(&echo.id.to_be_bytes()) {
             return;
         }
-        let kind_of_error = match error {
+        let kind = match error {
             Error::Net => Unreachable::Net,
             Error::Host => Unreachable::Host,
             Error::Port | Error::Protocol => Unreachable::Port,
@@ -334,6 +345,13 @@ impl Worker {
             Error::TtlExceeded => Unreachable::TtlExceeded,
             _ => return,
         };
+        self.request_failed(echo, request, kind);
+    }
+
+    /// Tells a session's client that a request of it, of which at least the ICMP header is quoted, had no success.
+    fn request_failed(&self, echo: &Echo, request: &[u8], why: Unreachable) {
+        let (client, dst, id) = echo.key;
+        let Some(&[kind, code, _, _, _, _, seq_high, seq_low]) = request.first_chunk::<8>() else { return };
         let [id_high, id_low] = id.to_be_bytes();
         let mut original = vec![kind, code, 0, 0, id_high, id_low, seq_high, seq_low];
         complete(&mut original, dst.is_ipv6().then_some((client, dst)));
@@ -341,7 +359,7 @@ impl Worker {
         let mut packet = Vec::new();
         if ip_header(&mut packet, &IpHeader::new(client, dst, protocol), original.len()).is_ok() {
             packet.append(&mut original);
-            self.unreachable(&packet, kind_of_error);
+            self.unreachable(&packet, why);
         }
     }
 

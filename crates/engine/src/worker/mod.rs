@@ -41,6 +41,7 @@ use oneway_stack::tcp::IsnGenerator;
 use oneway_wire::ip::{IpView, protocol};
 use oneway_wire::virtio::VirtioNetHdr;
 use parking_lot::Mutex;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
@@ -136,6 +137,9 @@ pub(crate) struct Worker {
 /// letting it run first.
 const BULK: usize = 32 * 1024;
 
+/// A device that is deleted has an error and nothing to read (`tun_chr_poll`, drivers/net/tun.c).
+const WATCHED: Interest = Interest::READABLE.add(Interest::ERROR);
+
 /// Frames handled before other tasks of the worker get their turn.
 const BATCH: usize = 64;
 
@@ -185,7 +189,7 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
         for acceptor in acceptors {
             tokio::task::spawn_local(Rc::clone(&worker).accept(acceptor));
         }
-        tokio::task::spawn_local(Rc::clone(&worker).sweep());
+        let mut sweep = tokio::task::spawn_local(Rc::clone(&worker).sweep());
         tokio::task::spawn_local(Rc::clone(&worker).flush());
         if worker.shared.stack == StackKind::User {
             tokio::task::spawn_local(Rc::clone(&worker).user_timers());
@@ -200,6 +204,7 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
             // Data are moved on from here as well; how much is bounded by `BATCH`, not by tokio.
             end = tokio::task::unconstrained(worker.pump()) => end,
             _ = stop.wait_for(|phase| *phase == Phase::Stop) => Ok(()),
+            Ok(lost) = &mut sweep => Err(lost),
         };
         // What the packet file lacks then is lost; there is nobody to tell.
         let _ = worker.queue.get_ref().flush_pcap();
@@ -216,7 +221,7 @@ impl Worker {
         }
         let mut frame = vec![0; MAX_FRAME];
         loop {
-            let mut ready = self.queue.readable().await?;
+            let mut ready = self.queue.ready(WATCHED).await?;
             let mut drained = false;
             let (mut bulk, mut waited) = (0, false);
             for _ in 0..BATCH {
@@ -249,7 +254,7 @@ impl Worker {
     async fn pump_joined(self: &Rc<Self>) -> io::Result<()> {
         let mut batch = Coalescer::new(JOINED);
         loop {
-            let mut ready = self.queue.readable().await?;
+            let mut ready = self.queue.ready(WATCHED).await?;
             let queue = ready.get_inner();
             let mut read = queue.read_joined(&mut batch);
             if matches!(read, Ok(false)) && batch.bytes() >= BULK {
@@ -340,12 +345,16 @@ impl Worker {
         }
     }
 
-    /// Once a second: names of closed connections, fragments and clients that never came.
-    async fn sweep(self: Rc<Self>) {
+    /// Once a second: names of closed connections, fragments and clients that never came. Ends when the device is gone.
+    async fn sweep(self: Rc<Self>) -> io::Error {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
+            // The kernel wakes us before the device is gone (`tun_detach_all`), so that `pump` may have looked too early.
+            if let Err(lost) = self.queue.get_ref().check() {
+                return lost;
+            }
             let now = Instant::now();
             self.shared.nat.expire(now);
             self.shared.udp.sweep();

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use oneway_capture::FRAME_HEADER;
+use oneway_egress::{IcmpErrorEvent, IcmpErrorKind};
 use oneway_outbound::Answer;
 use oneway_wire::checksum::Checksum;
 use oneway_wire::emit::{IpHeader, Unreachable, icmp_error_for, tcp_rst_for, udp_datagram};
@@ -141,6 +142,19 @@ impl Worker {
         datagram[6..8].copy_from_slice(&pseudo.to_be_bytes());
         self.write(frame);
     }
+}
+
+/// What a client is to be told of an ICMP error about what was sent for it.
+pub(super) fn reported(event: &IcmpErrorEvent) -> Option<Unreachable> {
+    Some(match event.kind {
+        IcmpErrorKind::Net => Unreachable::Net,
+        IcmpErrorKind::Host => Unreachable::Host,
+        IcmpErrorKind::Port | IcmpErrorKind::Protocol => Unreachable::Port,
+        IcmpErrorKind::AdminProhibited => Unreachable::AdminProhibited,
+        IcmpErrorKind::TooBig => Unreachable::FragNeeded { mtu: event.mtu.unwrap_or(1280) },
+        IcmpErrorKind::TtlExceeded => Unreachable::TtlExceeded,
+        _ => return None,
+    })
 }
 
 /// The sum that a partial checksum starts with: not inverted.

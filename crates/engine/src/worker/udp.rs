@@ -15,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use hashbrown::{DefaultHashBuilder, HashMap};
-use oneway_egress::{IcmpErrorKind, RecvBatch, Transport};
+use oneway_egress::{RecvBatch, Transport};
 use oneway_flow::{FlowGuard, Network, Target};
 use oneway_outbound::{Answer, PROXY_HEADER_MAX, UdpPath};
 use oneway_route::Family;
@@ -27,7 +27,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use super::Worker;
-use super::reply::DATAGRAM_HEADROOM;
+use super::reply::{DATAGRAM_HEADROOM, reported};
 use crate::dispatch::{Choice, Subject};
 use crate::guard::Destination;
 use names::{Names, Next};
@@ -418,15 +418,7 @@ impl Worker {
     /// Hands the ICMP errors about a session's datagrams to its client.
     fn report_errors(&self, session: &Session, path: &UdpPath) {
         while let Ok(Some(event)) = path.try_icmp_error() {
-            let kind = match event.kind {
-                IcmpErrorKind::Net => Unreachable::Net,
-                IcmpErrorKind::Host => Unreachable::Host,
-                IcmpErrorKind::Port | IcmpErrorKind::Protocol => Unreachable::Port,
-                IcmpErrorKind::AdminProhibited => Unreachable::AdminProhibited,
-                IcmpErrorKind::TooBig => Unreachable::FragNeeded { mtu: event.mtu.unwrap_or(1280) },
-                IcmpErrorKind::TtlExceeded => Unreachable::TtlExceeded,
-                _ => continue,
-            };
+            let Some(kind) = reported(&event) else { continue };
             let dst = Self::known_by(session, event.dst);
             self.datagram_unreachable(session.key.0, dst, event.payload_prefix(), kind);
         }

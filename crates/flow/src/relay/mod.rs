@@ -2,6 +2,7 @@
 
 mod half;
 mod splice;
+mod unsent;
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -18,6 +19,7 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use half::Half;
 pub use splice::PipePool;
+pub use unsent::unacknowledged;
 
 /// One of the two ends of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +156,7 @@ impl HalfClosed<'_> {
         let Self { half, count, closed, open } = self;
         half.set_last();
         let mut failed = pin!(watched.ready(Interest::ERROR));
-        let mut seen = count.load(Ordering::Relaxed);
+        let mut seen = progress(count, from, watched);
         loop {
             let mut silence = pin!(tokio::time::sleep(silence_limit));
             let step = poll_fn(|cx| {
@@ -174,13 +176,19 @@ impl HalfClosed<'_> {
             if let Some(end) = step {
                 return end;
             }
-            let now = count.load(Ordering::Relaxed);
+            let now = progress(count, from, watched);
             if now == seen {
                 return End::Silent;
             }
             seen = now;
         }
     }
+}
+
+/// What changes for as long as anything moves: what was passed on, and what the two ends have yet to take out of the
+/// kernel's buffers. That may take them long, and nothing else is seen to move meanwhile.
+fn progress(count: &AtomicU64, from: &ReadHalf<'_>, watched: &TcpStream) -> (u64, u32, u32) {
+    (count.load(Ordering::Relaxed), unacknowledged(from.as_ref()), unacknowledged(watched))
 }
 
 #[cfg(test)]

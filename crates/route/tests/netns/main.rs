@@ -28,7 +28,8 @@ fn main() -> std::process::ExitCode {
     }
     namespace::become_root();
     let arguments = libtest_mimic::Arguments::from_args();
-    let trials = [roundtrip::trials(), drift::trials(), facts::trials(), crash::trials(), model::trials()].concat_all();
+    let trials = [roundtrip::trials(), drift::trials(), facts::trials(), crash::trials(), model::trials()]
+        .concat_all();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

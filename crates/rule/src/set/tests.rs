@@ -197,7 +197,7 @@ fn compiled_rules_of_sing_box() {
     body.extend(b"udp");
     body.extend([0xff, 1, 0]);
     let set = SetData::parse(&srs(&body), Format::Srs, Behavior::Classical).unwrap();
-    let names: Vec<_> = set.names().map(|(name, kind)| (name, kind)).collect();
+    let names: Vec<_> = set.names().collect();
     assert_eq!(names.len(), 3);
     assert!(names.contains(&("a.test", NameKind::Suffix)) && names.contains(&("b.test", NameKind::Below)));
     assert_eq!(set.others.len(), 2);

@@ -50,8 +50,16 @@ impl Client {
     /// [`LabError::Client`] when there can be no raw socket.
     pub fn ping(&self, to: IpAddr, timeout: Duration) -> Result<Ping, LabError> {
         static NUMBER: AtomicU16 = AtomicU16::new(1);
-        let what = || format!("ping {to}");
         let id = NUMBER.fetch_add(1, Ordering::Relaxed) ^ (std::process::id() as u16).rotate_left(8);
+        self.ping_as(to, id, timeout)
+    }
+
+    /// The same with an identifier of the caller's choice: several requests with one are those of one `ping`.
+    ///
+    /// # Errors
+    /// As of [`Self::ping`].
+    pub fn ping_as(&self, to: IpAddr, id: u16, timeout: Duration) -> Result<Ping, LabError> {
+        let what = || format!("ping {to}");
         let protocol = if to.is_ipv4() { Protocol::ICMPV4 } else { Protocol::ICMPV6 };
         // A raw socket is as good as one for datagrams to send, receive and learn who sent.
         let socket = UdpSocket::from(self.socket(SocketAddr::new(to, 0), Type::RAW, protocol)?);

@@ -164,7 +164,7 @@ fn what_nobody_confirms_is_undone() {
     let begin = Instant::now();
     let (idle, result) = serving_for(Some(1), Idle::default(), |_, mut client| {
         // To look at it is not to confirm it.
-        client.request(ControlRequest::Status).unwrap();
+        client.request(&ControlRequest::Status).unwrap();
     });
     let failure = result.unwrap_err().to_string();
     assert!(failure.starts_with("not confirmed within 1 s"), "{failure}");
@@ -175,21 +175,21 @@ fn what_nobody_confirms_is_undone() {
 #[test]
 fn what_is_confirmed_stays() {
     let (idle, result) = serving_for(Some(1), Idle::default(), |paths, mut client| {
-        assert_eq!(client.request(ControlRequest::Confirm).unwrap(), ControlReply::Confirmed(true));
+        assert_eq!(client.request(&ControlRequest::Confirm).unwrap(), ControlReply::Confirmed(true));
         let end = Instant::now() + Duration::from_millis(1500);
         while Instant::now() < end {
             let mut again = ControlClient::connect(std::slice::from_ref(&paths.control)).unwrap();
-            again.request(ControlRequest::Flows).unwrap();
+            again.request(&ControlRequest::Flows).unwrap();
             std::thread::sleep(Duration::from_millis(20));
         }
-        assert_eq!(client.request(ControlRequest::Stop).unwrap(), ControlReply::Stopped);
+        assert_eq!(client.request(&ControlRequest::Stop).unwrap(), ControlReply::Stopped);
     });
     assert_eq!(result, Ok(()));
     assert_eq!(idle.stopped.load(Ordering::SeqCst), 1);
     // Without a limit there is nothing to confirm, and it does no harm.
     let (_, result) = serving(Idle::default(), |_, mut client| {
-        assert_eq!(client.request(ControlRequest::Confirm).unwrap(), ControlReply::Confirmed(false));
-        client.request(ControlRequest::Stop).unwrap();
+        assert_eq!(client.request(&ControlRequest::Confirm).unwrap(), ControlReply::Confirmed(false));
+        client.request(&ControlRequest::Stop).unwrap();
     });
     assert_eq!(result, Ok(()));
 }

@@ -64,6 +64,8 @@ pub(super) struct Open {
     pub(super) moved: Time,
     /// Bytes that the outbound sent.
     pub(super) read: u64,
+    /// What the outbound's far end had yet to acknowledge when [`Open::is_silent`] last looked.
+    pub(super) unacknowledged: u32,
     /// Ended from here, whatever its ends have still to say.
     pub(super) given_up: bool,
 }
@@ -93,8 +95,10 @@ impl Open {
             }
         }
         transmit(&mut self.conn);
-        let sent = self.read - u64::from(self.conn.queued());
-        self.flow.down.store(sent, Ordering::Relaxed);
+        let taken = self.read - u64::from(self.conn.queued());
+        if self.flow.down.swap(taken, Ordering::Relaxed) != taken {
+            self.moved = now;
+        }
         more
     }
 
@@ -121,8 +125,9 @@ impl Open {
         }
         if failed {
             self.conn.abort();
-        } else if self.conn.peer_closed() {
+        } else if self.conn.peer_closed() && !upstream.shut() {
             upstream.shut_down();
+            self.moved = now;
         }
     }
 
@@ -194,9 +199,23 @@ impl Open {
         }
     }
 
-    /// When a half-closed connection has been silent for too long.
-    pub(super) fn silent_at(&self, half_closed: Duration) -> Option<Time> {
+    /// When a half-closed connection has been silent for too long, as far as is known without asking the kernel.
+    fn silent_at(&self, half_closed: Duration) -> Option<Time> {
         let upstream = self.upstream.as_ref()?;
         (upstream.ended() || upstream.shut()).then(|| self.moved + half_closed)
+    }
+
+    /// Whether a half-closed connection has been silent for too long.
+    pub(super) fn is_silent(&mut self, now: Time, half_closed: Duration) -> bool {
+        if self.silent_at(half_closed).is_none_or(|at| at > now) {
+            return false;
+        }
+        // The far end may take long to read what is in the kernel's buffers, and nothing else is seen to move meanwhile.
+        let unacknowledged = self.upstream.as_ref().map_or(0, Upstream::unacknowledged);
+        if std::mem::replace(&mut self.unacknowledged, unacknowledged) == unacknowledged {
+            return true;
+        }
+        self.moved = now;
+        false
     }
 }

@@ -326,6 +326,7 @@ impl Worker {
             dirty: false,
             moved: now,
             read,
+            unacknowledged: 0,
             given_up: false,
         };
         *flow.stage.borrow_mut() = Stage::Open(Box::new(open));
@@ -386,6 +387,8 @@ impl Worker {
             if open.conn.state() == State::TimeWait {
                 self.rest(flow);
             }
+            // The socket is gone and wakes nobody any more; its task is to see that and end.
+            open.waker.wake_by_ref();
         }
         let done = open.upstream.is_none();
         if open.conn.state() == State::Closed {
@@ -430,6 +433,7 @@ impl Worker {
         if let Some(upstream) = open.upstream.take() {
             self.shared.tcp_live.fetch_sub(1, Ordering::Relaxed);
             upstream.reset();
+            open.waker.wake_by_ref();
         }
         self.unlist_if_same(flow);
     }
@@ -498,7 +502,7 @@ impl Worker {
             let mut stage = flow.stage.borrow_mut();
             let Stage::Open(open) = &mut *stage else { return };
             open.appointment = None;
-            if open.silent_at(self.shared.limits.half_closed).is_some_and(|at| at <= now) {
+            if open.is_silent(now, self.shared.limits.half_closed) {
                 open.give_up();
             }
             open.conn.timeout(now);

@@ -51,6 +51,11 @@ impl Upstream {
         self.shut
     }
 
+    /// Bytes written that the far end has not acknowledged.
+    pub(super) fn unacknowledged(&self) -> u32 {
+        oneway_flow::unacknowledged(self.write.as_ref())
+    }
+
     /// Reads into `buffer`; 0 at the end of the stream.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let Read::Open(half) = &mut self.read else { return Poll::Pending };

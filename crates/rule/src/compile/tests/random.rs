@@ -70,7 +70,7 @@ fn condition(random: &mut Random, depth: u64, sets: bool) -> (String, &'static s
             let set = random.pick(&["names", "nets", "mixed"]);
             (format!("RULE-SET,{set}"), if options == ",src" { "" } else { options })
         }
-        14 => (format!("GEOIP,LAN"), options),
+        14 => ("GEOIP,LAN".to_owned(), options),
         kind => {
             let count = if kind == 17 { 1 } else { 1 + random.below(3) };
             let inner: Vec<_> = (0..count)

@@ -1,0 +1,13 @@
+//! `SIOCOUTQ` (tcp(7)), which is `TIOCOUTQ` (include/uapi/linux/sockios.h). rustix and socket2 have neither.
+#![allow(unsafe_code)]
+
+use rustix::ioctl::{Getter, Opcode, ioctl};
+use tokio::net::TcpStream;
+
+/// Bytes written to `socket` that its peer has not acknowledged; 0 if the kernel does not say.
+pub fn unacknowledged(socket: &TcpStream) -> u32 {
+    const SIOCOUTQ: Opcode = libc::TIOCOUTQ as Opcode;
+    // SAFETY: this opcode writes one `c_int`, on every system where it exists, and reads nothing.
+    let found = unsafe { ioctl(socket, Getter::<SIOCOUTQ, libc::c_int>::new()) };
+    found.ok().and_then(|bytes| u32::try_from(bytes).ok()).unwrap_or(0)
+}

@@ -1,0 +1,8 @@
+//! Systems that do not say.
+
+use tokio::net::TcpStream;
+
+/// Always 0: what this system has still to deliver is not known, and counts as silence.
+pub fn unacknowledged(_socket: &TcpStream) -> u32 {
+    0
+}
