@@ -236,9 +236,13 @@ impl<B: AsRef<[u8]>> Connection<B> {
         // Of a reset only the sequence number counts (RFC 5961 3.2), whatever it carries, and also while the window is
         // shut (RFC 9293 3.8.6, MUST-66).
         let len = if segment.flags.contains(Flags::RST) { 0 } else { segment.len() };
+        let rst = segment.flags.contains(Flags::RST);
         match (len, window) {
             (0, 0) => segment.seq == nxt,
-            (0, _) => in_window(segment.seq),
+            // A peer that has used the window up acknowledges from where it ends. By the letter of the table nothing of
+            // that would count while its data are lost, and two such peers would live by their retransmission timers
+            // alone. Linux takes it, too (`tcp_sequence`).
+            (0, _) => in_window(segment.seq) || (segment.seq == nxt + window && !rst),
             (_, 0) => false,
             (len, _) => in_window(segment.seq) || in_window(segment.seq + (len - 1)),
         }
