@@ -146,11 +146,14 @@ impl<B: AsRef<[u8]>> Connection<B> {
                 self.time_wait_until = now + self.config.time_wait;
             }
             self.answer_unacceptable(now, segment);
-            // "special allowance should be made to accept valid ACKs" while the window is shut.
+            // "special allowance should be made to accept valid ACKs" while the window is shut. Those of a keep-alive count,
+            // too: two ends that have probed each other's windows, and each took the other's byte without knowing that
+            // its own was taken, acknowledge from one byte before, and would never hear each other.
+            let shut = self.rcv.window() == 0 && segment.seq == self.rcv.nxt;
+            let one_before = segment.is_empty() && segment.seq + 1 == self.rcv.nxt;
             let valid = flags.contains(Flags::ACK) && !flags.contains(Flags::SYN) && self.is_synchronized();
-            if self.rcv.window() == 0 && segment.seq == self.rcv.nxt && valid {
+            if (shut || one_before) && valid && self.acknowledgment_arrives(now, segment) {
                 self.heard(now);
-                let _ = self.acknowledgment_arrives(now, segment);
             }
             return;
         }
@@ -257,11 +260,6 @@ impl<B: AsRef<[u8]>> Connection<B> {
             return;
         }
         self.challenge(now);
-        let acks = segment.flags.contains(Flags::ACK);
-        if segment.seq + 1 == self.rcv.nxt && acks && segment.ack.ge(self.una) && segment.ack.le(self.nxt) {
-            // A keep-alive, or a window probe without data: the peer lives.
-            self.heard(now);
-        }
     }
 
     /// RFC 5961 7.

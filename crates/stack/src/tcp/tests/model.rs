@@ -374,7 +374,7 @@ impl Model {
             assert!(
                 self.now.since(begin) < Duration::from_secs(4 * 3600),
                 "it takes hours: {:?}",
-                states(self)
+                self.sides.each_ref().map(|side| &side.conn)
             );
         }
     }

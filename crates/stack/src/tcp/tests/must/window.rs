@@ -271,3 +271,22 @@ fn must_66_a_peer_at_the_end_of_the_window_is_heard() {
     let out = bench.data(5000);
     assert_eq!(out[0].seq, ISS + 1601);
 }
+
+/// MUST-35: two ends that probe each other's windows at once hear each other: each took the other's byte, and neither
+/// knows yet that its own was taken.
+#[test]
+fn must_35_two_ends_that_probe_each_other() {
+    let mut bench = Bench::open();
+    bench.window = 0;
+    bench.say(bench.seg());
+    bench.write(500);
+    assert_eq!(bench.next_timer()[0].data.len(), 1);
+    // The peer's probe, which is taken.
+    bench.data(1);
+    assert_eq!(bench.got.len(), 1);
+    // It acknowledges ours from where it still believes our window to end.
+    bench.window = 60_000;
+    bench.ack += 1;
+    let out = bench.say(bench.seg().seq(bench.seq - 1));
+    assert_eq!(out.iter().map(|segment| segment.data.len()).sum::<usize>(), 499);
+}
