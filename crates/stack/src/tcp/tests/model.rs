@@ -327,7 +327,12 @@ impl Model {
             let (to, packet) = self.wire.remove(0);
             self.deliver(to, &packet);
             count += 1;
-            assert!(count < 20_000, "two ends answer each other for ever: {:?}", states(self));
+            assert!(
+                count < 20_000,
+                "two ends answer each other for ever: {:?}, {:?}",
+                self.wire.iter().map(|(to, packet)| (to, parse(packet))).collect::<Vec<_>>(),
+                self.sides.each_ref().map(|side| &side.conn)
+            );
         }
     }
 
