@@ -95,7 +95,9 @@ impl<B: AsRef<[u8]>> Connection<B> {
     fn board_arrives(&mut self, now: Time, segment: &Segment<'_>) {
         let ack = segment.ack;
         let (flight, old_window) = (self.nxt - self.una, self.wnd);
-        if ack.ge(self.una) && (self.wl1.lt(segment.seq) || (self.wl1 == segment.seq && self.wl2.le(ack))) {
+        // What acknowledges something new is new, wherever it begins.
+        let newer = self.wl1.lt(segment.seq) || (self.wl1 == segment.seq && self.wl2.le(ack));
+        if ack.gt(self.una) || (ack == self.una && newer) {
             self.wnd = self.offered(segment);
             self.max_wnd = self.max_wnd.max(self.wnd);
             self.wl1 = segment.seq;

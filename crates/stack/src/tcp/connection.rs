@@ -430,11 +430,16 @@ impl<B: AsRef<[u8]>> Connection<B> {
 
     /// SND.NXT, or where the peer's window ends when what was sent goes beyond it, as a probe and a FIN do: a segment from
     /// there would be none that the peer looks at (RFC 9293 3.4, table 6), and what it acknowledges would be sent again
-    /// and again. The last few bytes may lie in the window without its scale being able to say so.
+    /// and again.
     pub(super) fn acceptable_seq(&self) -> Seq {
         let first = if self.syn_acknowledged { self.una } else { self.iss + 1 };
         let end = first + self.wnd;
-        if self.nxt.since(end) < 1 << self.send_shift { self.nxt } else { end }
+        if self.nxt.le(end) {
+            return self.nxt;
+        }
+        // The last few bytes may lie in the window without its scale being able to say so; the FIN does not.
+        let data_end = self.nxt.min(self.queue.end());
+        if self.wnd > 0 && data_end.since(end) < 1 << self.send_shift { data_end } else { end }
     }
 
     /// The connection is over; it holds nothing any more.

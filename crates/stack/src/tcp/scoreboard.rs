@@ -238,7 +238,9 @@ impl Scoreboard {
         let spurious = record.again && min_rtt.is_some_and(|min| rtt < min);
         if !spurious && self.newest.is_none_or(|newest| sent_after((record.at, record.end), newest)) {
             self.newest = Some((record.at, record.end));
-            self.rtt = rtt;
+            // No round trip takes no time. With none, what is sent again is lost again at once, for as long as the clock
+            // stands still.
+            self.rtt = rtt.max(Duration::from_micros(1));
         }
         if record.end.gt(self.fack) {
             self.fack = record.end;

@@ -146,11 +146,14 @@ impl<B: AsRef<[u8]>> Connection<B> {
                 self.time_wait_until = now + self.config.time_wait;
             }
             self.answer_unacceptable(now, segment);
-            // "special allowance should be made to accept valid ACKs" while the window is shut.
+            // "special allowance should be made to accept valid ACKs" while the window is shut. Those of a keep-alive count,
+            // too: two ends that have probed each other's windows, and each took the other's byte without knowing that
+            // its own was taken, acknowledge from one byte before, and would never hear each other.
+            let shut = self.rcv.window() == 0 && segment.seq == self.rcv.nxt;
+            let one_before = segment.is_empty() && segment.seq + 1 == self.rcv.nxt;
             let valid = flags.contains(Flags::ACK) && !flags.contains(Flags::SYN) && self.is_synchronized();
-            if self.rcv.window() == 0 && segment.seq == self.rcv.nxt && valid {
+            if (shut || one_before) && valid && self.acknowledgment_arrives(now, segment) {
                 self.heard(now);
-                let _ = self.acknowledgment_arrives(now, segment);
             }
             return;
         }
@@ -236,9 +239,13 @@ impl<B: AsRef<[u8]>> Connection<B> {
         // Of a reset only the sequence number counts (RFC 5961 3.2), whatever it carries, and also while the window is
         // shut (RFC 9293 3.8.6, MUST-66).
         let len = if segment.flags.contains(Flags::RST) { 0 } else { segment.len() };
+        let rst = segment.flags.contains(Flags::RST);
         match (len, window) {
             (0, 0) => segment.seq == nxt,
-            (0, _) => in_window(segment.seq),
+            // A peer that has used the window up acknowledges from where it ends. By the letter of the table nothing of
+            // that would count while its data are lost, and two such peers would live by their retransmission timers
+            // alone. Linux takes it, too (`tcp_sequence`).
+            (0, _) => in_window(segment.seq) || (segment.seq == nxt + window && !rst),
             (_, 0) => false,
             (len, _) => in_window(segment.seq) || in_window(segment.seq + (len - 1)),
         }
@@ -253,11 +260,6 @@ impl<B: AsRef<[u8]>> Connection<B> {
             return;
         }
         self.challenge(now);
-        let acks = segment.flags.contains(Flags::ACK);
-        if segment.seq + 1 == self.rcv.nxt && acks && segment.ack.ge(self.una) && segment.ack.le(self.nxt) {
-            // A keep-alive, or a window probe without data: the peer lives.
-            self.heard(now);
-        }
     }
 
     /// RFC 5961 7.

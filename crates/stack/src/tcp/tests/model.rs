@@ -245,6 +245,10 @@ impl Model {
         let ack = near(random, about);
         let kinds = [Flags::ACK, Flags::ACK, Flags::ACK, Flags::SYN, Flags::SYN | Flags::ACK, Flags::RST];
         let flags = kinds[random.below(6) as usize];
+        if conn.state() == State::SynSent && flags.contains(Flags::SYN) {
+            // Nothing tells it from the peer's: whoever forges it is the peer.
+            return;
+        }
         let len = if random.percent(50) { random.below(3000) } else { 0 };
         // A SYN stands before the data.
         let start = seq + u32::from(flags.contains(Flags::SYN));
@@ -323,7 +327,12 @@ impl Model {
             let (to, packet) = self.wire.remove(0);
             self.deliver(to, &packet);
             count += 1;
-            assert!(count < 20_000, "two ends answer each other for ever: {:?}", states(self));
+            assert!(
+                count < 20_000,
+                "two ends answer each other for ever: {:?}, {:?}",
+                self.wire.iter().map(|(to, packet)| (to, parse(packet))).collect::<Vec<_>>(),
+                self.sides.each_ref().map(|side| &side.conn)
+            );
         }
     }
 
@@ -361,6 +370,10 @@ impl Model {
                 return;
             }
             let next = self.sides.iter().filter_map(|side| side.conn.as_ref()?.next_timeout()).min();
+            let unread = |side: &Side| side.conn.as_ref().is_some_and(|conn| conn.received() > 0);
+            if next.is_none() && self.sides.iter().any(unread) {
+                continue;
+            }
             let Some(next) = next else {
                 // The reset of an end that gave up was lost, and the other one waits for nothing but a FIN.
                 assert!(self.disturbed, "nothing happens any more: {:?}", states(self));
@@ -374,7 +387,7 @@ impl Model {
             assert!(
                 self.now.since(begin) < Duration::from_secs(4 * 3600),
                 "it takes hours: {:?}",
-                states(self)
+                self.sides.each_ref().map(|side| &side.conn)
             );
         }
     }

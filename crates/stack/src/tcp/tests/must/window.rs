@@ -251,3 +251,42 @@ fn must_39_a_raised_limit_is_told() {
     let out = bench.flush();
     assert!(out.len() == 1 && out[0].is_pure_ack() && out[0].window >= 1460, "{out:?}");
 }
+
+/// RFC 9293 3.8.6, "special allowance": a peer that has used the window up is heard, though what it sent was lost.
+#[test]
+fn must_66_a_peer_at_the_end_of_the_window_is_heard() {
+    let mut bench = Bench::open_with(Config { receive_limit: 4096, ..config() }, plain(), false);
+    bench.write(500);
+    bench.ack += 500;
+    bench.say(bench.seg().seq(bench.seq + 4097));
+    assert!(!bench.conn.all_acknowledged(), "beyond");
+    bench.say(bench.seg().seq(bench.seq + 4096));
+    assert!(bench.conn.all_acknowledged());
+    // We do the same, and a FIN beyond the window does not change it.
+    let mut bench = Bench::open_with(config(), scaled(4), false);
+    bench.window = 100;
+    bench.say(bench.seg());
+    assert_eq!(bench.write(1600).iter().map(|segment| segment.data.len()).sum::<usize>(), 1600);
+    assert!(bench.close()[0].has(Flags::FIN));
+    let out = bench.data(5000);
+    assert_eq!(out[0].seq, ISS + 1601);
+}
+
+/// MUST-35: two ends that probe each other's windows at once hear each other: each took the other's byte, and neither
+/// knows yet that its own was taken.
+#[test]
+fn must_35_two_ends_that_probe_each_other() {
+    let mut bench = Bench::open();
+    bench.window = 0;
+    bench.say(bench.seg());
+    bench.write(500);
+    assert_eq!(bench.next_timer()[0].data.len(), 1);
+    // The peer's probe, which is taken.
+    bench.data(1);
+    assert_eq!(bench.got.len(), 1);
+    // It acknowledges ours from where it still believes our window to end.
+    bench.window = 60_000;
+    bench.ack += 1;
+    let out = bench.say(bench.seg().seq(bench.seq - 1));
+    assert_eq!(out.iter().map(|segment| segment.data.len()).sum::<usize>(), 499);
+}
