@@ -9,7 +9,9 @@ use crate::{Asn, Context, GeoIp, GeoSite, OutboundId, Program, RuleList, RuleSet
 /// A value of a MaxMind database, as its specification 2.0 writes it.
 enum Data {
     Text(&'static str),
+    Short(u16),
     Number(u32),
+    Long(u64),
     List(Vec<Data>),
     Map(Vec<(&'static str, Data)>),
 }
@@ -20,6 +22,14 @@ impl Data {
             Self::Text(text) => {
                 out.push(2 << 5 | text.len() as u8);
                 out.extend(text.bytes());
+            }
+            Self::Short(number) => {
+                out.push(5 << 5 | 2);
+                out.extend(number.to_be_bytes());
+            }
+            Self::Long(number) => {
+                out.extend([8, 9 - 7]);
+                out.extend(number.to_be_bytes());
             }
             Self::Number(number) => {
                 out.push(6 << 5 | 4);
@@ -79,15 +89,15 @@ fn database(kind: &'static str, networks: Vec<([u8; 3], Data)>) -> Vec<u8> {
     file.extend(data);
     file.extend(b"\xab\xcd\xefMaxMind.com");
     Data::Map(vec![
-        ("binary_format_major_version", Data::Number(2)),
-        ("binary_format_minor_version", Data::Number(0)),
-        ("build_epoch", Data::Number(1)),
+        ("binary_format_major_version", Data::Short(2)),
+        ("binary_format_minor_version", Data::Short(0)),
+        ("build_epoch", Data::Long(1)),
         ("database_type", Data::Text(kind)),
         ("description", Data::Map(vec![])),
-        ("ip_version", Data::Number(4)),
+        ("ip_version", Data::Short(4)),
         ("languages", Data::List(vec![])),
         ("node_count", Data::Number(count)),
-        ("record_size", Data::Number(24)),
+        ("record_size", Data::Short(24)),
     ])
     .write(&mut file);
     file
