@@ -150,7 +150,7 @@ fn check_reads_the_rules_too() {
     assert_eq!(
         text(&output.stdout),
         format!(
-            "error: {path}:4:3: rule \"MATCH,nowhere\": there is no outbound named \"nowhere\"\n1 error\n"
+            "error: {path}:4:3: rule \"MATCH,nowhere\", column 7: there is no outbound named \"nowhere\"\n1 error\n"
         )
     );
     assert_eq!(output.status.code(), Some(3));

@@ -75,8 +75,11 @@ pub fn the_doctor_finds_what_others_broke() -> TestResult {
     assert_eq!(path(&document, "direct", "IPv6 TCP")["loop_free"], "proven", "{document:#}");
     let answer = why(&lab.host, &["203.0.113.77:80"])?;
     assert_eq!(answer["loop_free"], "LOOPS", "{answer:#}");
-    let deciding = answer["dials"][0]["way"]["rule"].as_str().unwrap_or_default().to_owned();
-    assert_eq!(deciding, "5: from all lookup 77");
+    assert_eq!(answer["program"]["rule"], "5: from all lookup 77", "{answer:#}");
+    // Either the kernel's way for our own socket is told, or the detector has stopped sending there by now.
+    let dial = &answer["dials"][0];
+    let stopped = dial["guard"].as_str().is_some_and(|guard| guard.contains("came back"));
+    assert!(stopped || dial["way"]["rule"] == "5: from all lookup 77", "{answer:#}");
     lab.host.delete_rule(&rule)?;
     lab.host.delete_route(&trap)?;
 

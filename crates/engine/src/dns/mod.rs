@@ -173,6 +173,15 @@ fn fake_ip(config: &DnsConfig, families: &[Family], state: &Path) -> Result<Fake
     .map_err(|error| wrong(error.to_string()))
 }
 
+/// Where our own questions go: to these servers, and with `true` before that to the one that a client asked.
+pub(crate) fn servers(config: &DnsConfig, egress: &Egress) -> (Vec<SocketAddr>, bool) {
+    let ClientConfig { upstreams, original_first } = client_config(config, egress);
+    (
+        upstreams.iter().map(|upstream| upstream.addr()).collect(),
+        original_first && config.mode != DnsMode::Off,
+    )
+}
+
 /// Without any upstream in the configuration, the server that a client asks is the one that it trusts; those of the
 /// system are for names that nobody asked a server for.
 fn client_config(config: &DnsConfig, egress: &Egress) -> ClientConfig {

@@ -64,6 +64,7 @@ pub(super) fn doctor(scene: &Scene<'_>) -> Doctor {
             }
         }
     }
+    paths.extend(resolvers(scene, &tests, anywhere));
     let mut verdict = paths.iter().map(|p| p.loop_free).max().unwrap_or_default();
     let mut notes = scene.notes.clone();
     if let Some(doubt) = &scene.doubt {
@@ -122,11 +123,56 @@ fn name(scene: &Scene<'_>, entry: &Entry) -> Option<Found> {
     if let Some((_, why)) = scene.unresolved.iter().find(|(name, _)| **name == *entry.name) {
         return Some(Found::of(LoopFree::NotProven, why.clone()));
     }
+    if proxy.addrs().is_empty() {
+        return Some(Found::of(LoopFree::NotProven, "it has no address"));
+    }
     let when = if scene.running { "it was" } else { "it will be" };
-    Some(match proxy.addrs().is_empty() {
-        true => Found::of(LoopFree::NotProven, "it has no address"),
-        false => Found::proven(format!("{when} looked up once, before anything is captured")),
-    })
+    let servers: Vec<IpAddr> = scene.servers.0.iter().map(|server| server.ip()).collect();
+    let mut found = Found::proven("");
+    for server in &servers {
+        let asked = ask(scene, &[*server]);
+        if asked.verdict > found.verdict {
+            found = asked;
+        }
+    }
+    if found.verdict == LoopFree::Proven {
+        found.why = match servers.len() {
+            0 => format!(
+                "{when} looked up before anything is captured, and is not looked up again: no server is known"
+            ),
+            _ => format!("{when} looked up before anything is captured, and later by protected sockets"),
+        };
+    }
+    Some(found)
+}
+
+/// The servers that our own DNS questions go to.
+fn resolvers<'f>(
+    scene: &Scene<'_>,
+    tests: &[SelfTest],
+    anywhere: impl Fn(Family) -> &'f Found,
+) -> Vec<PathReport> {
+    let report = |path: String, found: Found| PathReport {
+        outbound: "dns".to_owned(),
+        path,
+        loop_free: found.verdict,
+        why: found.why,
+        via: found.via.into_iter().collect(),
+    };
+    let (servers, any) = &scene.servers;
+    let mut reports = Vec::new();
+    for server in servers {
+        let found = with_socket(tests, Family::of(server.ip()), "UDP", ask(scene, &[server.ip()]));
+        reports.push(report(format!("server {server}"), found));
+    }
+    if *any {
+        for family in Family::ALL {
+            let mut found = with_socket(tests, family, "UDP", anywhere(family).clone());
+            found.why = format!("it may be anywhere: {}", found.why);
+            reports.push(report(format!("{family} server that a client asks"), found));
+        }
+    }
+    reports
 }
 
 /// Every destination of a family that the host can tell apart.

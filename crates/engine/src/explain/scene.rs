@@ -1,7 +1,7 @@
 //! What questions are asked about: a running instance, or one that a plan would make.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use oneway_egress::{Egress, KernelRoutes, RouteOracle, Strategy};
@@ -14,6 +14,7 @@ use crate::Engine;
 use crate::assemble;
 use crate::config::Config;
 use crate::dispatch::Dispatch;
+use crate::dns;
 use crate::error::EngineError;
 use crate::guard::Guard;
 use crate::lifecycle::{self, Planned};
@@ -33,6 +34,8 @@ pub(super) struct Scene<'a> {
     pub(super) egress: &'a Egress,
     /// Answers for that host.
     pub(super) oracle: &'a dyn RouteOracle,
+    /// Where our own DNS questions go, and whether any server may be asked because a client asked it.
+    pub(super) servers: (Vec<SocketAddr>, bool),
     /// The TUN's networks.
     pub(super) own: Vec<IpNet>,
     /// Why the proxies of this outbound are not known.
@@ -92,6 +95,7 @@ pub(super) fn running<T>(
         guard: &engine.shared.guard,
         egress,
         oracle: &KernelRoutes,
+        servers: dns::servers(&about.dns, egress),
         doubt: compare(host, &egress.strategy(), &own),
         own,
         unresolved: Vec::new(),
@@ -135,6 +139,7 @@ pub(super) fn planned<T>(config: &Config, answer: impl FnOnce(&Scene<'_>) -> T) 
         guard: &Guard::new(plan.tun_addresses.clone()),
         egress: &egress,
         oracle: &model,
+        servers: dns::servers(&config.dns, &egress),
         doubt: compare(&real, &strategy, &own),
         own,
         unresolved,

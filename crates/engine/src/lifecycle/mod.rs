@@ -23,7 +23,7 @@ use oneway_stack::tcp::{self, IsnGenerator};
 use tokio::sync::watch;
 
 use crate::assemble;
-use crate::config::{CaptureMode, Config, StackKind};
+use crate::config::{CaptureMode, Config, DnsConfig, StackKind};
 use crate::control::{FlowInfo, InstanceLock, StatePaths, Status};
 use crate::dispatch::Dispatch;
 use crate::dns::{self, Dns, ProxyResolver};
@@ -58,6 +58,7 @@ pub(crate) struct About {
     pub(crate) stack: StackKind,
     pub(crate) families: Vec<Family>,
     pub(crate) final_outbound: String,
+    pub(crate) dns: DnsConfig,
     /// What does change.
     pub(crate) watched: Arc<Watched>,
 }
@@ -215,6 +216,7 @@ impl Engine {
             stack,
             families,
             final_outbound: config.rules.final_outbound.clone(),
+            dns: config.dns.clone(),
             watched,
         };
         Ok(Self { shared, about, phase, running: Mutex::new(Some(Running { threads, watch, lock })), end })
