@@ -24,7 +24,7 @@ pub(super) fn candidates<'a>(
     family: Family,
     tun: &str,
 ) -> Vec<(&'a Link, Option<IpAddr>)> {
-    let mut found: Vec<((bool, bool, u32), &Link, Option<IpAddr>)> = host
+    let mut found: Vec<_> = host
         .routes
         .iter()
         .filter(|r| {
