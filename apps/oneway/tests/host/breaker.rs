@@ -106,9 +106,8 @@ pub fn a_foreign_rule_cannot_make_a_storm() -> TestResult {
     assert_eq!(log.matches("packets of our own come back").count(), 1, "{log}");
 
     lead_back(host)?;
-    let took = wait_until(RECOVERY, "it works again", || reaches_origin(host, SECOND / 5))
+    wait_until(RECOVERY, "it works again", || reaches_origin(host, SECOND / 5))
         .map_err(|error| format!("{error}: {}", oneway.stderr()))?;
-    eprintln!("{returned} packets came back; it worked again after {took:?}");
     // The way out was tried before, by datagrams that left by the uplink and came no further than to the first router.
     let sent = leaving.matching(canary)?;
     assert!(sent.iter().any(|packet| packet.device == Standard::UP1), "{sent:?}");
@@ -166,6 +165,39 @@ pub fn a_rule_into_our_table_leads_nowhere() -> TestResult {
     assert!(number(&ask(host, "status")?, "/guard/returned") <= 2 * 3 * MOST);
     lead_back(host)?;
     expect_connectivity(host)?;
+    stop(&mut oneway, host, &before)
+}
+
+/// Somebody's route into our device, as OpenVPN makes one to its server when everything is captured: marked packets would
+/// follow it past every rule. Nothing is sent there, so that nothing can come back.
+pub fn a_route_into_our_device_is_not_followed() -> TestResult {
+    let lab = Topology::standard()?;
+    let host = &lab.host;
+    let before = Snapshot::take(host)?;
+    let mut oneway = run(host, &["--protect", "mark"])?;
+    expect_connectivity(host)?;
+    for (ip, to) in ["ip", "ip -6"].into_iter().zip(address::ORIGIN.both()) {
+        tool(host, &format!("{ip} route add {to} dev {TUN}"))?;
+    }
+    let client = host.client();
+    wait_until(RECOVERY, "nothing is sent there", || {
+        let refused = |to| client.tcp(to, SECOND).is_ok_and(|dial| dial.outcome == Outcome::Refused);
+        address::ORIGIN.ports(port::HTTP).into_iter().all(refused)
+    })?;
+    let returned = number(&ask(host, "status")?, "/guard/returned");
+    for _ in 0..3 {
+        try_all(host, address::ORIGIN)?;
+    }
+    assert_eq!(number(&ask(host, "status")?, "/guard/returned"), returned, "none comes back any more");
+    assert!(returned <= 2 * MOST, "{returned} before it was noticed");
+    for to in address::ORIGIN_OTHER.ports(port::HTTP) {
+        assert_eq!(client.http_get(to, "/", SECOND)?.status, 200, "{to}");
+    }
+    for (ip, to) in ["ip", "ip -6"].into_iter().zip(address::ORIGIN.both()) {
+        tool(host, &format!("{ip} route del {to} dev {TUN}"))?;
+    }
+    wait_until(RECOVERY, "it works again", || reaches_origin(host, SECOND / 5))
+        .map_err(|error| format!("{error}: {}", oneway.stderr()))?;
     stop(&mut oneway, host, &before)
 }
 

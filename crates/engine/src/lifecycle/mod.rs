@@ -159,6 +159,7 @@ impl Engine {
         };
         resolver.hand_over(dns.client());
         let host = host.verify(&proxies)?;
+        let forbidden = forbidden(&addresses, &dns::pools(&config.dns));
 
         let keep_alive = Some(tcp::KeepAlive::default());
         let tcp = tcp::Config { mtu, keep_alive, ..tcp::Config::default() };
@@ -200,6 +201,7 @@ impl Engine {
             tun: (index, name.clone()),
             families: families.clone(),
             proxies,
+            forbidden,
             shared: Arc::clone(&shared),
             watched: Arc::clone(&watched),
         };
@@ -393,8 +395,7 @@ fn protect(
         }
         listeners.push(own);
     }
-    let forbidden = addresses.iter().map(IpNet::trunc).chain(pools.iter().copied());
-    let egress = Egress::new(strategy.clone(), forbidden.collect())?;
+    let egress = Egress::new(strategy.clone(), forbidden(addresses, pools))?;
     egress.set_listeners(listeners.iter().flatten().filter_map(|l| l.local_addr().ok()).collect());
     // Without an uplink to bind to no socket can be made, and none will be before there is one.
     let tests = if strategy.is_unbound() { Vec::new() } else { egress.self_test() };
@@ -407,6 +408,11 @@ fn protect(
     let proof = prove(&egress, link.index, proxies)?;
     let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
     Ok(Guarded { egress: Arc::new(egress), listeners, proof, mtu, index: link.index })
+}
+
+/// The TUN's networks, and those whose addresses only stand for names.
+fn forbidden(addresses: &[IpNet], pools: &[IpNet]) -> Vec<IpNet> {
+    addresses.iter().map(IpNet::trunc).chain(pools.iter().copied()).collect()
 }
 
 fn link_of(device: &str) -> Result<Link, EngineError> {

@@ -14,10 +14,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use oneway_egress::{Egress, Finding, KernelRoutes};
 use oneway_route::{
     Applied, Captured, Changes, Family, IfIndex, Monitor, NftSupport, Request, RouteError, Snapshot, Waker,
-    Watched as Which, no_hook, plan_again,
+    Watched as Which, foreign_ways, no_hook, plan_again,
 };
 use parking_lot::Mutex;
 
@@ -50,6 +51,8 @@ pub(super) struct Parts {
     pub(super) families: Vec<Family>,
     /// Addresses that our own sockets connect to, besides those of clients.
     pub(super) proxies: Vec<IpAddr>,
+    /// What nothing is ever sent to.
+    pub(super) forbidden: Vec<IpNet>,
     pub(super) shared: Arc<Shared>,
     pub(super) watched: Arc<Watched>,
 }
@@ -66,7 +69,7 @@ pub(super) struct Watch {
 impl Watch {
     /// Begins. What cannot be watched is undone.
     pub(super) fn start(parts: Parts) -> Result<Self, EngineError> {
-        let Parts { host, request, nft, tun, families, proxies, shared, watched } = parts;
+        let Parts { host, request, nft, tun, families, proxies, forbidden, shared, watched } = parts;
         let monitor = match Monitor::open() {
             Ok(monitor) => monitor,
             Err(error) => return Err(host.undo_because(error.into())),
@@ -85,6 +88,8 @@ impl Watch {
             request,
             nft,
             tun,
+            forbidden,
+            foreign: Vec::new(),
             destinations: proxies.into_iter().chain(far).collect(),
             families,
             samples,
@@ -148,6 +153,9 @@ struct Watcher {
     tun: (IfIndex, String),
     families: Vec<Family>,
     destinations: Vec<IpAddr>,
+    forbidden: Vec<IpNet>,
+    /// Destinations that others' routes lead into the TUN.
+    foreign: Vec<IpNet>,
     /// Addresses that stand for all of their families. They are asked about, and nothing is sent there.
     samples: Vec<IpAddr>,
     egress: Arc<Egress>,
@@ -254,6 +262,7 @@ impl Watcher {
                 if changes.routing() {
                     match Snapshot::take_again(NftSupport::Unknown) {
                         Ok(snapshot) => {
+                            self.forbid_foreign_ways(&snapshot);
                             let pinned = self.request.interface.as_deref();
                             let uplinks = oneway_route::find_uplinks(&snapshot, &self.tun.1, pinned);
                             self.uplinks(snapshot, uplinks);
@@ -285,6 +294,7 @@ impl Watcher {
             // The workers know by now, and everything is about to be undone.
             return false;
         }
+        self.forbid_foreign_ways(&snapshot);
         let plan = match plan_again(&self.request, applied.plan(), &snapshot) {
             Ok(plan) => plan,
             Err(error) => {
@@ -307,6 +317,22 @@ impl Watcher {
                 true
             }
         }
+    }
+
+    /// Forbids what somebody else's routes lead into the TUN: our own sockets would follow them, past every rule. OpenVPN
+    /// makes one to its server when it is started while everything is captured.
+    fn forbid_foreign_ways(&mut self, snapshot: &Snapshot) {
+        // A default route says nothing of who takes it: a rule may lead one destination to it. The breakers find out.
+        let mut foreign = foreign_ways(snapshot, self.tun.0);
+        foreign.retain(|net| net.prefix_len() > 0);
+        if foreign == self.foreign {
+            return;
+        }
+        for net in foreign.iter().filter(|net| !self.foreign.contains(net)) {
+            tracing::warn!(%net, "a route of another program leads into the TUN; nothing is sent there until it is gone");
+        }
+        self.egress.set_forbidden(self.forbidden.iter().chain(&foreign).copied().collect());
+        self.foreign = foreign;
     }
 
     /// Makes again what others have undone.

@@ -18,16 +18,13 @@ pub(super) fn uplinks(host: &Snapshot, tun: &str, pinned: Option<&str>) -> Resul
     Ok(Uplinks { v4: of(Family::V4), v6: of(Family::V6) })
 }
 
-/// Another tunnel, leads nowhere, metric: the least is the best.
-type Rank = (bool, bool, u32);
-
 /// The devices of all default routes of main, best first.
 pub(super) fn candidates<'a>(
     host: &'a Snapshot,
     family: Family,
     tun: &str,
 ) -> Vec<(&'a Link, Option<IpAddr>)> {
-    let mut found: Vec<(Rank, &Link, Option<IpAddr>)> = host
+    let mut found: Vec<_> = host
         .routes
         .iter()
         .filter(|r| {
