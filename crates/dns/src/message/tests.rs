@@ -1,4 +1,5 @@
 use hickory_proto::rr::rdata::TXT;
+use proptest::prelude::*;
 
 use super::*;
 
@@ -162,4 +163,57 @@ fn transaction_numbers_differ() {
     let asked = asked("example.com.", RecordType::A);
     let ids: std::collections::HashSet<_> = (0..64).map(|_| asked.outgoing().metadata.id).collect();
     assert!(ids.len() > 32);
+}
+
+/// Bytes of a query or an answer with some of them changed, or any bytes.
+fn noise(good: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
+    let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
+    let changed = (changes, any::<prop::sample::Index>()).prop_map(move |(changes, end)| {
+        let mut bytes = good.clone();
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        let end = end.index(2 * bytes.len());
+        bytes.truncate(end);
+        bytes
+    });
+    prop_oneof![3 => changed, 1 => prop::collection::vec(any::<u8>(), 0..300)]
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_of_a_client_are_answered_or_dropped(
+        bytes in noise(question("www.example.com.", RecordType::HTTPS).to_vec().unwrap())
+    ) {
+        match parse_query(&bytes) {
+            Ok(asked) => {
+                let answer = asked.encode(&asked.code(ResponseCode::NXDomain), Some(asked.udp_limit()));
+                prop_assert_eq!(&answer[..2], &bytes[..2]);
+                prop_assert!(Message::from_vec(&answer).is_ok());
+            }
+            Err(Refusal::Answer(answer)) => prop_assert!(Message::from_vec(&answer).is_ok()),
+            Err(Refusal::Malformed) => {}
+        }
+    }
+
+    #[test]
+    fn any_bytes_of_an_upstream_are_taken_or_dropped(
+        bytes in noise({
+            let asked = asked("a.example.", RecordType::A);
+            asked.address([192, 0, 2, 7].into(), 60).to_vec().unwrap()
+        })
+    ) {
+        let mut query = asked("a.example.", RecordType::A).outgoing();
+        if let Some(id) = bytes.first_chunk::<2>() {
+            query.metadata.id = u16::from_be_bytes(*id);
+        }
+        if let Ok(answer) = accept(&query, &bytes) {
+            prop_assert_eq!(answer.metadata.id, query.metadata.id);
+            let asked = asked("a.example.", RecordType::A);
+            let relayed = asked.encode(&asked.relay(answer), Some(512));
+            prop_assert!(relayed.len() <= 512);
+            prop_assert!(Message::from_vec(&relayed).is_ok());
+        }
+    }
 }
