@@ -28,7 +28,7 @@ pub(super) fn compile(
         .map(|set| match SetData::parse(&set.file.bytes, set.format, set.behavior) {
             Ok(data) => {
                 let skipped = data.skipped().iter().map(|error| in_file(&set.file.path, error));
-                warnings.extend(skipped.map(|error| left_out(error)));
+                warnings.extend(skipped.map(left_out));
                 data
             }
             Err(SetError::Entries(wrong)) => {
