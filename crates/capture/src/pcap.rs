@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use oneway_wire::virtio::{VirtioNetHdr, complete_checksum};
@@ -17,6 +18,8 @@ use crate::{FRAME_HEADER, MAX_FRAME};
 #[derive(Debug)]
 pub struct PcapWriter<W: Write = BufWriter<File>> {
     out: Mutex<W>,
+    /// A record may have been written in part: nothing behind it could be read.
+    broken: AtomicBool,
 }
 
 impl PcapWriter {
@@ -36,10 +39,11 @@ impl<W: Write> PcapWriter<W> {
         out.write_all(&(MAX_FRAME as u32).to_le_bytes())?;
         out.write_all(&101u32.to_le_bytes())?;
         out.flush()?;
-        Ok(Self { out: Mutex::new(out) })
+        Ok(Self { out: Mutex::new(out), broken: AtomicBool::new(false) })
     }
 
-    /// Appends one frame (see [`crate::FRAME_HEADER`]) with the time of now.
+    /// Appends one frame (see [`crate::FRAME_HEADER`]) with the time of now. After an error there is nothing but errors:
+    /// the file ends.
     pub fn write(&self, frame: &[u8]) -> io::Result<()> {
         let Some((header, packet)) = frame.split_first_chunk::<FRAME_HEADER>() else {
             return Ok(());
@@ -55,7 +59,12 @@ impl<W: Write> PcapWriter<W> {
         record.extend((packet.len() as u32).to_le_bytes());
         record.append(&mut packet);
         let mut out = self.out.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        out.write_all(&record)
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the packet file has ended early"));
+        }
+        let written = out.write_all(&record);
+        self.broken.store(written.is_err(), Ordering::Relaxed);
+        written
     }
 
     /// Hands what is buffered to the operating system.
@@ -67,6 +76,44 @@ impl<W: Write> PcapWriter<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A disk that has room for so many bytes, fills, and has room again.
+    struct Disk {
+        bytes: Vec<u8>,
+        full_at: usize,
+        errors: usize,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let room = self.full_at - self.bytes.len();
+            if room == 0 {
+                self.errors += 1;
+                self.full_at += 100;
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let len = bytes.len().min(room);
+            self.bytes.extend_from_slice(&bytes[..len]);
+            Ok(len)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_file_that_could_not_be_written_ends_there() {
+        let file = PcapWriter::new(Disk { bytes: Vec::new(), full_at: 24 + 36 + 20, errors: 0 }).unwrap();
+        let frame = [vec![0; FRAME_HEADER], vec![0x45; 20]].concat();
+        file.write(&frame).unwrap();
+        for _ in 0..3 {
+            file.write(&frame).unwrap_err();
+        }
+        let disk = file.out.into_inner().unwrap();
+        assert_eq!(disk.errors, 1);
+        assert_eq!(disk.bytes.len(), 24 + 36 + 20, "nothing behind the record that is cut off");
+    }
 
     #[test]
     fn header_and_record_are_as_the_format_says() {

@@ -6,7 +6,8 @@ mod server;
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use oneway_egress::{IcmpErrorEvent, IcmpErrorKind, RecvBatch};
@@ -14,7 +15,8 @@ use oneway_flow::{Network, Target};
 use oneway_outbound::{Answer, Outbound, PROXY_HEADER_MAX, UdpPath};
 use oneway_route::Family;
 use server::{Options, Socks5Server, V4, V6, closed_port, egress, outbound, udp_echo, until};
-use tokio::net::UdpSocket;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -248,6 +250,33 @@ async fn socks5_association_lost_is_made_anew_within_a_second() {
     path.control_closed().await;
     until("the end", || server.associations.load(SeqCst) == 0).await;
     assert_eq!(server.associated.load(SeqCst), 4);
+}
+
+#[tokio::test]
+async fn socks5_proxy_that_ends_every_association_is_asked_with_pauses() {
+    let listener = TcpListener::bind(V4).await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let relay = UdpSocket::bind(V4).await.unwrap().local_addr().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_exact(&mut [0; 3]).await.unwrap();
+            stream.write_all(&[5, 0]).await.unwrap();
+            stream.read_exact(&mut [0; 10]).await.unwrap();
+            stream.write_all(&server::reply(0, relay)).await.unwrap();
+            count.fetch_add(1, SeqCst);
+        }
+    });
+    let path = outbound(&format!("socks5://{at}")).udp(&egress(), Family::V4).await.unwrap();
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(1) {
+        let _ = path.try_send_to(b"x", &V4.into());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let asked = asked.load(SeqCst);
+    assert!((3..10).contains(&asked), "{asked} associations within a second");
 }
 
 #[tokio::test]

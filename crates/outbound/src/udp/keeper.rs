@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use oneway_egress::{Egress, Protected};
 use parking_lot::Mutex;
@@ -152,12 +152,21 @@ async fn keep(
     proxy: &Arc<Proxy>,
     lost: &watch::Sender<bool>,
 ) {
+    let mut pause = Duration::ZERO;
     loop {
+        let made = Instant::now();
         closed(&control).await;
         drop(control);
         link.lost();
         lost.send_replace(true);
         tracing::debug!(proxy = %proxy.label(), "the UDP association has ended");
+        // A proxy that ends each association at once is not to be asked for another with each datagram.
+        if made.elapsed() < RETRY_MOST {
+            sleep(pause).await;
+            pause = (pause * 2).clamp(RETRY_FIRST, RETRY_MOST);
+        } else {
+            pause = Duration::ZERO;
+        }
         let association = remake(link, egress, proxy).await;
         control = association.control;
         lost.send_replace(false);
