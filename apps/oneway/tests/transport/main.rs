@@ -42,6 +42,7 @@ fn main() -> std::process::ExitCode {
         half_closed::a_slow_reader_gets_everything,
         half_closed::a_slow_server_gets_everything,
         bounds::ended_connections_leave_no_memory,
+        bounds::a_silent_proxy_holds_a_bounded_amount,
         bounds::slow_readers_hold_a_bounded_amount,
         datagrams::one_mapping_for_all_destinations,
         datagrams::third_parties_answer_with_their_true_source,
