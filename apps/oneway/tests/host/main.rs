@@ -51,6 +51,7 @@ fn main() -> std::process::ExitCode {
         killed::recover_is_safe_at_any_time,
         loops::what_is_never_captured_goes_as_without_us,
         loops::a_resolver_on_the_tun_keeps_quiet,
+        flows::fragments_find_a_connection_made_again,
         rights::one_capability_is_enough,
         inbound::servers_answer_as_without_us_beside_source_rules,
         health::wrong_use_changes_nothing,
