@@ -152,10 +152,10 @@ pub fn fragments_find_a_connection_made_again() -> TestResult {
     let tun = Recorder::start(&lab.host, Some(TUN))?;
     let injector = Injector::open(&lab.host, TUN)?;
     let mut held = Vec::new();
-    for number in 40_000..40_016 {
+    for number in 20_000..20_016 {
         let client = address::HOST_UP1.v6_port(number);
         for _ in 0..2 {
-            held.truncate(usize::from(number) - 40_000);
+            held.truncate(usize::from(number) - 20_000);
             let mut dial = None;
             wait_until(5 * SECOND, "the port is free again", || {
                 dial = lab.host.client().source_port(client).tcp(to, 5 * SECOND).ok();
