@@ -58,6 +58,7 @@ pub(crate) enum Expr {
     MetaMarkAdd(Mark),
     CtMarkAdd(Mark),
     CtStateNew,
+    Tcp,
     TcpWithoutSyn,
     TcpSport(u16),
 }
@@ -96,9 +97,12 @@ impl NftTable {
         } else {
             output.push(vec![Expr::MetaMarkHas(mark), Expr::CtMarkAdd(mark)]);
         }
-        // What this host sends in the direction of answers belongs to a connection begun elsewhere,
-        // even if that was before the first chain could mark it.
+        // What this host sends in the direction of answers belongs to a connection begun elsewhere, even if that was
+        // before the first chain could mark it. Of datagrams it may be one begun by the device: somebody to whom a
+        // program has sent nothing yet, and the program's answer is to be captured. The next datagram from
+        // elsewhere marks those that are older than the table.
         output.push(vec![
+            Expr::Tcp,
             Expr::CtDirection(Direction::Reply),
             Expr::OifNameNot(lo()),
             Expr::MetaMarkAdd(mark),
@@ -133,6 +137,7 @@ impl Display for Expr {
             Self::CtMarkHas(Mark(m)) => write!(f, "ct mark & 0x{m:08x} == 0x{m:08x}"),
             Self::MetaMarkAdd(Mark(m)) => write!(f, "meta mark set meta mark | 0x{m:08x}"),
             Self::CtStateNew => f.write_str("ct state new"),
+            Self::Tcp => f.write_str("meta l4proto tcp"),
             Self::TcpWithoutSyn => f.write_str("tcp flags ! syn"),
             Self::TcpSport(port) => write!(f, "tcp sport {port}"),
             Self::CtMarkAdd(Mark(m)) => write!(f, "ct mark set ct mark | 0x{m:08x}"),

@@ -1,14 +1,17 @@
 //! What is captured and sent on directly is neither lost nor multiplied (S2).
 
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::net::IpAddr;
 
-use oneway_lab::capture::{Direction, Packet, Recorder, protocol};
+use oneway_lab::capture::{Direction, Packet, Recorder, flag, protocol};
 use oneway_lab::client::{Load, parallel, wait_until};
 use oneway_lab::harness::{Failed, TestResult};
 use oneway_lab::servers::origin::port;
 use oneway_lab::topology::{Standard, address};
-use oneway_lab::{Snapshot, Topology};
+use oneway_lab::{Injector, Snapshot, Topology};
+use oneway_wire::emit::{TcpHeader, fragments, tcp_segment};
+use oneway_wire::tcp::Flags;
 
 use crate::common::{SECOND, TUN, ask, number, run, stop};
 
@@ -138,4 +141,43 @@ fn hundreds_of_flows(options: &[&str]) -> TestResult {
     assert!(both.is_empty(), "read from the TUN, and on the wire: {both:?}");
     assert!(oneway.stderr().len() < 64 << 10, "{} bytes of log", oneway.stderr().len());
     stop(&mut oneway, &lab.host, &before)
+}
+
+/// A connection in the place of one in TIME-WAIT is known to the workers that do not own it: the fragments of all
+/// connections come to one worker, whoever has the connection.
+pub fn fragments_find_a_connection_made_again() -> TestResult {
+    let lab = Topology::simple()?;
+    let _oneway = run(&lab.host, &[])?;
+    let to = address::ORIGIN.v6_port(port::FIN_FIRST);
+    let tun = Recorder::start(&lab.host, Some(TUN))?;
+    let injector = Injector::open(&lab.host, TUN)?;
+    let mut held = Vec::new();
+    for number in 20_000..20_016 {
+        let client = address::HOST_UP1.v6_port(number);
+        for _ in 0..2 {
+            held.truncate(usize::from(number) - 20_000);
+            let mut dial = None;
+            wait_until(5 * SECOND, "the port is free again", || {
+                dial = lab.host.client().source_port(client).tcp(to, 5 * SECOND).ok();
+                dial.is_some()
+            })?;
+            let mut stream = dial.ok_or("no connection")?.connected()?;
+            let mut bye = String::new();
+            stream.read_to_string(&mut bye)?;
+            assert_eq!(bye, "bye\n");
+            held.push(stream);
+        }
+        tun.forget()?;
+        let mut segment = Vec::new();
+        let header = TcpHeader { seq: 1, ack: 1, flags: Flags::ACK, window: 1000, options: &[] };
+        tcp_segment(&mut segment, client, to, &header, &[7; 2000])?;
+        for fragment in fragments(&segment, 1400, number.into())? {
+            injector.send(&fragment)?;
+        }
+        let denials = tun.settle(SECOND / 10, 5 * SECOND, |p| {
+            p.direction == Direction::In && p.ports == (to.port(), client.port()) && p.is_tcp(flag::RST)
+        })?;
+        assert_eq!(denials, 0, "{client}: a connection that lives is denied");
+    }
+    Ok(())
 }

@@ -66,6 +66,7 @@ fn main() -> std::process::ExitCode {
         prove::the_doctor_finds_what_others_broke,
         prove::why_follows_a_packet,
         prove::check_finds_loops_before_anything_is_touched,
+        flows::fragments_find_a_connection_made_again,
         rights::one_capability_is_enough,
         inbound::servers_answer_as_without_us_beside_source_rules,
         health::wrong_use_changes_nothing,

@@ -8,9 +8,9 @@ use oneway_lab::client::wait_until;
 use oneway_lab::harness::TestResult;
 use oneway_lab::pattern::{self, Sum};
 use oneway_lab::servers::origin::port;
-use oneway_lab::topology::address;
+use oneway_lab::topology::{Topology, address};
 
-use crate::common::{SECOND, ask, lab, lab_with};
+use crate::common::{SECOND, ask, lab, lab_with, run};
 
 /// Bytes that one connection may hold in the program in one direction, rounded up: its window.
 const WINDOW: u64 = 1 << 20;
@@ -33,6 +33,33 @@ pub fn ended_connections_leave_no_memory() -> TestResult {
     some(9_000)?;
     let grown = oneway.rss()?.saturating_sub(before);
     assert!(grown < 1 << 20, "9,000 connections left {grown} bytes");
+    Ok(())
+}
+
+/// Datagrams that wait for a proxy which does not answer.
+pub fn a_silent_proxy_holds_a_bounded_amount() -> TestResult {
+    const CLIENTS: usize = 600;
+    let lab = Topology::simple()?;
+    let silent = format!("socks5://{}", address::BLACK_HOLE.v4_port(1080));
+    let oneway = run(&lab.host, None, &["--proxy", &silent])?;
+    let before = oneway.rss()?;
+    let to = address::ORIGIN.v4_port(port::ECHO);
+    let client = lab.host.client();
+    let sockets: Vec<_> = (0..CLIENTS).map(|_| client.udp_socket(false)).collect::<Result<_, _>>()?;
+    // In rounds, as the device loses what comes faster than it is read.
+    for _ in 0..4 {
+        for socket in &sockets {
+            for _ in 0..50 {
+                socket.send_to(&[0; 1000], to)?;
+            }
+        }
+    }
+    wait_until(5 * SECOND, "most sessions were there", || {
+        let status = ask(&lab.host, "status").unwrap_or_default();
+        status.pointer("/counters/udp/opened").and_then(serde_json::Value::as_u64) > Some(CLIENTS as u64 / 2)
+    })?;
+    let grown = oneway.rss()?.saturating_sub(before);
+    assert!(grown < 36 << 20, "datagrams of {CLIENTS} sockets hold {grown} bytes");
     Ok(())
 }
 

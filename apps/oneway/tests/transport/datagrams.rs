@@ -119,3 +119,29 @@ pub fn a_closed_port_is_reported() -> TestResult {
     }
     Ok(())
 }
+
+/// What a program answers to somebody it has sent nothing to before is captured as all else is: no packet of it leaves by
+/// the uplink past the outbound.
+pub fn answers_to_third_parties_are_captured() -> TestResult {
+    for scheme in [None, Some("socks5")] {
+        let (lab, _oneway) = lab(scheme, &[])?;
+        let wire = Recorder::start(&lab.host, Some(Simple::UP1))?;
+        let to = address::ORIGIN.v4_port(port::FROM_OTHER_ADDRESS);
+        let socket = lab.host.client().udp_socket(false)?;
+        socket.send_to(b"who", to)?;
+        let (_, stranger) = socket.recv_from(&mut [0; 16])?;
+        assert_ne!(stranger, to, "{scheme:?}");
+        socket.send_to(b"a word for a stranger", stranger)?;
+        let local = socket.local_addr()?.port();
+        wait_until(5 * SECOND, "the answer was carried", || {
+            let flows = ask(&lab.host, "flows").unwrap_or_default();
+            flows.pointer("/flows/0/bytes/up").and_then(serde_json::Value::as_u64) == Some(24)
+        })?;
+        assert_eq!(
+            wire.count(|p| p.is_udp() && p.ports.0 == local)?,
+            0,
+            "{scheme:?}: it left past the outbound"
+        );
+    }
+    Ok(())
+}

@@ -38,6 +38,10 @@ pub(super) use outbox::Outbox;
 const QUEUED: usize = 1024;
 const QUEUED_BYTES: usize = 128 * 1024;
 
+/// Bytes of memory that the kept datagrams of all sessions may take, and what each takes besides its own.
+const QUEUED_IN_ALL: usize = 16 << 20;
+const OVERHEAD: usize = 128;
+
 /// Datagrams received by one system call, and calls before other sessions get their turn.
 const BATCH: usize = 16;
 const TURNS: usize = 3;
@@ -53,6 +57,8 @@ pub(crate) struct Sessions {
     shards: Vec<RwLock<HashMap<Key, Arc<Session>>>>,
     hasher: DefaultHashBuilder,
     count: AtomicUsize,
+    /// Of the datagrams kept by all sessions: [`QUEUED_IN_ALL`].
+    queued: AtomicUsize,
     epoch: Instant,
     /// Seconds since `epoch`, as of the last [`Sessions::sweep`]: a datagram is not worth asking the time for.
     clock: AtomicU32,
@@ -63,7 +69,8 @@ pub(crate) struct Sessions {
 pub(crate) struct Session {
     key: Key,
     path: OnceLock<UdpPath>,
-    queued: Mutex<VecDeque<(Target, Vec<u8>)>>,
+    /// None once the outbound is ready, or is known not to become it.
+    queued: Mutex<Option<Queue>>,
     /// What [`Sessions::clock`] showed at the last datagram of either direction.
     last: AtomicU32,
     /// Seconds without a datagram after which it ends.
@@ -74,12 +81,20 @@ pub(crate) struct Session {
     names: OnceLock<Names<Pinned>>,
 }
 
+/// Datagrams that wait for their session's outbound.
+#[derive(Debug, Default)]
+struct Queue {
+    datagrams: VecDeque<(Target, Vec<u8>)>,
+    bytes: usize,
+}
+
 impl Default for Sessions {
     fn default() -> Self {
         Self {
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             hasher: DefaultHashBuilder::default(),
             count: AtomicUsize::new(0),
+            queued: AtomicUsize::new(0),
             epoch: Instant::now(),
             clock: AtomicU32::new(0),
         }
@@ -116,6 +131,28 @@ impl Sessions {
             shard.remove(&session.key);
             self.count.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    /// Keeps a datagram, if there is room for it.
+    fn keep(&self, queue: &mut Queue, target: &Target, payload: &[u8]) -> bool {
+        if queue.datagrams.len() >= QUEUED || queue.bytes + payload.len() > QUEUED_BYTES {
+            return false;
+        }
+        let weight = payload.len() + OVERHEAD;
+        if self.queued.fetch_add(weight, Ordering::Relaxed) + weight > QUEUED_IN_ALL {
+            self.queued.fetch_sub(weight, Ordering::Relaxed);
+            return false;
+        }
+        queue.bytes += payload.len();
+        queue.datagrams.push_back((target.clone(), payload.to_vec()));
+        true
+    }
+
+    /// Takes what was kept; nothing is kept any more.
+    fn take_kept(&self, queued: &mut Option<Queue>) -> VecDeque<(Target, Vec<u8>)> {
+        let Queue { datagrams, bytes } = queued.take().unwrap_or_default();
+        self.queued.fetch_sub(bytes + datagrams.len() * OVERHEAD, Ordering::Relaxed);
+        datagrams
     }
 
     fn now(&self) -> u32 {
@@ -288,7 +325,7 @@ impl Worker {
         let session = Arc::new(Session {
             key,
             path: OnceLock::new(),
-            queued: Mutex::default(),
+            queued: Mutex::new(Some(Queue::default())),
             last: AtomicU32::new(shared.udp.now()),
             idle: u32::try_from(idle.as_secs()).unwrap_or(u32::MAX),
             end: Notify::new(),
@@ -311,18 +348,19 @@ impl Worker {
     fn send(&self, session: &Session, target: &Target, payload: &[u8]) {
         let Some(path) = session.path.get() else {
             let mut queued = session.queued.lock();
-            // The path may have become ready while we waited for the lock.
-            if session.path.get().is_none() {
-                let bytes: usize = queued.iter().map(|(_, payload)| payload.len()).sum();
-                if queued.len() < QUEUED && bytes + payload.len() <= QUEUED_BYTES {
-                    queued.push_back((target.clone(), payload.to_vec()));
-                } else {
-                    self.shared.stats.udp_dropped.add();
+            let kept = match &mut *queued {
+                Some(queue) => self.shared.udp.keep(queue, target, payload),
+                // It may have become ready while we waited for the lock.
+                None if session.path.get().is_some() => {
+                    drop(queued);
+                    return self.send(session, target, payload);
                 }
-                return;
+                None => false,
+            };
+            if !kept {
+                self.shared.stats.udp_dropped.add();
             }
-            drop(queued);
-            return self.send(session, target, payload);
+            return;
         };
         session.touch(self.shared.udp.now());
         match path.try_send_to(payload, target) {
@@ -429,7 +467,11 @@ impl Worker {
         let choice = self.shared.dispatch.by_id(session.key.1);
         let opened = tokio::select! {
             opened = choice.outbound.udp(&self.shared.egress, Family::of(session.key.0.ip())) => opened,
-            () = session.end.notified() => return self.shared.udp.remove(&session),
+            () = session.end.notified() => {
+                self.shared.udp.remove(&session);
+                self.shared.udp.take_kept(&mut session.queued.lock());
+                return;
+            }
         };
         choice.observe(opened.as_ref().err());
         match opened {
@@ -438,7 +480,7 @@ impl Worker {
                 // Both under the lock: a datagram is either queued before, or finds the path.
                 let (path, first) = {
                     let mut queued = session.queued.lock();
-                    (session.path.get_or_init(|| path), std::mem::take(&mut *queued))
+                    (session.path.get_or_init(|| path), self.shared.udp.take_kept(&mut queued))
                 };
                 for (target, payload) in first {
                     self.send(&session, &target, &payload);
@@ -450,8 +492,9 @@ impl Worker {
                 tracing::debug!(client = %session.key.0, outbound = %choice.name, %error, "no UDP");
                 self.shared.udp.remove(&session);
                 self.shared.stats.udp_refused.add();
+                let kept = self.shared.udp.take_kept(&mut session.queued.lock());
                 let Some(kind) = unreachable(error.answer_on(Network::Udp)) else { return };
-                for (target, payload) in session.queued.lock().drain(..) {
+                for (target, payload) in kept {
                     self.datagram_unreachable(session.key.0, target.addr, &payload, kind);
                 }
             }

@@ -317,6 +317,10 @@ impl Bytes {
                 self.transport(0, 2);
                 self.compare(EQ, &port.to_be_bytes());
             }
+            Expr::Tcp => {
+                self.load("meta", META_L4PROTO);
+                self.compare(EQ, &[IPPROTO_TCP]);
+            }
             Expr::TcpWithoutSyn => {
                 self.load("meta", META_L4PROTO);
                 self.compare(EQ, &[IPPROTO_TCP]);

@@ -96,7 +96,8 @@ impl Open {
         }
         transmit(&mut self.conn);
         let taken = self.read - u64::from(self.conn.queued());
-        if self.flow.down.swap(taken, Ordering::Relaxed) != taken {
+        if self.flow.down.load(Ordering::Relaxed) != taken {
+            self.flow.down.store(taken, Ordering::Relaxed);
             self.moved = now;
         }
         more

@@ -123,7 +123,10 @@ impl Worker {
                     self.forget(&flow, open);
                     *stage = Stage::Over;
                     drop(stage);
-                    self.ask(packet, key, syn);
+                    match self.shared.owners.claim(&key, self.user.number) {
+                        Ok(()) => self.ask(packet, key, syn),
+                        Err(owner) => self.shared.owners.hand_over(owner, frame),
+                    }
                 }
             },
             Stage::Over => {}
