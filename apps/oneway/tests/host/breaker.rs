@@ -180,6 +180,9 @@ pub fn a_route_into_our_device_is_not_followed() -> TestResult {
         tool(host, &format!("{ip} route add {to} dev {TUN}"))?;
     }
     let client = host.client();
+    wait_until(RECOVERY, "both routes are noticed", || {
+        oneway.stderr().matches("a route of another program leads into the TUN").count() == 2
+    })?;
     wait_until(RECOVERY, "nothing is sent there", || {
         let refused = |to| client.tcp(to, SECOND).is_ok_and(|dial| dial.outcome == Outcome::Refused);
         address::ORIGIN.ports(port::HTTP).into_iter().all(refused)
