@@ -65,7 +65,7 @@ pub(crate) struct Shared {
     pub(crate) tcp: Arc<oneway_stack::tcp::Config>,
     pub(crate) isn: IsnGenerator,
     pub(crate) owners: Owners,
-    /// Connections of our own stack with an outbound, dialled ones among them.
+    /// Connections with an outbound, dialled ones among them.
     pub(crate) tcp_live: AtomicUsize,
     /// Where the time of our own stack begins.
     pub(crate) epoch: Instant,

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use oneway_capture::FRAME_HEADER;
@@ -21,7 +22,7 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-use super::{Worker, dscp};
+use super::{Shared, Worker, dscp};
 use crate::dispatch::Subject;
 use crate::guard::Destination;
 
@@ -40,7 +41,31 @@ pub(super) struct Waiting {
     connected: Connected,
     conn: Arc<Conn<Held>>,
     flow: FlowGuard,
+    live: Live,
     since: Instant,
+}
+
+/// Counts a connection for as long as it may hold descriptors. Without a limit on them, the kernel would shake hands with
+/// clients whose connections we then have no descriptor for.
+#[derive(Debug)]
+struct Live(Arc<Shared>);
+
+impl Live {
+    /// None at the limit.
+    fn new(shared: &Arc<Shared>) -> Option<Self> {
+        let most = shared.limits.tcp_connections;
+        // All workers count here, so that looking and taking are one step.
+        let taken = shared
+            .tcp_live
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |live| (live < most).then_some(live + 1));
+        taken.is_ok().then(|| Self(Arc::clone(shared)))
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.tcp_live.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Counts a dial for as long as it lasts.
@@ -151,15 +176,16 @@ impl Worker {
         if self.draining() {
             return shared.stats.ignored.add();
         }
-        if self.dialing.get() >= shared.limits.dialing {
+        let live = if self.dialing.get() < shared.limits.dialing { Live::new(shared) } else { None };
+        let Some(live) = live else {
             shared.stats.tcp_limited.add();
             return self.reset(packet);
-        }
+        };
         let held = Held { syn: Mutex::new(frame.to_vec().into_boxed_slice()), ..Held::default() };
         match shared.nat.open(client, dst, listener, held) {
             Ok(conn) => {
                 self.dialing.set(self.dialing.get() + 1);
-                tokio::task::spawn_local(Rc::clone(self).dial(conn));
+                tokio::task::spawn_local(Rc::clone(self).dial(conn, live));
             }
             // Another queue was faster with the same SYN.
             Err(OpenError::Exists) => {}
@@ -171,7 +197,7 @@ impl Worker {
     }
 
     /// Connects the outbound, then lets the client in; or tells the client why not.
-    async fn dial(self: Rc<Self>, conn: Arc<Conn<Held>>) {
+    async fn dial(self: Rc<Self>, conn: Arc<Conn<Held>>, live: Live) {
         let _dialing = Dialing(&self.dialing);
         let shared = &self.shared;
         let Some(mut destined) = shared.dns.destined(conn.target) else {
@@ -219,7 +245,7 @@ impl Worker {
                 let (from, to) = (conn.peer, conn.local);
                 self.waiting
                     .borrow_mut()
-                    .insert(peer, Waiting { connected, conn, flow, since: Instant::now() });
+                    .insert(peer, Waiting { connected, conn, flow, live, since: Instant::now() });
                 self.let_in(syn, from, to);
             }
             Err(error) => {
@@ -274,7 +300,7 @@ impl Worker {
 
     /// Carries one connection until it ends.
     async fn relay(self: Rc<Self>, client: TcpStream, waiting: Waiting) {
-        let Waiting { connected, conn, flow, .. } = waiting;
+        let Waiting { connected, conn, flow, live: _live, .. } = waiting;
         let stop = self.drain();
         let relay = Relay {
             client,
