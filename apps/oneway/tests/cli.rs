@@ -387,7 +387,13 @@ impl Namespace {
         let mut line = String::new();
         BufReader::new(holder.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "inside\n", "cannot make a network namespace; run as root");
-        Self { holder }
+        let new = Self { holder };
+        // The kernel gives a number again; what an instance left that was killed in an earlier namespace is not about
+        // this one.
+        for extension in ["journal", "lock", "sock", "fake-ip"] {
+            let _ = fs::remove_file(format!("/run/oneway-{}.{extension}", new.number()));
+        }
+        new
     }
 
     /// The path that stands for it, and its number.
