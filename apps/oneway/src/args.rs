@@ -77,6 +77,13 @@ pub(crate) enum Command {
     Stop,
     /// Keep what `run --confirm` set up
     Confirm,
+    /// Tell a group of type `select` which of its members new flows take
+    Select {
+        /// The group
+        group: String,
+        /// One of its members
+        member: String,
+    },
     /// Undo what a killed instance left behind
     Recover,
     /// Show the main job in throw-away network namespaces

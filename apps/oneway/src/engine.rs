@@ -20,6 +20,8 @@ pub(crate) trait Instance: Send + Sync + 'static {
     fn doctor(&self) -> Result<Doctor, Failure>;
     /// What would become of a packet.
     fn why(&self, question: &WhyQuestion) -> Result<Why, Failure>;
+    /// Lets a group of type `select` take one of its members.
+    fn select(&self, group: &str, member: &str) -> Result<(), Failure>;
     /// Blocks until it cannot go on and says why; or until it is stopped, `None`.
     fn wait_until_failed(&self) -> Option<Failure>;
     /// Stops it and undoes its changes to the host.
@@ -45,6 +47,10 @@ impl Instance for Engine {
 
     fn why(&self, question: &WhyQuestion) -> Result<Why, Failure> {
         Engine::why(self, question).map_err(failure)
+    }
+
+    fn select(&self, group: &str, member: &str) -> Result<(), Failure> {
+        Engine::select(self, group, member).map_err(|why| Failure::new(FAILED, why))
     }
 
     fn wait_until_failed(&self) -> Option<Failure> {

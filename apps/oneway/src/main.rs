@@ -41,6 +41,7 @@ fn execute(cli: args::Cli, output: Output) -> Result<ExitCode, Failure> {
         Command::Status => commands::status::status(&global, output),
         Command::Flows { watch } => commands::flows::flows(&global, watch, output),
         Command::Stop => commands::stop::stop(&global, output),
+        Command::Select { group, member } => commands::select::select(&global, group, member, output),
         Command::Confirm => commands::confirm::confirm(&global, output),
         Command::Recover => commands::recover::recover(output),
         Command::Demo => demo::demo(output),

@@ -12,11 +12,12 @@ use oneway_route as route;
 use oneway_rule::OutboundId;
 
 use crate::config::{
-    BLOCK, Config, ConfigError, ConfigErrors, DIRECT, DnsMode, OutboundSpec, Protect, ProxyProtocol,
-    ProxySpec, ServerHost,
+    Config, ConfigError, ConfigErrors, DnsMode, OutboundSpec, Protect, ProxyProtocol, ProxySpec, ServerHost,
+    canonical,
 };
 use crate::dispatch::{Dispatch, Entry};
 use crate::error::EngineError;
+use crate::group::Group;
 
 /// Asks the system for the names of proxies: while nothing is captured.
 pub(crate) fn system_resolver() -> Arc<dyn Resolve> {
@@ -33,6 +34,13 @@ pub(crate) fn dispatch(
     let mut errors = Vec::new();
     let mut entries = Vec::new();
     for (name, spec) in &config.outbounds {
+        if let OutboundSpec::Group(spec) = spec {
+            // Who is no outbound was found when the configuration was read.
+            let members: Vec<_> = spec.members.iter().filter_map(|member| number(config, member)).collect();
+            let group = Group::new(spec.kind, spec.check.clone(), members.iter().map(|id| id.0).collect());
+            entries.push(Entry::group(name, spec.kind.as_str(), group));
+            continue;
+        }
         match outbound(spec, resolver) {
             Ok(outbound) => entries.push(Entry::new(name, spec.kind(), server(spec), outbound)),
             Err(why) => errors.push(ConfigError::new(None, format!("outbound {name:?}: {why}"))),
@@ -60,18 +68,15 @@ pub(crate) fn dispatch(
 /// The number of an outbound. Clash's own names for the two that always exist are known, too.
 fn number(config: &Config, name: &str) -> Option<OutboundId> {
     let find = |name: &str| config.outbounds.keys().position(|found| found == name);
-    let at = find(name).or_else(|| match name {
-        "DIRECT" => find(DIRECT),
-        "REJECT" | "REJECT-DROP" => find(BLOCK),
-        _ => None,
-    })?;
+    let at = find(name).or_else(|| find(canonical(name)?))?;
     u32::try_from(at).ok().map(OutboundId)
 }
 
 fn outbound(spec: &OutboundSpec, resolver: &Arc<dyn Resolve>) -> Result<Outbound, String> {
     let config = match spec {
         OutboundSpec::Direct => OutboundConfig::Direct,
-        OutboundSpec::Block => OutboundConfig::Block,
+        // A group makes no connections, its members do.
+        OutboundSpec::Block | OutboundSpec::Group(_) => OutboundConfig::Block,
         OutboundSpec::Proxy(proxy) => OutboundConfig::Proxy(proxy_config(proxy)?),
     };
     Ok(Outbound::new(&config, Timeouts::default(), Arc::clone(resolver)))
@@ -102,7 +107,7 @@ fn proxy_config(proxy: &ProxySpec) -> Result<ProxyConfig, String> {
 
 fn server(spec: &OutboundSpec) -> Option<String> {
     match spec {
-        OutboundSpec::Direct | OutboundSpec::Block => None,
+        OutboundSpec::Direct | OutboundSpec::Block | OutboundSpec::Group(_) => None,
         OutboundSpec::Proxy(proxy) => Some(proxy.server.to_string()),
     }
 }

@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use oneway_flow::{Network, Owners, Process, Target};
@@ -11,6 +12,9 @@ use oneway_outbound::{DialError, Outbound, ProxyFault};
 use oneway_rule::{Answer, Fact, Query, RuleSet, Step};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+
+use crate::control::MemberStatus;
+use crate::group::{Group, Key, number_of};
 
 /// The rules and what they choose from.
 #[derive(Debug)]
@@ -49,6 +53,10 @@ pub(crate) struct Entry {
     /// The proxy server as `host:port`, if it has one.
     pub(crate) server: Option<String>,
     pub(crate) outbound: Outbound,
+    /// If it chooses among others. It makes no connections itself then.
+    pub(crate) group: Option<Group>,
+    /// What [`Self::observe`] last found, for every choice of a group.
+    is_down: AtomicBool,
     health: Mutex<Health>,
     /// The proxy has failed: its name may have another address by now.
     pub(crate) down: Notify,
@@ -74,6 +82,8 @@ const SAY_AGAIN: Duration = Duration::from_secs(60);
 pub(crate) struct Choice<'a> {
     pub(crate) id: u32,
     pub(crate) entry: &'a Entry,
+    /// The outbound that the rule names, if that is a group.
+    pub(crate) group: Option<&'a Entry>,
     rule: Option<usize>,
     dispatch: &'a Dispatch,
 }
@@ -121,9 +131,14 @@ impl Dispatch {
         loop {
             match self.rules.decide(&query) {
                 Step::Decided(decision) => {
-                    let id = decision.outbound.0;
+                    let named = &self.entries[decision.outbound.0 as usize];
+                    let id = match &named.group {
+                        None => decision.outbound.0,
+                        Some(_) => self.member(decision.outbound.0, key(subject), network == Network::Udp),
+                    };
                     let entry = &self.entries[id as usize];
-                    return Ok(Choice { id, entry, rule: decision.rule, dispatch: self });
+                    let group = named.group.as_ref().map(|_| named);
+                    return Ok(Choice { id, entry, group, rule: decision.rule, dispatch: self });
                 }
                 Step::Needs { fact: Fact::Uid, .. } => {
                     let owner = find(false)?;
@@ -183,6 +198,70 @@ impl Dispatch {
         &self.entries[id as usize]
     }
 
+    /// The outbound that a group's choice, and that of groups among its members, comes to. Groups do not lead to
+    /// themselves.
+    fn member(&self, mut id: u32, key: Key, udp: bool) -> u32 {
+        while let Some(group) = &self.by_id(id).group {
+            id = group.pick(key, |member| self.works(member, udp));
+        }
+        id
+    }
+
+    /// The outbound that flows to `host` take by the one of this number: itself, unless it is a group.
+    pub(crate) fn settle(&self, id: u32, host: &str) -> &Entry {
+        self.by_id(self.member(id, Key { target: number_of(host), source: None }, false))
+    }
+
+    /// Whether an outbound works, as far as is known, and for `udp` whether it carries that at all.
+    pub(crate) fn works(&self, id: u32, udp: bool) -> bool {
+        let entry = self.by_id(id);
+        match &entry.group {
+            Some(group) => group.works(|member| self.works(member, udp)),
+            None => !entry.is_down.load(Relaxed) && (!udp || entry.carries_udp()),
+        }
+    }
+
+    /// The members of a group, for `status`; none of other outbounds.
+    pub(crate) fn members(&self, entry: &Entry) -> Vec<MemberStatus> {
+        let Some(group) = &entry.group else { return Vec::new() };
+        let works = |id| self.works(id, false);
+        let status = |id| MemberStatus {
+            name: self.by_id(id).name.to_string(),
+            works: group.passes(id) && works(id),
+            taken: group.takes(id, works),
+            check_us: group.delay(id).map(|delay| delay.as_micros() as u64),
+        };
+        group.members().map(status).collect()
+    }
+
+    /// Whether any member of a group works; none for other outbounds.
+    pub(crate) fn group_works(&self, entry: &Entry) -> Option<bool> {
+        entry.group.as_ref().map(|group| group.works(|id| self.works(id, false)))
+    }
+
+    /// Makes a member the one that a group takes.
+    ///
+    /// # Errors
+    /// Why that cannot be, in words.
+    pub(crate) fn select(&self, group: &str, member: &str) -> Result<(), String> {
+        let find = |name: &str| {
+            let at = self.entries.iter().position(|entry| *entry.name == *name);
+            at.ok_or_else(|| format!("no outbound is named {name:?}"))
+        };
+        let (at, id) = (find(group)?, find(member)?);
+        let Some(found) = self.entries.get(at).and_then(|entry| entry.group.as_ref()) else {
+            return Err(format!("{group:?} is no group"));
+        };
+        if found.select(id as u32) {
+            return Ok(());
+        }
+        let members: Vec<_> = found.members().map(|id| self.by_id(id).name.to_string()).collect();
+        Err(match found.members().any(|member| member == id as u32) {
+            true => format!("{group:?} chooses by itself; only groups of type select are told"),
+            false => format!("{member:?} is no member of {group:?}; there are {}", members.join(", ")),
+        })
+    }
+
     /// Whether any rule asks about names.
     pub(crate) fn asks_names(&self) -> bool {
         self.rules.needs().host
@@ -201,7 +280,25 @@ impl Dispatch {
 
 impl Entry {
     pub(crate) fn new(name: &str, kind: &'static str, server: Option<String>, outbound: Outbound) -> Self {
-        Self { name: name.into(), kind, server, outbound, health: Mutex::default(), down: Notify::new() }
+        Self {
+            name: name.into(),
+            kind,
+            server,
+            outbound,
+            group: None,
+            is_down: AtomicBool::new(false),
+            health: Mutex::default(),
+            down: Notify::new(),
+        }
+    }
+
+    pub(crate) fn group(name: &str, kind: &'static str, group: Group) -> Self {
+        Self { group: Some(group), ..Self::new(name, kind, None, Outbound::Block) }
+    }
+
+    /// Whether datagrams can leave by it; that they are refused is no way to leave.
+    fn carries_udp(&self) -> bool {
+        matches!(self.outbound, Outbound::Direct | Outbound::Socks5(_))
     }
 
     /// Whether packets leave as they are, without a proxy.
@@ -217,6 +314,7 @@ impl Entry {
             Some(_) if !self.is_direct() => true,
             Some(_) => return,
         };
+        self.is_down.store(!up, Relaxed);
         let mut health = self.health.lock();
         if health.up != Some(up) {
             match error.filter(|_| !up) {
@@ -244,6 +342,15 @@ impl Entry {
     pub(crate) fn health(&self) -> Health {
         self.health.lock().clone()
     }
+}
+
+/// What a group tells flows apart by.
+fn key(subject: &Subject<'_>) -> Key {
+    let target = match subject.target.host.as_deref() {
+        Some(host) => number_of(host),
+        None => number_of(subject.target.addr.ip()),
+    };
+    Key { target, source: (subject.network == Network::Udp).then(|| number_of(subject.source)) }
 }
 
 /// Whether an error is the proxy's own, and not its answer about one destination.

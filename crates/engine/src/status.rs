@@ -31,12 +31,13 @@ pub(crate) fn status(engine: &Engine) -> Status {
             name: entry.name.to_string(),
             kind: entry.kind.to_owned(),
             server: entry.server.clone(),
-            health: match health.up {
+            health: match entry.group.as_ref().map_or(health.up, |_| shared.dispatch.group_works(entry)) {
                 None => Health::Unknown,
                 Some(true) => Health::Up,
                 Some(false) => Health::Down,
             },
             last_error: health.last_error,
+            members: shared.dispatch.members(entry),
         }
     });
     Status {

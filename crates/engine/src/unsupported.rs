@@ -77,6 +77,14 @@ impl Engine {
         match self.never {}
     }
 
+    /// Lets a group take one of its members.
+    ///
+    /// # Errors
+    /// None: there is no engine.
+    pub fn select(&self, _group: &str, _member: &str) -> Result<(), String> {
+        match self.never {}
+    }
+
     /// How it is doing.
     pub fn status(&self) -> Status {
         match self.never {}

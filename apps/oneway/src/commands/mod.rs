@@ -9,6 +9,7 @@ pub(crate) mod import;
 pub(crate) mod plan;
 pub(crate) mod recover;
 pub(crate) mod run;
+pub(crate) mod select;
 pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod why;
@@ -65,6 +66,7 @@ fn unexpected(request: &ControlRequest, reply: &ControlReply) -> Failure {
         ControlReply::Why(_) => "what becomes of a packet",
         ControlReply::Stopped => "that it stopped",
         ControlReply::Confirmed(_) => "that it stays",
+        ControlReply::Selected => "that it selected",
         ControlReply::Error(why) => why,
     };
     ControlError::Refused(format!("oneway was asked for {request:?} and answers with {what}")).into()

@@ -88,6 +88,13 @@ fn text(status: &Status) -> String {
         let error =
             outbound.last_error.as_ref().map(|error| format!(", last error: {error}")).unwrap_or_default();
         row("outbound", format!("{}: {}{server}, {}{error}", outbound.name, outbound.kind, outbound.health));
+        for member in &outbound.members {
+            let check =
+                member.check_us.map(|us| format!(", {:.1} ms", us as f64 / 1000.0)).unwrap_or_default();
+            let works = if member.works { "works" } else { "does not work" };
+            let taken = if member.taken { " <-" } else { "" };
+            row("", format!("  {}: {works}{check}{taken}", member.name));
+        }
     }
     text
 }
@@ -95,8 +102,8 @@ fn text(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use oneway::control::{
-        Bytes, Counters, DnsCounters, GuardStatus, Health, LoopVerdict, OutboundStatus, ProtectStatus,
-        TcpCounters, TunCounters, UdpCounters, UplinkStatus, Verdict,
+        Bytes, Counters, DnsCounters, GuardStatus, Health, LoopVerdict, MemberStatus, OutboundStatus,
+        ProtectStatus, TcpCounters, TunCounters, UdpCounters, UplinkStatus, Verdict,
     };
 
     use super::*;
@@ -117,6 +124,12 @@ mod tests {
                 server: Some("192.0.2.1:1080".to_owned()),
                 health: Health::Down,
                 last_error: Some("refused".to_owned()),
+                members: vec![MemberStatus {
+                    name: "far".to_owned(),
+                    works: true,
+                    taken: true,
+                    check_us: Some(1_500),
+                }],
             }],
             counters: Counters {
                 tun: TunCounters {

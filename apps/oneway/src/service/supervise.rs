@@ -168,6 +168,14 @@ fn answer_requests(
                         ControlRequest::Why(question) => {
                             apart(move || Ok(ControlReply::Why(Box::new(instance.why(&question)?)))).await
                         }
+                        // It is written to a file.
+                        ControlRequest::Select { group, member } => {
+                            apart(move || {
+                                instance.select(&group, &member)?;
+                                Ok(ControlReply::Selected)
+                            })
+                            .await
+                        }
                         ControlRequest::Confirm => ControlReply::Confirmed(confirmation.give()),
                         ControlRequest::Stop => {
                             let (reply, replied) = oneshot::channel();

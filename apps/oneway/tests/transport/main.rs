@@ -15,6 +15,8 @@ mod disturbed;
 #[cfg(target_os = "linux")]
 mod echo;
 #[cfg(target_os = "linux")]
+mod groups;
+#[cfg(target_os = "linux")]
 mod half_closed;
 #[cfg(target_os = "linux")]
 mod mtu;
@@ -74,6 +76,11 @@ fn main() -> std::process::ExitCode {
         offload::datagrams_too_long_for_the_uplink_arrive_one_by_one,
         offload::answers_that_came_together_are_single_datagrams_again,
         shortcut::a_captured_program_is_not_paced,
+        groups::the_first_that_works_is_taken,
+        groups::the_fastest_is_taken,
+        groups::a_selection_survives,
+        groups::flows_are_spread,
+        groups::datagrams_take_a_member_that_carries_them,
     ];
     let both = oneway_lab::variants![
         both,

@@ -9,11 +9,12 @@ use toml::de::DeTable;
 use super::dns::FakeIpSettings;
 use super::error::ConfigError;
 use super::outbound::{
-    BLOCK, Credentials, DIRECT, OutboundKind, OutboundSpec, ProxySpec, Server, kind_from_word,
+    self, BLOCK, Credentials, DIRECT, OutboundKind, OutboundSpec, ProxySpec, Server, kind_from_word,
 };
 use super::reader::{FromToml, Number, Reader, Section, Text};
 use super::rules::{self, ReadFile};
 use super::settings::{Located, Settings, beside};
+use super::value::either;
 
 /// Reads a whole file. If its syntax is wrong only that is reported: what follows would be guesswork.
 pub(super) fn read(file: &Path, text: &str, read_file: ReadFile<'_>) -> (Settings, Vec<ConfigError>) {
@@ -133,7 +134,7 @@ fn outbounds(section: &Section<'_, '_>, reader: &mut Reader<'_>) -> BTreeMap<Str
             );
         } else {
             let origin = reader.origin(&span);
-            if let Some(value) = outbound(section, &span, reader) {
+            if let Some(value) = one_outbound(section, &span, reader) {
                 outbounds.insert(name, Located { value, origin });
             }
         }
@@ -141,16 +142,13 @@ fn outbounds(section: &Section<'_, '_>, reader: &mut Reader<'_>) -> BTreeMap<Str
     outbounds
 }
 
-fn outbound(
+fn one_outbound(
     mut section: Section<'_, '_>,
     span: &std::ops::Range<usize>,
     reader: &mut Reader<'_>,
 ) -> Option<OutboundSpec> {
     let Some(kind_value) = section.raw("type") else {
-        reader.error(
-            span,
-            format!("[{}] has no `type`; use direct, block, socks5, socks4 or http", section.name()),
-        );
+        reader.error(span, format!("[{}] has no `type`; use {}", section.name(), either(&outbound::types())));
         return None;
     };
     let word: String = section.read("type", reader)?;
@@ -165,6 +163,9 @@ fn outbound(
     let spec = match kind {
         OutboundKind::Direct => Some(OutboundSpec::Direct),
         OutboundKind::Block => Some(OutboundSpec::Block),
+        OutboundKind::Group(word) => {
+            super::group::read(word, &mut section, span, reader).map(OutboundSpec::Group)
+        }
         OutboundKind::Proxy(protocol) => {
             let missing = section.raw("server").is_none();
             if missing {

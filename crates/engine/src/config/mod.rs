@@ -6,6 +6,7 @@
 mod dns;
 mod document;
 mod error;
+mod group;
 mod limits;
 mod outbound;
 mod reader;
@@ -22,6 +23,8 @@ use std::path::{Path, PathBuf};
 
 pub use dns::{DnsConfig, DnsUpstream, FakeIpConfig, FakePoolV4, FakePoolV6, NamePattern};
 pub use error::{ConfigError, ConfigErrors, Origin};
+pub(crate) use group::canonical;
+pub use group::{Balance, CheckSpec, CheckUrl, GroupKind, GroupSpec};
 pub use limits::{LimitsConfig, Wait};
 pub use oneway_capture::fault::{BadFaultSpec, FaultSpec};
 pub use outbound::{

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
+use super::group::{GroupSpec, GroupWord};
 use super::value::{InvalidValue, either};
 
 /// The name of the outbound that connects without a proxy; always defined.
@@ -23,6 +24,8 @@ pub enum OutboundSpec {
     Block,
     /// Through a proxy server.
     Proxy(ProxySpec),
+    /// By one of several others.
+    Group(GroupSpec),
 }
 
 impl OutboundSpec {
@@ -32,6 +35,7 @@ impl OutboundSpec {
             Self::Direct => DIRECT,
             Self::Block => BLOCK,
             Self::Proxy(proxy) => proxy.protocol.as_str(),
+            Self::Group(group) => group.kind.as_str(),
         }
     }
 }
@@ -258,14 +262,16 @@ pub(super) fn kind_from_word(word: &str) -> Result<OutboundKind, InvalidValue> {
     match word {
         DIRECT => Ok(OutboundKind::Direct),
         BLOCK => Ok(OutboundKind::Block),
-        "select" | "fallback" | "url-test" | "load-balance" => {
-            Err(InvalidValue(format!("{word:?} is not available in this version")))
-        }
-        _ => Err(InvalidValue(format!(
-            "{word:?} is no type of outbound; use {}",
-            either(&[DIRECT, BLOCK, "socks5", "socks4", "http"])
-        ))),
+        _ => match GroupWord::from_word(word) {
+            Some(word) => Ok(OutboundKind::Group(word)),
+            None => Err(InvalidValue(format!("{word:?} is no type of outbound; use {}", either(&types())))),
+        },
     }
+}
+
+/// Every `type` of an outbound.
+pub(super) fn types() -> Vec<&'static str> {
+    [DIRECT, BLOCK, "socks5", "socks4", "http"].into_iter().chain(GroupWord::WORDS).collect()
 }
 
 /// The `type` of an outbound.
@@ -274,4 +280,5 @@ pub(super) enum OutboundKind {
     Direct,
     Block,
     Proxy(ProxyProtocol),
+    Group(GroupWord),
 }

@@ -321,6 +321,13 @@ impl Settings {
             default_final = PROXY;
         }
         let given = std::mem::take(&mut self.outbounds);
+        super::group::check(&given, errors);
+        let is_member = |name: &str| {
+            given.values().any(|set| match &set.value {
+                OutboundSpec::Group(group) => group.members.iter().any(|member| member == name),
+                _ => false,
+            })
+        };
         let final_outbound = match self.final_outbound.take() {
             None => default_final.to_owned(),
             Some(Located { value, origin }) => {
@@ -334,7 +341,7 @@ impl Settings {
             }
         };
         for (name, outbound) in &given {
-            if *name != final_outbound && !self.rules.mention(name) {
+            if *name != final_outbound && !self.rules.mention(name) && !is_member(name) {
                 let message = format!("no rule leads to the outbound {name:?}, and it is not the final one");
                 warnings.push(ConfigError::new(Some(outbound.origin.clone()), message));
             }

@@ -47,6 +47,8 @@ macro_rules! words {
     };
 }
 
+pub(super) use words;
+
 words!(
     /// How traffic is taken in.
     CaptureMode, "capture mode", {

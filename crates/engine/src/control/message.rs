@@ -23,6 +23,13 @@ pub enum ControlRequest {
     Stop,
     /// Keep what was set up with a time limit.
     Confirm,
+    /// Let a group of type `select` take this member for new flows.
+    Select {
+        /// The group.
+        group: String,
+        /// One of its members.
+        member: String,
+    },
 }
 
 /// What the running instance answers.
@@ -41,6 +48,8 @@ pub enum ControlReply {
     Stopped,
     /// To [`ControlRequest::Confirm`]: it is kept. `false` if there was nothing to confirm.
     Confirmed(bool),
+    /// To [`ControlRequest::Select`]: it is taken, and will be after a restart.
+    Selected,
     /// The request was not understood, not allowed, or failed.
     Error(String),
 }
@@ -104,6 +113,22 @@ pub struct OutboundStatus {
     pub health: Health,
     /// Why the last flow through it failed, if one did.
     pub last_error: Option<String>,
+    /// What a group chooses from; empty for all others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<MemberStatus>,
+}
+
+/// How a member of a group is doing, as that group sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether it works, as far as is known.
+    pub works: bool,
+    /// Whether a flow to some destination would take it now. Groups that balance have several such members.
+    pub taken: bool,
+    /// How long its last check took, in microseconds.
+    pub check_us: Option<u64>,
 }
 
 /// Whether an outbound works.

@@ -20,7 +20,8 @@ pub use error::{ControlError, StateError};
 pub use lock::InstanceLock;
 pub use message::{
     Bytes, ControlReply, ControlRequest, Counters, DnsCounters, FlowInfo, GuardStatus, Health, LoopVerdict,
-    OutboundStatus, ProtectStatus, Status, TcpCounters, TunCounters, UdpCounters, UplinkStatus, Verdict,
+    MemberStatus, OutboundStatus, ProtectStatus, Status, TcpCounters, TunCounters, UdpCounters, UplinkStatus,
+    Verdict,
 };
 pub use path::StatePaths;
 pub use report::{Dial, Doctor, LoopFree, PathReport, Way, Why, WhyQuestion};

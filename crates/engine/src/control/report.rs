@@ -97,6 +97,9 @@ pub struct Why {
     pub rule: Option<String>,
     /// The outbound.
     pub outbound: Option<String>,
+    /// The group that chose the outbound, if the rule names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// What we would send, and where it goes.
     pub dials: Vec<Dial>,
     /// The worst of all.

@@ -50,7 +50,11 @@ pub(super) fn doctor(scene: &Scene<'_>) -> Doctor {
             });
         };
         if matches!(entry.outbound, Outbound::Block) {
-            add("everything".to_owned(), Found::proven("it makes no sockets"));
+            let why = match entry.group {
+                Some(_) => "it makes no sockets: its members do",
+                None => "it makes no sockets",
+            };
+            add("everything".to_owned(), Found::proven(why));
             continue;
         }
         if let Some(found) = name(scene, entry) {

@@ -31,6 +31,7 @@ pub(super) fn why(scene: &Scene<'_>, question: &WhyQuestion) -> Why {
         guard: None,
         rule: None,
         outbound: None,
+        group: None,
         dials: Vec::new(),
         loop_free: LoopFree::Proven,
         why: String::new(),
@@ -52,6 +53,7 @@ pub(super) fn why(scene: &Scene<'_>, question: &WhyQuestion) -> Why {
     let choice = scene.dispatch.choose_for(&subject, &owner);
     why.rule = Some(choice.rule().to_string());
     why.outbound = Some(choice.entry.name.to_string());
+    why.group = choice.group.map(|group| group.name.to_string());
     let (whose, addresses) = match &choice.entry.outbound {
         Outbound::Block => {
             why.why = "the outbound refuses it: nothing of ours is sent for it".to_owned();

@@ -29,6 +29,7 @@ use crate::control::{FlowInfo, InstanceLock, StatePaths, Status};
 use crate::dispatch::Dispatch;
 use crate::dns::{self, Dns, ProxyResolver};
 use crate::error::EngineError;
+use crate::group::selected::Selected;
 use crate::guard::Guard;
 use crate::limits::Limits;
 use crate::stats::Stats;
@@ -49,6 +50,7 @@ pub struct Engine {
     phase: watch::Sender<Phase>,
     running: Mutex<Option<Running>>,
     end: Arc<End>,
+    selected: Selected,
 }
 
 /// What does not change while it runs.
@@ -137,6 +139,8 @@ impl Engine {
             Limits::for_descriptors(raise_descriptor_limit(), config.capture.stack).with(&config.limits);
         let paths = StatePaths::here()?.with_control(config.control.clone());
         let lock = InstanceLock::acquire(&paths)?;
+        let selected = Selected::open(&paths.journal.with_extension("selected"));
+        select_again(&dispatch, &selected);
         let proxies = resolve_proxies(&dispatch)?;
         dns::warn_of_routes(&dns::pools(&config.dns), &Snapshot::take()?);
 
@@ -223,7 +227,18 @@ impl Engine {
             dns: config.dns.clone(),
             watched,
         };
-        Ok(Self { shared, about, phase, running: Mutex::new(Some(Running { threads, watch, lock })), end })
+        let running = Mutex::new(Some(Running { threads, watch, lock }));
+        Ok(Self { shared, about, phase, running, end, selected })
+    }
+
+    /// Lets a group of type `select` take one of its members for new flows, from now on and after a restart.
+    ///
+    /// # Errors
+    /// In words: there is no such group or member, or the choice cannot be kept.
+    pub fn select(&self, group: &str, member: &str) -> Result<(), String> {
+        self.shared.dispatch.select(group, member)?;
+        let kept = self.selected.keep(group, member);
+        kept.map_err(|error| format!("{member:?} is taken, but will not be after a restart: {error}"))
     }
 
     /// One line that says what is captured and how it leaves.
@@ -338,6 +353,17 @@ fn raise_descriptor_limit() -> u64 {
     // Where it cannot be raised, the lower limit is what counts.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     getrlimit(Resource::Nofile).current.unwrap_or(1 << 20)
+}
+
+/// Lets groups take what was selected before.
+fn select_again(dispatch: &Dispatch, selected: &Selected) {
+    for entry in dispatch.entries().iter().filter(|entry| entry.group.is_some()) {
+        if let Some(member) = selected.of(&entry.name)
+            && let Err(why) = dispatch.select(&entry.name, &member)
+        {
+            tracing::info!(group = %entry.name, %member, "what was selected before is not taken: {why}");
+        }
+    }
 }
 
 /// Finds the addresses of one outbound's proxy by the system's resolver, if it has one.

@@ -174,6 +174,7 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
         }
         if number == 0 {
             crate::dns::keep_proxies(&shared);
+            crate::group::check::keep(&shared);
         }
         let has_faults = queue.has_faults();
         let worker = Rc::new(Worker {

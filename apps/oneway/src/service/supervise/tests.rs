@@ -52,6 +52,10 @@ impl Instance for Idle {
         Err(Failure::new(FAILED, "nothing to look at"))
     }
 
+    fn select(&self, _: &str, _: &str) -> Result<(), Failure> {
+        Err(Failure::new(FAILED, "nothing to select"))
+    }
+
     fn why(&self, _: &WhyQuestion) -> Result<Why, Failure> {
         Err(Failure::new(FAILED, "nothing to follow"))
     }

@@ -1,0 +1,238 @@
+//! Groups: which of several proxies carries a flow, and when that changes.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+
+use oneway_lab::client::wait_until;
+use oneway_lab::harness::{Failed, TestResult};
+use oneway_lab::program::Program;
+use oneway_lab::servers::origin::port;
+use oneway_lab::servers::{SocksOptions, SocksServer};
+use oneway_lab::topology::{Simple, Topology, address};
+use oneway_lab::{NetNs, Oneway};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::common::{ONEWAY, SECOND, ask, run};
+
+const ONE: u16 = 1081;
+const TWO: u16 = 1082;
+
+/// A laboratory with two more proxies, `one` and `two`.
+struct Proxies {
+    lab: Simple,
+    one: Option<SocksServer>,
+    two: SocksServer,
+    folder: tempfile::TempDir,
+}
+
+impl Proxies {
+    fn new() -> Result<Self, Failed> {
+        let lab = Topology::simple()?;
+        let (one, two) = (start(&lab.net, ONE)?, start(&lab.net, TWO)?);
+        Ok(Self { lab, one: Some(one), two, folder: tempfile::tempdir()? })
+    }
+
+    /// Runs the program with this group as the final outbound.
+    fn run(&self, group: &str) -> Result<Oneway, Failed> {
+        let file = self.folder.path().join("oneway.toml");
+        std::fs::write(&file, self.text(group))?;
+        Ok(run(&self.lab.host, None, &["--config", path(&file)?])?)
+    }
+
+    fn text(&self, group: &str) -> String {
+        let server = |port| address::SPARE.v4_port(port);
+        let url = format!("http://{}/bytes/1", address::ORIGIN.v4_port(port::HTTP));
+        format!(
+            "[dns]\nmode = \"off\"\n[rules]\nfinal = \"group\"\n\
+             [outbound.one]\ntype = \"socks5\"\nserver = \"{}\"\n\
+             [outbound.two]\ntype = \"socks5\"\nserver = \"{}\"\n\
+             [outbound.http]\ntype = \"http\"\nserver = \"{}\"\n\
+             [outbound.group]\n{}\n",
+            server(ONE),
+            server(TWO),
+            address::HTTP_PROXY.v4_port(oneway_lab::topology::port::HTTP_PROXY),
+            group.replace("URL", &url),
+        )
+    }
+
+    /// How many flows to `to` each of the two has carried since this was last asked.
+    fn carried(&self, to: SocketAddr) -> (usize, usize) {
+        let count = |server: &SocksServer| {
+            let count = server.requests_for(&to.to_string()).len();
+            server.forget();
+            count
+        };
+        (self.one.as_ref().map_or(0, count), count(&self.two))
+    }
+}
+
+fn start(net: &NetNs, port: u16) -> Result<SocksServer, Failed> {
+    Ok(SocksServer::start(net, &[address::SPARE.v4_port(port)], SocksOptions::default())?)
+}
+
+fn path(path: &Path) -> Result<&str, Failed> {
+    Ok(path.to_str().ok_or("a path that is no text")?)
+}
+
+fn echoes(stream: &mut TcpStream) -> std::io::Result<()> {
+    stream.write_all(b"ping")?;
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer)?;
+    assert_eq!(&answer, b"ping");
+    Ok(())
+}
+
+/// A connection that says something and ends; whether that worked.
+fn tries(host: &NetNs, to: SocketAddr) -> bool {
+    let connected = host.client().tcp(to, 5 * SECOND).and_then(|tried| tried.connected());
+    connected.is_ok_and(|mut stream| echoes(&mut stream).is_ok())
+}
+
+/// The members that the group would take now.
+fn taken(host: &NetNs) -> Result<Vec<String>, Failed> {
+    let status = ask(host, "status")?;
+    let outbounds = status["outbounds"].as_array().cloned().unwrap_or_default();
+    let group =
+        outbounds.iter().find(|outbound| outbound["name"] == "group").ok_or("no group in the status")?;
+    let members = group["members"].as_array().cloned().unwrap_or_default();
+    let taken = members.iter().filter(|member| member["taken"] == true);
+    Ok(taken.filter_map(|member| member["name"].as_str()).map(str::to_owned).collect())
+}
+
+pub fn the_first_that_works_is_taken() -> TestResult {
+    let mut proxies = Proxies::new()?;
+    let _oneway =
+        proxies.run("type = \"fallback\"\nmembers = [\"one\", \"two\"]\nurl = \"URL\"\ninterval = \"1s\"")?;
+    let host = proxies.lab.host.clone();
+    let to = address::ORIGIN.v4_port(port::ECHO);
+    let mut kept = host.client().tcp(to, 5 * SECOND)?.connected()?;
+    echoes(&mut kept)?;
+    assert_eq!(proxies.carried(to), (1, 0));
+
+    proxies.one = None;
+    wait_until(5 * SECOND, "the second carries", || tries(&host, to))?;
+    assert_eq!(taken(&host)?, ["two"]);
+    proxies.two.forget();
+    let mut by_two = host.client().tcp(to, 5 * SECOND)?.connected()?;
+    echoes(&mut by_two)?;
+    assert_eq!(proxies.carried(to), (0, 1));
+
+    proxies.one = Some(start(&proxies.lab.net, ONE)?);
+    wait_until(10 * SECOND, "the first is taken again", || taken(&host).is_ok_and(|taken| taken == ["one"]))?;
+    proxies.carried(to);
+    assert!(tries(&host, to));
+    assert_eq!(proxies.carried(to), (1, 0));
+    // What the second carries stays there.
+    echoes(&mut by_two)?;
+    Ok(())
+}
+
+pub fn the_fastest_is_taken() -> TestResult {
+    let proxies = Proxies::new()?;
+    let one = proxies.one.as_ref().ok_or("it runs")?;
+    one.set_options(SocksOptions { delay: SECOND / 5, ..one.options() });
+    let _oneway =
+        proxies.run("type = \"url-test\"\nmembers = [\"one\", \"two\"]\nurl = \"URL\"\ninterval = \"1s\"")?;
+    let host = &proxies.lab.host;
+    wait_until(5 * SECOND, "the faster one is taken", || taken(host).is_ok_and(|taken| taken == ["two"]))?;
+    let to = address::ORIGIN.v4_port(port::ECHO);
+    assert!(tries(host, to));
+    assert_eq!(proxies.carried(to), (0, 1));
+    one.set_options(SocksOptions::default());
+    proxies.two.set_options(SocksOptions { delay: SECOND / 5, ..SocksOptions::default() });
+    wait_until(10 * SECOND, "the other one is taken", || {
+        // Only a group that is used is checked.
+        tries(host, to) && taken(host).is_ok_and(|taken| taken == ["one"])
+    })?;
+    let status = ask(host, "status")?;
+    let members = status["outbounds"].as_array().into_iter().flatten().find(|o| o["name"] == "group");
+    let check = |at: usize| members.and_then(|group| group["members"][at]["check_us"].as_u64()).unwrap_or(0);
+    assert!(check(0) > 0 && check(1) > 200_000, "{status}");
+    Ok(())
+}
+
+fn select(host: &NetNs, group: &str, member: &str) -> Result<(Option<i32>, String), Failed> {
+    let mut running = Program::new(host, ONEWAY, ["select", group, member]).start()?;
+    let code = running.wait(10 * SECOND)?.code();
+    Ok((code, running.stderr()))
+}
+
+pub fn a_selection_survives() -> TestResult {
+    const GROUP: &str = "type = \"select\"\nmembers = [\"one\", \"two\", \"direct\"]";
+    let proxies = Proxies::new()?;
+    let host = &proxies.lab.host;
+    let to = address::ORIGIN.v6_port(port::ECHO);
+    {
+        let mut oneway = proxies.run(GROUP)?;
+        assert!(tries(host, to));
+        assert_eq!(proxies.carried(to), (1, 0));
+        for (group, member, says) in [
+            ("group", "http", "no member"),
+            ("group", "three", "no outbound is named"),
+            ("one", "two", "no group"),
+        ] {
+            let (code, error) = select(host, group, member)?;
+            assert_eq!((code, error.lines().count()), (Some(1), 1), "{error}");
+            assert!(error.contains(says), "{error}");
+        }
+        assert_eq!(taken(host)?, ["one"]);
+        assert_eq!(select(host, "group", "two")?.0, Some(0));
+        assert!(tries(host, to));
+        assert_eq!(proxies.carried(to), (0, 1));
+        oneway.signal(Signal::KILL.as_raw())?;
+        oneway.wait(5 * SECOND)?;
+    }
+    let _oneway = proxies.run(GROUP)?;
+    assert!(tries(host, to));
+    assert_eq!(proxies.carried(to), (0, 1));
+    let why = ask_why(host, "203.0.113.1:80")?;
+    assert_eq!((&why["group"], &why["outbound"]), (&Value::from("group"), &Value::from("two")), "{why}");
+    Ok(())
+}
+
+fn ask_why(host: &NetNs, target: &str) -> Result<Value, Failed> {
+    let mut running = Program::new(host, ONEWAY, ["why", target, "--json"]).start()?;
+    running.wait(10 * SECOND)?;
+    let document: Value = serde_json::from_str(&running.stdout())?;
+    Ok(document["answers"][0].clone())
+}
+
+pub fn flows_are_spread() -> TestResult {
+    const FLOWS: usize = 10;
+    let proxies = Proxies::new()?;
+    let host = &proxies.lab.host;
+    let to = address::ORIGIN.v4_port(port::ECHO);
+    {
+        let _oneway = proxies.run(
+            "type = \"load-balance\"\nstrategy = \"round-robin\"\nmembers = [\"one\", \"two\"]\nurl = \"URL\"",
+        )?;
+        assert!((0..FLOWS).all(|_| tries(host, to)));
+        assert_eq!(proxies.carried(to), (FLOWS / 2, FLOWS / 2));
+    }
+    let _oneway = proxies.run("type = \"load-balance\"\nmembers = [\"one\", \"two\"]\nurl = \"URL\"")?;
+    assert!((0..FLOWS).all(|_| tries(host, to)));
+    let (one, two) = proxies.carried(to);
+    assert!(one + two == FLOWS && (one == 0 || two == 0), "{one} and {two} to one destination");
+    Ok(())
+}
+
+pub fn datagrams_take_a_member_that_carries_them() -> TestResult {
+    let proxies = Proxies::new()?;
+    let _oneway = proxies.run("type = \"fallback\"\nmembers = [\"http\", \"two\"]\nurl = \"URL\"")?;
+    let client = proxies.lab.host.client();
+    let socket = client.udp_socket(false)?;
+    socket.set_read_timeout(Some(5 * SECOND))?;
+    for n in 0..5_u8 {
+        socket.send_to(&[n; 100], address::ORIGIN.v4_port(port::ECHO))?;
+        let mut answer = [0; 200];
+        assert_eq!(socket.recv(&mut answer)?, 100);
+        assert_eq!(answer[0], n);
+    }
+    assert_eq!(proxies.two.counters().associations, 1);
+    let to = address::ORIGIN.v4_port(port::ECHO);
+    assert!(tries(&proxies.lab.host, to));
+    assert!(proxies.two.requests_for(&to.to_string()).is_empty(), "connections take the first");
+    Ok(())
+}

@@ -1,0 +1,285 @@
+//! Outbounds that choose among others: which member a flow takes.
+//!
+//! A choice is made for each new flow, from what is known by then; flows that exist stay where they are. What is known
+//! comes from two sides: from checks ([`check`]), and from the flows themselves, which notice first that a proxy is gone
+//! ([`Entry::observe`](crate::dispatch::Entry::observe)).
+
+#[cfg(target_os = "linux")]
+pub(crate) mod check;
+pub(crate) mod selected;
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::config::{Balance, CheckSpec, GroupKind};
+
+/// Nothing is known of a member yet.
+const UNKNOWN: u32 = 0;
+/// Its last check failed.
+const FAILED: u32 = u32::MAX;
+
+/// A group at run time.
+#[derive(Debug)]
+pub(crate) struct Group {
+    kind: GroupKind,
+    check: CheckSpec,
+    members: Vec<Member>,
+    /// The place of the member that was selected, or that is the fastest.
+    chosen: AtomicUsize,
+    /// The next one's turn.
+    turn: AtomicUsize,
+    /// Since the checks last looked.
+    used: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Member {
+    /// Its number among all outbounds.
+    id: u32,
+    /// The microseconds of its last check, or one of the two words above.
+    delay: AtomicU32,
+}
+
+/// What flows are told apart by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Key {
+    /// Of where the flow goes, by name if it has one.
+    pub(crate) target: u64,
+    /// Given if all flows of one source must leave together, as the datagrams of one socket must.
+    pub(crate) source: Option<u64>,
+}
+
+/// A number that stands for a thing, the same in every run of one version.
+pub(crate) fn number_of(thing: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    thing.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Group {
+    /// A group of the outbounds of these numbers, at least one.
+    pub(crate) fn new(kind: GroupKind, check: CheckSpec, members: Vec<u32>) -> Self {
+        let member = |id| Member { id, delay: AtomicU32::new(UNKNOWN) };
+        Self {
+            kind,
+            check,
+            members: members.into_iter().map(member).collect(),
+            chosen: AtomicUsize::new(0),
+            turn: AtomicUsize::new(0),
+            used: AtomicBool::new(false),
+        }
+    }
+
+    /// The numbers of its members, in the order of the configuration.
+    pub(crate) fn members(&self) -> impl ExactSizeIterator<Item = u32> {
+        self.members.iter().map(|member| member.id)
+    }
+
+    /// The number of the member that a flow takes. `works` says whether an outbound does, as far as is known.
+    pub(crate) fn pick(&self, key: Key, works: impl Fn(u32) -> bool) -> u32 {
+        if !self.used.load(Relaxed) {
+            self.used.store(true, Relaxed);
+        }
+        self.choose(key, works)
+    }
+
+    fn choose(&self, key: Key, works: impl Fn(u32) -> bool) -> u32 {
+        let working = |at: &usize| self.passed(*at) && works(self.id(*at));
+        let all = 0..self.members.len();
+        let at = match self.kind {
+            GroupKind::Select => Some(self.chosen.load(Relaxed)),
+            GroupKind::Fallback => all.clone().find(working),
+            GroupKind::UrlTest { .. } => {
+                let chosen = self.chosen.load(Relaxed);
+                if working(&chosen) {
+                    Some(chosen)
+                } else {
+                    all.clone().filter(working).min_by_key(|at| self.rank(*at))
+                }
+            }
+            GroupKind::LoadBalance(Balance::ConsistentHash) => {
+                // Rendezvous hashing: when a member fails, only its own flows move.
+                all.clone().filter(working).max_by_key(|at| number_of((key.target, self.id(*at))))
+            }
+            GroupKind::LoadBalance(Balance::RoundRobin) => {
+                let count = all.clone().filter(working).count();
+                let turn = match key.source {
+                    Some(source) => source as usize,
+                    None => self.turn.fetch_add(1, Relaxed),
+                };
+                all.clone().filter(working).nth(turn.checked_rem(count).unwrap_or(0))
+            }
+        };
+        // If nothing works, the first says why, and is the one that the user named first.
+        self.id(at.unwrap_or(0))
+    }
+
+    /// Whether a flow to some destination would take this member now.
+    pub(crate) fn takes(&self, id: u32, works: impl Fn(u32) -> bool) -> bool {
+        match self.kind {
+            GroupKind::LoadBalance(_) if self.works(&works) => self.passes(id) && works(id),
+            _ => self.choose(Key { target: 0, source: Some(0) }, &works) == id,
+        }
+    }
+
+    /// Whether the last check of a member has not failed.
+    pub(crate) fn passes(&self, id: u32) -> bool {
+        self.members.iter().position(|member| member.id == id).is_some_and(|at| self.passed(at))
+    }
+
+    /// Whether any member works, as far as is known.
+    pub(crate) fn works(&self, works: impl Fn(u32) -> bool) -> bool {
+        (0..self.members.len()).any(|at| self.passed(at) && works(self.id(at)))
+    }
+
+    /// Makes a member the one that is taken; false if it is none, or nothing can be selected here.
+    pub(crate) fn select(&self, id: u32) -> bool {
+        let at = self.members.iter().position(|member| member.id == id);
+        match at {
+            Some(at) if self.kind == GroupKind::Select => {
+                self.chosen.store(at, Relaxed);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Notes how the check of the member at `at` went.
+    fn note(&self, at: usize, took: Option<Duration>) {
+        let micros =
+            |took: Duration| u32::try_from(took.as_micros()).unwrap_or(FAILED - 1).clamp(1, FAILED - 1);
+        if let Some(member) = self.members.get(at) {
+            member.delay.store(took.map_or(FAILED, micros), Relaxed);
+        }
+    }
+
+    /// After a round of checks: whether another member is to be taken.
+    fn choose_fastest(&self) {
+        let GroupKind::UrlTest { tolerance } = self.kind else { return };
+        let chosen = self.chosen.load(Relaxed);
+        let Some(best) = (0..self.members.len()).min_by_key(|at| self.rank(*at)) else { return };
+        let tolerance = u32::try_from(tolerance.as_micros()).unwrap_or(u32::MAX);
+        if !self.passed(chosen) || self.rank(best).saturating_add(tolerance) < self.rank(chosen) {
+            self.chosen.store(best, Relaxed);
+        }
+    }
+
+    /// How long the last check of a member took; `None` if it failed or there was none.
+    pub(crate) fn delay(&self, id: u32) -> Option<Duration> {
+        let member = self.members.iter().find(|member| member.id == id)?;
+        match member.delay.load(Relaxed) {
+            UNKNOWN | FAILED => None,
+            micros => Some(Duration::from_micros(micros.into())),
+        }
+    }
+
+    fn passed(&self, at: usize) -> bool {
+        self.members.get(at).is_some_and(|member| member.delay.load(Relaxed) != FAILED)
+    }
+
+    /// The shorter the better; what was never checked comes behind what was.
+    fn rank(&self, at: usize) -> u32 {
+        match self.members.get(at).map_or(FAILED, |member| member.delay.load(Relaxed)) {
+            UNKNOWN => FAILED - 1,
+            delay => delay,
+        }
+    }
+
+    fn id(&self, at: usize) -> u32 {
+        self.members.get(at).or(self.members.first()).map_or(0, |member| member.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+
+    const IDS: [u32; 3] = [7, 8, 9];
+
+    fn group(kind: GroupKind) -> Group {
+        Group::new(kind, CheckSpec::default(), IDS.to_vec())
+    }
+
+    fn key(target: u64) -> Key {
+        Key { target: number_of(target), source: None }
+    }
+
+    fn ms(millis: u64) -> Option<Duration> {
+        Some(Duration::from_millis(millis))
+    }
+
+    #[test]
+    fn fallback_takes_the_first_that_works() {
+        let group = group(GroupKind::Fallback);
+        assert_eq!(group.pick(key(1), |_| true), 7);
+        assert_eq!(group.pick(key(1), |id| id != 7), 8);
+        group.note(1, None);
+        assert_eq!(group.pick(key(1), |id| id != 7), 9);
+        group.note(1, ms(1));
+        assert_eq!(group.pick(key(1), |id| id != 7), 8);
+        assert_eq!(group.pick(key(1), |_| false), 7, "the first tells why nothing works");
+        assert!(group.works(|id| id == 9) && !group.works(|_| false));
+    }
+
+    #[test]
+    fn the_fastest_keeps_its_place_unless_another_is_clearly_faster() {
+        let group = group(GroupKind::UrlTest { tolerance: Duration::from_millis(20) });
+        let checked = |delays: [Option<Duration>; 3]| {
+            delays.into_iter().enumerate().for_each(|(at, took)| group.note(at, took));
+            group.choose_fastest();
+            group.pick(key(1), |_| true)
+        };
+        assert_eq!(group.pick(key(1), |_| true), 7, "before any check");
+        assert_eq!(checked([ms(100), ms(50), ms(90)]), 8);
+        assert_eq!(checked([ms(31), ms(50), ms(90)]), 8, "19 ms are chance");
+        assert_eq!(checked([ms(29), ms(50), ms(90)]), 7, "21 ms are not");
+        assert_eq!(checked([None, ms(50), ms(90)]), 8);
+        assert_eq!(group.pick(key(1), |id| id != 8), 9, "a dial has failed since");
+        assert_eq!(checked([None, None, None]), 7, "nothing works");
+        assert_eq!(checked([None, None, ms(4000)]), 9);
+    }
+
+    #[test]
+    fn a_selection_stands_whatever_works() {
+        let group = group(GroupKind::Select);
+        assert_eq!(group.pick(key(1), |_| true), 7);
+        assert!(group.select(9));
+        assert_eq!(group.pick(key(1), |_| false), 9);
+        assert!(!group.select(6));
+        assert_eq!(group.pick(key(1), |_| true), 9);
+        assert!(!self::group(GroupKind::Fallback).select(9));
+    }
+
+    #[test]
+    fn one_destination_stays_with_one_member_and_only_those_of_a_failed_one_move() {
+        let group = group(GroupKind::LoadBalance(Balance::ConsistentHash));
+        let all = |works: &dyn Fn(u32) -> bool| -> BTreeMap<u64, u32> {
+            (0..300).map(|target| (target, group.pick(key(target), works))).collect()
+        };
+        let before = all(&|_| true);
+        assert_eq!(before, all(&|_| true));
+        for id in IDS {
+            let share = before.values().filter(|member| **member == id).count();
+            assert!((60..140).contains(&share), "{id} has {share} of 300");
+        }
+        for (target, member) in all(&|id| id != 8) {
+            let was = before[&target];
+            assert!(member == was || was == 8 && member != 8, "{target} went from {was} to {member}");
+        }
+    }
+
+    #[test]
+    fn turns_go_round_those_that_work() {
+        let group = group(GroupKind::LoadBalance(Balance::RoundRobin));
+        let taken: Vec<u32> = (0..6).map(|_| group.pick(key(1), |id| id != 8)).collect();
+        assert_eq!(taken.iter().collect::<BTreeSet<_>>().len(), 2);
+        assert!(taken.windows(2).all(|pair| pair[0] != pair[1]), "{taken:?}");
+        // The datagrams of one socket stay together.
+        let socket = Key { target: 1, source: Some(number_of("192.0.2.1:5")) };
+        let first = group.pick(socket, |_| true);
+        assert!((0..10).all(|target| group.pick(Key { target, ..socket }, |_| true) == first));
+    }
+}
