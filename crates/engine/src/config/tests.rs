@@ -3,6 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use oneway_rule::{Behavior, Format};
 
@@ -597,6 +598,49 @@ fn wrong_values() {
 }
 
 #[test]
+fn groups() {
+    let config = parse(
+        r#"
+        [rules]
+        final = "auto"
+        [outbound.far]
+        type = "http"
+        server = "192.0.2.1:80"
+        [outbound.auto]
+        type = "url-test"
+        members = ["far", "DIRECT", "again"]
+        url = "http://a.example/x"
+        interval = "10s"
+        tolerance = "5ms"
+        timeout = "1s"
+        [outbound.again]
+        type = "load-balance"
+        members = ["direct", "block"]
+        strategy = "round-robin"
+        "#,
+    );
+    let OutboundSpec::Group(auto) = &config.outbounds["auto"] else { panic!("{config:?}") };
+    assert_eq!(auto.kind, GroupKind::UrlTest { tolerance: Duration::from_millis(5) });
+    assert_eq!(auto.members, ["far", "DIRECT", "again"]);
+    assert_eq!(auto.check.url.to_string(), "http://a.example/x");
+    assert_eq!((auto.check.interval.as_secs(), auto.check.timeout.as_secs()), (10, 1));
+    let OutboundSpec::Group(again) = &config.outbounds["again"] else { panic!("{config:?}") };
+    assert_eq!(again.kind, GroupKind::LoadBalance(Balance::RoundRobin));
+    assert_eq!(again.check, CheckSpec::default());
+}
+
+#[test]
+fn a_circle_of_groups_is_named_wherever_one_enters_it() {
+    wrong(
+        "[outbound.a]\ntype = \"select\"\nmembers = [\"b\"]\n[outbound.b]\ntype = \"select\"\nmembers = [\"direct\", \"a\"]",
+        &[
+            "etc/oneway.toml:1:11: outbound.a: it leads back to itself: a -> b -> a",
+            "etc/oneway.toml:4:11: outbound.b: it leads back to itself: b -> a -> b",
+        ],
+    );
+}
+
+#[test]
 fn wrong_outbounds() {
     for (text, error) in [
         ("outbound.direct = {}", "1:10: the outbound `direct` always exists and cannot be redefined"),
@@ -604,14 +648,48 @@ fn wrong_outbounds() {
             "outbound.\"a b\" = {}",
             "1:10: \"a b\" is no name for an outbound; rules need it without commas and blanks",
         ),
-        ("[outbound.p]", "1:11: [outbound.p] has no `type`; use direct, block, socks5, socks4 or http"),
+        (
+            "[outbound.p]",
+            "1:11: [outbound.p] has no `type`; use direct, block, socks5, socks4, http, select, url-test, fallback \
+             or load-balance",
+        ),
         (
             "[outbound.p]\ntype = \"socks\"",
-            "2:8: outbound.p.type: \"socks\" is no type of outbound; use direct, block, socks5, socks4 or http",
+            "2:8: outbound.p.type: \"socks\" is no type of outbound; use direct, block, socks5, socks4, http, select, \
+             url-test, fallback or load-balance",
         ),
         (
             "[outbound.p]\ntype = \"fallback\"\nmembers = []",
-            "2:8: outbound.p.type: \"fallback\" is not available in this version",
+            "1:11: [outbound.p] has no members; list at least one",
+        ),
+        (
+            "[outbound.p]\ntype = \"select\"",
+            "1:11: [outbound.p] has no `members`; list the names of other outbounds",
+        ),
+        (
+            "[outbound.p]\ntype = \"select\"\nmembers = [\"direct\", \"direct\"]",
+            "1:11: [outbound.p] has the member \"direct\" twice",
+        ),
+        (
+            "[outbound.p]\ntype = \"select\"\nmembers = [\"x\"]",
+            "1:11: outbound.p: no outbound is named \"x\"",
+        ),
+        (
+            "[outbound.p]\ntype = \"select\"\nmembers = [\"p\"]",
+            "1:11: outbound.p: it leads back to itself: p -> p",
+        ),
+        (
+            "[outbound.p]\ntype = \"select\"\nmembers = [\"direct\"]\ninterval = \"5s\"",
+            "4:1: unknown key `interval` in [outbound.p]; the keys are type, members",
+        ),
+        (
+            "[outbound.p]\ntype = \"fallback\"\nmembers = [\"direct\"]\nurl = \"https://a.example\"",
+            "4:7: outbound.p.url: \"https://a.example\" cannot be checked: use an http:// URL; TLS would only tell of \
+             its own troubles",
+        ),
+        (
+            "[outbound.p]\ntype = \"load-balance\"\nmembers = [\"direct\"]\nstrategy = \"x\"",
+            "4:12: outbound.p.strategy: \"x\" is no way to balance; use consistent-hash or round-robin",
         ),
         ("[outbound.p]\ntype = \"http\"", "1:11: [outbound.p] has no `server`; add HOST:PORT"),
         (

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::yaml::Node;
 use super::{Notes, key, quoted, usable};
-use crate::config::{BLOCK, DIRECT, Server};
+use crate::config::{BLOCK, CheckUrl, DIRECT, Server, Wait};
 
 /// A proxy that is carried over.
 struct Outbound {
@@ -16,16 +16,26 @@ struct Outbound {
     password: Option<String>,
 }
 
+/// A group that is carried over.
+struct Group {
+    name: String,
+    kind: &'static str,
+    members: Vec<String>,
+    /// Further lines.
+    keys: Vec<String>,
+}
+
 /// The outbounds that there will be, and what the names of the source mean.
 pub(super) struct Outbounds {
     outbounds: Vec<Outbound>,
+    groups: Vec<Group>,
     /// From a name of the source to one of ours; none for what is not carried over.
     names: HashMap<String, Option<String>>,
 }
 
 impl Outbounds {
     pub(super) fn read(root: &Node, notes: &mut Notes) -> Self {
-        let mut this = Self { outbounds: Vec::new(), names: HashMap::new() };
+        let mut this = Self { outbounds: Vec::new(), groups: Vec::new(), names: HashMap::new() };
         for (theirs, ours) in
             [("DIRECT", DIRECT), ("REJECT", BLOCK), ("REJECT-DROP", BLOCK), ("COMPATIBLE", DIRECT)]
         {
@@ -66,7 +76,10 @@ impl Outbounds {
 
     /// Whether an outbound of ours has this name.
     pub(super) fn is_taken(&self, name: &str) -> bool {
-        name == DIRECT || name == BLOCK || self.outbounds.iter().any(|outbound| outbound.name == name)
+        name == DIRECT
+            || name == BLOCK
+            || self.outbounds.iter().any(|outbound| outbound.name == name)
+            || self.groups.iter().any(|group| group.name == name)
     }
 
     pub(super) fn write(&self, toml: &mut String) {
@@ -78,6 +91,14 @@ impl Outbounds {
             }
             if let Some(password) = &outbound.password {
                 let _ = writeln!(toml, "password = {}", quoted(password));
+            }
+        }
+        for group in &self.groups {
+            let members: Vec<_> = group.members.iter().map(|member| quoted(member)).collect();
+            let _ = write!(toml, "\n[outbound.{}]\ntype = \"{}\"\n", key(&group.name), group.kind);
+            let _ = writeln!(toml, "members = [{}]", members.join(", "));
+            for line in &group.keys {
+                let _ = writeln!(toml, "{line}");
             }
         }
     }
@@ -107,36 +128,29 @@ impl Outbounds {
         Ok(Outbound { name, kind, server, username, password })
     }
 
-    /// Groups are not available: each becomes its first member that is. Members may be groups, also later ones.
+    /// Groups of the types that there are become groups; of others, their first member that is carried over. Members may
+    /// be groups, also later ones.
     fn groups(&mut self, groups: &[Node], notes: &mut Notes) {
         let named: Vec<(&str, &Node)> =
             groups.iter().filter_map(|group| Some((group.str("name")?, group))).collect();
-        // Each round decides at least one group more, unless none is left that can be decided.
+        // Each round decides at least one group more, unless none is left that can be decided: those lead in circles.
         loop {
             let mut changed = false;
-            for (name, group) in &named {
+            for (name, node) in &named {
                 if self.names.contains_key(*name) {
                     continue;
                 }
-                let members = group.get("proxies").map_or(&[][..], Node::list);
-                let mut members = members.iter().filter_map(Node::text);
-                // A member that is not decided yet is waited for.
-                let first = members.find_map(|member| match self.names.get(member) {
-                    Some(Some(ours)) => Some(Some(ours.clone())),
-                    Some(None) => None,
-                    None => named.iter().any(|(other, _)| *other == member).then_some(None),
-                });
-                if let Some(Some(ours)) = first {
-                    let kind = group.str("type").unwrap_or("unknown");
-                    notes.add(
-                        group.line,
-                        format!(
-                            "groups of type {kind} are not available: {name:?} stands for its member {ours:?}"
-                        ),
-                    );
-                    self.names.insert((*name).to_owned(), Some(ours));
-                    changed = true;
+                let members: Vec<&str> =
+                    node.get("proxies").map_or(&[][..], Node::list).iter().filter_map(Node::text).collect();
+                let waits = |member: &&str| {
+                    !self.names.contains_key(*member) && named.iter().any(|(other, _)| other == member)
+                };
+                if members.iter().any(waits) {
+                    continue;
                 }
+                let known = self.group(name, node, &members, notes);
+                self.names.insert((*name).to_owned(), known);
+                changed = true;
             }
             if !changed {
                 break;
@@ -144,12 +158,95 @@ impl Outbounds {
         }
         for (name, group) in named {
             if !self.names.contains_key(name) {
-                let message = format!(
-                    "the group {name:?} has no member that is carried over; rules to it lead to block"
-                );
+                let message = format!("the group {name:?} leads back to itself; rules to it lead to block");
                 notes.add(group.line, message);
                 self.names.insert(name.to_owned(), None);
             }
         }
     }
+
+    /// What a group is called that is carried over, all of whose members are decided.
+    fn group(&mut self, name: &str, node: &Node, members: &[&str], notes: &mut Notes) -> Option<String> {
+        let mut ours: Vec<String> = Vec::new();
+        for member in members {
+            match self.names.get(*member) {
+                Some(Some(known)) if !ours.contains(known) => ours.push(known.clone()),
+                Some(Some(_)) => {}
+                _ => notes.add(node.line, format!("the group {name:?} is without its member {member:?}")),
+            }
+        }
+        for key in ["use", "include-all", "include-all-proxies", "include-all-providers"] {
+            if node.get(key).is_some() {
+                notes.add(node.line, format!("the group {name:?} is without the members of `{key}`"));
+            }
+        }
+        let Some(first) = ours.first().cloned() else {
+            let message =
+                format!("the group {name:?} has no member that is carried over; rules to it lead to block");
+            notes.add(node.line, message);
+            return None;
+        };
+        let kind = match node.str("type").unwrap_or("unknown") {
+            "select" => "select",
+            "url-test" => "url-test",
+            "fallback" => "fallback",
+            "load-balance" => "load-balance",
+            other => {
+                let message = format!(
+                    "groups of type {other} are not available: {name:?} stands for its member {first:?}"
+                );
+                notes.add(node.line, message);
+                return Some(first);
+            }
+        };
+        let called = usable(name, |name| self.is_taken(name));
+        if called != name {
+            notes.add(node.line, format!("the group {name:?} is called {called:?}"));
+        }
+        let keys = if kind == "select" { Vec::new() } else { checks(name, kind, node, notes) };
+        self.groups.push(Group { name: called.clone(), kind, members: ours, keys });
+        Some(called)
+    }
+}
+
+/// The keys that say how a group checks and balances, as lines of ours.
+fn checks(name: &str, kind: &str, node: &Node, notes: &mut Notes) -> Vec<String> {
+    let mut keys = Vec::new();
+    if let Some(url) = node.str("url") {
+        // What is asked for over TLS there is nearly always to be had without.
+        let plain = url.replacen("https://", "http://", 1);
+        match plain.parse::<CheckUrl>() {
+            Ok(_) => {
+                if plain != url {
+                    notes.add(node.line, format!("the group {name:?} is checked by {plain:?}, without TLS"));
+                }
+                keys.push(format!("url = {}", quoted(&plain)));
+            }
+            Err(why) => notes.add(node.line, format!("the group {name:?} is checked by another URL: {why}")),
+        }
+    }
+    let mut time = |theirs: &str, ours: &str, unit: &str, wanted: bool| {
+        if let Some(text) = node.str(theirs).filter(|text| wanted && *text != "0") {
+            let text = format!("{text}{unit}");
+            match text.parse::<Wait>() {
+                Ok(_) => keys.push(format!("{ours} = {}", quoted(&text))),
+                Err(why) => notes.add(node.line, format!("the group {name:?} is without {theirs}: {why}")),
+            }
+        }
+    };
+    time("interval", "interval", "s", true);
+    time("timeout", "timeout", "ms", true);
+    time("tolerance", "tolerance", "ms", kind == "url-test");
+    if kind == "load-balance" {
+        match node.str("strategy") {
+            Some("round-robin") => keys.push("strategy = \"round-robin\"".to_owned()),
+            None | Some("consistent-hashing") => {}
+            Some(other) => {
+                let message =
+                    format!("the group {name:?} balances by destination: {other:?} is not available");
+                notes.add(node.line, message);
+            }
+        }
+    }
+    keys
 }

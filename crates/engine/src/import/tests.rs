@@ -14,7 +14,7 @@ proxies:
     port: 8080
   - {name: secret, type: ss, server: s.example, port: 8388, cipher: aes-128-gcm, password: x}
 proxy-groups:
-  - {name: Auto, type: url-test, proxies: [secret, Other]}
+  - {name: Auto, type: url-test, proxies: [secret, Other], url: https://a.example/204, interval: 300, tolerance: 20, timeout: 2000}
   - {name: Other, type: select, proxies: [web, DIRECT]}
   - {name: Lost, type: select, proxies: [secret]}
 rule-providers:
@@ -54,6 +54,18 @@ password = "p"
 type = "http"
 server = "[2001:db8::1]:8080"
 
+[outbound.Other]
+type = "select"
+members = ["web", "direct"]
+
+[outbound.Auto]
+type = "url-test"
+members = ["Other"]
+url = "http://a.example/204"
+interval = "300s"
+timeout = "2000ms"
+tolerance = "20ms"
+
 [rule-set.common]
 path = "./ads.yaml"
 format = "yaml"
@@ -72,7 +84,7 @@ inner = [
 [rules]
 geoip = "country.mmdb"
 list = [
-  "DOMAIN-SUFFIX,example.com,web",
+  "DOMAIN-SUFFIX,example.com,Auto",
   "RULE-SET,common,block",
   "RULE-SET,nets,direct,no-resolve",
   "DOMAIN-KEYWORD,x,block",
@@ -93,9 +105,10 @@ fn a_configuration_is_carried_over() {
         [
             "clash.yaml:4:1: the proxy \"Tokyo 1\" is called \"Tokyo-1\"",
             "clash.yaml:9:1: the proxy \"secret\" is left out: proxies of type ss are not available; rules to it lead to block",
-            "clash.yaml:12:1: groups of type select are not available: \"Other\" stands for its member \"web\"",
-            "clash.yaml:11:1: groups of type url-test are not available: \"Auto\" stands for its member \"web\"",
+            "clash.yaml:13:1: the group \"Lost\" is without its member \"secret\"",
             "clash.yaml:13:1: the group \"Lost\" has no member that is carried over; rules to it lead to block",
+            "clash.yaml:11:1: the group \"Auto\" is without its member \"secret\"",
+            "clash.yaml:11:1: the group \"Auto\" is checked by \"http://a.example/204\", without TLS",
             "clash.yaml:15:1: the rule set \"common\" is not loaded by itself: put https://lists.example/ads.yaml at \"./ads.yaml\"",
             "clash.yaml:21:1: the rule set \"nets\" is not loaded by itself: put https://lists.example/ads.yaml at \"nets.txt\"",
             "clash.yaml:35:1: the rule \"IN-PORT,7890,direct\" is left out: IN-PORT is not supported: there is nothing here that it could ask about",
