@@ -182,9 +182,14 @@ pub(crate) fn servers(config: &DnsConfig, egress: &Egress) -> (Vec<SocketAddr>, 
     )
 }
 
+/// The servers that our own questions may go to, whether or not they can be asked.
+pub(crate) fn server_addresses(config: &DnsConfig) -> Vec<IpAddr> {
+    upstreams(config).0.iter().map(|upstream| upstream.addr().ip()).collect()
+}
+
 /// Without any upstream in the configuration, the server that a client asks is the one that it trusts; those of the
 /// system are for names that nobody asked a server for.
-fn client_config(config: &DnsConfig, egress: &Egress) -> ClientConfig {
+fn upstreams(config: &DnsConfig) -> (Vec<Upstream>, bool) {
     let system = || system_servers().into_iter().map(Upstream::Udp);
     let mut upstreams: Vec<Upstream> = Vec::new();
     for upstream in &config.upstream {
@@ -198,6 +203,11 @@ fn client_config(config: &DnsConfig, egress: &Egress) -> ClientConfig {
     if original_first {
         upstreams.extend(system());
     }
+    (upstreams, original_first)
+}
+
+fn client_config(config: &DnsConfig, egress: &Egress) -> ClientConfig {
+    let (mut upstreams, original_first) = upstreams(config);
     // What leads into the TUN is ourselves.
     upstreams.retain(|upstream| {
         let checked = egress.check_addr(upstream.addr());

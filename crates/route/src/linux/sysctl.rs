@@ -9,7 +9,8 @@ use crate::error::RouteError;
 /// Per interface and for `all`.
 const PER_DEVICE: [(&str, &str); 3] =
     [("ipv4", "rp_filter"), ("ipv4", "src_valid_mark"), ("ipv6", "disable_ipv6")];
-const GLOBAL: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
+const GLOBAL: [&str; 3] =
+    ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv4/ip_local_port_range"];
 
 fn file(path: &str) -> PathBuf {
     PathBuf::from("/proc/sys").join(path)

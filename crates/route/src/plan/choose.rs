@@ -212,3 +212,19 @@ pub(super) fn default_length(host: &Snapshot, family: Family, table: Table) -> u
         .max()
         .unwrap_or(0)
 }
+
+/// The rules that send all of a family's traffic to another table than main that has a route for everything: another
+/// VPN's. Each with its table.
+pub(super) fn everything_elsewhere(host: &Snapshot, family: Family) -> Vec<(Priority, Table)> {
+    let elsewhere = |rule: &Rule| match rule.action {
+        RuleAction::Lookup(table)
+            if !matches!(table, Table::MAIN | Table::LOCAL | Table::DEFAULT)
+                && rule.suppress_prefixlength.is_none()
+                && has_default(host, family, table) =>
+        {
+            Some((rule.priority, table))
+        }
+        _ => None,
+    };
+    host.rules.iter().filter(|r| r.family == family && plain(r)).filter_map(elsewhere).collect()
+}
