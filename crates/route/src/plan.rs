@@ -356,6 +356,7 @@ struct Draft<'a> {
     uplinks: Uplinks,
     sources: Option<Sources>,
     group: Option<u32>,
+    tun_addresses: Vec<IpNet>,
     notes: Vec<String>,
 }
 

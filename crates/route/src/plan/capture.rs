@@ -31,12 +31,14 @@ pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
         mark: Some(bit),
         sources: None,
         group: None,
+        tun_addresses: Vec::new(),
         notes: Vec::new(),
         tun,
         families,
     };
     protect::prepare(&mut draft)?;
     let tun_addresses = addresses::choose(request, host, &draft.tun, &draft.families)?;
+    draft.tun_addresses.clone_from(&tun_addresses);
     let nft = draft.nft(bit);
     if nft.is_none() && !request.protect.marks() {
         draft.mark = None;

@@ -65,7 +65,8 @@ pub(super) fn routes(draft: &Draft<'_>) -> Vec<Step> {
 /// Its rules.
 pub(super) fn guards(draft: &Draft<'_>) -> Guards {
     match draft.request.protect {
-        Protect::MarkTerminal | Protect::MarkIfgroup => mark_terminal::guards(draft),
+        Protect::MarkTerminal => mark_terminal::guards(draft),
+        Protect::MarkIfgroup => mark_ifgroup::guards(draft),
         Protect::SourceRule => source_rule::guards(draft),
         Protect::HostRoute => Guards { own_table_first: true, ..Guards::default() },
         Protect::Mark | Protect::Bind | Protect::Netns => Guards::default(),

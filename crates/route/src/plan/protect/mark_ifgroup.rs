@@ -1,8 +1,12 @@
 //! `mark-ifgroup`: [`mark_terminal`](super::mark_terminal), and the capture device is in a group whose routes do not
 //! count for what carries our bit, not even a route of somebody else's that names the device.
 
-use super::{Draft, PlanError, Protect, Step, refuse, step};
+use ipnet::IpNet;
+
+use super::{Draft, Guard, Guards, PlanError, Protect, Step, refuse, rule, step};
 use crate::change::Change;
+use crate::host::{Rule, RuleAction};
+use crate::id::{Family, Priority, Table};
 
 /// Groups are looked for from here on; 0 is that of all devices, and administrators begin with 1.
 const FIRST: u32 = 16_200;
@@ -37,6 +41,25 @@ pub(super) fn device(draft: &Draft<'_>) -> Option<Step> {
         Change::Group { name: draft.tun.clone(), group, before },
         "no route by a device of this group counts for our own sockets",
     ))
+}
+
+/// Besides those of `mark-terminal`: what the system stack's listeners on the device answer carries our bit as well, as answers
+/// to all that came in do, and is to go back into the device.
+pub(super) fn guards(draft: &Draft<'_>) -> Guards {
+    let mut guards = super::mark_terminal::guards(draft);
+    let Some(mark) = draft.mark else { return guards };
+    let answers = draft.tun_addresses.iter().map(|net| Guard {
+        rule: Rule {
+            iif: Some("lo".into()),
+            src: IpNet::new(net.addr(), net.max_prefix_len()).ok(),
+            fwmark: Some((mark, mark.0)),
+            ..rule(Family::V4, Priority(0), RuleAction::Lookup(Table::MAIN))
+        },
+        only: Some(Family::of_net(*net)),
+        why: "our own listeners on the device answer by it; our own sockets never have its address",
+    });
+    guards.before.splice(0..0, answers);
+    guards
 }
 
 pub(super) fn explanation(draft: &Draft<'_>) -> String {
