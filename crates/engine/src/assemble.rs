@@ -121,7 +121,7 @@ pub(crate) fn request(config: &Config, protect: route::Protect) -> route::Reques
         mark: config.egress.mark.map(|mark| route::Mark(mark.get())),
         interface: config.egress.interface.as_ref().map(|name| name.as_str().to_owned()),
         protect,
-        root: rustix::process::geteuid().is_root(),
+        root: false,
         ports: None,
         group: None,
         servers: Vec::new(),

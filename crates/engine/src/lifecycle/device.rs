@@ -123,6 +123,7 @@ pub(super) fn plan(
     let asked = assemble::protect(config);
     let namespace = protection::namespace(config)?;
     let mut request = assemble::request(config, protection::planned_for(asked, namespace.is_some()));
+    request.root = rustix::process::geteuid().is_root();
     if request.protect == Protect::HostRoute {
         request.servers = servers.to_vec();
     }
