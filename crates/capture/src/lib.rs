@@ -2,11 +2,12 @@
 //!
 //! A [`tun::Tun`] hands over whole IP packets, up to 64 KiB each where the kernel offloads segmentation. Each of its
 //! [`tun::Queue`]s can be recorded ([`pcap`]) and disturbed ([`fault`]). [`listener`] makes the local sockets that a
-//! NAT to the OS's own TCP ends in.
+//! NAT to the OS's own TCP ends in, [`shortcut`] lets the kernel do that NAT by itself where it can.
 
 pub mod fault;
 pub mod listener;
 pub mod pcap;
+pub mod shortcut;
 pub mod tun;
 
 /// Bytes in front of each packet in a frame: a `virtio_net_hdr` (Linux, `include/uapi/linux/virtio_net.h`).

@@ -76,12 +76,15 @@ pub struct RouteSpec {
     /// Whether it refuses what it is for (`unreachable`) instead of sending it on.
     #[serde(default)]
     pub refuses: bool,
+    /// The congestion control of TCP connections that begin with it (`congctl`); `None` is the host's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub congestion: Option<String>,
 }
 
 impl RouteSpec {
     /// A `throw` route: the look-up goes on behind this table.
     pub(crate) fn throw(table: Table, dst: IpNet) -> Self {
-        Self { table, dst, dev: None, gateway: None, src: None, metric: 0, refuses: false }
+        Self { table, dst, dev: None, gateway: None, src: None, metric: 0, refuses: false, congestion: None }
     }
 
     /// What it does.
@@ -215,7 +218,7 @@ struct Words<'a, T>(&'a T);
 
 impl Display for Words<'_, RouteSpec> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RouteSpec { table, dst, dev, gateway, src, metric, .. } = self.0;
+        let RouteSpec { table, dst, dev, gateway, src, metric, congestion, .. } = self.0;
         match self.0.kind() {
             RouteKind::Throw => f.write_str("throw ")?,
             RouteKind::Unreachable => f.write_str("unreachable ")?,
@@ -238,6 +241,9 @@ impl Display for Words<'_, RouteSpec> {
         write!(f, " table {table}")?;
         if *metric != 0 {
             write!(f, " metric {metric}")?;
+        }
+        if let Some(congestion) = congestion {
+            write!(f, " congctl {congestion}")?;
         }
         write!(f, " proto {PROTOCOL}")
     }

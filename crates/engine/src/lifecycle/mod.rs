@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use oneway_capture::listener::listen_on_device;
+use oneway_capture::shortcut::Shortcuts;
 use oneway_egress::{Egress, EgressError, Finding, Quarantined, Strategy};
 use oneway_flow::FlowTable;
 use oneway_outbound::{DialError, Outbound, Resolve};
@@ -173,8 +174,9 @@ impl Engine {
         tracing::info!("our own sockets are protected by {strategy}: {strategy_why}");
         let name = tun.name().to_owned();
         tracing::debug!(tun = name, offload = ?tun.offload(), "device is open");
-        let queues = tun.into_queues();
         let stack = config.capture.stack;
+        let shortcuts = device::shortcuts(config, &tun, limits.tcp_connections);
+        let queues = tun.into_queues();
         // Our own stack needs no listener: nothing of the kernel's TCP is involved.
         let listening = if stack == StackKind::System { queues.len() } else { 0 };
         let Guarded { egress, mut listeners, mut proof, mtu, index } =
@@ -194,8 +196,8 @@ impl Engine {
         let keep_alive = Some(tcp::KeepAlive::default());
         let tcp = tcp::Config { mtu, keep_alive, ..tcp::Config::default() };
         let (owners, mailboxes) = Owners::new(queues.len());
-        let user = UserStack { stack, tcp, owners };
-        let shared = Arc::new(shared(dispatch, dns, egress, limits, &addresses, &listeners, user));
+        let stacks = Stacks { stack, tcp, owners, shortcuts };
+        let shared = Arc::new(shared(dispatch, dns, egress, limits, &addresses, &listeners, stacks));
         listeners.resize_with(queues.len(), Vec::new);
         let (phase, receiver) = watch::channel(Phase::Run);
         let end = Arc::new(End::default());
@@ -476,11 +478,12 @@ fn prove(egress: &Egress, tun: IfIndex, proxies: &[IpAddr]) -> Result<Proof, Eng
     })
 }
 
-/// What belongs to our own stack.
-struct UserStack {
+/// What belongs to one of the two stacks.
+struct Stacks {
     stack: StackKind,
     tcp: tcp::Config,
     owners: Owners,
+    shortcuts: Option<Shortcuts>,
 }
 
 fn shared(
@@ -490,7 +493,7 @@ fn shared(
     limits: Limits,
     addresses: &[IpNet],
     listeners: &Listeners,
-    UserStack { stack, tcp, owners }: UserStack,
+    Stacks { stack, tcp, owners, shortcuts }: Stacks,
 ) -> Shared {
     let Peers { v4, v6, count } = Peers::of(addresses);
     Shared {
@@ -501,6 +504,7 @@ fn shared(
             // Closed connections keep their names for a while, at no descriptor's cost.
             max_connections: limits.tcp_connections.saturating_mul(8),
         }),
+        shortcuts,
         flows: Arc::new(FlowTable::default()),
         stack,
         tcp: Arc::new(tcp),

@@ -7,7 +7,9 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
+};
 use netlink_packet_route::rule::{
     RuleAction as Action, RuleAttribute, RuleFlags, RuleMessage, RulePortRange, RuleUidRange,
 };
@@ -196,6 +198,9 @@ fn route(spec: &RouteSpec, dev: Option<IfIndex>) -> RouteMessage {
     if let Some(src) = spec.src {
         message.attributes.push(RouteAttribute::PrefSource(src.into()));
     }
+    if let Some(name) = &spec.congestion {
+        message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::CcAlgo(name.clone())]));
+    }
     if let Some(index) = dev {
         message.attributes.push(RouteAttribute::Oif(index.0));
         // Without the device it is to be removed, and what is named already tells which one.
@@ -276,6 +281,8 @@ pub(crate) fn unmake_tagged() -> Result<usize, RouteError> {
             src: route.prefsrc,
             metric: route.metric,
             refuses: route.kind == RouteKind::Unreachable,
+            // Not named, any is removed.
+            congestion: None,
         };
         undo.push(Undo::Route(spec));
     }

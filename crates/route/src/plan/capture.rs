@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::protect::{self, Guards};
-use super::{Draft, Phase, Plan, PlanError, Protect, Request, Step, addresses, choose, uplink};
+use super::{Draft, Phase, Plan, PlanError, Protect, Request, Step, addresses, choose, congestion, uplink};
 use crate::change::{Change, RouteSpec};
 use crate::host::{NftSupport, PROTOCOL, Rule, RuleAction, Snapshot};
 use crate::id::{Family, Mark, Priority, Table};
@@ -238,7 +238,8 @@ impl Draft<'_> {
     fn capture_routes(&self, dst: IpNet) -> Vec<Step> {
         let route = |src, metric, why| {
             let dev = Some(self.tun.clone());
-            let spec = RouteSpec { dev, src, metric, ..RouteSpec::throw(self.table, dst) };
+            let congestion = congestion::of_captured(self.host);
+            let spec = RouteSpec { dev, src, metric, congestion, ..RouteSpec::throw(self.table, dst) };
             prepare(Change::Route(spec), why)
         };
         let src = self.uplinks.get(Family::of_net(dst)).and_then(|u| u.address);
