@@ -69,6 +69,7 @@ fn main() -> std::process::ExitCode {
         prove::the_doctor_finds_what_others_broke,
         prove::why_follows_a_packet,
         strategies::routes_into_the_device_do_not_count_for_mark_ifgroup,
+        strategies::names_are_asked_for_in_the_namespace,
         strategies::a_server_that_moves_gets_a_host_route,
         strategies::what_a_host_cannot_carry_is_refused_by_name,
         prove::check_finds_loops_before_anything_is_touched,

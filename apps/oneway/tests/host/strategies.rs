@@ -285,8 +285,16 @@ fn follows_its_uplink(case: &Case) -> TestResult {
             works("its link is back")?;
         }
         None => {
+            let wire = Recorder::start(host, None)?;
+            let left_by = |device: &str, from: &str| -> Result<bool, Failed> {
+                let out = |p: &Packet| p.device == device && p.direction == Direction::Out;
+                let ours = |p: &Packet| case.far().both().contains(&p.dst) && p.src.to_string() == from;
+                Ok(wire.count(|p| p.is_traffic() && out(p) && ours(p))? > 0)
+            };
             host.down(Standard::UP1)?;
             works("the second uplink")?;
+            assert!(left_by(Standard::UP2, "192.0.2.66")?, "not by the second uplink");
+            wire.forget()?;
             case.lab.restore_uplink(Standard::UP1).or_else(|_| {
                 host.add_address(Standard::UP1, "2001:db8:1::2/64".parse()?).map_err(Failed::from)?;
                 tool(host, "ip route replace default via 192.0.2.1 dev up1 metric 100 proto boot")?;
@@ -300,6 +308,9 @@ fn follows_its_uplink(case: &Case) -> TestResult {
             tool(host, "ip address replace 192.0.2.3/26 dev up1")?;
             tool(host, "ip route replace default via 192.0.2.1 dev up1 metric 100 proto boot")?;
             works("it has another address")?;
+            wait_until(WORKS, "its new address is used", || {
+                reaches_origin(host, SECOND / 3) && left_by(Standard::UP1, "192.0.2.3").is_ok_and(|left| left)
+            })?;
             // Both are lost: nothing leaves, and nothing is led into the TUN.
             host.down(Standard::UP1)?;
             host.down(Standard::UP2)?;
@@ -309,7 +320,7 @@ fn follows_its_uplink(case: &Case) -> TestResult {
     let came_back = returned(host)?;
     // A socket that was alive while its source was changed for another may send one packet more.
     assert!(came_back <= 2 * MOST, "{came_back} packets came back: {}", oneway.stderr());
-    let (status, _) = oneway.stop(2 * SECOND)?;
+    let (status, _) = oneway.stop(5 * SECOND)?;
     assert!(status.success(), "{}", oneway.stderr());
     for ip in ["ip -4", "ip -6"] {
         assert!(!tool(host, &format!("{ip} rule list"))?.contains("proto 162"));
@@ -394,6 +405,27 @@ pub fn a_server_that_moves_gets_a_host_route() -> TestResult {
     })?;
     assert_eq!(returned(host)?, 0, "{}", oneway.stderr());
     drop(elsewhere);
+    stop(&mut oneway, host, &before)
+}
+
+/// A proxy given by name, which is asked for in that namespace, by its servers.
+pub fn names_are_asked_for_in_the_namespace() -> TestResult {
+    let lab = Topology::standard()?;
+    let outside = Outside::new(&lab)?;
+    let host = &lab.host;
+    // Without a way out here.
+    for device in [Standard::UP1, Standard::UP2] {
+        host.down(device)?;
+    }
+    let before = Snapshot::take(host)?;
+    let proxy = format!("socks5://{}:1080", name::SOCKS);
+    let options = ["--config", &outside.file(), "--proxy", &proxy, "--dns-upstream", "udp://203.0.113.53"];
+    let wire = Recorder::start(&outside.namespace, None)?;
+    let mut oneway = run(host, &options)?;
+    assert!(oneway.ready_line().contains("protected by netns"), "{}", oneway.ready_line());
+    assert!(wire.count(|p| p.is_udp() && p.dst == address::DNS.v4 && p.ports.1 == 53)? >= 1);
+    let reply = host.client().http_get(address::ORIGIN.v4_port(port::HTTP), "/", SECOND)?;
+    assert_eq!(reply.status, 200, "{}", oneway.stderr());
     stop(&mut oneway, host, &before)
 }
 

@@ -155,7 +155,9 @@ impl Engine {
             Limits::for_descriptors(raise_descriptor_limit(), config.capture.stack).with(&config.limits);
         let paths = StatePaths::here()?.with_control(config.control.clone());
         let lock = InstanceLock::acquire(&paths)?;
-        let proxies = resolve_proxies(&dispatch)?;
+        // Names that are to be asked for in another namespace are asked for when there are sockets of it.
+        let elsewhere = protection::is_elsewhere(config);
+        let mut proxies = if elsewhere { Vec::new() } else { resolve_proxies(&dispatch)? };
         dns::warn_of_routes(&dns::pools(&config.dns), &Snapshot::take()?);
 
         let servers = servers(config, &dispatch, false)?;
@@ -190,6 +192,12 @@ impl Engine {
             Err(error) => return Err(host.undo_because(error)),
         };
         resolver.hand_over(dns.client());
+        if elsewhere {
+            proxies = match resolve_proxies(&dispatch) {
+                Ok(proxies) => proxies,
+                Err(error) => return Err(host.undo_because(error)),
+            };
+        }
         let host = host.verify(&proxies)?;
         let forbidden = forbidden(&addresses, &dns::pools(&config.dns));
 

@@ -39,13 +39,18 @@ pub(super) fn without_rights(asked: Asked, has_namespace: bool) -> Result<Asked,
     }
 }
 
+/// Whether our own sockets are to be made in another namespace.
+pub(super) fn is_elsewhere(config: &Config) -> bool {
+    let wanted = matches!(assemble::protect(config), Asked::Auto | Asked::Netns);
+    wanted && config.egress.netns.is_some()
+}
+
 /// Enters the namespace that our own sockets are to be made in, if there is to be one.
 ///
 /// # Errors
 /// [`EngineError::Egress`] if it cannot be entered; [`EngineError::Unsupported`] if what is sent there may come back.
 pub(super) fn namespace(config: &Config) -> Result<Option<Arc<Namespace>>, EngineError> {
-    let wanted = matches!(assemble::protect(config), Asked::Auto | Asked::Netns);
-    let Some(name) = config.egress.netns.as_ref().filter(|_| wanted) else { return Ok(None) };
+    let Some(name) = config.egress.netns.as_ref().filter(|_| is_elsewhere(config)) else { return Ok(None) };
     let namespace = Arc::new(Namespace::open(name.as_str())?);
     // By such a device it is this host that carries it on, as anything that it forwards.
     if config.capture.forwarded {
