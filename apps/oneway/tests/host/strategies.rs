@@ -31,13 +31,14 @@ const EACH: [&str; 7] =
 
 type Test = fn(&Case) -> TestResult;
 
-const TESTS: [(&str, Test); 6] = [
+const TESTS: [(&str, Test); 7] = [
     ("carries_everything_and_nothing_comes_back", carries_everything_and_nothing_comes_back),
     ("sends_nothing_that_leads_nowhere", sends_nothing_that_leads_nowhere),
     ("survives_the_loss_of_any_rule_or_route", survives_the_loss_of_any_rule_or_route),
     ("follows_its_uplink", follows_its_uplink),
     ("leaves_servers_and_captures_bound_programs", leaves_servers_and_captures_bound_programs),
     ("dies_without_a_trace", dies_without_a_trace),
+    ("works_under_a_strict_reverse_path_filter", works_under_a_strict_reverse_path_filter),
 ];
 
 /// Adds every test, for each strategy and both stacks.
@@ -467,6 +468,17 @@ pub fn what_a_host_cannot_carry_is_refused_by_name() -> TestResult {
         1,
         &["cannot open the network namespace nowhere", "ip netns list"],
     )
+}
+
+/// The kernel drops answers for which it would not send by the device that they came in by (S14).
+fn works_under_a_strict_reverse_path_filter(case: &Case) -> TestResult {
+    case.lab.strict_rp_filter()?;
+    let host = &case.lab.host;
+    let before = Snapshot::take(host)?;
+    let mut oneway = case.run()?;
+    assert!(reaches_origin(host, SECOND), "{}", oneway.stderr());
+    assert_eq!(returned(host)?, 0, "{}", oneway.stderr());
+    stop(&mut oneway, host, &before)
 }
 
 /// SIGKILL while it carries; then `recover`, or a new start, and nothing is left.
