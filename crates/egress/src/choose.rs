@@ -82,7 +82,7 @@ pub fn choose(protect: Protect, means: &Means<'_>) -> Result<Choice, EgressError
             Some(rule) => try_source_rule(rule),
             None => Err(unsupported(protect, "there is no right to make rules; use --protect bind")),
         },
-        Protect::HostRoute => match &means.servers {
+        Protect::HostRoute | Protect::HostRouteHalves => match &means.servers {
             Some(rule) => Ok(Choice {
                 strategy: Strategy::HostRoute(rule.clone()),
                 why: format!(

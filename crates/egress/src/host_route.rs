@@ -18,6 +18,8 @@ pub struct HostRoute {
     pub table: Table,
     /// The capture device, which the same table has the default route of.
     pub tun: String,
+    /// Whether the capture's routes are in main (`host-route-halves`).
+    pub halves: bool,
     /// The servers.
     pub servers: Arc<BTreeSet<IpAddr>>,
 }

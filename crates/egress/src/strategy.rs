@@ -143,7 +143,8 @@ impl fmt::Display for Strategy {
                 write!(f, "source-rule from {} port {first}-{last}", addresses.join(" or "))
             }
             Self::HostRoute(rule) => {
-                write!(f, "host-route to {} servers by table {}", rule.servers.len(), rule.table)
+                let name = if rule.halves { "host-route-halves" } else { "host-route" };
+                write!(f, "{name} to {} servers by table {}", rule.servers.len(), rule.table)
             }
             Self::Netns(namespace) => write!(f, "netns {}", namespace.name()),
         }
@@ -168,6 +169,8 @@ pub enum Protect {
     SourceRule,
     /// [`Strategy::HostRoute`].
     HostRoute,
+    /// [`Strategy::HostRoute`], with the capture's routes in main.
+    HostRouteHalves,
     /// [`Strategy::Netns`].
     Netns,
 }
@@ -183,6 +186,7 @@ impl Protect {
             Self::Bind => "bind",
             Self::SourceRule => "source-rule",
             Self::HostRoute => "host-route",
+            Self::HostRouteHalves => "host-route-halves",
             Self::Netns => "netns",
         }
     }
@@ -206,6 +210,7 @@ impl FromStr for Protect {
             Self::Bind,
             Self::SourceRule,
             Self::HostRoute,
+            Self::HostRouteHalves,
             Self::Netns,
         ];
         all.into_iter().find(|protect| protect.name() == text).ok_or_else(|| {

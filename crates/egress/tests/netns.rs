@@ -390,8 +390,12 @@ fn only_servers_with_host_routes_get_sockets() -> TestResult {
     let tun = lab.index("oneway0");
     let at = lab.greeter(&lab.world, ORIGIN_V4);
     let servers = [ORIGIN_V4, ORIGIN_V6].map(|ip| ip.parse().unwrap());
-    let rule =
-        HostRoute { table: Table(TABLE), tun: "oneway0".to_owned(), servers: Arc::new(servers.into()) };
+    let rule = HostRoute {
+        table: Table(TABLE),
+        tun: "oneway0".to_owned(),
+        halves: false,
+        servers: Arc::new(servers.into()),
+    };
     let egress =
         lab.on_host(|| async { Egress::new(Strategy::HostRoute(rule.clone()), Vec::new()).unwrap() });
     let connect = |to: SocketAddr| {

@@ -160,6 +160,7 @@ pub(crate) fn protect(config: &Config) -> oneway_egress::Protect {
         Protect::Bind => oneway_egress::Protect::Bind,
         Protect::SourceRule => oneway_egress::Protect::SourceRule,
         Protect::HostRoute => oneway_egress::Protect::HostRoute,
+        Protect::HostRouteHalves => oneway_egress::Protect::HostRouteHalves,
         Protect::Netns => oneway_egress::Protect::Netns,
     }
 }

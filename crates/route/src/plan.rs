@@ -46,6 +46,8 @@ pub enum Protect {
     SourceRule,
     /// They go to some servers only, and our table has a host route for each.
     HostRoute,
+    /// The same, with the capture's routes in main: `0.0.0.0/1` and `128.0.0.0/1` over an untouched default route.
+    HostRouteHalves,
     /// They are made in another network namespace.
     Netns,
 }
@@ -60,8 +62,14 @@ impl Protect {
             Self::Bind => "bind",
             Self::SourceRule => "source-rule",
             Self::HostRoute => "host-route",
+            Self::HostRouteHalves => "host-route-halves",
             Self::Netns => "netns",
         }
+    }
+
+    /// Whether our sockets go to servers alone that have host routes.
+    pub fn is_host_route(self) -> bool {
+        matches!(self, Self::HostRoute | Self::HostRouteHalves)
     }
 
     /// Whether our sockets carry our bit.

@@ -118,9 +118,9 @@ fn own_packet(plan: &Plan, dst: IpAddr, rehearsal: Option<Mark>) -> Option<Route
             query = query.from(sources.get(Family::of(dst))?, sources.ports.0);
         }
         Protect::SourceRule => {}
-        Protect::HostRoute if plan.servers.contains(&dst) || dst.is_loopback() => {}
+        protect if protect.is_host_route() && (plan.servers.contains(&dst) || dst.is_loopback()) => {}
         // They are refused, or of another namespace.
-        Protect::HostRoute | Protect::Netns => return None,
+        Protect::HostRoute | Protect::HostRouteHalves | Protect::Netns => return None,
     }
     Some(query)
 }

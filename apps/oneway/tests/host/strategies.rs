@@ -26,8 +26,16 @@ const RESTORED: Duration = Duration::from_secs(5);
 /// Packets that may come back of each destination.
 const MOST: u64 = 3;
 
-const EACH: [&str; 7] =
-    ["mark", "mark-terminal", "mark-ifgroup", "bind", "source-rule", "host-route", "netns"];
+const EACH: [&str; 8] = [
+    "mark",
+    "mark-terminal",
+    "mark-ifgroup",
+    "bind",
+    "source-rule",
+    "host-route",
+    "host-route-halves",
+    "netns",
+];
 
 type Test = fn(&Case) -> TestResult;
 
@@ -116,7 +124,7 @@ impl Case {
             options.extend(["--config".to_owned(), outside.file()]);
         }
         // It protects what goes to servers, and nothing else.
-        if protect == "host-route" {
+        if protect.starts_with("host-route") {
             options.extend(["--proxy".to_owned(), format!("socks5://{}", address::SOCKS.v4_port(1080))]);
             options.extend(["--dns".to_owned(), "off".to_owned()]);
         }
@@ -132,7 +140,7 @@ impl Case {
     }
 
     fn proxied(&self) -> bool {
-        self.protect == "host-route"
+        self.protect.starts_with("host-route")
     }
 
     /// Where our own packets leave.
@@ -218,7 +226,7 @@ fn carries_everything_and_nothing_comes_back(case: &Case) -> TestResult {
 
 fn sends_nothing_that_leads_nowhere(case: &Case) -> TestResult {
     // The broadcast address of an uplink's network is one here alone: to a proxy, and in another namespace, it is somebody's.
-    let but: &[&str] = if matches!(case.protect, "host-route" | "netns") { &["192.0.2.63"] } else { &[] };
+    let but: &[&str] = if case.proxied() || case.protect == "netns" { &["192.0.2.63"] } else { &[] };
     loops::nowhere(&case.lab, &case.options(), but)
 }
 
@@ -245,7 +253,7 @@ fn survives_the_loss_of_any_rule_or_route(case: &Case) -> TestResult {
         removals.push(format!("ip link set dev {TUN} group 0"));
     }
     assert!(removals.len() >= 4, "{removals:?}");
-    if case.protect == "host-route" {
+    if case.proxied() {
         assert!(removals.iter().any(|what| what.contains(&address::SOCKS.v4.to_string())), "{removals:?}");
     }
     let restored = || ask(host, "status").map(|status| number(&status, "/guard/restored"));

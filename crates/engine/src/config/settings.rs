@@ -270,10 +270,10 @@ impl Settings {
                 _ => None,
             };
             match (protect, by) {
-                (Protect::HostRoute, Some(by)) => errors.push(at(
+                (Protect::HostRoute | Protect::HostRouteHalves, Some(by)) => errors.push(at(
                     &set.origin,
                     format!(
-                        "host-route cannot protect direct connections to arbitrary destinations, and {by}; send \
+                        "{protect} cannot protect direct connections to arbitrary destinations, and {by}; send \
                          everything by a proxy, or use mark"
                     ),
                 )),

@@ -510,7 +510,7 @@ fn wrong_values() {
         (
             "egress.protect = \"x\"",
             "1:18: egress.protect: \"x\" is no protection; use auto, mark, mark-terminal, mark-ifgroup, bind, \
-             source-rule, host-route or netns",
+             source-rule, host-route, host-route-halves or netns",
         ),
         ("dns.mode = \"x\"", "1:12: dns.mode: \"x\" is no DNS mode; use fake-ip, real or off"),
         (

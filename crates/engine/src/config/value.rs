@@ -86,6 +86,8 @@ words!(
         SourceRule = "source-rule",
         /// A host route for each proxy server.
         HostRoute = "host-route",
+        /// The same, with `0/1` and `128/1` in main over an untouched default route.
+        HostRouteHalves = "host-route-halves",
         /// A network namespace that is not captured.
         Netns = "netns",
     }

@@ -33,7 +33,9 @@ fn loops(config: &Config, origins: &Origins) -> Vec<ConfigError> {
     let mut errors = local_proxies(config, origins, &host);
     let servers = given(config, origins).map(|(_, server, _)| server.ip());
     let servers: Vec<IpAddr> = match config.egress.protect {
-        Protect::HostRoute => servers.chain(dns::server_addresses(&config.dns)).collect(),
+        Protect::HostRoute | Protect::HostRouteHalves => {
+            servers.chain(dns::server_addresses(&config.dns)).collect()
+        }
         _ => Vec::new(),
     };
     match lifecycle::planned(config, &host, &servers) {

@@ -95,7 +95,7 @@ fn reason(strategy: &Strategy, tun: &str) -> String {
             )
         }
         Strategy::HostRoute(rule) => format!(
-            "ours go to servers alone that table {} has host routes for, which are more specific than the route into {tun}",
+            "ours go to servers alone that table {} has host routes for, which come before the routes into {tun}",
             rule.table
         ),
         Strategy::Netns(namespace) => {

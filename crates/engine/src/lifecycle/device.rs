@@ -148,7 +148,7 @@ pub(super) fn plan(
     let namespace = protection::namespace(config)?;
     let mut request = assemble::request(config, protection::planned_for(asked, namespace.is_some()));
     request.root = rustix::process::geteuid().is_root();
-    if request.protect == Protect::HostRoute {
+    if request.protect.is_host_route() {
         request.servers = servers.to_vec();
     }
     if given.is_some() {

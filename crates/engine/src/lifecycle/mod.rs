@@ -108,7 +108,7 @@ pub(crate) fn servers(
     dispatch: &Dispatch,
     look_up: bool,
 ) -> Result<Vec<IpAddr>, EngineError> {
-    if config.egress.protect != Protect::HostRoute {
+    if !matches!(config.egress.protect, Protect::HostRoute | Protect::HostRouteHalves) {
         return Ok(Vec::new());
     }
     if look_up {

@@ -19,6 +19,7 @@ pub(super) fn planned_for(asked: Asked, has_namespace: bool) -> Protect {
         Asked::Bind => Protect::Bind,
         Asked::SourceRule => Protect::SourceRule,
         Asked::HostRoute => Protect::HostRoute,
+        Asked::HostRouteHalves => Protect::HostRouteHalves,
         Asked::Netns => Protect::Netns,
     }
 }
@@ -28,13 +29,15 @@ pub(super) fn without_rights(asked: Asked, has_namespace: bool) -> Result<Asked,
     match asked {
         Asked::Auto if has_namespace => Ok(Asked::Netns),
         Asked::Auto => Ok(Asked::Bind),
-        Asked::MarkTerminal | Asked::MarkIfgroup | Asked::SourceRule | Asked::HostRoute => {
-            Err(EngineError::Unsupported {
-                what: format!("--protect {asked}"),
-                where_: "without CAP_NET_ADMIN, which its rules and routes need",
-                instead: "grant it, or use --protect bind",
-            })
-        }
+        Asked::MarkTerminal
+        | Asked::MarkIfgroup
+        | Asked::SourceRule
+        | Asked::HostRoute
+        | Asked::HostRouteHalves => Err(EngineError::Unsupported {
+            what: format!("--protect {asked}"),
+            where_: "without CAP_NET_ADMIN, which its rules and routes need",
+            instead: "grant it, or use --protect bind",
+        }),
         asked => Ok(asked),
     }
 }
@@ -85,9 +88,10 @@ pub(super) fn source_rule(plan: &Plan) -> Option<SourceRule> {
 /// The servers of a plan that has host routes.
 pub(super) fn host_route(plan: &Plan) -> Option<HostRoute> {
     let servers = || Arc::new(plan.servers.iter().copied().collect());
-    (plan.protect == Protect::HostRoute).then(|| HostRoute {
+    plan.protect.is_host_route().then(|| HostRoute {
         table: plan.table,
         tun: plan.tun_name.clone(),
+        halves: plan.protect == Protect::HostRouteHalves,
         servers: servers(),
     })
 }

@@ -43,9 +43,11 @@ pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
     if nft.is_none() && !request.protect.marks() {
         draft.mark = None;
     }
-    let mut routes = draft.routes(&tun_addresses)?;
+    let halves = request.protect == Protect::HostRouteHalves;
+    let mut routes = if halves { Vec::new() } else { draft.routes(&tun_addresses)? };
     routes.extend(protect::routes(&draft));
-    let rules = draft.rules(rehearsal_mark)?;
+    let rules =
+        if halves { protect::halves(&draft, rehearsal_mark)? } else { draft.rules(rehearsal_mark)? };
 
     let mut steps = draft.device(&tun_addresses);
     steps.extend(draft.src_valid_mark(nft.is_some()));
@@ -62,7 +64,7 @@ pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
         protect: request.protect,
         sources: draft.sources,
         group: draft.group,
-        servers: if request.protect == Protect::HostRoute { request.servers.clone() } else { Vec::new() },
+        servers: if request.protect.is_host_route() { request.servers.clone() } else { Vec::new() },
         explanation,
         mark: draft.mark,
         table: draft.table,
@@ -92,11 +94,11 @@ fn families(request: &Request, host: &Snapshot) -> Result<Vec<Family>, PlanError
 }
 
 /// The policy rules of a plan.
-struct Rules {
-    first: Priority,
-    rehearsal: Vec<Step>,
-    prepare: Vec<Step>,
-    capture: Vec<Step>,
+pub(super) struct Rules {
+    pub(super) first: Priority,
+    pub(super) rehearsal: Vec<Step>,
+    pub(super) prepare: Vec<Step>,
+    pub(super) capture: Vec<Step>,
 }
 
 impl Draft<'_> {
@@ -531,7 +533,7 @@ impl Draft<'_> {
 }
 
 /// What is never captured. `0.0.0.0/8` and other martians are: they are refused at ingress.
-fn never() -> [IpNet; 7] {
+pub(super) fn never() -> [IpNet; 7] {
     const TEXT: [&str; 7] = [
         "127.0.0.0/8",
         "169.254.0.0/16",

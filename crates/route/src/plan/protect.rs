@@ -2,6 +2,7 @@
 
 mod bind;
 mod host_route;
+mod host_route_halves;
 mod mark;
 mod mark_ifgroup;
 mod mark_terminal;
@@ -12,6 +13,7 @@ use super::capture::{prepare as step, rule};
 use super::{Draft, PlanError, Protect, Step};
 use crate::host::Rule;
 use crate::id::Family;
+pub(super) use host_route_halves::rules as halves;
 
 /// The rules that a protection has besides the capture's.
 #[derive(Debug, Default)]
@@ -45,6 +47,7 @@ pub(super) fn prepare(draft: &mut Draft<'_>) -> Result<(), PlanError> {
         Protect::MarkIfgroup => mark_ifgroup::prepare(draft),
         Protect::SourceRule => source_rule::prepare(draft),
         Protect::HostRoute => host_route::prepare(draft),
+        Protect::HostRouteHalves => host_route_halves::prepare(draft),
         Protect::Netns => netns::prepare(draft),
     }
 }
@@ -58,6 +61,7 @@ pub(super) fn device(draft: &Draft<'_>) -> Option<Step> {
 pub(super) fn routes(draft: &Draft<'_>) -> Vec<Step> {
     match draft.request.protect {
         Protect::HostRoute => host_route::routes(draft),
+        Protect::HostRouteHalves => host_route_halves::routes(draft),
         _ => Vec::new(),
     }
 }
@@ -69,7 +73,7 @@ pub(super) fn guards(draft: &Draft<'_>) -> Guards {
         Protect::MarkIfgroup => mark_ifgroup::guards(draft),
         Protect::SourceRule => source_rule::guards(draft),
         Protect::HostRoute => Guards { own_table_first: true, ..Guards::default() },
-        Protect::Mark | Protect::Bind | Protect::Netns => Guards::default(),
+        Protect::Mark | Protect::Bind | Protect::HostRouteHalves | Protect::Netns => Guards::default(),
     }
 }
 
@@ -79,7 +83,7 @@ pub(super) fn why_captured(protect: Protect) -> &'static str {
         Protect::Mark | Protect::MarkTerminal | Protect::MarkIfgroup => mark::WHY_CAPTURED,
         Protect::Bind => bind::WHY_CAPTURED,
         Protect::SourceRule => source_rule::WHY_CAPTURED,
-        Protect::HostRoute => host_route::WHY_CAPTURED,
+        Protect::HostRoute | Protect::HostRouteHalves => host_route::WHY_CAPTURED,
         Protect::Netns => netns::WHY_CAPTURED,
     }
 }
@@ -93,6 +97,7 @@ pub(super) fn explanation(draft: &Draft<'_>) -> String {
         Protect::Bind => bind::explanation(draft),
         Protect::SourceRule => source_rule::explanation(draft),
         Protect::HostRoute => host_route::explanation(draft),
+        Protect::HostRouteHalves => host_route_halves::explanation(draft),
         Protect::Netns => netns::explanation(draft),
     }
 }

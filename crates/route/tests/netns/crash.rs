@@ -15,6 +15,7 @@ crate::trials!(
     every_point_of_mark_ifgroup,
     every_point_of_source_rule,
     every_point_of_host_route,
+    every_point_of_host_route_halves,
     killed_while_recovering,
 );
 
@@ -126,6 +127,10 @@ fn every_point_of_source_rule() {
 
 fn every_point_of_host_route() {
     every_point("host-route");
+}
+
+fn every_point_of_host_route_halves() {
+    every_point("host-route-halves");
 }
 
 /// A recovery that stopped half-way is finished by the next one: the journal goes last.

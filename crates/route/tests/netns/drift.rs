@@ -293,7 +293,7 @@ fn a_plan_follows_the_uplinks_and_goes_back() {
             for far in [FAR4, FAR6] {
                 let way = query(&RouteQuery::to(far.parse().unwrap())).unwrap();
                 // A server that is lost is not reached by another way, least of all by the device.
-                let lost = request.protect == Protect::HostRoute;
+                let lost = request.protect.is_host_route();
                 assert_eq!(way.oif_name, if lost { "" } else { &applied.plan().tun_name });
             }
             assert_eq!(applied.missing(Watched::All).unwrap(), []);

@@ -118,9 +118,16 @@ pub fn set(path: &str, value: &str) {
 /// Every protection but the plain ones, for the far hosts.
 pub fn protections() -> Vec<Request> {
     let servers: Vec<IpAddr> = [FAR4, FAR6].map(|far| far.parse().unwrap()).into();
-    [Protect::MarkTerminal, Protect::MarkIfgroup, Protect::SourceRule, Protect::HostRoute, Protect::Netns]
-        .map(|protect| Request { protect, root: true, servers: servers.clone(), ..Request::default() })
-        .into()
+    [
+        Protect::MarkTerminal,
+        Protect::MarkIfgroup,
+        Protect::SourceRule,
+        Protect::HostRoute,
+        Protect::HostRouteHalves,
+        Protect::Netns,
+    ]
+    .map(|protect| Request { protect, root: true, servers: servers.clone(), ..Request::default() })
+    .into()
 }
 
 /// A plan for the thread's namespace as it is now.

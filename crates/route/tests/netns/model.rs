@@ -392,6 +392,7 @@ fn a_plan_in_the_model_is_the_plan_in_the_kernel() {
                 Protect::MarkIfgroup,
                 Protect::SourceRule,
                 Protect::HostRoute,
+                Protect::HostRouteHalves,
             ]);
             let servers = vec!["203.0.113.77".parse().unwrap(), "2001:db8:77::77".parse().unwrap()];
             let request =

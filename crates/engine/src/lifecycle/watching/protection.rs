@@ -32,7 +32,7 @@ impl Watcher {
     pub(super) fn protect_as(&mut self, plan: &Plan) {
         let now = match plan.protect {
             Protect::SourceRule => protection::source_rule(plan).map(Strategy::SourceRule),
-            Protect::HostRoute => protection::host_route(plan).map(Strategy::HostRoute),
+            protect if protect.is_host_route() => protection::host_route(plan).map(Strategy::HostRoute),
             _ => None,
         };
         let Some(now) = now.filter(|now| *now != *self.egress.strategy()) else { return };
@@ -51,7 +51,7 @@ impl Watcher {
 
     /// Whether there are servers without a host route, where that is what protects.
     pub(super) fn unknown_servers(&self) -> bool {
-        self.request.protect == Protect::HostRoute
+        self.request.protect.is_host_route()
             && self.servers().iter().any(|server| !self.request.servers.contains(server))
     }
 

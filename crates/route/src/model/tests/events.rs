@@ -304,7 +304,13 @@ impl World {
                 here.then(|| Packet::of_socket(&query.from(src, sources.ports.0), 0))
             }
             Protect::HostRoute => plan.servers.contains(&dst).then(|| Packet::of_socket(&query, 0)),
-            Protect::Netns => None,
+            // Before a socket is made the kernel is asked whether it takes the host route.
+            Protect::HostRouteHalves if plan.servers.contains(&dst) => {
+                let packet = Packet::of_socket(&query, 0);
+                let answer = decide(&self.host, &packet).remove(0).answer;
+                (answer.table == Some(plan.table) && answer.oif != Some(tun)).then_some(packet)
+            }
+            Protect::HostRouteHalves | Protect::Netns => None,
             Protect::Bind => {
                 let here = decide(&self.host, &Packet::of(&query, 0)).remove(0).answer;
                 if dst.is_loopback() || here.kind == RouteKind::Local {
@@ -357,6 +363,12 @@ fn requests() -> Vec<Request> {
         Request {
             protect: Protect::HostRoute,
             servers: ["203.0.113.1", "198.51.100.9", "2001:db8:ffff::1"].map(|s| s.parse().unwrap()).into(),
+            ..base.clone()
+        },
+        Request {
+            protect: Protect::HostRouteHalves,
+            servers: ["203.0.113.1", "198.51.100.9", "2001:db8:ffff::1"].map(|s| s.parse().unwrap()).into(),
+            exclude_uids: vec![1234],
             ..base.clone()
         },
         Request { protect: Protect::MarkTerminal, ..base.clone() },
@@ -421,7 +433,7 @@ fn no_single_event_makes_a_loop() {
 fn no_two_events_make_a_loop() {
     let mut looked = 0;
     for (name, host) in hosts().into_iter().skip(1).step_by(2) {
-        for request in requests().iter().take(6) {
+        for request in requests().iter().take(7) {
             for first in EVENTS {
                 looked += EVENTS.iter().map(|e| after(name, &host, request, &[first, *e])).sum::<usize>();
             }

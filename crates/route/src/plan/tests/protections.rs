@@ -14,6 +14,7 @@ fn every_protection_has_a_plan() {
         ("mark_ifgroup", Protect::MarkIfgroup),
         ("source_rule", Protect::SourceRule),
         ("host_route", Protect::HostRoute),
+        ("host_route_halves", Protect::HostRouteHalves),
         ("netns", Protect::Netns),
     ] {
         let plan = golden(name, &of(protect), &host());
@@ -47,6 +48,19 @@ fn what_a_host_cannot_carry_is_named_with_the_reason_and_a_way_out() {
             format!("this host cannot carry --protect {}: rule 32765 sends everything", protect.name());
         assert!(error.starts_with(&start) && error.contains("use --protect mark"), "{error}");
     }
+    let refusal = |change: &dyn Fn(&mut Snapshot, &mut Request)| {
+        let (mut host, mut request) = (host(), of(Protect::HostRouteHalves));
+        change(&mut host, &mut request);
+        let error = refused(&request, &host);
+        assert!(error.ends_with("use --protect host-route"), "{error}");
+        error
+    };
+    assert!(refusal(&|host, _| fake::wg_quick(host)).contains("steer mark 0xca6c"));
+    assert!(
+        refusal(&|_, request| request.include = nets(["203.0.113.0/24"])).contains("--include asks for less")
+    );
+    let openvpn = refusal(&|host, _| host.routes.push(route("128.0.0.0/1", 2, None, 0)));
+    assert!(openvpn.contains("somebody else has a route to 128.0.0.0/1"), "{openvpn}");
     let mut given = host();
     given.links.push(link(7, "given", Some("tun")));
     let request =
