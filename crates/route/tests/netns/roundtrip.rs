@@ -117,7 +117,7 @@ fn each_protection_does_what_it_says() {
                             assert_eq!(way(theirs).oif_name, plan.tun_name, "of another user");
                         }
                     }
-                    Protect::HostRoute => {
+                    Protect::HostRoute | Protect::HostRouteHalves => {
                         assert_eq!(way(to).oif_name, "eth0");
                         // Whatever others have for the server, and without its gateway nothing at all.
                         let ip = if own.is_ipv4() { "ip" } else { "ip -6" };
