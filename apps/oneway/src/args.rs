@@ -160,7 +160,10 @@ pub(crate) struct CaptureArgs {
     #[arg(long, value_name = "CIDR")]
     exclude: Vec<Prefix>,
     /// What keeps our own sockets out of the capture [default: auto]
-    #[arg(long, value_name = "auto|mark|bind|source-rule|host-route|netns")]
+    #[arg(
+        long,
+        value_name = "auto|mark|mark-terminal|mark-ifgroup|bind|source-rule|host-route|host-route-halves|netns"
+    )]
     protect: Option<Protect>,
     /// Uplink [default: the choice of the operating system, followed as it changes]
     #[arg(long, value_name = "NAME")]

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
-use oneway_egress::Egress;
+use oneway_egress::{Egress, EgressError};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -199,7 +199,9 @@ impl Client {
             let Some(ip) = record.data.ip_addr() else { continue };
             found.ttl = found.ttl.min(Duration::from_secs(record.ttl.into()));
             // Among them the fake addresses, which come back from a stub that asks us.
-            if self.egress.check(ip).is_err() {
+            // One that has no host route yet is to get one, and nothing is sent there before.
+            let refused = self.egress.check(ip).err();
+            if refused.is_some_and(|error| !matches!(error, EgressError::NoHostRoute { .. })) {
                 forbidden = true;
             } else if found.addresses.len() < MOST_ADDRESSES && !found.addresses.contains(&ip) {
                 found.addresses.push(ip);

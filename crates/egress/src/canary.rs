@@ -7,11 +7,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use oneway_route::{Family, RouteKind, RouteQuery};
+use oneway_route::{Family, RouteKind};
 use socket2::{Domain, Protocol, Type};
 
 use crate::handle::Handle;
-use crate::{Egress, EgressError, Quarantined, Reach, Registered, Strategy, new_socket};
+use crate::strategy::Purpose;
+use crate::{Egress, EgressError, Quarantined, Reach, Registered};
 
 /// The discard service (RFC 863), should a router be the destination itself.
 const PORT: u16 = 9;
@@ -32,11 +33,7 @@ impl Egress {
     /// [`EgressError::Create`], [`EgressError::Protect`], [`EgressError::Route`]; [`EgressError::Connect`] if the kernel has
     /// no way for it.
     pub fn send_canary(&self, of: Quarantined, dst: IpAddr) -> Result<Option<Canary>, EgressError> {
-        let mut query = RouteQuery::to(dst);
-        match &*self.strategy() {
-            Strategy::Mark(mark) => query.mark = Some(*mark),
-            Strategy::Bind { index, .. } => query.oif = Some(*index),
-        }
+        let query = self.strategy().question(dst);
         let answer = self.oracle.route(&query).map_err(|source| EgressError::Route { dst, source })?;
         if answer.kind != RouteKind::Unicast || answer.gateway.is_none() {
             return Ok(None);
@@ -46,18 +43,18 @@ impl Egress {
             IpAddr::V6(_) => (Domain::IPV6, "UDP/IPv6"),
         };
         let create = |source| EgressError::Create { what, source };
-        let socket = new_socket::nonblocking(domain, Type::DGRAM, Protocol::UDP).map_err(create)?;
-        self.protect(&socket, Family::of(dst), Reach::Uplink)?;
+        let socket = self.fresh(domain, Type::DGRAM, Protocol::UDP).map_err(create)?;
+        if dst.is_ipv6() {
+            socket.set_only_v6(true).map_err(create)?;
+        }
+        self.protect(&socket, Family::of(dst), Reach::Uplink, Purpose::Udp)?;
         match dst {
             IpAddr::V4(_) => socket.set_ttl_v4(1).map_err(create)?,
-            IpAddr::V6(_) => {
-                socket.set_only_v6(true).map_err(create)?;
-                socket.set_unicast_hops_v6(1).map_err(create)?;
-            }
+            IpAddr::V6(_) => socket.set_unicast_hops_v6(1).map_err(create)?,
         }
         socket.connect(&SocketAddr::new(dst, PORT).into()).map_err(EgressError::Connect)?;
         let own = socket.local_addr().map_err(create)?.as_socket().ok_or_else(|| create(not_an_address()))?;
-        let registered = self.registry.udp(own, Handle::of(&socket));
+        let registered = self.register_udp(own, Handle::of(&socket));
         let returned_before = self.breaker.returned_to(of);
         socket.send(&[]).map_err(EgressError::Connect)?;
         Ok(Some(Canary { _registered: registered, _socket: socket, of, returned_before }))

@@ -17,8 +17,11 @@ use crate::congestion::Congestion;
 use crate::detour::Detours;
 use crate::forbidden::{Forbidden, canonical};
 use crate::handle::Handle;
+use crate::netns::NamespaceRoutes;
 use crate::reach::{ReachCache, is_local};
 use crate::registry::Registry;
+use crate::source_rule::{self, Ports};
+use crate::strategy::Purpose;
 use crate::{
     EgressError, IcmpKind, IcmpSocket, KernelRoutes, Protected, Reach, Registered, RouteOracle, Strategy,
     buffers, icmp_error, new_socket,
@@ -33,6 +36,9 @@ const KEEPALIVE_RETRIES: u32 = 10;
 
 /// Room for some 100 full-size datagrams of a burst while the owner of the socket is busy.
 const UDP_BUFFER: usize = 1 << 20;
+
+/// Connections to one server that find their port in use before a new one is given up.
+const PORTS_IN_USE: usize = 64;
 
 /// How many sockets an [`Egress`] has made and refused since it exists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,6 +70,9 @@ pub struct Egress {
     congestion: Congestion,
     /// The strategy is a binding to a device, so that datagrams have to be checked for what lies beyond it.
     bound: AtomicBool,
+    /// Whether sockets go to servers with host routes only.
+    confined: AtomicBool,
+    ports: Ports,
     made: AtomicU64,
     refused: AtomicU64,
     #[cfg(any(test, feature = "test-util"))]
@@ -78,7 +87,11 @@ impl Egress {
     /// [`EgressError::Unsupported`] where the operating system lacks the strategy, [`EgressError::Protect`] for
     /// a strategy that protects nothing.
     pub fn new(strategy: Strategy, forbidden: Vec<IpNet>) -> Result<Self, EgressError> {
-        Self::with_oracle(strategy, forbidden, Box::new(KernelRoutes))
+        let oracle: Box<dyn RouteOracle> = match &strategy {
+            Strategy::Netns(namespace) => Box::new(NamespaceRoutes(Arc::clone(namespace))),
+            _ => Box::new(KernelRoutes),
+        };
+        Self::with_oracle(strategy, forbidden, oracle)
     }
 
     /// [`Self::new`] with somebody else than the kernel to ask for routes.
@@ -93,6 +106,8 @@ impl Egress {
         strategy.usable()?;
         Ok(Self {
             bound: AtomicBool::new(strategy.is_bind()),
+            confined: AtomicBool::new(matches!(strategy, Strategy::HostRoute(_))),
+            ports: Ports::default(),
             strategy: RwLock::new(Arc::new(strategy)),
             forbidden: Forbidden::new(forbidden),
             oracle,
@@ -122,6 +137,8 @@ impl Egress {
             detours: Detours::default(),
             congestion: Congestion::of_host(),
             bound: AtomicBool::new(false),
+            confined: AtomicBool::new(false),
+            ports: Ports::default(),
             made: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             unprotected: true,
@@ -140,11 +157,17 @@ impl Egress {
     /// As [`Self::new`]; the old strategy stays.
     pub fn set_strategy(&self, strategy: Strategy) -> Result<(), EgressError> {
         strategy.usable()?;
-        let bound = strategy.is_bind();
+        let (bound, confined) = (strategy.is_bind(), matches!(strategy, Strategy::HostRoute(_)));
         *self.strategy.write() = Arc::new(strategy);
         self.bound.store(bound, Relaxed);
+        self.confined.store(confined, Relaxed);
         self.reach.clear();
         Ok(())
+    }
+
+    /// Who is asked for routes: the kernel, in the namespace that sockets are made in.
+    pub fn routes(&self) -> &dyn RouteOracle {
+        &*self.oracle
     }
 
     /// Replaces the forbidden prefixes.
@@ -188,11 +211,22 @@ impl Egress {
     /// Whether sockets may send to this address.
     ///
     /// # Errors
-    /// [`EgressError::Forbidden`], [`EgressError::Quarantined`].
+    /// [`EgressError::Forbidden`], [`EgressError::NoHostRoute`], [`EgressError::Quarantined`].
     pub fn check(&self, dst: IpAddr) -> Result<(), EgressError> {
         let dst = dst.to_canonical();
         self.forbidden.check(dst)?;
+        self.confined(dst)?;
         self.breaker.check(dst)
+    }
+
+    /// Whether the strategy allows this destination at all.
+    pub(crate) fn confined(&self, dst: IpAddr) -> Result<(), EgressError> {
+        if self.confined.load(Relaxed)
+            && let Strategy::HostRoute(rule) = &*self.strategy()
+        {
+            rule.allows(dst)?;
+        }
+        Ok(())
     }
 
     /// Whether sockets may send to this address and port: [`Self::check`], and own listeners.
@@ -295,11 +329,13 @@ impl Egress {
     /// is an [`EgressError::Create`], ICMP without permission an [`EgressError::Unsupported`].
     pub fn self_test(&self) -> Vec<SelfTest> {
         let trial = |domain, ty, protocol, what| {
-            let result = new_socket::nonblocking(domain, ty, protocol)
+            let result = self
+                .fresh(domain, ty, protocol)
                 .map_err(|source| EgressError::Create { what, source })
                 .and_then(|socket| {
                     let family = if domain == Domain::IPV4 { Family::V4 } else { Family::V6 };
-                    self.protect(&socket, family, Reach::Uplink)
+                    let purpose = if ty == Type::STREAM { Purpose::Tcp } else { Purpose::Udp };
+                    self.protect(&socket, family, Reach::Uplink, purpose).map(drop)
                 });
             SelfTest { what, result }
         };
@@ -318,7 +354,10 @@ impl Egress {
     fn reach(&self, dst: IpAddr) -> Result<Reach, EgressError> {
         match &*self.strategy() {
             Strategy::Bind { index, name } => self.reach.bound(&*self.oracle, dst, (*index, name)),
-            Strategy::Mark(_) => match self.detours.of(Family::of(dst)) {
+            Strategy::HostRoute(rule) => self.reach.by_host_route(&*self.oracle, dst, rule),
+            // From the uplink's address a server on loopback would see a stranger.
+            Strategy::SourceRule(_) if dst.is_loopback() => Ok(Reach::Local),
+            _ => match self.detours.of(Family::of(dst)) {
                 Some((index, name)) => self.reach.bound(&*self.oracle, dst, (index, &name)),
                 None => Ok(Reach::Uplink),
             },
@@ -329,24 +368,48 @@ impl Egress {
     fn device(&self, family: Family) -> Option<(IfIndex, String)> {
         match &*self.strategy() {
             Strategy::Bind { index, name } => Some((*index, name.clone())),
-            Strategy::Mark(_) => self.detours.of(family),
+            _ => self.detours.of(family),
         }
     }
 
-    /// Protects a fresh socket and reads the protection back.
-    pub(crate) fn protect(&self, socket: &Socket, family: Family, reach: Reach) -> Result<(), EgressError> {
+    /// A fresh socket, of the namespace that the strategy names.
+    pub(crate) fn fresh(&self, domain: Domain, ty: Type, protocol: Protocol) -> io::Result<Socket> {
+        match &*self.strategy() {
+            Strategy::Netns(namespace) => namespace.socket(domain, ty, protocol),
+            _ => new_socket::nonblocking(domain, ty, protocol),
+        }
+    }
+
+    /// Protects a fresh socket and reads the protection back. Whether it is bound to an address by that.
+    pub(crate) fn protect(
+        &self,
+        socket: &Socket,
+        family: Family,
+        reach: Reach,
+        purpose: Purpose,
+    ) -> Result<bool, EgressError> {
         #[cfg(any(test, feature = "test-util"))]
         if self.unprotected {
-            return Ok(());
+            return Ok(false);
         }
         let strategy = self.strategy();
-        strategy.apply(socket, reach)?;
-        if !strategy.is_bind()
+        let bound = strategy.apply(socket, (family, reach, purpose), &self.ports)?;
+        if strategy.mark().is_some()
             && let Some((index, name)) = self.detours.of(family)
         {
-            Strategy::Bind { index, name }.apply(socket, reach)?;
+            Strategy::Bind { index, name }.apply(socket, (family, reach, purpose), &self.ports)?;
         }
-        Ok(())
+        Ok(bound)
+    }
+
+    /// Whether sockets are of another namespace, where others' addresses and ports are not ours.
+    fn elsewhere(&self) -> bool {
+        matches!(&*self.strategy(), Strategy::Netns(_))
+    }
+
+    /// Enters a UDP socket among our own.
+    pub(crate) fn register_udp(&self, own: SocketAddr, handle: Handle) -> Registered {
+        if self.elsewhere() { self.registry.elsewhere(handle) } else { self.registry.udp(own, handle) }
     }
 
     fn count<T>(&self, made: Result<T, EgressError>) -> Result<T, EgressError> {
@@ -361,11 +424,29 @@ impl Egress {
     fn tcp_socket(&self, dst: SocketAddr) -> Result<(TcpStream, SocketAddr, Registered), EgressError> {
         self.check_addr(dst)?;
         let reach = self.reach(dst.ip())?;
+        for _ in 1..PORTS_IN_USE {
+            match self.tcp_socket_to(dst, reach) {
+                Err(error) if source_rule::try_another(&error) && self.has_own_ports() => {}
+                outcome => return outcome,
+            }
+        }
+        self.tcp_socket_to(dst, reach)
+    }
+
+    fn has_own_ports(&self) -> bool {
+        matches!(&*self.strategy(), Strategy::SourceRule(_))
+    }
+
+    fn tcp_socket_to(
+        &self,
+        dst: SocketAddr,
+        reach: Reach,
+    ) -> Result<(TcpStream, SocketAddr, Registered), EgressError> {
         let what = if dst.is_ipv4() { "TCP/IPv4" } else { "TCP/IPv6" };
         let create = |source| EgressError::Create { what, source };
         let domain = Domain::for_address(dst);
-        let socket = new_socket::nonblocking(domain, Type::STREAM, Protocol::TCP).map_err(create)?;
-        self.protect(&socket, Family::of(dst.ip()), reach)?;
+        let socket = self.fresh(domain, Type::STREAM, Protocol::TCP).map_err(create)?;
+        self.protect(&socket, Family::of(dst.ip()), reach, Purpose::Tcp)?;
         socket.set_tcp_nodelay(true).map_err(create)?;
         let keepalive = TcpKeepalive::new()
             .with_time(KEEPALIVE_IDLE)
@@ -376,7 +457,12 @@ impl Egress {
         new_socket::begin_connect(&socket, &dst.into()).map_err(EgressError::Connect)?;
         let stream = TcpStream::from_std(socket.into()).map_err(create)?;
         let own = stream.local_addr().map_err(EgressError::Connect)?;
-        let registered = self.registry.tcp(own, dst, Handle::of(&stream));
+        let handle = Handle::of(&stream);
+        let registered = if self.elsewhere() {
+            self.registry.elsewhere(handle)
+        } else {
+            self.registry.tcp(own, dst, handle)
+        };
         Ok((stream, own, registered))
     }
 
@@ -386,17 +472,19 @@ impl Egress {
             Family::V6 => (Domain::IPV6, "UDP/IPv6", SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))),
         };
         let create = |source| EgressError::Create { what, source };
-        let socket = new_socket::nonblocking(domain, Type::DGRAM, Protocol::UDP).map_err(create)?;
-        self.protect(&socket, family, reach)?;
+        let socket = self.fresh(domain, Type::DGRAM, Protocol::UDP).map_err(create)?;
         if domain == Domain::IPV6 {
             socket.set_only_v6(true).map_err(create)?;
         }
+        let bound = self.protect(&socket, family, reach, Purpose::Udp)?;
         buffers::enlarge(&socket, UDP_BUFFER);
         icmp_error::enable(&socket, domain).map_err(create)?;
-        socket.bind(&any.into()).map_err(create)?;
+        if !bound {
+            socket.bind(&any.into()).map_err(create)?;
+        }
         let socket = UdpSocket::from_std(socket.into()).map_err(create)?;
         let own = socket.local_addr().map_err(create)?;
-        let registered = self.registry.udp(own, Handle::of(&socket));
+        let registered = self.register_udp(own, Handle::of(&socket));
         Ok(Protected::new(socket, Some(registered)))
     }
 
@@ -416,9 +504,9 @@ impl Egress {
             Family::V4 => (Domain::IPV4, Protocol::ICMPV4, "ICMP"),
             Family::V6 => (Domain::IPV6, Protocol::ICMPV6, "ICMPv6"),
         };
-        let (socket, kind) = match new_socket::nonblocking(domain, Type::DGRAM, protocol) {
+        let (socket, kind) = match self.fresh(domain, Type::DGRAM, protocol) {
             Ok(socket) => (socket, IcmpKind::Ping),
-            Err(_) => match new_socket::nonblocking(domain, Type::RAW, protocol) {
+            Err(_) => match self.fresh(domain, Type::RAW, protocol) {
                 Ok(socket) => (socket, IcmpKind::Raw),
                 Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
                     return Err(EgressError::Unsupported {
@@ -429,7 +517,7 @@ impl Egress {
                 Err(source) => return Err(EgressError::Create { what, source }),
             },
         };
-        self.protect(&socket, family, Reach::Uplink)?;
+        self.protect(&socket, family, Reach::Uplink, Purpose::Icmp)?;
         // A raw socket is handed the errors as messages, those about the requests of others too; queued besides, they
         // would only fill its buffer.
         if kind == IcmpKind::Ping {

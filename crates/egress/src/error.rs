@@ -83,6 +83,12 @@ pub enum EgressError {
         /// The device.
         device: String,
     },
+    /// Sockets go to servers with a host route only, and this is none.
+    #[error("nothing is sent to {dst}: it has no host route, and --protect host-route protects nothing else")]
+    NoHostRoute {
+        /// The destination.
+        dst: IpAddr,
+    },
     /// The kernel could not be asked for a route.
     #[error("cannot ask the kernel for the route to {dst}: {source}")]
     Route {

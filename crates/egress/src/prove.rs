@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use oneway_route::{Family, IfIndex, RouteAnswer, RouteKind, RouteQuery};
 
-use crate::{Egress, EgressError, Reach, RouteOracle, Strategy, reach};
+use crate::netns::NamespaceRoutes;
+use crate::{Egress, EgressError, Namespace, Reach, RouteOracle, Strategy, reach};
 
 /// What is known about one destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,19 +62,25 @@ impl Egress {
             return verdict(dst, None, Finding::Proven, format!("no socket is made: {refused}"));
         }
         let strategy = self.strategy();
-        let (mark, oif) = match &*strategy {
-            Strategy::Mark(mark) => (Some(*mark), None),
-            Strategy::Bind { index, name } => match reach::ask(oracle, dst, (*index, name)) {
-                Ok(Reach::Local) => (None, None),
-                Ok(Reach::Uplink) => (None, Some(*index)),
-                Err(no_route @ EgressError::NoRoute { .. }) => {
-                    return verdict(dst, None, Finding::Proven, format!("no socket is made: {no_route}"));
-                }
-                Err(error) => return verdict(dst, None, Finding::NotProven, error.to_string()),
-            },
+        let reached = match &*strategy {
+            Strategy::Bind { index, name } => reach::ask(oracle, dst, (*index, name)),
+            Strategy::HostRoute(rule) => rule.ask(oracle, dst),
+            Strategy::SourceRule(_) if dst.is_loopback() => Ok(Reach::Local),
+            Strategy::SourceRule(rule) => rule.address(Family::of(dst)).map(|_| Reach::Uplink),
+            Strategy::Netns(namespace) => return elsewhere(namespace, dst),
+            _ => Ok(Reach::Uplink),
+        };
+        let query = match reached {
+            Ok(Reach::Local) => RouteQuery::to(dst),
+            Ok(Reach::Uplink) => strategy.question(dst),
+            Err(error @ EgressError::Route { .. }) => {
+                return verdict(dst, None, Finding::NotProven, error.to_string());
+            }
+            Err(refused) => {
+                return verdict(dst, None, Finding::Proven, format!("no socket is made: {refused}"));
+            }
         };
         // Without a user the kernel takes the asking process's own (`inet_rtm_getroute`), which is our sockets'.
-        let query = RouteQuery { dst, mark, oif, src: None, uid: None };
         let judged = |query: &RouteQuery| match oracle.route(query) {
             Ok(answer) => (judge(dst, tun, &strategy, &answer), Some(answer)),
             Err(error) => {
@@ -84,7 +92,8 @@ impl Egress {
         // A connection is routed again with the source that it got (`ip_route_connect`, include/net/route.h), and then
         // meets rules by source. IPv6 takes a device named together with a source for a wish in this question, which
         // it is not for a socket.
-        match source.filter(|_| first.loop_free && (oif.is_none() || dst.is_ipv4())) {
+        let again = first.loop_free && query.src.is_none() && (query.oif.is_none() || dst.is_ipv4());
+        match source.filter(|_| again) {
             Some(src) => {
                 let (mut second, _) = judged(&RouteQuery { src: Some(src), ..query });
                 if second.loop_free {
@@ -95,6 +104,32 @@ impl Egress {
             }
             None => first,
         }
+    }
+}
+
+/// A socket of another namespace: it reads back as of there, and there the kernel is asked where it leads.
+fn elsewhere(namespace: &Arc<Namespace>, dst: IpAddr) -> Verdict {
+    let name = namespace.name();
+    if !namespace.is_current() {
+        let why = format!("netns {name}: the name leads to another namespace than the one of our sockets");
+        return verdict(dst, None, Finding::NotProven, why);
+    }
+    match NamespaceRoutes(Arc::clone(namespace)).route(&RouteQuery::to(dst)) {
+        Ok(answer) => {
+            let via = answer.oif.map(|_| format!("{name}/{}", answer.oif_name));
+            let by = via.clone().unwrap_or_else(|| "no interface".to_owned());
+            let why = format!(
+                "netns {name}: sockets read back as of that namespace, where the capture device does not exist and the \
+                 kernel sends it by {by}"
+            );
+            verdict(dst, via, Finding::Proven, why)
+        }
+        Err(error) => verdict(
+            dst,
+            None,
+            Finding::NotProven,
+            format!("netns {name}: cannot ask the kernel there: {error}"),
+        ),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use oneway_route::{IfIndex, RouteKind, RouteQuery};
 use parking_lot::Mutex;
 
-use crate::{EgressError, RouteOracle};
+use crate::{EgressError, HostRoute, RouteOracle};
 
 /// Where a destination is, seen from a socket that may be bound to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,19 +48,46 @@ impl ReachCache {
             return Ok(Reach::Local);
         }
         let now = Instant::now();
-        if let Some((.., reach)) =
-            self.recent.lock().iter().find(|(ip, at, _)| *ip == dst && now.duration_since(*at) < FRESH)
-        {
-            return Ok(*reach);
+        if let Some(reach) = self.recall(dst, now) {
+            return Ok(reach);
         }
         let reach = ask(oracle, dst, device)?;
+        self.remember(dst, now, reach);
+        Ok(reach)
+    }
+
+    /// Where `dst` is for a socket that goes to servers with host routes only.
+    ///
+    /// # Errors
+    /// [`EgressError::NoHostRoute`], [`EgressError::NoRoute`] if the kernel would take another route.
+    pub(crate) fn by_host_route(
+        &self,
+        oracle: &dyn RouteOracle,
+        dst: IpAddr,
+        rule: &HostRoute,
+    ) -> Result<Reach, EgressError> {
+        let now = Instant::now();
+        if let Some(reach) = self.recall(dst, now) {
+            return Ok(reach);
+        }
+        let reach = rule.ask(oracle, dst)?;
+        self.remember(dst, now, reach);
+        Ok(reach)
+    }
+
+    fn recall(&self, dst: IpAddr, now: Instant) -> Option<Reach> {
+        let recent = self.recent.lock();
+        let found = recent.iter().find(|(ip, at, _)| *ip == dst && now.duration_since(*at) < FRESH);
+        found.map(|(.., reach)| *reach)
+    }
+
+    fn remember(&self, dst: IpAddr, now: Instant, reach: Reach) {
         let mut recent = self.recent.lock();
         recent.retain(|(ip, at, _)| *ip != dst && now.duration_since(*at) < FRESH);
         if recent.len() == CACHED {
             recent.remove(0);
         }
         recent.push((dst, now, reach));
-        Ok(reach)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use hashbrown::{DefaultHashBuilder, HashMap};
 use parking_lot::Mutex;
@@ -22,8 +23,16 @@ pub enum Transport {
 /// else on this host has in its family as long as we do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Key {
-    Tcp { own: (IpAddr, u16), peer: (IpAddr, u16) },
-    Udp { v4: bool, port: u16 },
+    Tcp {
+        own: (IpAddr, u16),
+        peer: (IpAddr, u16),
+    },
+    Udp {
+        v4: bool,
+        port: u16,
+    },
+    /// Of another network namespace, with an address that somebody else may have here: its packets cannot come back.
+    Elsewhere(u64),
 }
 
 const SHARDS: usize = 16;
@@ -33,6 +42,7 @@ const SHARDS: usize = 16;
 pub(crate) struct Registry {
     shards: Vec<Mutex<HashMap<Key, Handle>>>,
     hasher: DefaultHashBuilder,
+    elsewhere: AtomicU64,
 }
 
 /// Whose a packet is.
@@ -49,7 +59,7 @@ pub(crate) enum Owner {
 impl Default for Registry {
     fn default() -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { shards, hasher: DefaultHashBuilder::default() }
+        Self { shards, hasher: DefaultHashBuilder::default(), elsewhere: AtomicU64::new(0) }
     }
 }
 
@@ -62,6 +72,11 @@ impl Registry {
     /// Enters a UDP socket with this address, which may be the unspecified one.
     pub(crate) fn udp(self: &Arc<Self>, own: SocketAddr, handle: Handle) -> Registered {
         self.enter(Key::Udp { v4: own.is_ipv4(), port: own.port() }, handle)
+    }
+
+    /// Enters a socket of another network namespace.
+    pub(crate) fn elsewhere(self: &Arc<Self>, handle: Handle) -> Registered {
+        self.enter(Key::Elsewhere(self.elsewhere.fetch_add(1, Relaxed)), handle)
     }
 
     fn enter(self: &Arc<Self>, key: Key, handle: Handle) -> Registered {
@@ -101,7 +116,9 @@ impl Registry {
             let shard = shard.lock();
             all.extend(shard.iter().filter_map(|(key, handle)| match key {
                 Key::Tcp { own, peer } => Some((*key, own.0, peer.0)),
-                Key::Udp { .. } => handle.ends().map(|(own, peer)| (*key, own.ip(), peer.ip())),
+                Key::Udp { .. } | Key::Elsewhere(_) => {
+                    handle.ends().map(|(own, peer)| (*key, own.ip(), peer.ip()))
+                }
             }));
         }
         // Not under the lock, which every new connection takes: the question may take a while.

@@ -1,19 +1,26 @@
 //! How sockets are kept out of the capture.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use oneway_route::{IfIndex, Mark};
+use oneway_route::{Family, IfIndex, Mark, RouteQuery};
 use socket2::Socket;
 
 use crate::reach::Reach;
-use crate::{EgressError, so_bindtodevice, so_mark};
+use crate::source_rule::Ports;
+use crate::{EgressError, HostRoute, Namespace, SourceRule, so_bindtodevice, so_mark};
 
 /// The mechanism that keeps the sockets of an [`Egress`](crate::Egress) out of the capture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Strategy {
     /// `SO_MARK`: the capture's routing rule does not match packets that carry this mark. Never zero.
     Mark(Mark),
+    /// The same, and rules that end the decision about packets with this mark.
+    MarkTerminal(Mark),
+    /// The same, and no route by the capture device counts for them.
+    MarkIfgroup(Mark),
     /// `SO_BINDTODEVICE`: only routes through this device are considered.
     Bind {
         /// The device's index; the name is checked to still mean it.
@@ -21,6 +28,20 @@ pub enum Strategy {
         /// The device's name.
         name: String,
     },
+    /// Bound to an address and a port that the capture's rule does not match.
+    SourceRule(SourceRule),
+    /// To servers alone that have host routes.
+    HostRoute(HostRoute),
+    /// Made in another network namespace.
+    Netns(Arc<Namespace>),
+}
+
+/// What a socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Tcp,
+    Udp,
+    Icmp,
 }
 
 impl Strategy {
@@ -29,32 +50,80 @@ impl Strategy {
         Self::Bind { index: IfIndex(0), name: String::new() }
     }
 
-    /// Whether it is [`Strategy::unbound`].
+    /// Whether every socket is refused until an uplink is found.
     pub fn is_unbound(&self) -> bool {
-        matches!(self, Self::Bind { index: IfIndex(0), .. })
+        match self {
+            Self::Bind { index, .. } => *index == IfIndex(0),
+            Self::SourceRule(rule) => rule.sources.v4.or(rule.sources.v6).is_none(),
+            _ => false,
+        }
+    }
+
+    /// The mark that sockets carry.
+    pub fn mark(&self) -> Option<Mark> {
+        match self {
+            Self::Mark(mark) | Self::MarkTerminal(mark) | Self::MarkIfgroup(mark) => Some(*mark),
+            _ => None,
+        }
     }
 
     pub(crate) fn is_bind(&self) -> bool {
         matches!(self, Self::Bind { .. })
     }
 
-    /// Whether the strategy can protect anything on this operating system.
-    pub(crate) fn usable(&self) -> Result<(), EgressError> {
+    /// What a socket of ours to a destination beyond the uplink asks the kernel for. In another namespace it is to be asked
+    /// there.
+    pub fn question(&self, dst: IpAddr) -> RouteQuery {
+        let query = RouteQuery::to(dst);
         match self {
-            Self::Mark(mark) => so_mark::usable(*mark),
-            Self::Bind { .. } => so_bindtodevice::usable(),
+            Self::Mark(mark) | Self::MarkTerminal(mark) | Self::MarkIfgroup(mark) => query.marked(*mark),
+            Self::Bind { index, .. } => query.bound(*index),
+            Self::SourceRule(rule) => match rule.sources.get(Family::of(dst)) {
+                Some(src) if !dst.is_loopback() => query.from(src, rule.sources.ports.0),
+                _ => query,
+            },
+            Self::HostRoute(_) | Self::Netns(_) => query,
         }
     }
 
-    /// Protects a fresh socket and reads the protection back.
-    pub(crate) fn apply(&self, socket: &Socket, reach: Reach) -> Result<(), EgressError> {
+    /// Whether the strategy can protect anything on this operating system.
+    pub(crate) fn usable(&self) -> Result<(), EgressError> {
         match self {
-            Self::Mark(mark) => so_mark::apply(socket, *mark),
-            Self::Bind { index, name } => match reach {
-                Reach::Local => Ok(()),
-                Reach::Uplink => so_bindtodevice::apply(socket, *index, name),
-            },
+            Self::Mark(mark) | Self::MarkTerminal(mark) | Self::MarkIfgroup(mark) => so_mark::usable(*mark),
+            // Where there are no devices to bind to there are no rules by source and no tables either.
+            Self::Bind { .. } | Self::SourceRule(_) | Self::HostRoute(_) => so_bindtodevice::usable(),
+            Self::Netns(_) => Ok(()),
         }
+    }
+
+    /// Protects a fresh socket and reads the protection back. Whether it is bound to an address by that.
+    pub(crate) fn apply(
+        &self,
+        socket: &Socket,
+        (family, reach, purpose): (Family, Reach, Purpose),
+        ports: &Ports,
+    ) -> Result<bool, EgressError> {
+        match self {
+            Self::Mark(mark) | Self::MarkTerminal(mark) | Self::MarkIfgroup(mark) => {
+                so_mark::apply(socket, *mark)?;
+            }
+            Self::Bind { index, name } => match reach {
+                Reach::Local => {}
+                Reach::Uplink => so_bindtodevice::apply(socket, *index, name)?,
+            },
+            Self::SourceRule(rule) => match (reach, purpose) {
+                (Reach::Local, _) => {}
+                (Reach::Uplink, Purpose::Icmp) => rule.bind_device(socket, family)?,
+                (Reach::Uplink, _) => {
+                    rule.bind(socket, family, purpose == Purpose::Tcp, ports)?;
+                    return Ok(true);
+                }
+            },
+            // The destination is what protects, and is looked at before.
+            Self::HostRoute(_) => {}
+            Self::Netns(namespace) => namespace.check(socket)?,
+        }
+        Ok(false)
     }
 }
 
@@ -62,8 +131,22 @@ impl fmt::Display for Strategy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mark(mark) => write!(f, "mark {:#x}", mark.0),
+            Self::MarkTerminal(mark) => write!(f, "mark-terminal {:#x}", mark.0),
+            Self::MarkIfgroup(mark) => write!(f, "mark-ifgroup {:#x}", mark.0),
             Self::Bind { .. } if self.is_unbound() => f.write_str("bind, to no uplink yet"),
             Self::Bind { name, .. } => write!(f, "bind to {name}"),
+            Self::SourceRule(_) if self.is_unbound() => f.write_str("source-rule, with no uplink yet"),
+            Self::SourceRule(SourceRule { sources, .. }) => {
+                let (first, last) = sources.ports;
+                let addresses = [sources.v4, sources.v6].into_iter().flatten().map(|a| a.to_string());
+                let addresses: Vec<_> = addresses.collect();
+                write!(f, "source-rule from {} port {first}-{last}", addresses.join(" or "))
+            }
+            Self::HostRoute(rule) => {
+                let name = if rule.halves { "host-route-halves" } else { "host-route" };
+                write!(f, "{name} to {} servers by table {}", rule.servers.len(), rule.table)
+            }
+            Self::Netns(namespace) => write!(f, "netns {}", namespace.name()),
         }
     }
 }
@@ -76,13 +159,19 @@ pub enum Protect {
     Auto,
     /// [`Strategy::Mark`].
     Mark,
+    /// [`Strategy::MarkTerminal`].
+    MarkTerminal,
+    /// [`Strategy::MarkIfgroup`].
+    MarkIfgroup,
     /// [`Strategy::Bind`].
     Bind,
-    /// Bind to a source address that has a routing rule of its own.
+    /// [`Strategy::SourceRule`].
     SourceRule,
-    /// Host routes to the servers.
+    /// [`Strategy::HostRoute`].
     HostRoute,
-    /// Sockets born in another network namespace.
+    /// [`Strategy::HostRoute`], with the capture's routes in main.
+    HostRouteHalves,
+    /// [`Strategy::Netns`].
     Netns,
 }
 
@@ -92,9 +181,12 @@ impl Protect {
         match self {
             Self::Auto => "auto",
             Self::Mark => "mark",
+            Self::MarkTerminal => "mark-terminal",
+            Self::MarkIfgroup => "mark-ifgroup",
             Self::Bind => "bind",
             Self::SourceRule => "source-rule",
             Self::HostRoute => "host-route",
+            Self::HostRouteHalves => "host-route-halves",
             Self::Netns => "netns",
         }
     }
@@ -110,13 +202,20 @@ impl FromStr for Protect {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        [Self::Auto, Self::Mark, Self::Bind, Self::SourceRule, Self::HostRoute, Self::Netns]
-            .into_iter()
-            .find(|protect| protect.name() == text)
-            .ok_or_else(|| {
-                format!(
-                    "unknown protection {text:?}; one of auto, mark, bind, source-rule, host-route, netns is expected"
-                )
-            })
+        let all = [
+            Self::Auto,
+            Self::Mark,
+            Self::MarkTerminal,
+            Self::MarkIfgroup,
+            Self::Bind,
+            Self::SourceRule,
+            Self::HostRoute,
+            Self::HostRouteHalves,
+            Self::Netns,
+        ];
+        all.into_iter().find(|protect| protect.name() == text).ok_or_else(|| {
+            let names: Vec<_> = all.iter().map(|protect| protect.name()).collect();
+            format!("unknown protection {text:?}; one of {} is expected", names.join(", "))
+        })
     }
 }

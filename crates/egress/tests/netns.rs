@@ -5,17 +5,18 @@
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use oneway_egress::{
-    Egress, EgressError, Finding, ForbiddenReason, IcmpErrorKind, IcmpKind, KernelRoutes, Protect, Strategy,
-    Uplink, choose, next_error, recv_error,
+    Egress, EgressError, Finding, ForbiddenReason, HostRoute, IcmpErrorKind, IcmpKind, KernelRoutes, Means,
+    Namespace, Protect, SourceRule, Strategy, Uplink, choose, next_error, recv_error,
 };
 use oneway_lab::capture::Recorder;
 use oneway_lab::harness::{Harness, TestResult};
 use oneway_lab::{NetNs, Route, Rule};
-use oneway_route::{Family, IfIndex, Mark};
+use oneway_route::{Family, IfIndex, Mark, Sources, Table};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -305,7 +306,8 @@ fn the_strongest_that_works_is_chosen() -> TestResult {
     let lab = Lab::new()?;
     let (free, pinned) = (lab.uplink("eth0", false), lab.uplink("eth1", true));
     lab.on_host(|| async {
-        let strategy = |protect, uplink| choose(protect, BIT, uplink).map(|choice| choice.strategy);
+        let strategy =
+            |protect, uplink| choose(protect, &Means::new(BIT, uplink)).map(|choice| choice.strategy);
         assert_eq!(strategy(Protect::Auto, None).unwrap(), Strategy::Mark(BIT));
         assert_eq!(strategy(Protect::Auto, Some(&free)).unwrap(), Strategy::Mark(BIT));
         assert!(matches!(strategy(Protect::Auto, Some(&pinned)), Ok(Strategy::Bind { .. })));
@@ -325,7 +327,7 @@ fn the_strongest_that_works_is_chosen() -> TestResult {
             assert!(error.to_string().contains(name), "{error}");
         }
         no_capabilities();
-        let choice = choose(Protect::Auto, BIT, Some(&free)).unwrap();
+        let choice = choose(Protect::Auto, &Means::new(BIT, Some(&free))).unwrap();
         assert!(matches!(choice.strategy, Strategy::Bind { .. }));
         assert!(choice.why.contains("SO_MARK"), "{}", choice.why);
         let error = strategy(Protect::Mark, Some(&free)).unwrap_err();
@@ -336,6 +338,138 @@ fn the_strongest_that_works_is_chosen() -> TestResult {
         assert!(matches!(egress.icmp(Family::V4), Err(EgressError::Unsupported { .. })));
     });
     lab.assert_no_loop()
+}
+
+/// Sockets of the uplink's address with ports of the range, as many as there are, and none with others.
+fn source_ports_are_bound_and_read_back() -> TestResult {
+    let lab = Lab::new()?;
+    let rule = |first, last, v4: &str| {
+        let v4 = v4.parse().ok();
+        let devices = [Some((lab.index("eth0"), "eth0".to_owned())), None];
+        SourceRule { sources: Sources { ports: (first, last), uid: Some(0), v4, v6: None }, devices }
+    };
+    let (good, narrow, gone) =
+        (rule(24_576, 24_703, HOST_V4), rule(61_000, 61_003, HOST_V4), rule(61_000, 61_003, "192.0.2.77"));
+    lab.on_host(|| async {
+        // The capture of this test asks for a mark; what matters here is what sockets are bound to.
+        let egress = Egress::new(Strategy::SourceRule(good.clone()), Vec::new()).unwrap();
+        let choice =
+            choose(Protect::SourceRule, &Means { source: Some(good), ..Means::new(BIT, None) }).unwrap();
+        assert_eq!(choice.strategy, *egress.strategy());
+        for _ in 0..64 {
+            let socket = egress.udp(Family::V4).unwrap();
+            let own = socket.local_addr().unwrap();
+            assert_eq!(own.ip(), HOST_V4.parse::<IpAddr>().unwrap());
+            assert!((24_576..=24_703).contains(&own.port()), "{own}");
+        }
+        let error = egress.udp(Family::V6).unwrap_err();
+        assert!(error.to_string().contains("IPv6 uplink has no address"), "{error}");
+        // To a server on loopback it is not bound: nothing of that ever leaves.
+        let here = egress.udp_for("127.0.0.1:9".parse().unwrap()).unwrap();
+        assert!(here.local_addr().unwrap().ip().is_loopback());
+
+        // No more sockets than ports; the next is refused, and the others live.
+        let egress = Egress::new(Strategy::SourceRule(narrow), Vec::new()).unwrap();
+        let held: Vec<_> = std::iter::from_fn(|| egress.udp(Family::V4).ok()).take(10).collect();
+        assert_eq!(held.len(), 4);
+        let error = egress.udp(Family::V4).unwrap_err();
+        assert!(error.to_string().contains("the ports are all in use"), "{error}");
+        drop(held);
+        egress.udp(Family::V4).unwrap();
+
+        let egress = Egress::new(Strategy::SourceRule(gone), Vec::new()).unwrap();
+        let error = egress.udp(Family::V4).unwrap_err();
+        assert!(error.to_string().contains("the uplink must be looked at again"), "{error}");
+    });
+    Ok(())
+}
+
+/// Only servers, and only by the route that our table has for them.
+fn only_servers_with_host_routes_get_sockets() -> TestResult {
+    let lab = Lab::new()?;
+    let tun = lab.index("oneway0");
+    let at = lab.greeter(&lab.world, ORIGIN_V4);
+    let servers = [ORIGIN_V4, ORIGIN_V6].map(|ip| ip.parse().unwrap());
+    let rule = HostRoute {
+        table: Table(TABLE),
+        tun: "oneway0".to_owned(),
+        halves: false,
+        servers: Arc::new(servers.into()),
+    };
+    let egress =
+        lab.on_host(|| async { Egress::new(Strategy::HostRoute(rule.clone()), Vec::new()).unwrap() });
+    let connect = |to: SocketAddr| {
+        egress.routes_changed();
+        lab.on_host(|| async { egress.connect_tcp(to).await.map(drop) })
+    };
+    // Without the host route the kernel would lead it into the capture: it is asked, and no socket is made.
+    assert!(matches!(connect(at), Err(EgressError::NoRoute { .. })));
+    let host_route = Route::to(format!("{ORIGIN_V4}/32").parse()?).by("192.0.2.1".parse()?).dev("eth0");
+    lab.host.add_route(&host_route.clone().table(TABLE))?;
+    connect(at)?;
+    let other = SocketAddr::new("203.0.113.81".parse()?, 80);
+    assert!(matches!(connect(other), Err(EgressError::NoHostRoute { .. })));
+    assert!(matches!(egress.check(other.ip()), Err(EgressError::NoHostRoute { .. })));
+    let verdicts = lab.on_host(|| async {
+        egress.prove(&KernelRoutes, tun, &ips(&[ORIGIN_V4, ORIGIN_V6, "203.0.113.81"]))
+    });
+    assert!(verdicts.iter().all(|v| v.loop_free), "{verdicts:?}");
+    assert_eq!(verdicts[0].via.as_deref(), Some("eth0"));
+    assert!(verdicts[1].via.is_none() && verdicts[2].via.is_none(), "{verdicts:?}");
+    lab.host.delete_route(&host_route.table(TABLE))?;
+    assert!(matches!(connect(at), Err(EgressError::NoRoute { .. })), "the gateway is lost");
+    lab.assert_no_loop()
+}
+
+/// Sockets that are born elsewhere, asked about there, and never here.
+fn sockets_of_another_namespace_stay_there() -> TestResult {
+    let lab = Lab::new()?;
+    let at = lab.greeter(&lab.host, "127.0.0.1");
+    let path = lab.world.path().display().to_string();
+    lab.on_host(|| async {
+        let open = |name: &str| Namespace::open(name).map(Arc::new);
+        let namespace = open(&path).unwrap();
+        assert!(namespace.is_current());
+        let egress = Egress::new(Strategy::Netns(Arc::clone(&namespace)), Vec::new()).unwrap();
+        for test in egress.self_test() {
+            test.result.unwrap_or_else(|e| panic!("{}: {e}", test.what));
+        }
+        // What listens on loopback here is not there.
+        assert!(egress.connect_tcp(at).await.is_err());
+        let origin = greeter_in(&namespace);
+        greeted(&egress, origin).await;
+        let verdicts = egress.prove(egress.routes(), IfIndex(1), &ips(&[HOST_V4, ORIGIN_V4, "8.8.8.8"]));
+        assert!(verdicts.iter().all(|v| v.loop_free), "{verdicts:?}");
+        assert!(verdicts[0].via.as_deref().is_some_and(|via| via.ends_with("/host0")), "{verdicts:?}");
+
+        for (name, why) in [
+            ("no-such-namespace", "see `ip netns list`"),
+            ("/proc/thread-self/ns/net", "it is the namespace that is captured"),
+            ("/dev/null", "is no network namespace"),
+            ("/", ""),
+        ] {
+            let error = open(name).unwrap_err();
+            assert!(error.to_string().contains(why), "{name}: {error}");
+        }
+        no_capabilities();
+        let error = open(&path).unwrap_err();
+        assert!(error.to_string().contains("grant CAP_SYS_ADMIN"), "{error}");
+        // The thread that is there already goes on.
+        egress.udp(Family::V4).unwrap();
+    });
+    lab.assert_no_loop()
+}
+
+/// A server on a loopback address of the namespace.
+fn greeter_in(namespace: &Namespace) -> SocketAddr {
+    let listener = namespace.run(|| TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+    let at = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let _ = std::io::Write::write_all(&mut stream, b"hello");
+        }
+    });
+    at
 }
 
 fn every_kind_of_socket_passes_its_test() -> TestResult {
@@ -491,6 +625,9 @@ fn main() -> ExitCode {
         .test("guarded_destinations_get_no_socket", guarded_destinations_get_no_socket)
         .test("proofs_follow_the_kernel", proofs_follow_the_kernel)
         .test("the_strongest_that_works_is_chosen", the_strongest_that_works_is_chosen)
+        .test("source_ports_are_bound_and_read_back", source_ports_are_bound_and_read_back)
+        .test("only_servers_with_host_routes_get_sockets", only_servers_with_host_routes_get_sockets)
+        .test("sockets_of_another_namespace_stay_there", sockets_of_another_namespace_stay_there)
         .test("every_kind_of_socket_passes_its_test", every_kind_of_socket_passes_its_test)
         .test("echo_is_answered", echo_is_answered)
         .test("errors_on_the_way_are_told_apart", errors_on_the_way_are_told_apart)

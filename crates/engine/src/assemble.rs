@@ -126,9 +126,24 @@ pub(crate) fn request(config: &Config, protect: route::Protect) -> route::Reques
         mark: config.egress.mark.map(|mark| route::Mark(mark.get())),
         interface: config.egress.interface.as_ref().map(|name| name.as_str().to_owned()),
         protect,
+        root: false,
+        ports: None,
+        group: None,
+        servers: Vec::new(),
         device_is_ours: config.tun.fd.is_none(),
         ipv6: config.capture.ipv6,
     }
+}
+
+/// All that our own sockets ever connect to where every flow goes by a proxy: the proxies, as far as their addresses are
+/// known, and the DNS servers.
+pub(crate) fn servers(dispatch: &Dispatch, dns: &[std::net::IpAddr]) -> Vec<std::net::IpAddr> {
+    let proxies = dispatch.entries().iter().filter_map(|entry| entry.outbound.proxy());
+    let addresses = proxies.flat_map(|proxy| proxy.addrs().iter().map(|a| a.ip()).collect::<Vec<_>>());
+    let mut servers: Vec<_> = addresses.chain(dns.iter().copied()).map(|ip| ip.to_canonical()).collect();
+    servers.sort();
+    servers.dedup();
+    servers
 }
 
 /// What is captured. Fake addresses must be, whatever else is: they mean nothing to anybody else.
@@ -145,9 +160,12 @@ pub(crate) fn protect(config: &Config) -> oneway_egress::Protect {
     match config.egress.protect {
         Protect::Auto => oneway_egress::Protect::Auto,
         Protect::Mark => oneway_egress::Protect::Mark,
+        Protect::MarkTerminal => oneway_egress::Protect::MarkTerminal,
+        Protect::MarkIfgroup => oneway_egress::Protect::MarkIfgroup,
         Protect::Bind => oneway_egress::Protect::Bind,
         Protect::SourceRule => oneway_egress::Protect::SourceRule,
         Protect::HostRoute => oneway_egress::Protect::HostRoute,
+        Protect::HostRouteHalves => oneway_egress::Protect::HostRouteHalves,
         Protect::Netns => oneway_egress::Protect::Netns,
     }
 }

@@ -31,6 +31,15 @@ pub enum Change {
         /// The address and its network.
         net: IpNet,
     },
+    /// Puts a device into a group of devices.
+    Group {
+        /// The device.
+        name: String,
+        /// The group.
+        group: u32,
+        /// Its group, when the device was there before.
+        before: Option<u32>,
+    },
     /// Adds a route, tagged with [`PROTOCOL`].
     Route(RouteSpec),
     /// Adds a policy rule, tagged with [`PROTOCOL`].
@@ -48,28 +57,43 @@ pub enum Change {
     },
 }
 
-/// A route to be made: by way of a device, or `throw`.
+/// A route to be made: by way of a device, `throw`, or `unreachable`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteSpec {
     /// The table.
     pub table: Table,
     /// The destination.
     pub dst: IpNet,
-    /// The device; `None` makes it a `throw` route.
+    /// The device; `None` makes it a `throw` route, or one that refuses.
     pub dev: Option<String>,
+    /// The next hop; `None` is on-link.
+    #[serde(default)]
+    pub gateway: Option<IpAddr>,
     /// The preferred source address.
     pub src: Option<IpAddr>,
     /// The metric; 0 leaves it to the kernel.
     pub metric: u32,
+    /// Whether it refuses what it is for (`unreachable`) instead of sending it on.
+    #[serde(default)]
+    pub refuses: bool,
     /// The congestion control of TCP connections that begin with it (`congctl`); `None` is the host's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub congestion: Option<String>,
 }
 
 impl RouteSpec {
+    /// A `throw` route: the look-up goes on behind this table.
+    pub(crate) fn throw(table: Table, dst: IpNet) -> Self {
+        Self { table, dst, dev: None, gateway: None, src: None, metric: 0, refuses: false, congestion: None }
+    }
+
     /// What it does.
     pub fn kind(&self) -> RouteKind {
-        if self.dev.is_some() { RouteKind::Unicast } else { RouteKind::Throw }
+        match (self.refuses, &self.dev) {
+            (true, _) => RouteKind::Unreachable,
+            (false, Some(_)) => RouteKind::Unicast,
+            (false, None) => RouteKind::Throw,
+        }
     }
 }
 
@@ -102,6 +126,13 @@ pub enum Undo {
     Route(RouteSpec),
     /// Removes a rule that carries our tag.
     Rule(Rule),
+    /// Puts a device that was there before back into its group.
+    Group {
+        /// The device.
+        name: String,
+        /// The group it was in.
+        group: u32,
+    },
     /// Removes a table of nftables, if it carries our tag.
     Nft {
         /// Its name; the family is `inet`.
@@ -126,6 +157,10 @@ impl Change {
             Self::Link { name, before: Some((mtu, up)), .. } => {
                 Undo::Link { name: name.clone(), mtu: *mtu, up: *up }
             }
+            Self::Group { name, before: None, .. } => Undo::Vanishes { name: name.clone() },
+            Self::Group { name, before: Some(group), .. } => {
+                Undo::Group { name: name.clone(), group: *group }
+            }
             Self::Address { name, net } => Undo::Address { name: name.clone(), net: *net },
             Self::Route(route) => Undo::Route(route.clone()),
             Self::Rule(rule) => Undo::Rule(rule.clone()),
@@ -143,6 +178,7 @@ impl Display for Change {
             Self::Link { name, mtu, .. } => write!(f, "ip link set dev {name} mtu {mtu} up"),
             Self::Address { name, net: net @ IpNet::V4(_) } => write!(f, "ip address add {net} dev {name}"),
             Self::Address { name, net } => write!(f, "ip -6 address add {net} dev {name} nodad"),
+            Self::Group { name, group, .. } => write!(f, "ip link set dev {name} group {group}"),
             Self::Route(route) => write!(f, "{} route add {}", ip(Family::of_net(route.dst)), Words(route)),
             Self::Rule(rule) => write!(f, "{} rule add {}", ip(rule.family), Words(rule)),
             Self::Nft(table) => write!(f, "{table}"),
@@ -161,6 +197,7 @@ impl Display for Undo {
             Self::Address { name, net } => {
                 write!(f, "{} address del {net} dev {name}", ip(Family::of_net(*net)))
             }
+            Self::Group { name, group } => write!(f, "ip link set dev {name} group {group}"),
             Self::Route(route) => write!(f, "{} route del {}", ip(Family::of_net(route.dst)), Words(route)),
             Self::Rule(rule) => write!(f, "{} rule del {}", ip(rule.family), Words(rule)),
             Self::Nft { name } => write!(f, "nft delete table inet {name}"),
@@ -181,14 +218,19 @@ struct Words<'a, T>(&'a T);
 
 impl Display for Words<'_, RouteSpec> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RouteSpec { table, dst, dev, src, metric, congestion } = self.0;
-        if dev.is_none() {
-            f.write_str("throw ")?;
+        let RouteSpec { table, dst, dev, gateway, src, metric, congestion, .. } = self.0;
+        match self.0.kind() {
+            RouteKind::Throw => f.write_str("throw ")?,
+            RouteKind::Unreachable => f.write_str("unreachable ")?,
+            _ => {}
         }
         if dst.prefix_len() == 0 {
             f.write_str("default")?
         } else {
             write!(f, "{dst}")?
+        }
+        if let Some(gateway) = gateway {
+            write!(f, " via {gateway}")?;
         }
         if let Some(dev) = dev {
             write!(f, " dev {dev}")?;
@@ -214,6 +256,9 @@ impl Display for Words<'_, Rule> {
         if rule.invert {
             f.write_str(" not")?;
         }
+        if let Some(net) = rule.src {
+            write!(f, " from {net}")?;
+        }
         if let Some(iif) = &rule.iif {
             write!(f, " iif {iif}")?;
         }
@@ -225,6 +270,9 @@ impl Display for Words<'_, Rule> {
         }
         if let Some((first, last)) = rule.uids {
             write!(f, " uidrange {first}-{last}")?;
+        }
+        if let Some((first, last)) = rule.sports {
+            write!(f, " sport {first}-{last}")?;
         }
         match rule.action {
             RuleAction::Lookup(table) => write!(f, " lookup {table}")?,

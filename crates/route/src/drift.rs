@@ -72,8 +72,11 @@ impl Applied<Captured> {
         let phase = |phase| new.iter().filter(move |step| step.phase == phase).cloned().collect::<Vec<_>>();
         let before = self.journal.done().len();
         let rules = phase(Phase::Capture);
+        // Rules that take everything but one address of ours, and those that take everything but another one, leave none:
+        // nothing can be shown before the old ones are gone. No socket is made meanwhile, see `sources_change`.
+        let rehearsed = !self.sources_change(&plan);
         let made = make(&mut self.journal, &phase(Phase::Prepare), hook).and_then(|()| {
-            if !rules.is_empty() {
+            if !rules.is_empty() && rehearsed {
                 prove::rehearse(&plan, &mut self.journal, &[], hook)?;
             }
             make(&mut self.journal, &rules, hook)
@@ -94,7 +97,16 @@ impl Applied<Captured> {
         }
         self.plan = plan;
         self.journal.rewrite(self.plan.steps.iter().map(|step| &step.change))?;
+        if !rehearsed {
+            prove::now(&self.plan, &[])?;
+        }
         Ok(done)
+    }
+
+    /// Whether another plan tells our own sockets by other source addresses than this one. Then none may be alive while the
+    /// one is changed for the other: both plans' rules are there for a moment, and each captures the other's sockets.
+    pub fn sources_change(&self, plan: &Plan) -> bool {
+        self.plan.sources != plan.sources
     }
 }
 

@@ -212,6 +212,9 @@ pub struct Rule {
     pub fwmark: Option<(Mark, u32)>,
     /// First and last user.
     pub uids: Option<(u32, u32)>,
+    /// First and last source port.
+    #[serde(default)]
+    pub sports: Option<(u16, u16)>,
     /// Answers of prefixes as long as this or shorter do not count.
     pub suppress_prefixlength: Option<u32>,
     /// Answers by devices of this group do not count.
@@ -239,6 +242,7 @@ impl Rule {
             oif: None,
             fwmark: None,
             uids: None,
+            sports: None,
             suppress_prefixlength: None,
             suppress_ifgroup: None,
             protocol: 2,

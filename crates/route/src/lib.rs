@@ -51,7 +51,7 @@ pub use model::{
 pub use monitor::{Changes, Monitor, Waker};
 pub use nft::{Inbound, NftTable};
 pub use plan::{
-    Phase, Plan, PlanError, Protect, Request, Step, Uplink, Uplinks, find_uplinks, plan, plan_again,
+    Phase, Plan, PlanError, Protect, Request, Sources, Step, Uplink, Uplinks, find_uplinks, plan, plan_again,
 };
 pub use prove::{Check, Proof, prove_rules};
 pub use query::{RouteAnswer, RouteKind, RouteQuery, destroy_tcp, listening_user, query};

@@ -9,6 +9,7 @@ mod again;
 mod capture;
 mod choose;
 mod congestion;
+mod protect;
 mod text;
 mod uplink;
 
@@ -25,17 +26,79 @@ pub(crate) use congestion::CONGESTION;
 pub use again::{find_uplinks, plan_again};
 pub use capture::plan;
 
-/// How our own sockets are kept out of the capture.
+/// How our own sockets are kept out of the capture. Each has its own file below `plan/protect/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Protect {
     /// They set `SO_MARK` to our bit, which the capture rule leaves alone.
     Mark,
+    /// [`Protect::Mark`], and rules that end the decision about what carries our bit: by main, or not at all.
+    MarkTerminal,
+    /// [`Protect::MarkTerminal`], and no route by a device of the capture device's group counts for them
+    /// (`suppress_ifgroup`).
+    MarkIfgroup,
     /// They set `SO_BINDTODEVICE` to the uplink. The capture rule matches them too, but the routes
     /// of our table lead to another device than theirs, do not count for them
     /// (`fib_lookup_good_nhc`, net/ipv4/fib_trie.c; `rt6_score_route`, net/ipv6/route.c), and the
     /// look-up goes on to the host's own rules.
     Bind,
+    /// They are bound to the uplink's address and to a port of a range of ours, which the capture rule leaves alone.
+    SourceRule,
+    /// They go to some servers only, and our table has a host route for each.
+    HostRoute,
+    /// The same, with the capture's routes in main: `0.0.0.0/1` and `128.0.0.0/1` over an untouched default route.
+    HostRouteHalves,
+    /// They are made in another network namespace.
+    Netns,
+}
+
+impl Protect {
+    /// Its name on the command line and in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mark => "mark",
+            Self::MarkTerminal => "mark-terminal",
+            Self::MarkIfgroup => "mark-ifgroup",
+            Self::Bind => "bind",
+            Self::SourceRule => "source-rule",
+            Self::HostRoute => "host-route",
+            Self::HostRouteHalves => "host-route-halves",
+            Self::Netns => "netns",
+        }
+    }
+
+    /// Whether our sockets go to servers alone that have host routes.
+    pub fn is_host_route(self) -> bool {
+        matches!(self, Self::HostRoute | Self::HostRouteHalves)
+    }
+
+    /// Whether our sockets carry our bit.
+    pub fn marks(self) -> bool {
+        matches!(self, Self::Mark | Self::MarkTerminal | Self::MarkIfgroup)
+    }
+}
+
+/// What [`Protect::SourceRule`] tells our sockets by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sources {
+    /// The first and the last of their source ports.
+    pub ports: (u16, u16),
+    /// The user who they and the kernel's own packets for them belong to; `None` leaves that open.
+    pub uid: Option<u32>,
+    /// The address of IPv4; without one no socket of that family is made.
+    pub v4: Option<IpAddr>,
+    /// That of IPv6.
+    pub v6: Option<IpAddr>,
+}
+
+impl Sources {
+    /// The address of one family.
+    pub fn get(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
+    }
 }
 
 /// What is wanted.
@@ -61,6 +124,18 @@ pub struct Request {
     pub interface: Option<String>,
     /// How our own sockets are kept out.
     pub protect: Protect,
+    /// [`Protect::SourceRule`]: whether this process is root, so that no other user's packets are taken for ours.
+    #[serde(default)]
+    pub root: bool,
+    /// [`Protect::SourceRule`]: the ports; `None` chooses free ones.
+    #[serde(default)]
+    pub ports: Option<(u16, u16)>,
+    /// [`Protect::MarkIfgroup`]: the group; `None` chooses a free one.
+    #[serde(default)]
+    pub group: Option<u32>,
+    /// [`Protect::HostRoute`]: all that our own sockets ever connect to.
+    #[serde(default)]
+    pub servers: Vec<IpAddr>,
     /// `false` for a device that somebody else set up and handed over: its link and addresses are
     /// left alone, and `tun_name` must name it.
     pub device_is_ours: bool,
@@ -81,6 +156,10 @@ impl Default for Request {
             mark: None,
             interface: None,
             protect: Protect::Mark,
+            root: false,
+            ports: None,
+            group: None,
+            servers: Vec::new(),
             device_is_ours: true,
             ipv6: true,
         }
@@ -151,6 +230,18 @@ pub struct Plan {
     pub tun_addresses: Vec<IpNet>,
     /// How our own sockets are kept out.
     pub protect: Protect,
+    /// What [`Protect::SourceRule`] tells our sockets by.
+    #[serde(default)]
+    pub sources: Option<Sources>,
+    /// The group that [`Protect::MarkIfgroup`] has put the device into.
+    #[serde(default)]
+    pub group: Option<u32>,
+    /// All that our own sockets ever connect to, with [`Protect::HostRoute`].
+    #[serde(default)]
+    pub servers: Vec<IpAddr>,
+    /// Why nothing of ours can come back, in words.
+    #[serde(default)]
+    pub explanation: String,
     /// Our bit. With [`Protect::Mark`] every own socket must set it. With [`Protect::Bind`] it may be
     /// there too: it then keeps the answers to incoming connections out of the capture.
     pub mark: Option<Mark>,
@@ -237,6 +328,16 @@ pub enum PlanError {
         /// The rule they must come before.
         below: u32,
     },
+    /// The host cannot carry the protection.
+    #[error("this host cannot carry --protect {name}: {why}; use {instead}")]
+    Protect {
+        /// Its name.
+        name: &'static str,
+        /// What stands in the way.
+        why: String,
+        /// The best alternative.
+        instead: &'static str,
+    },
     /// Everything is excluded.
     #[error("there is nothing to capture: every included network is excluded")]
     Nothing,
@@ -263,6 +364,9 @@ struct Draft<'a> {
     mark: Option<Mark>,
     table: Table,
     uplinks: Uplinks,
+    sources: Option<Sources>,
+    group: Option<u32>,
+    tun_addresses: Vec<IpNet>,
     notes: Vec<String>,
 }
 

@@ -78,6 +78,14 @@ fn ask(plan: &Plan, destinations: &[IpAddr], rehearsal: Option<Mark>) -> Result<
                 plan.tun_name
             )));
         }
+        if let Some(query) = bound_program(plan, dst, rehearsal)
+            && super::query::query(&query)?.oif_name != plan.tun_name
+        {
+            return Err(RouteError::NotProven(format!(
+                "a program that binds the uplink's address would escape on its way to {dst}: its port is not looked at; \
+                 use --protect mark"
+            )));
+        }
         if !captured && plan.samples.contains(&dst) {
             return Err(RouteError::NotProven(format!(
                 "a program's packet to {dst} would not be captured but go {}",
@@ -94,7 +102,7 @@ fn own_packet(plan: &Plan, dst: IpAddr, rehearsal: Option<Mark>) -> Option<Route
     let mut query = RouteQuery::to(dst);
     query.mark = rehearsal;
     match plan.protect {
-        Protect::Mark => {
+        Protect::Mark | Protect::MarkTerminal | Protect::MarkIfgroup => {
             let bits = plan.mark.map_or(0, |m| m.0) | rehearsal.map_or(0, |m| m.0);
             query.mark = Some(Mark(bits));
         }
@@ -104,8 +112,24 @@ fn own_packet(plan: &Plan, dst: IpAddr, rehearsal: Option<Mark>) -> Option<Route
             query.oif = Some(plan.uplinks.get(Family::of(dst))?.index);
         }
         Protect::Bind => {}
+        // One to this host itself is not bound either.
+        Protect::SourceRule if !dst.is_loopback() => {
+            let sources = plan.sources?;
+            query = query.from(sources.get(Family::of(dst))?, sources.ports.0);
+        }
+        Protect::SourceRule => {}
+        protect if protect.is_host_route() && (plan.servers.contains(&dst) || dst.is_loopback()) => {}
+        // They are refused, or of another namespace.
+        Protect::HostRoute | Protect::HostRouteHalves | Protect::Netns => return None,
     }
     Some(query)
+}
+
+/// A program that binds the address that our own sockets have, but none of their ports: it must not escape.
+fn bound_program(plan: &Plan, dst: IpAddr, rehearsal: Option<Mark>) -> Option<RouteQuery> {
+    let sources = plan.sources.filter(|_| plan.samples.contains(&dst))?;
+    let src = Some(sources.get(Family::of(dst))?);
+    Some(RouteQuery { mark: rehearsal, src, ..RouteQuery::to(dst) })
 }
 
 fn way(answer: &RouteAnswer) -> String {

@@ -20,17 +20,25 @@ pub struct RouteQuery {
     pub src: Option<IpAddr>,
     /// The user who sends it; `None` is the asking one.
     pub uid: Option<u32>,
+    /// The port its socket is bound to; `None` is one that no rule names.
+    #[serde(default)]
+    pub sport: Option<u16>,
 }
 
 impl RouteQuery {
     /// An unmarked packet of an unbound socket to `dst`.
     pub fn to(dst: IpAddr) -> Self {
-        Self { dst, mark: None, oif: None, src: None, uid: None }
+        Self { dst, mark: None, oif: None, src: None, uid: None, sport: None }
     }
 
     /// The same with a mark.
     pub fn marked(self, mark: Mark) -> Self {
         Self { mark: Some(mark), ..self }
+    }
+
+    /// The same from a socket bound to an address and a port.
+    pub fn from(self, src: IpAddr, sport: u16) -> Self {
+        Self { src: Some(src), sport: Some(sport), ..self }
     }
 
     /// The same from a socket bound to a device.

@@ -14,7 +14,7 @@ use oneway_lab::{NetNs, Snapshot, Topology};
 use crate::common::{SECOND, TUN, reaches_origin, run, stop};
 
 /// Servers on the wildcard addresses.
-fn serve(namespace: &NetNs) -> Result<Origin, Failed> {
+pub fn serve(namespace: &NetNs) -> Result<Origin, Failed> {
     Ok(Origin::start(namespace, &[Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()])?)
 }
 
@@ -26,7 +26,7 @@ fn serve_uplinks(host: &NetNs) -> Result<Origin, Failed> {
 
 /// What somebody far away sees of a service, and how the answers left.
 #[derive(Debug, PartialEq, Eq)]
-struct Seen {
+pub struct Seen {
     what: String,
     tcp: bool,
     udp_from: Option<IpAddr>,
@@ -34,7 +34,7 @@ struct Seen {
 }
 
 /// Asks the services of both uplinks' addresses from the far side of both routers.
-fn visit(lab: &Standard, service: u16) -> Result<Vec<Seen>, Failed> {
+pub fn visit(lab: &Standard, service: u16) -> Result<Vec<Seen>, Failed> {
     let all = Recorder::start(&lab.host, None)?;
     let mut found = Vec::new();
     let uplinks: [(Pair, Pair); 2] =
@@ -146,6 +146,12 @@ pub fn a_bound_program_is_captured() -> TestResult {
     let lab = Topology::standard()?;
     let before = Snapshot::take(&lab.host)?;
     let mut oneway = run(&lab.host, &[])?;
+    bound_programs_are_captured(&lab)?;
+    stop(&mut oneway, &lab.host, &before)
+}
+
+/// Programs bound to either uplink's address, while it runs.
+pub fn bound_programs_are_captured(lab: &Standard) -> TestResult {
     let tun = Recorder::start(&lab.host, Some(TUN))?;
     for uplink in [address::HOST_UP1, address::HOST_UP2] {
         for (from, to) in uplink.both().into_iter().zip(address::ORIGIN.both()) {
@@ -159,7 +165,7 @@ pub fn a_bound_program_is_captured() -> TestResult {
             assert_eq!(tun.count(|p| p.is_udp() && p.src == from && p.dst == to)?, 1, "{from} escaped");
         }
     }
-    stop(&mut oneway, &lab.host, &before)
+    Ok(())
 }
 
 pub fn servers_answer_as_without_us() -> TestResult {

@@ -23,6 +23,8 @@ mod prove;
 #[cfg(target_os = "linux")]
 mod rights;
 #[cfg(target_os = "linux")]
+mod strategies;
+#[cfg(target_os = "linux")]
 mod uplink;
 
 #[cfg(target_os = "linux")]
@@ -53,6 +55,7 @@ fn main() -> std::process::ExitCode {
         breaker::one_destination_that_loops_leaves_the_others_alone,
         health::a_deleted_device_ends_it,
     ];
+    let both = strategies::each(both);
     oneway_lab::variants![
         both,
         ["user"],
@@ -65,6 +68,10 @@ fn main() -> std::process::ExitCode {
         prove::the_doctor_proves_before_and_while_it_runs,
         prove::the_doctor_finds_what_others_broke,
         prove::why_follows_a_packet,
+        strategies::routes_into_the_device_do_not_count_for_mark_ifgroup,
+        strategies::names_are_asked_for_in_the_namespace,
+        strategies::a_server_that_moves_gets_a_host_route,
+        strategies::what_a_host_cannot_carry_is_refused_by_name,
         prove::check_finds_loops_before_anything_is_touched,
         flows::fragments_find_a_connection_made_again,
         rights::one_capability_is_enough,

@@ -56,14 +56,22 @@ pub fn one_capability_is_enough() -> TestResult {
     if user.is_some() {
         oneway_lab::open_tun_to_everybody()?;
     }
-    for capabilities in [CapabilitySet::NET_ADMIN, CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW] {
-        let mut start = program(&lab.host, &path, &[]).capabilities(capabilities);
+    let raw = CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW;
+    for (options, capabilities) in [
+        (&[][..], CapabilitySet::NET_ADMIN),
+        (&[], raw),
+        (&["--protect", "mark-ifgroup"], CapabilitySet::NET_ADMIN),
+        (&["--protect", "source-rule"], CapabilitySet::NET_ADMIN),
+    ] {
+        let mut start = program(&lab.host, &path, options).capabilities(capabilities);
         if let Some(user) = user {
             start = start.uid(user);
         }
         let mut oneway = start.start()?;
         assert!(oneway.ready_line().ends_with("loop-free: proven"), "{}", oneway.ready_line());
-        without_children(&oneway, || assert!(reaches_origin(&lab.host, SECOND), "{capabilities:?}"));
+        without_children(&oneway, || {
+            assert!(reaches_origin(&lab.host, SECOND), "{options:?} {capabilities:?}")
+        });
         let status = ask(&lab.host, "status")?;
         assert_eq!(status["pid"], oneway.pid());
         stop(&mut oneway, &lab.host, &before)?;

@@ -99,6 +99,7 @@ fn egress(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Re
     settings.protect = text_at(&mut section, "protect", reader);
     settings.interface = text_at(&mut section, "interface", reader);
     settings.mark = number_at(&mut section, "mark", reader);
+    settings.netns = text_at(&mut section, "netns", reader);
     section.finish(reader);
 }
 

@@ -32,8 +32,8 @@ pub use outbound::{
 };
 pub use rules::{DataFile, RuleLine, RuleSetConfig, RulesConfig};
 pub use value::{
-    CaptureMode, DnsMode, InterfaceName, InvalidValue, LogFormat, LogLevel, MarkBit, Mtu, Prefix, Protect,
-    StackKind, TunAddress, TunFd, Uid,
+    CaptureMode, DnsMode, InterfaceName, InvalidValue, LogFormat, LogLevel, MarkBit, Mtu, NetnsName, Prefix,
+    Protect, StackKind, TunAddress, TunFd, Uid,
 };
 
 /// The stack that is used unless another one is asked for.
@@ -111,6 +111,8 @@ pub struct EgressConfig {
     pub interface: Option<InterfaceName>,
     /// The bit of the firewall mark, if it is not chosen free.
     pub mark: Option<MarkBit>,
+    /// The network namespace that our own sockets are made in.
+    pub netns: Option<NetnsName>,
 }
 
 /// What is logged.
@@ -175,6 +177,8 @@ pub struct Origins {
     pub mtu: Option<Origin>,
     /// The pinned uplink.
     pub interface: Option<Origin>,
+    /// What keeps our own sockets out of the capture.
+    pub protect: Option<Origin>,
     /// The mark.
     pub mark: Option<Origin>,
     /// What is excluded.

@@ -10,8 +10,8 @@ use super::limits::{LimitsConfig, Wait};
 use super::outbound::{BLOCK, DIRECT, OutboundSpec, PROXY, ProxySpec};
 use super::rules::RuleSettings;
 use super::value::{
-    CaptureMode, DnsMode, InterfaceName, LogFormat, LogLevel, MarkBit, Mtu, Prefix, Protect, StackKind,
-    TunAddress, TunFd, Uid,
+    CaptureMode, DnsMode, InterfaceName, LogFormat, LogLevel, MarkBit, Mtu, NetnsName, Prefix, Protect,
+    StackKind, TunAddress, TunFd, Uid,
 };
 use super::{
     CaptureConfig, Config, DEFAULT_STACK, EgressConfig, FaultSpec, LogConfig, Options, Origins, TunConfig,
@@ -54,6 +54,7 @@ pub(super) struct Settings {
     pub(super) protect: Set<Protect>,
     pub(super) interface: Set<InterfaceName>,
     pub(super) mark: Set<MarkBit>,
+    pub(super) netns: Set<NetnsName>,
     pub(super) dns_mode: Set<DnsMode>,
     pub(super) dns_upstream: Set<Vec<DnsUpstream>>,
     pub(super) fake_ip: FakeIpSettings,
@@ -100,6 +101,7 @@ impl From<Options> for Settings {
             protect: one(options.protect, "--protect"),
             interface: one(options.interface, "--interface"),
             mark: None,
+            netns: None,
             dns_mode: one(options.dns, "--dns"),
             dns_upstream: many(options.dns_upstream, "--dns-upstream"),
             fake_ip: FakeIpSettings::default(),
@@ -168,6 +170,7 @@ impl Settings {
             tun_addresses: of(&self.tun_addresses),
             mtu: of(&self.mtu),
             interface: of(&self.interface),
+            protect: of(&self.protect),
             mark: of(&self.mark),
             exclude: of(&self.exclude),
             outbounds,
@@ -185,6 +188,7 @@ impl Settings {
         }
         let mut warnings = Vec::new();
         let (outbounds, final_outbound) = self.resolve_outbounds(errors, &mut warnings);
+        self.check_protection(&final_outbound, &outbounds, errors);
         let dns = self.dns(&outbounds, errors);
         if let Some(Located { value, origin }) = &self.include
             && value.is_empty()
@@ -216,6 +220,7 @@ impl Settings {
                 protect: value_or(self.protect, Protect::Auto),
                 interface: self.interface.map(|set| set.value),
                 mark: self.mark.map(|set| set.value),
+                netns: self.netns.map(|set| set.value),
             },
             outbounds,
             rules: self.rules.into_config(final_outbound),
@@ -242,11 +247,6 @@ impl Settings {
         {
             refuse(&set.origin, &format!("capture mode {}", set.value));
         }
-        if let Some(set) = &self.protect
-            && matches!(set.value, Protect::SourceRule | Protect::HostRoute | Protect::Netns)
-        {
-            refuse(&set.origin, &format!("protection by {}", set.value));
-        }
         if let Some(set) = self.exclude_cgroup.as_ref().filter(|set| !set.value.is_empty()) {
             refuse(&set.origin, "excluding control groups");
         }
@@ -255,6 +255,60 @@ impl Settings {
         }
         if let Some(set) = &self.api {
             refuse(&set.origin, "the HTTP API");
+        }
+    }
+
+    /// What a protection cannot protect, and what says nothing without it.
+    fn check_protection(
+        &self,
+        final_outbound: &str,
+        outbounds: &BTreeMap<String, OutboundSpec>,
+        errors: &mut Vec<ConfigError>,
+    ) {
+        let protect = self.protect.as_ref().map_or(Protect::Auto, |set| set.value);
+        let at = |origin: &Origin, message: String| ConfigError::new(Some(origin.clone()), message);
+        if let Some(set) = &self.protect {
+            let is_direct =
+                |name: &str| name == "DIRECT" || matches!(outbounds.get(name), Some(OutboundSpec::Direct));
+            let mut direct =
+                outbounds.keys().map(String::as_str).filter(|name| is_direct(name)).chain(["DIRECT"]);
+            let grouped = outbounds.iter().find(|(_, spec)| match spec {
+                OutboundSpec::Group(group) => group.members.iter().any(|member| is_direct(member)),
+                _ => false,
+            });
+            let by = if is_direct(final_outbound) {
+                Some("the final outbound is direct".to_owned())
+            } else if direct.any(|name| self.rules.mention(name)) {
+                Some("a rule leads to direct".to_owned())
+            } else {
+                grouped.map(|(name, _)| format!("the group {name:?} has a direct member"))
+            };
+            match (protect, by) {
+                (Protect::HostRoute | Protect::HostRouteHalves, Some(by)) => errors.push(at(
+                    &set.origin,
+                    format!(
+                        "{protect} cannot protect direct connections to arbitrary destinations, and {by}; send \
+                         everything by a proxy, or use mark"
+                    ),
+                )),
+                (Protect::Netns, _) if self.netns.is_none() => {
+                    errors.push(at(&set.origin, "netns needs a namespace; name one with egress.netns, or use mark".into()));
+                }
+                _ => {}
+            }
+        }
+        if let Some(set) = &self.netns {
+            if !matches!(protect, Protect::Auto | Protect::Netns) {
+                let message = format!(
+                    "a namespace for protection by {protect} has no meaning; use netns, or leave it out"
+                );
+                errors.push(at(&set.origin, message));
+            }
+            if self.interface.is_some() {
+                let message =
+                    "an interface cannot be pinned in another namespace; leave one of the two out".to_owned();
+                errors.push(at(&set.origin, message));
+            }
         }
     }
 

@@ -65,7 +65,7 @@ fn nothing_is_a_complete_configuration() {
                 strict: false,
             },
             tun: TunConfig::default(),
-            egress: EgressConfig { protect: Protect::Auto, interface: None, mark: None },
+            egress: EgressConfig { protect: Protect::Auto, interface: None, mark: None, netns: None },
             outbounds: BTreeMap::from([
                 ("direct".to_owned(), OutboundSpec::Direct),
                 ("block".to_owned(), OutboundSpec::Block),
@@ -453,7 +453,7 @@ fn unknown_keys() {
     );
     wrong(
         "[egress]\nx = 1",
-        &["etc/oneway.toml:2:1: unknown key `x` in [egress]; the keys are protect, interface, mark"],
+        &["etc/oneway.toml:2:1: unknown key `x` in [egress]; the keys are protect, interface, mark, netns"],
     );
     wrong(
         "[dns]\nx = 1\nfake-ip = { y = 1 }",
@@ -510,7 +510,8 @@ fn wrong_values() {
         ("capture.stack = \"\"", "1:17: capture.stack: \"\" is no stack; use user or system"),
         (
             "egress.protect = \"x\"",
-            "1:18: egress.protect: \"x\" is no protection; use auto, mark, bind, source-rule, host-route or netns",
+            "1:18: egress.protect: \"x\" is no protection; use auto, mark, mark-terminal, mark-ifgroup, bind, \
+             source-rule, host-route, host-route-halves or netns",
         ),
         ("dns.mode = \"x\"", "1:12: dns.mode: \"x\" is no DNS mode; use fake-ip, real or off"),
         (
@@ -723,6 +724,41 @@ fn wrong_outbounds() {
 }
 
 #[test]
+fn protections_that_cannot_be_are_refused_with_a_way_out() {
+    for (text, error) in [
+        (
+            "egress.protect = \"host-route\"",
+            "1:18: host-route cannot protect direct connections to arbitrary destinations, and the final outbound is \
+             direct; send everything by a proxy, or use mark",
+        ),
+        (
+            "proxy = \"socks5://192.0.2.1:1080\"\negress.protect = \"host-route\"\n\
+             [rules]\nlist = [\"IP-CIDR,10.0.0.0/8,DIRECT\"]",
+            "2:18: host-route cannot protect direct connections to arbitrary destinations, and a rule leads to direct; \
+             send everything by a proxy, or use mark",
+        ),
+        (
+            "egress.protect = \"netns\"",
+            "1:18: netns needs a namespace; name one with egress.netns, or use mark",
+        ),
+        (
+            "egress = { protect = \"bind\", netns = \"vpn\" }",
+            "1:38: a namespace for protection by bind has no meaning; use netns, or leave it out",
+        ),
+        (
+            "egress = { interface = \"eth1\", netns = \"vpn\" }",
+            "1:40: an interface cannot be pinned in another namespace; leave one of the two out",
+        ),
+        (
+            "egress.netns = \"\"",
+            "1:16: egress.netns: \"\" is no network namespace; use a name that `ip netns list` shows, or a path",
+        ),
+    ] {
+        wrong(text, &[&format!("etc/oneway.toml:{error}")]);
+    }
+}
+
+#[test]
 fn later_versions_are_refused() {
     for (text, error) in [
         ("capture.mode = \"redirect\"", "1:16: capture mode redirect is not available in this version"),
@@ -735,15 +771,6 @@ fn later_versions_are_refused() {
             "capture.exclude-process = [\"a\"]",
             "1:27: excluding processes by name is not available in this version",
         ),
-        (
-            "egress.protect = \"source-rule\"",
-            "1:18: protection by source-rule is not available in this version",
-        ),
-        (
-            "egress.protect = \"host-route\"",
-            "1:18: protection by host-route is not available in this version",
-        ),
-        ("egress.protect = \"netns\"", "1:18: protection by netns is not available in this version"),
         ("confirm = 0", "1:11: confirm: nobody can confirm in 0 seconds; give at least 1"),
         (
             "api = { listen = \"127.0.0.1:9090\", secret = \"s\" }",

@@ -78,12 +78,18 @@ words!(
         Auto = "auto",
         /// A bit of the firewall mark (`SO_MARK`).
         Mark = "mark",
+        /// The same, and rules that end the decision about packets with that bit.
+        MarkTerminal = "mark-terminal",
+        /// The same, and no route into the capture device counts for them (`suppress_ifgroup`).
+        MarkIfgroup = "mark-ifgroup",
         /// Binding to the uplink (`SO_BINDTODEVICE`).
         Bind = "bind",
-        /// A policy rule for the sockets' source address.
+        /// A policy rule for the sockets' source address and ports.
         SourceRule = "source-rule",
         /// A host route for each proxy server.
         HostRoute = "host-route",
+        /// The same, with `0/1` and `128/1` in main over an untouched default route.
+        HostRouteHalves = "host-route-halves",
         /// A network namespace that is not captured.
         Netns = "netns",
     }
@@ -152,6 +158,30 @@ impl FromStr for InterfaceName {
         if name.is_empty() || name.len() > 15 || name == "." || name == ".." || name.contains(wrong) {
             return Err(InvalidValue(format!(
                 "{name:?} is no interface name; use 1 to 15 bytes without `/`, `:`, `%` and blanks"
+            )));
+        }
+        Ok(Self(name.to_owned()))
+    }
+}
+
+/// A network namespace: a name of `ip netns`, or a path with a `/` in it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NetnsName(String);
+
+impl NetnsName {
+    /// The name or path.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for NetnsName {
+    type Err = InvalidValue;
+    fn from_str(name: &str) -> Result<Self, InvalidValue> {
+        // PATH_MAX, with its end.
+        if name.is_empty() || name.len() > 4_095 || name == "." || name == ".." || name.contains('\0') {
+            return Err(InvalidValue(format!(
+                "{name:?} is no network namespace; use a name that `ip netns list` shows, or a path"
             )));
         }
         Ok(Self(name.to_owned()))

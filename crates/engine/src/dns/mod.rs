@@ -13,7 +13,7 @@ use oneway_dns::{
     Client, ClientConfig, DEFAULT_EXCLUDED, FakeIp, FakeIpConfig, Mode, Patterns, Pinned, Server, Upstream,
     nameservers,
 };
-use oneway_egress::Egress;
+use oneway_egress::{Egress, Strategy};
 use oneway_flow::Target;
 use oneway_route::{Family, Snapshot};
 
@@ -28,6 +28,8 @@ const PORT: u16 = 53;
 
 /// Where the C library looks for servers.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// Where `ip netns exec` looks for those of a namespace (ip-netns(8)).
+const OF_NAMESPACES: &str = "/etc/netns";
 /// The servers behind systemd's stub, which would ask them by way of us (systemd-resolved(8)).
 const BEHIND_RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 
@@ -182,10 +184,15 @@ pub(crate) fn servers(config: &DnsConfig, egress: &Egress) -> (Vec<SocketAddr>, 
     )
 }
 
+/// The servers that our own questions may go to, whether or not they can be asked.
+pub(crate) fn server_addresses(config: &DnsConfig) -> Vec<IpAddr> {
+    upstreams(config, None).0.iter().map(|upstream| upstream.addr().ip()).collect()
+}
+
 /// Without any upstream in the configuration, the server that a client asks is the one that it trusts; those of the
 /// system are for names that nobody asked a server for.
-fn client_config(config: &DnsConfig, egress: &Egress) -> ClientConfig {
-    let system = || system_servers().into_iter().map(Upstream::Udp);
+fn upstreams(config: &DnsConfig, netns: Option<&str>) -> (Vec<Upstream>, bool) {
+    let system = || system_servers(netns).into_iter().map(Upstream::Udp);
     let mut upstreams: Vec<Upstream> = Vec::new();
     for upstream in &config.upstream {
         match upstream {
@@ -198,6 +205,16 @@ fn client_config(config: &DnsConfig, egress: &Egress) -> ClientConfig {
     if original_first {
         upstreams.extend(system());
     }
+    (upstreams, original_first)
+}
+
+fn client_config(config: &DnsConfig, egress: &Egress) -> ClientConfig {
+    let strategy = egress.strategy();
+    let netns = match &*strategy {
+        Strategy::Netns(namespace) => Some(namespace.name()),
+        _ => None,
+    };
+    let (mut upstreams, original_first) = upstreams(config, netns);
     // What leads into the TUN is ourselves.
     upstreams.retain(|upstream| {
         let checked = egress.check_addr(upstream.addr());
@@ -209,8 +226,15 @@ fn client_config(config: &DnsConfig, egress: &Egress) -> ClientConfig {
     ClientConfig { upstreams, original_first }
 }
 
-fn system_servers() -> Vec<SocketAddr> {
-    let read = |path| nameservers(&std::fs::read_to_string(path).unwrap_or_default());
+/// Those of the system, or of the namespace that our own sockets are made in, if that has a list of its own.
+fn system_servers(netns: Option<&str>) -> Vec<SocketAddr> {
+    let read = |path: &str| nameservers(&std::fs::read_to_string(path).unwrap_or_default());
+    if let Some(name) = netns.filter(|name| !name.contains('/')) {
+        let servers = read(&format!("{OF_NAMESPACES}/{name}/resolv.conf"));
+        if !servers.is_empty() {
+            return servers;
+        }
+    }
     let servers = read(RESOLV_CONF);
     if servers.iter().all(|server| server.ip().is_loopback()) {
         let behind = read(BEHIND_RESOLVED);

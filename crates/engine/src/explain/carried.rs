@@ -38,6 +38,18 @@ pub(super) fn by_tunnels(
     None
 }
 
+/// The same of a namespace that only our own sockets are of: what carries a tunnel on may be sent in this one, as WireGuard
+/// does when its device was moved there.
+pub(super) fn by_tunnels_elsewhere(there: &Snapshot, via: &BTreeSet<String>) -> Option<(LoopFree, String)> {
+    let device = |name: &str| name.rsplit('/').next().and_then(|name| there.link(name)).cloned();
+    let tunnel = via.iter().find(|name| device(name).is_some_and(|l| is_tunnel(&l, IfIndex(0))))?;
+    let why = format!(
+        "some of it leaves by {tunnel}, a tunnel: what carries it on may be sent in this namespace, and captured; give the \
+         namespace an uplink of its own"
+    );
+    Some((LoopFree::NotProven, why))
+}
+
 /// A device whose packets another program, or the kernel, packs into others.
 fn is_tunnel(link: &Link, tun: IfIndex) -> bool {
     let kind = link.kind.as_deref().unwrap_or_default();

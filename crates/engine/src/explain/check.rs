@@ -7,7 +7,10 @@ use oneway_route::{Packet, Plan, PlanError, RouteKind, RouteQuery, Snapshot, dec
 
 use super::scene::{Scene, without_ours};
 use crate::assemble::{self, system_resolver};
-use crate::config::{Config, ConfigError, Loaded, Origin, Origins, OutboundSpec, ProxySpec, ServerHost};
+use crate::config::{
+    Config, ConfigError, Loaded, Origin, Origins, OutboundSpec, Protect, ProxySpec, ServerHost,
+};
+use crate::dns;
 use crate::error::EngineError;
 use crate::lifecycle::{self, Planned};
 
@@ -28,7 +31,14 @@ fn loops(config: &Config, origins: &Origins) -> Vec<ConfigError> {
     let Ok(host) = Snapshot::take() else { return Vec::new() };
     let host = without_ours(&host);
     let mut errors = local_proxies(config, origins, &host);
-    match lifecycle::planned(config, &host) {
+    let servers = given(config, origins).map(|(_, server, _)| server.ip());
+    let servers: Vec<IpAddr> = match config.egress.protect {
+        Protect::HostRoute | Protect::HostRouteHalves => {
+            servers.chain(dns::server_addresses(&config.dns)).collect()
+        }
+        _ => Vec::new(),
+    };
+    match lifecycle::planned(config, &host, &servers) {
         Ok(planned) => errors.extend(proxies(config, origins, &host, &planned)),
         Err(EngineError::Plan(error)) => errors.extend(unplannable(&error, origins)),
         // What only this host stands in the way of is no fault of the configuration either.
@@ -47,6 +57,7 @@ fn unplannable(error: &PlanError, origins: &Origins) -> Option<ConfigError> {
         PlanError::NoInterface(_) => at(&origins.interface),
         PlanError::NotOneBit(_) | PlanError::MarkInUse { .. } => at(&origins.mark),
         PlanError::Nothing => at(&origins.exclude),
+        PlanError::Protect { .. } => at(&origins.protect),
         _ => None,
     }
 }
@@ -129,9 +140,11 @@ fn unreachable_by(host: &Snapshot, plan: &Plan, strategy: &Strategy, dst: IpAddr
     let query = RouteQuery::to(dst);
     let decided = |query: &RouteQuery| decide(host, &Packet::of_socket(query, Scene::uid()));
     match strategy {
-        Strategy::Mark(mark) => {
+        // Asked there, where this host's routes say nothing.
+        Strategy::Netns(_) => None,
+        strategy if !matches!(strategy, Strategy::Bind { .. }) => {
             let tun = host.link(&plan.tun_name).map(|l| l.index);
-            let back = decided(&query.marked(*mark)).iter().any(|o| o.answer.oif == tun);
+            let back = decided(&strategy.question(dst)).iter().any(|o| o.answer.oif == tun);
             back.then(|| format!("a route of the host leads it into {}", plan.tun_name))
         }
         Strategy::Bind { index, name } => {
@@ -141,5 +154,6 @@ fn unreachable_by(host: &Snapshot, plan: &Plan, strategy: &Strategy, dst: IpAddr
             let advice = "name the device that leads to it with --interface, or use --protect mark";
             (!reached).then(|| format!("our sockets are bound to {name}, which has no route to it; {advice}"))
         }
+        _ => None,
     }
 }

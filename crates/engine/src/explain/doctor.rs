@@ -184,7 +184,7 @@ fn everywhere(scene: &Scene<'_>, family: Family) -> Found {
     if !scene.host.has(family) {
         return Found::proven(format!("this host has no {family}, and no socket is made"));
     }
-    let destinations = classes(scene.host, family, &scene.own);
+    let destinations = classes(scene.elsewhere.as_ref().unwrap_or(scene.host), family, &scene.own);
     if destinations.len() > MOST {
         return Found::of(
             LoopFree::NotProven,
@@ -214,7 +214,9 @@ fn ask(scene: &Scene<'_>, destinations: &[IpAddr]) -> Found {
             }
         }
     }
-    for dst in destinations.iter().filter(|dst| scene.egress.check(**dst).is_ok()) {
+    // In another namespace there is no device of ours that a packet could be led into.
+    let asked = destinations.iter().filter(|_| scene.elsewhere.is_none());
+    for dst in asked.filter(|dst| scene.egress.check(**dst).is_ok()) {
         let packet = Packet::of_socket(&scene.own_query(*dst), Scene::uid());
         for outcome in decide_socket(scene.host, &packet) {
             if outcome.answer.oif == Some(scene.tun) && outcome.answer.kind != RouteKind::Local {
@@ -236,7 +238,11 @@ fn ask(scene: &Scene<'_>, destinations: &[IpAddr]) -> Found {
         return Found { verdict: LoopFree::NotProven, why, via: found.via };
     }
     let family = destinations.first().map_or(Family::V4, |dst| Family::of(*dst));
-    if let Some((verdict, why)) = carried::by_tunnels(scene.host, scene.tun, family, &found.via) {
+    let carried = match &scene.elsewhere {
+        Some(there) => carried::by_tunnels_elsewhere(there, &found.via),
+        None => carried::by_tunnels(scene.host, scene.tun, family, &found.via),
+    };
+    if let Some((verdict, why)) = carried {
         return Found { verdict, why, via: found.via };
     }
     let says = if scene.running { "asked of the kernel" } else { "asked of the model of the plan" };

@@ -43,6 +43,8 @@ pub(super) struct Scene<'a> {
     /// A question that the model and the kernel answer differently.
     pub(super) doubt: Option<String>,
     pub(super) notes: Vec<String>,
+    /// The namespace that our sockets are made in, if it is another one.
+    pub(super) elsewhere: Option<Snapshot>,
 }
 
 impl Scene<'_> {
@@ -60,12 +62,12 @@ impl Scene<'_> {
 fn own_query(strategy: &Strategy, host: &Snapshot, dst: IpAddr) -> RouteQuery {
     let query = RouteQuery::to(dst);
     match strategy {
-        Strategy::Mark(mark) => query.marked(*mark),
         Strategy::Bind { index, .. } => {
             let here = |o: &oneway_route::Outcome| o.answer.kind == RouteKind::Local;
             let local = decide(host, &Packet::of(&query, Scene::uid())).iter().any(here);
             if dst.is_loopback() || local { query } else { query.bound(*index) }
         }
+        _ => strategy.question(dst),
     }
 }
 
@@ -94,13 +96,22 @@ pub(super) fn running<T>(
         dispatch: &engine.shared.dispatch,
         guard: &engine.shared.guard,
         egress,
-        oracle: &KernelRoutes,
+        oracle: egress.routes(),
         servers: dns::servers(&about.dns, egress),
         doubt: compare(host, &egress.strategy(), &own),
         own,
         unresolved: Vec::new(),
         notes,
+        elsewhere: elsewhere(&egress.strategy())?,
     }))
+}
+
+/// What the namespace of our sockets looks like, if it is another one.
+fn elsewhere(strategy: &Strategy) -> Result<Option<Snapshot>, EngineError> {
+    match strategy {
+        Strategy::Netns(namespace) => lifecycle::protection::look(namespace).map(Some),
+        _ => Ok(None),
+    }
 }
 
 fn networks(host: &Snapshot, tun: IfIndex) -> Vec<IpNet> {
@@ -113,13 +124,14 @@ pub(super) fn planned<T>(config: &Config, answer: impl FnOnce(&Scene<'_>) -> T) 
     let (dispatch, _) = assemble::dispatch(config, &assemble::system_resolver())?;
     let real = Snapshot::take()?;
     let before = without_ours(&real);
-    let Planned { plan, strategy, why, .. } = lifecycle::planned(config, &before)?;
     let mut unresolved = Vec::new();
     for entry in dispatch.entries() {
         if let Err(error) = lifecycle::resolve(&entry.outbound)? {
             unresolved.push((entry.name.to_string(), error.to_string()));
         }
     }
+    let servers = lifecycle::servers(config, &dispatch, false)?;
+    let Planned { plan, strategy, why, .. } = lifecycle::planned(config, &before, &servers)?;
     let after = oneway_route::planned(&before, &plan);
     let tun = after.link(&plan.tun_name).map(|l| l.index).ok_or_else(|| EngineError::DeviceLost {
         name: plan.tun_name.clone(),
@@ -130,6 +142,7 @@ pub(super) fn planned<T>(config: &Config, answer: impl FnOnce(&Scene<'_>) -> T) 
     let egress = Egress::with_oracle(strategy.clone(), own.clone(), Box::new(model.clone()))?;
     let mut notes = plan.notes.clone();
     notes.push(format!("protection: {why}"));
+    notes.push(format!("why nothing loops: {}", plan.explanation));
     Ok(answer(&Scene {
         running: false,
         host: &after,
@@ -144,6 +157,7 @@ pub(super) fn planned<T>(config: &Config, answer: impl FnOnce(&Scene<'_>) -> T) 
         own,
         unresolved,
         notes,
+        elsewhere: elsewhere(&strategy)?,
     }))
 }
 
@@ -176,6 +190,7 @@ fn compare(host: &Snapshot, strategy: &Strategy, own: &[IpNet]) -> Option<String
             return Some(format!("{family} has more than {MOST} classes of destinations"));
         }
         for dst in destinations {
+            // Ours cannot be asked about while its source address is not the host's, or in another namespace.
             for query in [RouteQuery::to(dst), own_query(strategy, host, dst)] {
                 let kernel = match KernelRoutes.route(&query) {
                     Ok(answer) => answer,

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use oneway_egress::{Finding, Strategy};
 use oneway_flow::{Network, Owner, Target};
 use oneway_outbound::Outbound;
-use oneway_route::{Family, Outcome, Packet, RouteAnswer, RouteQuery, decide, route_words, rule_words};
+use oneway_route::{
+    Family, Outcome, Packet, RouteAnswer, RouteQuery, Snapshot, decide, route_words, rule_words,
+};
 
 use super::carried;
 use super::scene::Scene;
@@ -81,11 +83,25 @@ pub(super) fn why(scene: &Scene<'_>, question: &WhyQuestion) -> Why {
 /// Why sockets of this kind do not come back, in one sentence.
 fn reason(strategy: &Strategy, tun: &str) -> String {
     match strategy {
-        Strategy::Mark(mark) => {
+        Strategy::Mark(mark) | Strategy::MarkTerminal(mark) | Strategy::MarkIfgroup(mark) => {
             format!("the rules that lead into {tun} match packets without mark {mark}; ours carry it")
         }
         Strategy::Bind { name, .. } => {
             format!("ours are bound to {name}, and for them the routes that lead into {tun} do not count")
+        }
+        Strategy::SourceRule(rule) => {
+            let (first, last) = rule.sources.ports;
+            format!(
+                "the rules that lead into {tun} match all but the uplink's address with ports {first}-{last}; ours are \
+                 bound to those"
+            )
+        }
+        Strategy::HostRoute(rule) => format!(
+            "ours go to servers alone that table {} has host routes for, which come before the routes into {tun}",
+            rule.table
+        ),
+        Strategy::Netns(namespace) => {
+            format!("ours are made in the namespace {}, in which there is no {tun}", namespace.name())
         }
     }
 }
@@ -115,14 +131,14 @@ fn program(scene: &Scene<'_>, question: &WhyQuestion, dst: IpAddr) -> Way {
             match outcomes.first() {
                 Some(outcome) => {
                     let answer = outcome.answer.clone();
-                    shown(scene, what, "the model", &answer, Some(outcome))
+                    shown(scene.host, what, "the model", &answer, Some(outcome))
                 }
                 None => Way { packet: what, ..Way::default() },
             }
         }
         from => {
             let from = from.map(|a| format!(", from {a}")).unwrap_or_default();
-            way(scene, &query, format!("without mark, of user {}{from}", question.uid))
+            way(scene, &query, format!("without mark, of user {}{from}", question.uid), false)
         }
     }
 }
@@ -145,14 +161,26 @@ fn dial(scene: &Scene<'_>, address: SocketAddr, whose: &str) -> Dial {
     let refused = scene.egress.check_addr(address).err();
     let query = scene.own_query(address.ip());
     let packet = match &*scene.egress.strategy() {
-        Strategy::Mark(mark) => format!("with mark {mark}"),
+        Strategy::Mark(mark) | Strategy::MarkTerminal(mark) | Strategy::MarkIfgroup(mark) => {
+            format!("with mark {mark}")
+        }
+        Strategy::SourceRule(_) => match (query.src, query.sport) {
+            (Some(src), Some(port)) => format!("from {src} port {port}"),
+            _ => "to this host itself, so not bound".to_owned(),
+        },
+        Strategy::HostRoute(_) => "without anything set".to_owned(),
+        Strategy::Netns(namespace) => format!("in the namespace {}", namespace.name()),
         Strategy::Bind { name, .. } if query.oif.is_some() => format!("bound to {name}"),
         Strategy::Bind { .. } => "to this host itself, so not bound".to_owned(),
     };
-    let way = refused.is_none().then(|| way(scene, &query, packet));
+    let way = refused.is_none().then(|| way(scene, &query, packet, true));
     let device = way.as_ref().and_then(|w| w.device.clone());
     let via = device.into_iter().collect();
-    let (loop_free, why) = match carried::by_tunnels(scene.host, scene.tun, Family::of(address.ip()), &via) {
+    let carried = match &scene.elsewhere {
+        Some(there) => carried::by_tunnels_elsewhere(there, &via),
+        None => carried::by_tunnels(scene.host, scene.tun, Family::of(address.ip()), &via),
+    };
+    let (loop_free, why) = match carried {
         Some((verdict, why)) if loop_free == LoopFree::Proven => (verdict, why),
         _ => (loop_free, why),
     };
@@ -167,35 +195,53 @@ fn dial(scene: &Scene<'_>, address: SocketAddr, whose: &str) -> Dial {
 }
 
 /// The kernel's answer, and the model's account of which rule and route gave it.
-fn way(scene: &Scene<'_>, query: &RouteQuery, packet: String) -> Way {
-    let says = if scene.running { "the kernel" } else { "the model of the plan" };
-    match scene.oracle.route(query) {
+/// `own` is a packet of our sockets, which may be of another namespace.
+fn way(scene: &Scene<'_>, query: &RouteQuery, packet: String, own: bool) -> Way {
+    let says = match (&scene.elsewhere, scene.running) {
+        (Some(_), _) if own => "the kernel, in that namespace",
+        (_, true) => "the kernel",
+        (_, false) => "the model of the plan",
+    };
+    let answer = match (own, &*scene.egress.strategy()) {
+        (true, Strategy::Netns(namespace)) => {
+            let query = *query;
+            match namespace.run(move || oneway_route::query(&query)) {
+                Ok(answer) => answer,
+                Err(error) => Err(oneway_route::RouteError::NotProven(error.to_string())),
+            }
+        }
+        // Whoever is asked for routes of our sockets is not the one to ask about others'.
+        (false, Strategy::Netns(_)) if scene.running => oneway_route::query(query),
+        _ => scene.oracle.route(query),
+    };
+    match answer {
         Err(error) => {
             Way { packet, kind: format!("unknown: {error}"), says: says.to_owned(), ..Way::default() }
         }
         Ok(answer) => {
-            let outcomes = decide(scene.host, &Packet::of(query, Scene::uid()));
+            let host = if own { scene.elsewhere.as_ref().unwrap_or(scene.host) } else { scene.host };
+            let outcomes = decide(host, &Packet::of(query, Scene::uid()));
             let same = |o: &&Outcome| o.answer.oif == answer.oif && o.answer.table == answer.table;
             let alike = |o: &&Outcome| o.answer.oif == answer.oif;
             let account = outcomes.iter().find(same).or_else(|| outcomes.iter().find(alike));
-            shown(scene, packet, says, &answer, account)
+            shown(host, packet, says, &answer, account)
         }
     }
 }
 
 fn shown(
-    scene: &Scene<'_>,
+    host: &Snapshot,
     packet: String,
     says: &str,
     answer: &RouteAnswer,
     account: Option<&Outcome>,
 ) -> Way {
-    let rule = account.and_then(|o| o.rule).and_then(|n| scene.host.rules.get(n));
-    let route = account.and_then(|o| o.route).and_then(|n| scene.host.routes.get(n));
+    let rule = account.and_then(|o| o.rule).and_then(|n| host.rules.get(n));
+    let route = account.and_then(|o| o.route).and_then(|n| host.routes.get(n));
     Way {
         packet,
         rule: rule.map(rule_words),
-        route: route.map(|r| route_words(scene.host, r)),
+        route: route.map(|r| route_words(host, r)),
         device: answer.oif.map(|_| answer.oif_name.clone()),
         gateway: answer.gateway,
         source: answer.prefsrc,

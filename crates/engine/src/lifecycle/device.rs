@@ -1,18 +1,19 @@
 //! The TUN device, made or taken over, and how our own sockets are kept out of it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use oneway_capture::shortcut::Shortcuts;
 use oneway_capture::tun::{Tun, TunOptions};
-use oneway_egress::{Strategy, Uplink};
+use oneway_egress::{Means, Namespace, Strategy, Uplink};
 use oneway_route::{
     Family, Journal, JournalState, Mark, NftSupport, Plan, Prepared, Protect, Request, RouteError, Snapshot,
     Uplinks, apply, no_hook,
 };
 
 use super::host::Host;
-use super::workers;
+use super::{protection, workers};
 use crate::assemble;
 use crate::config::{Config, FaultSpec, StackKind};
 use crate::control::StatePaths;
@@ -32,6 +33,8 @@ pub(super) struct Device {
     pub(super) request: Request,
     /// What nftables can do here.
     pub(super) nft: NftSupport,
+    /// Where our own sockets are made, if not here.
+    pub(super) namespace: Option<Arc<Namespace>>,
 }
 
 /// A plan, and the protection that it counts on.
@@ -40,10 +43,12 @@ pub(crate) struct Planned {
     request: Request,
     pub(crate) strategy: Strategy,
     pub(crate) why: String,
+    namespace: Option<Arc<Namespace>>,
 }
 
 /// Makes the device and every preparation, or takes over a device that is ready.
-pub(super) fn open(config: &Config, paths: &StatePaths) -> Result<Device, EngineError> {
+/// `servers` are all that our own sockets connect to, where every flow goes by a proxy.
+pub(super) fn open(config: &Config, paths: &StatePaths, servers: &[IpAddr]) -> Result<Device, EngineError> {
     let fault = config.tun.fault.clone();
     if fault.is_some() {
         tracing::warn!("packets are lost, held back or changed on purpose, as --fault asks for");
@@ -80,7 +85,7 @@ pub(super) fn open(config: &Config, paths: &StatePaths) -> Result<Device, Engine
     }
     let name = given.as_ref().map(|tun| tun.name().to_owned());
     let snapshot = Snapshot::take()?;
-    let Planned { plan, request, strategy, why } = plan(config, name, &snapshot)?;
+    let Planned { plan, request, strategy, why, namespace } = plan(config, name, &snapshot, servers)?;
     let tun = match given {
         Some(tun) => tun,
         None => {
@@ -105,6 +110,7 @@ pub(super) fn open(config: &Config, paths: &StatePaths) -> Result<Device, Engine
         uplinks,
         request,
         nft: snapshot.nft,
+        namespace,
     })
 }
 
@@ -136,8 +142,15 @@ pub(super) fn plan(
     config: &Config,
     given: Option<String>,
     snapshot: &Snapshot,
+    servers: &[IpAddr],
 ) -> Result<Planned, EngineError> {
-    let mut request = assemble::request(config, Protect::Mark);
+    let asked = assemble::protect(config);
+    let namespace = protection::namespace(config)?;
+    let mut request = assemble::request(config, protection::planned_for(asked, namespace.is_some()));
+    request.root = rustix::process::geteuid().is_root();
+    if request.protect.is_host_route() {
+        request.servers = servers.to_vec();
+    }
     if given.is_some() {
         request.tun_name = given;
     }
@@ -145,15 +158,21 @@ pub(super) fn plan(
     // Only a plan that marks has a mark; any does for asking whether marks can be set.
     let mark = plan.mark.unwrap_or(Mark(1 << 28));
     let uplink = uplink(config, &plan.uplinks);
-    let choice = oneway_egress::choose(assemble::protect(config), mark, uplink.as_ref())?;
+    let means = Means {
+        source: protection::source_rule(&plan),
+        servers: protection::host_route(&plan),
+        namespace: namespace.as_ref(),
+        ..Means::new(mark, uplink.as_ref())
+    };
+    let choice = oneway_egress::choose(asked, &means)?;
     let plan = match choice.strategy {
-        Strategy::Bind { .. } => {
+        Strategy::Bind { .. } if request.protect != Protect::Bind => {
             request.protect = Protect::Bind;
             oneway_route::plan(&request, snapshot)?
         }
-        Strategy::Mark(_) => plan,
+        _ => plan,
     };
-    Ok(Planned { plan, request, strategy: choice.strategy, why: choice.why })
+    Ok(Planned { plan, request, strategy: choice.strategy, why: choice.why, namespace })
 }
 
 fn uplink(config: &Config, uplinks: &Uplinks) -> Option<Uplink> {
@@ -185,11 +204,10 @@ fn take_over(config: &Config, tun: Tun) -> Result<Device, EngineError> {
     request.tun_name = Some(tun.name().to_owned());
     let uplinks = oneway_route::plan(&request, &snapshot)?.uplinks;
     let uplink = uplink(config, &uplinks);
-    let protect = match assemble::protect(config) {
-        oneway_egress::Protect::Auto => oneway_egress::Protect::Bind,
-        asked => asked,
-    };
-    let choice = oneway_egress::choose(protect, Mark(1 << 28), uplink.as_ref())?;
+    let namespace = protection::namespace(config)?;
+    let protect = protection::without_rights(assemble::protect(config), namespace.is_some())?;
+    let means = Means { namespace: namespace.as_ref(), ..Means::new(Mark(1 << 28), uplink.as_ref()) };
+    let choice = oneway_egress::choose(protect, &means)?;
     let families = addresses.iter().map(|net| Family::of_net(*net)).collect();
     Ok(Device {
         tun,
@@ -201,6 +219,7 @@ fn take_over(config: &Config, tun: Tun) -> Result<Device, EngineError> {
         uplinks,
         request,
         nft: snapshot.nft,
+        namespace,
     })
 }
 

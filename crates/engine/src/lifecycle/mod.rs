@@ -2,6 +2,7 @@
 
 mod device;
 mod host;
+pub(crate) mod protection;
 mod watching;
 
 use std::io;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use oneway_capture::listener::listen_on_device;
 use oneway_capture::shortcut::Shortcuts;
-use oneway_egress::{Egress, EgressError, Finding, KernelRoutes, Quarantined, Strategy};
+use oneway_egress::{Egress, EgressError, Finding, Quarantined, Strategy};
 use oneway_flow::FlowTable;
 use oneway_outbound::{DialError, Outbound, Resolve};
 use oneway_route::{Family, IfIndex, JournalState, Link, Plan, Snapshot};
@@ -24,7 +25,7 @@ use oneway_stack::tcp::{self, IsnGenerator};
 use tokio::sync::watch;
 
 use crate::assemble;
-use crate::config::{CaptureMode, Config, DnsConfig, StackKind};
+use crate::config::{CaptureMode, Config, DnsConfig, Protect, StackKind};
 use crate::control::{FlowInfo, InstanceLock, StatePaths, Status};
 use crate::dispatch::Dispatch;
 use crate::dns::{self, Dns, ProxyResolver};
@@ -97,13 +98,30 @@ impl End {
 /// [`EngineError::Config`], [`EngineError::Unsupported`], [`EngineError::Plan`], [`EngineError::Route`].
 pub fn plan(config: &Config) -> Result<Plan, EngineError> {
     available(config)?;
-    assemble::dispatch(config, &assemble::system_resolver())?;
-    device::plan(config, None, &Snapshot::take()?).map(|planned| planned.plan)
+    let (dispatch, _) = assemble::dispatch(config, &assemble::system_resolver())?;
+    let mut planned = device::plan(config, None, &Snapshot::take()?, &servers(config, &dispatch, true)?)?;
+    planned.plan.notes.push(format!("protection by {}: {}", planned.strategy, planned.why));
+    Ok(planned.plan)
+}
+
+/// All that our own sockets connect to, where the protection is about that; names are looked up if they may be.
+pub(crate) fn servers(
+    config: &Config,
+    dispatch: &Dispatch,
+    look_up: bool,
+) -> Result<Vec<IpAddr>, EngineError> {
+    if !matches!(config.egress.protect, Protect::HostRoute | Protect::HostRouteHalves) {
+        return Ok(Vec::new());
+    }
+    if look_up {
+        resolve_proxies(dispatch)?;
+    }
+    Ok(assemble::servers(dispatch, &dns::server_addresses(&config.dns)))
 }
 
 /// The plan for a host that looks like this, and the protection that it counts on.
-pub(crate) fn planned(config: &Config, host: &Snapshot) -> Result<Planned, EngineError> {
-    device::plan(config, None, host)
+pub(crate) fn planned(config: &Config, host: &Snapshot, servers: &[IpAddr]) -> Result<Planned, EngineError> {
+    device::plan(config, None, host, servers)
 }
 
 /// Undoes what a killed instance left behind in this network namespace; says what that was.
@@ -141,11 +159,25 @@ impl Engine {
         let lock = InstanceLock::acquire(&paths)?;
         let selected = Selected::open(&paths.journal.with_extension("selected"));
         select_again(&dispatch, &selected);
-        let proxies = resolve_proxies(&dispatch)?;
+        // Names that are to be asked for in another namespace are asked for when there are sockets of it.
+        let elsewhere = protection::is_elsewhere(config);
+        let mut proxies = if elsewhere { Vec::new() } else { resolve_proxies(&dispatch)? };
         dns::warn_of_routes(&dns::pools(&config.dns), &Snapshot::take()?);
 
-        let Device { tun, host, addresses, strategy, strategy_why, families, uplinks, request, nft } =
-            device::open(config, &paths)?;
+        let servers = servers(config, &dispatch, false)?;
+        let Device {
+            tun,
+            host,
+            addresses,
+            strategy,
+            strategy_why,
+            families,
+            uplinks,
+            request,
+            nft,
+            namespace,
+        } = device::open(config, &paths, &servers)?;
+        tracing::info!("our own sockets are protected by {strategy}: {strategy_why}");
         let name = tun.name().to_owned();
         tracing::debug!(tun = name, offload = ?tun.offload(), "device is open");
         let stack = config.capture.stack;
@@ -164,6 +196,12 @@ impl Engine {
             Err(error) => return Err(host.undo_because(error)),
         };
         resolver.hand_over(dns.client());
+        if elsewhere {
+            proxies = match resolve_proxies(&dispatch) {
+                Ok(proxies) => proxies,
+                Err(error) => return Err(host.undo_because(error)),
+            };
+        }
         let host = host.verify(&proxies)?;
         let forbidden = forbidden(&addresses, &dns::pools(&config.dns));
 
@@ -205,6 +243,8 @@ impl Engine {
             request,
             nft,
             tun: (index, name.clone()),
+            dns_servers: dns::server_addresses(&config.dns),
+            namespace,
             families: families.clone(),
             proxies,
             forbidden,
@@ -427,9 +467,15 @@ fn protect(
     egress.set_listeners(listeners.iter().flatten().filter_map(|l| l.local_addr().ok()).collect());
     // Without an uplink to bind to no socket can be made, and none will be before there is one.
     let tests = if strategy.is_unbound() { Vec::new() } else { egress.self_test() };
+    let absent = |what: &str| match strategy {
+        Strategy::SourceRule(rule) if what.ends_with("v6") => rule.sources.v6.is_none(),
+        Strategy::SourceRule(rule) => rule.sources.v4.is_none(),
+        _ => false,
+    };
     for test in tests {
         match test.result {
             Ok(()) | Err(EgressError::Create { .. } | EgressError::Unsupported { .. }) => {}
+            Err(_) if absent(test.what) => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -453,7 +499,7 @@ fn link_of(device: &str) -> Result<Link, EngineError> {
 /// Asks the kernel where our own sockets' packets to the proxies, and to one far address of each family, would go.
 fn prove(egress: &Egress, tun: IfIndex, proxies: &[IpAddr]) -> Result<Proof, EngineError> {
     let destinations: Vec<_> = proxies.iter().copied().chain(Family::ALL.map(watching::far)).collect();
-    let verdicts = egress.prove(&KernelRoutes, tun, &destinations);
+    let verdicts = egress.prove(egress.routes(), tun, &destinations);
     if let Some(looping) = verdicts.iter().find(|v| v.finding == Finding::Loops) {
         return Err(EngineError::Loops(format!("{}: {}", looping.dst, looping.why)));
     }

@@ -6,6 +6,8 @@
 //! ```
 
 mod breakers;
+mod elsewhere;
+mod protection;
 mod uplinks;
 
 use std::net::IpAddr;
@@ -15,7 +17,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use oneway_egress::{Egress, Finding, KernelRoutes};
+use oneway_egress::{Egress, Finding, Namespace};
 use oneway_route::{
     Applied, Captured, Changes, Family, IfIndex, Monitor, NftSupport, Request, RouteError, Snapshot, Waker,
     Watched as Which, foreign_ways, no_hook, plan_again,
@@ -26,6 +28,7 @@ use super::host::Host;
 use crate::error::EngineError;
 use crate::watched::{OncePerMinute, Proof, Rounds, Watched, amplified};
 use crate::worker::Shared;
+use elsewhere::Elsewhere;
 use uplinks::Outline;
 
 pub(super) use breakers::name;
@@ -47,6 +50,10 @@ pub(super) struct Parts {
     /// What was planned from; with a device that was handed over, what would have been.
     pub(super) request: Request,
     pub(super) nft: NftSupport,
+    /// The DNS servers that our own questions may go to.
+    pub(super) dns_servers: Vec<IpAddr>,
+    /// Where our own sockets are made, if not here.
+    pub(super) namespace: Option<Arc<Namespace>>,
     pub(super) tun: (IfIndex, String),
     pub(super) families: Vec<Family>,
     /// Addresses that our own sockets connect to, besides those of clients.
@@ -69,7 +76,19 @@ pub(super) struct Watch {
 impl Watch {
     /// Begins. What cannot be watched is undone.
     pub(super) fn start(parts: Parts) -> Result<Self, EngineError> {
-        let Parts { host, request, nft, tun, families, proxies, forbidden, shared, watched } = parts;
+        let Parts {
+            host,
+            request,
+            nft,
+            dns_servers,
+            namespace,
+            tun,
+            families,
+            proxies,
+            forbidden,
+            shared,
+            watched,
+        } = parts;
         let monitor = match Monitor::open() {
             Ok(monitor) => monitor,
             Err(error) => return Err(host.undo_because(error.into())),
@@ -79,6 +98,16 @@ impl Watch {
         samples.extend(&far);
         let host = Arc::new(Mutex::new(Some(host)));
         let (waker, stop) = (monitor.waker(), Arc::new(AtomicBool::new(false)));
+        let elsewhere =
+            match namespace.map(|namespace| Elsewhere::watch(namespace, waker.clone())).transpose() {
+                Ok(elsewhere) => elsewhere,
+                Err(error) => {
+                    return Err(match host.lock().take() {
+                        Some(host) => host.undo_because(error),
+                        None => error,
+                    });
+                }
+            };
         let alarm = waker.clone();
         shared.egress.on_return(move || alarm.wake());
         let watcher = Watcher {
@@ -87,6 +116,8 @@ impl Watch {
             host: Arc::clone(&host),
             request,
             nft,
+            dns_servers,
+            elsewhere,
             tun,
             forbidden,
             foreign: Vec::new(),
@@ -97,6 +128,7 @@ impl Watch {
             shared,
             watched,
             outline: Outline::default(),
+            home: Outline::default(),
             patience: None,
             rounds: Rounds::default(),
             said: Said::default(),
@@ -150,6 +182,9 @@ struct Watcher {
     host: Arc<Mutex<Option<Host<Captured>>>>,
     request: Request,
     nft: NftSupport,
+    dns_servers: Vec<IpAddr>,
+    /// The namespace that our own sockets are made in, if it is another one.
+    elsewhere: Option<Elsewhere>,
     tun: (IfIndex, String),
     families: Vec<Family>,
     destinations: Vec<IpAddr>,
@@ -163,6 +198,8 @@ struct Watcher {
     watched: Arc<Watched>,
     /// The host's links, addresses and default routes at the last look.
     outline: Outline,
+    /// The same of this namespace, if our own sockets are of another one.
+    home: Outline,
     /// When flows are given up that could have come back by themselves.
     patience: Option<Instant>,
     rounds: Rounds,
@@ -213,6 +250,8 @@ impl Watcher {
             if Instant::now() >= tick {
                 tick = Instant::now() + TICK;
                 self.tick();
+                // A proxy's name may have got other addresses.
+                pending.lost |= self.unknown_servers();
             }
         }
     }
@@ -295,6 +334,7 @@ impl Watcher {
             return false;
         }
         self.forbid_foreign_ways(&snapshot);
+        self.meet_servers();
         let plan = match plan_again(&self.request, applied.plan(), &snapshot) {
             Ok(plan) => plan,
             Err(error) => {
@@ -303,7 +343,13 @@ impl Watcher {
             }
         };
         let uplinks = plan.uplinks.clone();
+        if applied.sources_change(&plan) {
+            self.close_sources();
+        }
         let outcome = applied.change_to(plan, &mut no_hook);
+        if outcome.is_ok() {
+            self.protect_as(applied.plan());
+        }
         self.uplinks(snapshot, uplinks);
         match outcome {
             Ok(done) if done.is_empty() => false,
@@ -362,7 +408,7 @@ impl Watcher {
 
     /// Asks the kernel where our own sockets' packets would go, and sends none where they would come back.
     fn ask_again(&mut self) {
-        let verdicts = self.egress.prove(&KernelRoutes, self.tun.0, &self.destinations);
+        let verdicts = self.egress.prove(self.egress.routes(), self.tun.0, &self.destinations);
         let looping = verdicts.iter().find(|verdict| verdict.finding == Finding::Loops);
         let unproven = verdicts.iter().find(|verdict| !verdict.loop_free);
         let proof = match looping.or(unproven) {
@@ -388,7 +434,7 @@ impl Watcher {
     fn all_loop(&self, family: Family) -> bool {
         let samples: Vec<IpAddr> =
             self.samples.iter().copied().filter(|dst| Family::of(*dst) == family).collect();
-        let verdicts = self.egress.prove(&KernelRoutes, self.tun.0, &samples);
+        let verdicts = self.egress.prove(self.egress.routes(), self.tun.0, &samples);
         !verdicts.is_empty() && verdicts.iter().all(|verdict| verdict.finding == Finding::Loops)
     }
 

@@ -1,5 +1,7 @@
 //! Making a change and undoing it. Both are idempotent.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -8,7 +10,9 @@ use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
     RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
 };
-use netlink_packet_route::rule::{RuleAction as Action, RuleAttribute, RuleFlags, RuleMessage, RuleUidRange};
+use netlink_packet_route::rule::{
+    RuleAction as Action, RuleAttribute, RuleFlags, RuleMessage, RulePortRange, RuleUidRange,
+};
 
 use super::netlink::{Netlink, Refusal};
 use super::{decode, nft, sysctl};
@@ -16,6 +20,7 @@ use crate::change::{Change, RouteSpec, Undo};
 use crate::error::RouteError;
 use crate::host::{PROTOCOL, Rule, RuleAction};
 use crate::id::{Family, IfIndex, Table};
+use crate::query::RouteKind;
 
 const ENOENT: i32 = 2;
 const ESRCH: i32 = 3;
@@ -49,6 +54,7 @@ pub(crate) fn make(change: &Change) -> Result<(), RouteError> {
             let message = RouteNetlinkMessage::NewRule(rule(spec));
             present(Netlink::routing()?.change(&what(), message, NLM_F_CREATE | NLM_F_EXCL)?, &what())
         }
+        Change::Group { name, group, .. } => Netlink::routing()?.set_group(&what(), name, *group),
         Change::Nft(table) => nft::make(table),
         Change::Sysctl { path, new, .. } => sysctl::write(path, new),
     }
@@ -83,6 +89,16 @@ pub(crate) fn unmake(undo: &Undo) -> Result<bool, RouteError> {
         Undo::Rule(spec) => {
             let message = RouteNetlinkMessage::DelRule(rule(spec));
             absent(Netlink::routing()?.change(&what(), message, 0)?, &what())
+        }
+        Undo::Group { name, group } => {
+            let mut netlink = Netlink::routing()?;
+            match netlink.link_named(name)? {
+                Some(link) if link.group != *group => {
+                    netlink.set_group(&what(), name, *group)?;
+                    Ok(true)
+                }
+                _ => Ok(false),
+            }
         }
         Undo::Nft { name } => nft::unmake(name),
         Undo::Sysctl { path, old, new } => {
@@ -131,6 +147,15 @@ impl Netlink {
     }
 }
 
+impl Netlink {
+    fn set_group(&mut self, what: &str, name: &str, group: u32) -> Result<(), RouteError> {
+        let mut message = LinkMessage::default();
+        message.header.index = self.index(what, name)?.0;
+        message.attributes.push(LinkAttribute::Group(group));
+        self.change(what, RouteNetlinkMessage::SetLink(message), 0)?.map_err(|r| r.of(what))
+    }
+}
+
 fn address(index: IfIndex, net: IpNet) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = decode::address_family(net.addr());
@@ -153,9 +178,13 @@ fn route(spec: &RouteSpec, dev: Option<IfIndex>) -> RouteMessage {
     header.address_family = decode::family_number(family);
     header.destination_prefix_length = spec.dst.prefix_len();
     header.protocol = RouteProtocol::from(PROTOCOL);
-    header.kind = if spec.dev.is_some() { RouteType::Unicast } else { RouteType::Throw };
+    header.kind = match spec.kind() {
+        RouteKind::Unicast => RouteType::Unicast,
+        RouteKind::Unreachable => RouteType::Unreachable,
+        _ => RouteType::Throw,
+    };
     // As iproute2 does: link scope for what has no gateway, but an IPv6 route has no scope.
-    header.scope = match (family, spec.dev.is_some()) {
+    header.scope = match (family, spec.dev.is_some() && spec.gateway.is_none()) {
         (Family::V4, true) => RouteScope::Link,
         _ => RouteScope::Universe,
     };
@@ -174,6 +203,8 @@ fn route(spec: &RouteSpec, dev: Option<IfIndex>) -> RouteMessage {
     }
     if let Some(index) = dev {
         message.attributes.push(RouteAttribute::Oif(index.0));
+        // Without the device it is to be removed, and what is named already tells which one.
+        message.attributes.extend(spec.gateway.map(|gateway| RouteAttribute::Gateway(gateway.into())));
     }
     message
 }
@@ -207,10 +238,21 @@ fn rule(spec: &Rule) -> RuleMessage {
         attributes.push(RuleAttribute::FwMark(mark.0));
         attributes.push(RuleAttribute::FwMask(mask));
     }
+    for (net, length, attribute) in [
+        (spec.src, &mut header.src_len, RuleAttribute::Source as fn(IpAddr) -> RuleAttribute),
+        (spec.dst, &mut header.dst_len, RuleAttribute::Destination),
+    ] {
+        if let Some(net) = net {
+            *length = net.prefix_len();
+            attributes.push(attribute(net.network()));
+        }
+    }
     attributes.extend(spec.iif.clone().map(RuleAttribute::Iifname));
     attributes.extend(spec.oif.clone().map(RuleAttribute::Oifname));
     attributes.extend(spec.suppress_prefixlength.map(RuleAttribute::SuppressPrefixLen));
     attributes.extend(spec.suppress_ifgroup.map(RuleAttribute::SuppressIfGroup));
+    attributes
+        .extend(spec.sports.map(|(start, end)| RuleAttribute::SourcePortRange(RulePortRange { start, end })));
     attributes.extend(spec.uids.map(|(start, end)| RuleAttribute::UidRange(RuleUidRange { start, end })));
     message
 }
@@ -228,15 +270,17 @@ pub(crate) fn unmake_tagged() -> Result<usize, RouteError> {
     });
     for route in routes {
         let dev = match route.oif {
-            Some(index) if route.kind == crate::query::RouteKind::Unicast => netlink.link_name(index)?,
+            Some(index) if route.kind == RouteKind::Unicast => netlink.link_name(index)?,
             _ => None,
         };
         let spec = RouteSpec {
             table: route.table,
             dst: route.dst,
             dev,
+            gateway: route.gateway,
             src: route.prefsrc,
             metric: route.metric,
+            refuses: route.kind == RouteKind::Unreachable,
             // Not named, any is removed.
             congestion: None,
         };

@@ -202,6 +202,7 @@ pub(super) fn rule(message: &RuleMessage) -> Option<Rule> {
             RuleAttribute::Destination(a) => rule.dst = IpNet::new(*a, header.dst_len).ok(),
             RuleAttribute::Iifname(name) => rule.iif = Some(name.clone()),
             RuleAttribute::Oifname(name) => rule.oif = Some(name.clone()),
+            RuleAttribute::SourcePortRange(range) => rule.sports = Some((range.start, range.end)),
             RuleAttribute::UidRange(range) => rule.uids = Some((range.start, range.end)),
             RuleAttribute::Protocol(p) => rule.protocol = (*p).into(),
             // -1 is "none" and is sent for every rule that looks up a table.

@@ -60,6 +60,7 @@ impl Seen {
                 let mut all = self.addresses.iter().flatten();
                 Ok(!all.any(|address| address.index == link.index && address.net == *net))
             }
+            Change::Group { name, group, .. } => Ok(self.link(name)?.is_none_or(|link| link.group != *group)),
             Change::Route(spec) => self.lacks_route(spec),
             Change::Rule(spec) => {
                 if self.rules.is_none() {
@@ -97,7 +98,7 @@ impl Seen {
                 && metric
                 && (index.is_none() || route.oif == index)
                 && route.prefsrc == spec.src
-                && route.gateway.is_none()
+                && route.gateway == spec.gateway
         };
         let all = self.routes.iter().filter(|(table, _)| *table == spec.table).flat_map(|(_, routes)| routes);
         Ok(!all.into_iter().any(same))

@@ -9,6 +9,9 @@ use crate::error::RouteError;
 use crate::id::{IfIndex, Table};
 use crate::query::{RouteAnswer, RouteKind, RouteQuery};
 
+/// `include/uapi/linux/in.h`
+const IPPROTO_TCP: u8 = 6;
+
 const ENOENT: i32 = 2;
 const EAGAIN: i32 = 11;
 const EACCES: i32 = 13;
@@ -46,6 +49,11 @@ impl Netlink {
         }
         if let Some(uid) = query.uid {
             attributes.push(RouteAttribute::Uid(uid));
+        }
+        if let Some(sport) = query.sport {
+            // Rules by port look at it for a protocol that has ports only.
+            attributes.push(RouteAttribute::IpProto(IPPROTO_TCP));
+            attributes.push(RouteAttribute::Sport(sport));
         }
         let mut answer = None;
         let outcome = self.request(&what, RouteNetlinkMessage::GetRoute(message), 0, |message| {

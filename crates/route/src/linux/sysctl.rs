@@ -10,7 +10,8 @@ use crate::plan::CONGESTION;
 /// Per interface and for `all`.
 const PER_DEVICE: [(&str, &str); 3] =
     [("ipv4", "rp_filter"), ("ipv4", "src_valid_mark"), ("ipv6", "disable_ipv6")];
-const GLOBAL: [&str; 3] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", CONGESTION];
+const GLOBAL: [&str; 4] =
+    ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv4/ip_local_port_range", CONGESTION];
 
 fn file(path: &str) -> PathBuf {
     PathBuf::from("/proc/sys").join(path)

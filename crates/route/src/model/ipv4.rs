@@ -70,8 +70,16 @@ fn before_rules(host: &Snapshot, packet: &Packet, dst: Ipv4Addr) -> Option<Route
 fn owner(host: &Snapshot, address: Ipv4Addr) -> Option<IfIndex> {
     let own = host.addresses.iter().find(|a| a.net.addr() == address).map(|a| a.index);
     own.or_else(|| {
-        let probe =
-            Packet { dst: address.into(), src: None, mark: 0, oif: None, iif: None, uid: 0, socket: false };
+        let probe = Packet {
+            dst: address.into(),
+            src: None,
+            mark: 0,
+            oif: None,
+            iif: None,
+            uid: 0,
+            sport: None,
+            socket: false,
+        };
         let found = lookup(host, &probe, Table::LOCAL)?;
         found.hops.first().filter(|_| found.route.kind == RouteKind::Local).map(|(oif, _)| *oif)
     })

@@ -48,6 +48,8 @@ pub struct Packet {
     pub iif: Option<IfIndex>,
     /// Who sends it; root for what is forwarded (`ip_route_input_slow`, net/ipv4/route.c).
     pub uid: u32,
+    /// Its source port, if that is known.
+    pub sport: Option<u16>,
     /// Whether it is of a real socket. `RTM_GETROUTE` has none, and then IPv6 takes a device that is named
     /// together with a source for a wish only (`ip6_route_output_flags`, net/ipv6/route.c).
     pub socket: bool,
@@ -63,6 +65,7 @@ impl Packet {
             oif: query.oif,
             iif: None,
             uid: query.uid.unwrap_or(uid),
+            sport: query.sport,
             socket: false,
         }
     }

@@ -31,17 +31,22 @@ pub fn planned(host: &Snapshot, plan: &Plan) -> Snapshot {
                     (link.mtu, link.up, link.carrier) = (*mtu, true, true);
                 }
             }
+            Change::Group { group, .. } => {
+                host.links.iter_mut().filter(|l| l.index == tun).for_each(|link| link.group = *group);
+            }
             Change::Address { net, .. } => address(&mut host, tun, *net),
             Change::Route(spec) => {
                 let v6 = spec.dst.addr().is_ipv6();
                 let kind = spec.kind();
                 let unicast = kind == RouteKind::Unicast;
+                let dev = spec.dev.as_deref().and_then(|name| host.link(name)).map_or(tun, |link| link.index);
                 host.routes.push(Route {
                     table: spec.table,
                     kind,
                     protocol: PROTOCOL,
-                    scope: if unicast && !v6 { LINK } else { 0 },
-                    oif: if unicast { Some(tun) } else { None },
+                    scope: if unicast && !v6 && spec.gateway.is_none() { LINK } else { 0 },
+                    oif: if unicast { Some(dev) } else { None },
+                    gateway: spec.gateway,
                     prefsrc: spec.src,
                     metric: if v6 && spec.metric == 0 { IPV6_METRIC } else { spec.metric },
                     ..Route::unicast(spec.dst.trunc(), tun)

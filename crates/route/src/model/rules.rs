@@ -119,6 +119,13 @@ fn matches(host: &Snapshot, rule: &Rule, packet: &Packet) -> Match {
         && within(rule.src, source)
         && within(rule.dst, Some(packet.dst))
         && rule.tos == 0;
+    if let Some((first, last)) = rule.sports.filter(|_| known) {
+        match packet.sport {
+            Some(port) if (first..=last).contains(&port) => {}
+            Some(_) => return if rule.invert { Match::Yes } else { Match::No },
+            None => return Match::Perhaps(format!("sport {first}-{last}")),
+        }
+    }
     if known && !rule.other.is_empty() {
         let l3mdev = rule.other.iter().any(|o| o.contains("L3MDev"));
         if l3mdev && !host.links.iter().any(|l| l.kind.as_deref() == Some("vrf")) {

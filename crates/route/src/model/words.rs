@@ -22,6 +22,7 @@ pub fn rule_words(rule: &Rule) -> String {
         ("oif", rule.oif.clone()),
         ("fwmark", rule.fwmark.map(|(mark, mask)| format!("{mark}/{mask:#x}"))),
         ("uidrange", rule.uids.map(|(first, last)| format!("{first}-{last}"))),
+        ("sport", rule.sports.map(|(first, last)| format!("{first}-{last}"))),
     ] {
         if let Some(value) = value {
             let _ = write!(text, " {word} {value}");

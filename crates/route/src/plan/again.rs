@@ -17,6 +17,9 @@ pub fn plan_again(request: &Request, before: &Plan, host: &Snapshot) -> Result<P
         tun_addresses: before.tun_addresses.clone(),
         mark: before.mark.or(request.mark),
         protect: before.protect,
+        // The sockets that there are keep their ports, and the device its group.
+        ports: before.sources.map(|sources| sources.ports),
+        group: before.group,
         interface: request.interface.clone().filter(|_| !pinned_is_gone),
         ..request.clone()
     };
@@ -26,7 +29,9 @@ pub fn plan_again(request: &Request, before: &Plan, host: &Snapshot) -> Result<P
         plan.uplinks = Uplinks::default();
     }
     // The device is as it was made, and how it was before that is known from then.
-    let device = |change: &Change| matches!(change, Change::Link { .. } | Change::Address { .. });
+    let device = |change: &Change| {
+        matches!(change, Change::Link { .. } | Change::Address { .. } | Change::Group { .. })
+    };
     plan.steps.retain(|step| !device(&step.change));
     let kept = before.steps.iter().filter(|step| device(&step.change)).cloned();
     plan.steps = kept.chain(plan.steps).collect();

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::protect::{self, Guards};
 use super::{Draft, Phase, Plan, PlanError, Protect, Request, Step, addresses, choose, congestion, uplink};
 use crate::change::{Change, RouteSpec};
 use crate::host::{NftSupport, PROTOCOL, Rule, RuleAction, Snapshot};
@@ -12,7 +13,7 @@ use crate::nft::{Inbound, NftTable};
 use crate::query::RouteKind;
 
 /// The metric of the capture route that has no source address, behind the one that has.
-const SPARE_METRIC: u32 = 4_096;
+pub(super) const SPARE_METRIC: u32 = 4_096;
 
 /// Decides every change to the host. Pure: the same request and snapshot give the same plan.
 ///
@@ -28,17 +29,25 @@ pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
         uplinks: uplink::uplinks(host, &tun, request.interface.as_deref())?,
         table: choose::table(host)?,
         mark: Some(bit),
+        sources: None,
+        group: None,
+        tun_addresses: Vec::new(),
         notes: Vec::new(),
         tun,
         families,
     };
+    protect::prepare(&mut draft)?;
     let tun_addresses = addresses::choose(request, host, &draft.tun, &draft.families)?;
+    draft.tun_addresses.clone_from(&tun_addresses);
     let nft = draft.nft(bit);
-    if nft.is_none() && request.protect == Protect::Bind {
+    if nft.is_none() && !request.protect.marks() {
         draft.mark = None;
     }
-    let routes = draft.routes(&tun_addresses)?;
-    let rules = draft.rules(rehearsal_mark)?;
+    let halves = request.protect == Protect::HostRouteHalves;
+    let mut routes = if halves { Vec::new() } else { draft.routes(&tun_addresses)? };
+    routes.extend(protect::routes(&draft));
+    let rules =
+        if halves { protect::halves(&draft, rehearsal_mark)? } else { draft.rules(rehearsal_mark)? };
 
     let mut steps = draft.device(&tun_addresses);
     steps.extend(draft.src_valid_mark(nft.is_some()));
@@ -48,10 +57,15 @@ pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
     steps.extend(rules.capture);
     let samples = draft.samples(&tun_addresses, rules.first);
     draft.note_uplinks();
+    let explanation = protect::explanation(&draft);
     Ok(Plan {
         tun_name: draft.tun,
         tun_addresses,
         protect: request.protect,
+        sources: draft.sources,
+        group: draft.group,
+        servers: if request.protect.is_host_route() { request.servers.clone() } else { Vec::new() },
+        explanation,
         mark: draft.mark,
         table: draft.table,
         uplinks: draft.uplinks,
@@ -80,11 +94,11 @@ fn families(request: &Request, host: &Snapshot) -> Result<Vec<Family>, PlanError
 }
 
 /// The policy rules of a plan.
-struct Rules {
-    first: Priority,
-    rehearsal: Vec<Step>,
-    prepare: Vec<Step>,
-    capture: Vec<Step>,
+pub(super) struct Rules {
+    pub(super) first: Priority,
+    pub(super) rehearsal: Vec<Step>,
+    pub(super) prepare: Vec<Step>,
+    pub(super) capture: Vec<Step>,
 }
 
 impl Draft<'_> {
@@ -101,6 +115,7 @@ impl Draft<'_> {
                 "the device's own address, of a network that nothing on this host overlaps",
             )
         }));
+        steps.extend(protect::device(self));
         steps
     }
 
@@ -216,11 +231,9 @@ impl Draft<'_> {
         throws.retain(|(net, _)| captured.iter().any(|c| inside(net, c)));
         throws.sort_by_key(|(net, _)| *net);
         throws.dedup_by_key(|(net, _)| *net);
-        let throw = throws.into_iter().map(|(dst, why)| {
-            let congestion = None;
-            let spec = RouteSpec { table: self.table, dst, dev: None, src: None, metric: 0, congestion };
-            prepare(Change::Route(spec), why)
-        });
+        let throw = throws
+            .into_iter()
+            .map(|(dst, why)| prepare(Change::Route(RouteSpec::throw(self.table, dst)), why));
         Ok(throw.chain(captured.iter().flat_map(|net| self.capture_routes(*net))).collect())
     }
 
@@ -228,7 +241,8 @@ impl Draft<'_> {
         let route = |src, metric, why| {
             let dev = Some(self.tun.clone());
             let congestion = congestion::of_captured(self.host);
-            prepare(Change::Route(RouteSpec { table: self.table, dst, dev, src, metric, congestion }), why)
+            let spec = RouteSpec { dev, src, metric, congestion, ..RouteSpec::throw(self.table, dst) };
+            prepare(Change::Route(spec), why)
         };
         let src = self.uplinks.get(Family::of_net(dst)).and_then(|u| u.address);
         let Some(src) = src else { return vec![route(None, 0, "captured")] };
@@ -264,7 +278,9 @@ impl Draft<'_> {
         let foreign = choose::foreign_marks(self.host);
         let marks: Vec<(Family, Mark, u32)> =
             self.families.iter().flat_map(|f| foreign.iter().map(move |(m, mask)| (*f, *m, *mask))).collect();
-        let skips = marks.len() + request.exclude_uids.len() + usize::from(request.forwarded);
+        let guards = protect::guards(self);
+        let skips =
+            marks.len() + request.exclude_uids.len() + usize::from(request.forwarded) + guards.before.len();
         // As many as there could be: other VPNs' tables are known only when the place is.
         let mut respected_most = 0;
         for family in &self.families {
@@ -274,25 +290,41 @@ impl Draft<'_> {
             respected_most = 0;
         }
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let wanted = count(2 * (respected_most + 1)).saturating_add(count(skips)).saturating_add(1);
+        // Of each family and once more for the rehearsal: the other tables, ours, and what comes before them.
+        let lead = usize::from(guards.own_table_first);
+        let gate = 2 * usize::from(guards.inverted);
+        let row = respected_most + 1 + lead;
+        let wanted = count(2 * row + gate).saturating_add(count(skips)).saturating_add(1);
         let block = choose::block(self.host, &self.families, wanted)?;
         let first = block.first;
         let end = Priority(first.0 + wanted - 1);
         let mut rules = Rules { first, rehearsal: Vec::new(), prepare: Vec::new(), capture: Vec::new() };
-        self.skips(&mut rules, Priority(first.0 + count(respected_most) + 1), end, &marks);
+        self.skips(&mut rules, Priority(first.0 + count(row + gate)), end, &marks, &guards);
+        if guards.inverted {
+            self.rehearsal_gate(&mut rules, first, Priority(first.0 + count(row + 1)), rehearsal_mark);
+        }
         for family in &self.families {
-            let tables = match request.include.is_empty() {
-                true => choose::respected(self.host, *family, first),
-                false => Vec::new(),
-            };
-            let second = first.0 + count(respected_most + 1 + skips);
+            let mut tables: Vec<(Table, Option<u32>, String)> = Vec::new();
+            if guards.own_table_first {
+                let why =
+                    "the host routes to the servers come before whatever others have for them".to_owned();
+                tables.push((self.table, Some(0), why));
+            }
+            if request.include.is_empty() {
+                tables.extend(choose::respected(self.host, *family, first).into_iter().map(|table| {
+                    let suppress = choose::default_length(self.host, *family, table);
+                    let why = format!("what a specific route of table {table} leads to is not captured");
+                    (table, Some(suppress), why)
+                }));
+            }
+            let rehearsed = first.0 + count(usize::from(guards.inverted));
+            let second = first.0 + count(row + gate + skips);
             let mut take = Vec::new();
-            for (n, table) in tables.iter().enumerate() {
-                let suppress = Some(choose::default_length(self.host, *family, *table));
-                let rehearse = self.selector(*family, Priority(first.0 + count(n)), Some(rehearsal_mark));
+            for (n, (table, suppress, why)) in tables.iter().enumerate() {
+                let (suppress, why) = (*suppress, why.clone());
+                let rehearse = self.selector(*family, Priority(rehearsed + count(n)), Some(rehearsal_mark));
                 let real = self.selector(*family, Priority(second + count(n)), None);
                 let action = RuleAction::Lookup(*table);
-                let why = format!("what a specific route of table {table} leads to is not captured");
                 rules.rehearsal.push(prepare(
                     Change::Rule(Rule { action, suppress_prefixlength: suppress, ..rehearse }),
                     "the same for the rehearsal's mark",
@@ -301,40 +333,55 @@ impl Draft<'_> {
                 rules.capture.push(Step { phase: Phase::Capture, change, why });
             }
             let action = RuleAction::Lookup(self.table);
-            let rehearse =
-                self.selector(*family, Priority(first.0 + count(respected_most)), Some(rehearsal_mark));
+            let rehearse = self.selector(*family, Priority(rehearsed + count(row - 1)), Some(rehearsal_mark));
             rules.rehearsal.push(prepare(
                 Change::Rule(Rule { action, ..rehearse }),
                 "the capture for the rehearsal's mark, which no packet carries",
             ));
-            let real = self.selector(*family, Priority(second + count(respected_most)), None);
+            let real = self.selector(*family, Priority(second + count(row - 1)), None);
             take.push(Step {
                 phase: Phase::Capture,
                 change: Change::Rule(Rule { action, ..real }),
-                why: match request.protect {
-                    Protect::Mark => "captures what does not carry our bit; our own sockets do".into(),
-                    Protect::Bind => {
-                        "captures what is not bound to another device; our own sockets are".into()
-                    }
-                },
+                why: protect::why_captured(request.protect).into(),
             });
             rules.capture.extend(take);
         }
         // First what goes past the capture, in both families, then the capture itself.
-        rules.capture.sort_by_key(
-            |s| matches!(&s.change, Change::Rule(r) if r.action == RuleAction::Lookup(self.table)),
-        );
+        rules.capture.sort_by_key(|s| {
+            matches!(&s.change, Change::Rule(r)
+                if r.action == RuleAction::Lookup(self.table) && r.suppress_prefixlength.is_none())
+        });
         Ok(rules)
     }
 
     /// Rules that lead past the capture to `end`.
-    fn skips(&self, rules: &mut Rules, from: Priority, end: Priority, marks: &[(Family, Mark, u32)]) {
+    fn skips(
+        &self,
+        rules: &mut Rules,
+        from: Priority,
+        end: Priority,
+        marks: &[(Family, Mark, u32)],
+        guards: &Guards,
+    ) {
         let mut next = from.0;
         let mut place = || {
             next += 1;
             Priority(next - 1)
         };
         let mut steps = Vec::new();
+        let mut skips = !guards.before.is_empty() && guards.inverted;
+        for guard in &guards.before {
+            let priority = place();
+            for family in self.families.iter().filter(|family| guard.only.is_none_or(|only| only == **family))
+            {
+                let mut rule = Rule { family: *family, priority, ..guard.rule.clone() };
+                if rule.action == RuleAction::Nop {
+                    rule.action = RuleAction::Goto(end);
+                }
+                steps.push(prepare(Change::Rule(rule), guard.why));
+            }
+        }
+        skips |= !marks.is_empty() || !self.request.exclude_uids.is_empty() || self.request.forwarded;
         for (family, mark, mask) in marks {
             let mut rule = rule(*family, place(), RuleAction::Goto(end));
             rule.fwmark = Some((*mark, *mask));
@@ -364,7 +411,7 @@ impl Draft<'_> {
                 ));
             }
         }
-        if !steps.is_empty() {
+        if skips {
             rules.prepare.extend(self.families.iter().map(|family| {
                 prepare(
                     Change::Rule(rule(*family, end, RuleAction::Nop)),
@@ -375,9 +422,32 @@ impl Draft<'_> {
         rules.prepare.extend(steps);
     }
 
+    /// An inverted selector cannot be restricted to the rehearsal's mark besides: what does not carry it is led past.
+    fn rehearsal_gate(&self, rules: &mut Rules, first: Priority, behind: Priority, mark: Mark) {
+        for family in &self.families {
+            let nop = rule(*family, behind, RuleAction::Nop);
+            rules.rehearsal.push(prepare(Change::Rule(nop), "the end of the rehearsal's rules"));
+            let mut gate = rule(*family, first, RuleAction::Goto(behind));
+            gate.invert = true;
+            gate.fwmark = Some((mark, mark.0));
+            rules.rehearsal.push(prepare(
+                Change::Rule(gate),
+                "whatever does not carry the rehearsal's mark has nothing to do with it",
+            ));
+        }
+    }
+
     /// The selector of the capture; with `rehearsal` only of packets that carry that bit.
     fn selector(&self, family: Family, priority: Priority, rehearsal: Option<Mark>) -> Rule {
         let mut rule = rule(family, priority, RuleAction::Nop);
+        if let Some((sources, src)) = self.sources.and_then(|s| Some((s, s.get(family)?))) {
+            // All but our own sockets' packets: what else goes past the capture is led past it before.
+            rule.invert = true;
+            rule.src = IpNet::new(src, if src.is_ipv4() { 32 } else { 128 }).ok();
+            rule.sports = Some(sources.ports);
+            rule.uids = sources.uid.map(|uid| (uid, uid));
+            return rule;
+        }
         if !self.request.forwarded {
             rule.iif = Some("lo".into());
         }
@@ -433,7 +503,8 @@ impl Draft<'_> {
     fn captures(&self, address: IpAddr, tun_addresses: &[IpNet], first: Priority) -> bool {
         let excluded =
             never().iter().chain(&self.request.exclude).chain(tun_addresses).any(|n| n.contains(&address));
-        let own = self.host.addresses.iter().any(|a| a.net.addr() == address);
+        let own = self.host.addresses.iter().any(|a| a.net.addr() == address)
+            || self.request.servers.contains(&address);
         let family = Family::of(address);
         let tables = choose::respected(self.host, family, first);
         let include = &self.request.include;
@@ -462,7 +533,7 @@ impl Draft<'_> {
 }
 
 /// What is never captured. `0.0.0.0/8` and other martians are: they are refused at ingress.
-fn never() -> [IpNet; 7] {
+pub(super) fn never() -> [IpNet; 7] {
     const TEXT: [&str; 7] = [
         "127.0.0.0/8",
         "169.254.0.0/16",
@@ -475,10 +546,10 @@ fn never() -> [IpNet; 7] {
     TEXT.map(|t| t.parse().unwrap_or_default())
 }
 
-fn rule(family: Family, priority: Priority, action: RuleAction) -> Rule {
+pub(super) fn rule(family: Family, priority: Priority, action: RuleAction) -> Rule {
     Rule { action, protocol: PROTOCOL, ..Rule::lookup(family, priority, Table::MAIN) }
 }
 
-fn prepare(change: Change, why: &str) -> Step {
+pub(super) fn prepare(change: Change, why: &str) -> Step {
     Step { phase: Phase::Prepare, change, why: why.into() }
 }

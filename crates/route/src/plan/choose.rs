@@ -84,10 +84,16 @@ pub(super) fn marks(request: &Request, host: &Snapshot) -> Result<(Mark, Mark), 
 
 /// A table that holds nothing and that nobody asks.
 pub(super) fn table(host: &Snapshot) -> Result<Table, PlanError> {
+    table_but(host, Table::MAIN)
+}
+
+/// Another one than this.
+pub(super) fn table_but(host: &Snapshot, taken: Table) -> Result<Table, PlanError> {
     (FIRST_TABLE..FIRST_TABLE + TABLES)
         .map(Table)
         .find(|t| {
-            host.routes.iter().all(|r| r.table != *t)
+            *t != taken
+                && host.routes.iter().all(|r| r.table != *t)
                 && host.rules.iter().all(|r| r.action != RuleAction::Lookup(*t))
         })
         .ok_or(PlanError::NoFreeTable)
@@ -211,4 +217,30 @@ pub(super) fn default_length(host: &Snapshot, family: Family, table: Table) -> u
         .map(|dst| u32::from(dst.prefix_len()))
         .max()
         .unwrap_or(0)
+}
+
+/// The rules that send all of a family's traffic to another table than main that has a route for everything: another
+/// VPN's. Each with its table.
+pub(super) fn everything_elsewhere(host: &Snapshot, family: Family) -> Vec<(Priority, Table)> {
+    let elsewhere = |rule: &Rule| match rule.action {
+        RuleAction::Lookup(table)
+            if !matches!(table, Table::MAIN | Table::LOCAL | Table::DEFAULT)
+                && rule.suppress_prefixlength.is_none()
+                && has_default(host, family, table) =>
+        {
+            Some((rule.priority, table))
+        }
+        _ => None,
+    };
+    host.rules.iter().filter(|r| r.family == family && plain(r)).filter_map(elsewhere).collect()
+}
+
+/// Whether a rule asks main about all of a family's traffic.
+pub(super) fn asks_main(host: &Snapshot, family: Family) -> bool {
+    let main = |rule: &&Rule| {
+        rule.action == RuleAction::Lookup(Table::MAIN)
+            && rule.suppress_prefixlength.is_none()
+            && rule.suppress_ifgroup.is_none()
+    };
+    host.rules.iter().filter(|r| r.family == family && plain(r)).any(|rule| main(&rule))
 }

@@ -197,6 +197,8 @@ fn bound_without_nftables() {
     assert_eq!(plan.mark, None);
 }
 
+mod protections;
+
 #[test]
 fn handed_over_device() {
     let mut host = host();
@@ -278,17 +280,27 @@ fn changes_and_undos_survive_the_journal() {
     let mut host = host();
     fake::wg_quick(&mut host);
     let request = Request { forwarded: true, exclude_uids: vec![7], ..Request::default() };
-    for step in plan(&request, &host).unwrap().steps {
+    let mut steps = plan(&request, &host).unwrap().steps;
+    for protect in [Protect::MarkIfgroup, Protect::SourceRule, Protect::HostRoute, Protect::HostRouteHalves] {
+        let servers = vec!["203.0.113.108".parse().unwrap(), "2001:db8:ffff::108".parse().unwrap()];
+        let request = Request { protect, servers, ..request.clone() };
+        let plan = plan(&request, &fake::host()).unwrap();
+        steps.extend(plan.steps.into_iter().chain(plan.rehearsal));
+    }
+    for step in steps {
         let undo = step.change.undo();
         let line = serde_json::to_string(&undo).unwrap();
         assert_eq!(serde_json::from_str::<crate::change::Undo>(&line).unwrap(), undo);
         if let Change::Rule(rule) = &step.change {
             assert_eq!(rule.protocol, crate::host::PROTOCOL);
-            assert_ne!(rule.action, RuleAction::Lookup(Table::DEFAULT));
+            assert!(rule.action != RuleAction::Lookup(Table::DEFAULT) || rule.fwmark.is_some());
         }
         if let Change::Route(spec) = &step.change {
-            assert!(matches!(spec.kind(), RouteKind::Unicast | RouteKind::Throw));
-            assert_ne!(spec.table, Table::MAIN, "main is never touched");
+            assert!(matches!(spec.kind(), RouteKind::Unicast | RouteKind::Throw | RouteKind::Unreachable));
+            assert!(
+                spec.table != Table::MAIN || spec.dst.prefix_len() == 1,
+                "main's default is never touched"
+            );
         }
     }
 }

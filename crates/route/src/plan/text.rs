@@ -17,6 +17,7 @@ pub(super) fn text(plan: &Plan) -> String {
             let _ = writeln!(out, "# {family} uplink {}{address}{gateway}", u.name);
         }
     }
+    let _ = writeln!(out, "# protection {}: {}", plan.protect.name(), plan.explanation);
     for note in &plan.notes {
         let _ = writeln!(out, "# note: {note}");
     }

@@ -6,10 +6,18 @@ use std::process::{Command, ExitCode};
 
 use oneway_route::{Journal, JournalState, Protect, Request, Snapshot, StepPoint, apply, no_hook, recover};
 
-use crate::host::{FAR4, FAR6, Net, Tun, planned, set};
+use crate::host::{FAR4, FAR6, Net, Tun, planned, protections, set};
 use crate::namespace::other_user;
 
-crate::trials!(every_point_of_the_default, every_point_with_everything, killed_while_recovering);
+crate::trials!(
+    every_point_of_the_default,
+    every_point_with_everything,
+    every_point_of_mark_ifgroup,
+    every_point_of_source_rule,
+    every_point_of_host_route,
+    every_point_of_host_route_halves,
+    killed_while_recovering,
+);
 
 const FLAG: &str = "--crash-child";
 const SIGKILL: i32 = 9;
@@ -17,13 +25,14 @@ const SIGKILL: i32 = 9;
 fn request(name: &str) -> Request {
     match name {
         "default" => Request::default(),
-        _ => Request {
+        "everything" => Request {
             forwarded: true,
             protect: Protect::Bind,
             exclude: vec!["203.0.113.128/25".parse().unwrap(), "2001:db8:ffff:1::/64".parse().unwrap()],
             exclude_uids: other_user().into_iter().collect(),
             ..Request::default()
         },
+        name => protections().into_iter().find(|request| request.protect.name() == name).unwrap(),
     }
 }
 
@@ -106,6 +115,22 @@ fn every_point_of_the_default() {
 
 fn every_point_with_everything() {
     every_point("everything");
+}
+
+fn every_point_of_mark_ifgroup() {
+    every_point("mark-ifgroup");
+}
+
+fn every_point_of_source_rule() {
+    every_point("source-rule");
+}
+
+fn every_point_of_host_route() {
+    every_point("host-route");
+}
+
+fn every_point_of_host_route_halves() {
+    every_point("host-route-halves");
 }
 
 /// A recovery that stopped half-way is finished by the next one: the journal goes last.

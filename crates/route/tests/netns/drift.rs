@@ -7,7 +7,7 @@ use oneway_route::{
     StepPoint, Undo, Watched, find_uplinks, no_hook, plan_again, query, recover,
 };
 
-use crate::host::{FAR4, FAR6, Net, Tun, capture, planned, set};
+use crate::host::{FAR4, FAR6, Net, Tun, capture, planned, protections, set};
 use crate::namespace::other_user;
 use crate::wire::Wire;
 
@@ -34,12 +34,18 @@ fn everything() -> Request {
 }
 
 fn requests() -> Vec<Request> {
-    vec![Request::default(), everything(), Request { protect: Protect::Bind, ..Request::default() }]
+    let mut requests =
+        vec![Request::default(), everything(), Request { protect: Protect::Bind, ..Request::default() }];
+    requests.extend(protections());
+    requests
 }
 
 /// Undoes one change as another program would, without our knowing.
 #[allow(clippy::disallowed_methods, reason = "another program is what is played")]
 fn remove(change: &Change) {
+    if let Change::Group { name, .. } = change {
+        return run(&format!("ip link set dev {name} group 0"));
+    }
     let words: Vec<String> = match change.undo() {
         Undo::Vanishes { name } => vec!["ip".into(), "link".into(), "set".into(), name, "down".into()],
         Undo::Sysctl { path, old, .. } => return set(&path, &old),
@@ -286,7 +292,9 @@ fn a_plan_follows_the_uplinks_and_goes_back() {
             assert_eq!(name(&applied), None);
             for far in [FAR4, FAR6] {
                 let way = query(&RouteQuery::to(far.parse().unwrap())).unwrap();
-                assert_eq!(way.oif_name, applied.plan().tun_name);
+                // A server that is lost is not reached by another way, least of all by the device.
+                let lost = request.protect.is_host_route();
+                assert_eq!(way.oif_name, if lost { "" } else { &applied.plan().tun_name });
             }
             assert_eq!(applied.missing(Watched::All).unwrap(), []);
             // Both are back, and all is as it was.
@@ -304,6 +312,8 @@ fn a_plan_follows_the_uplinks_and_goes_back() {
             run("ip address add 192.0.2.3/24 dev eth0");
             run("ip route add default via 192.0.2.1 dev eth0 metric 100 proto 4");
             again(&request, &mut applied);
+            // With the address the kernel removed every route by its network's gateway, a server's among them.
+            applied.put_back(Watched::All).unwrap();
             assert_eq!(sources(&applied)[0], "192.0.2.3".parse().ok());
             assert_eq!(applied.missing(Watched::All).unwrap(), []);
             run("ip address del 192.0.2.3/24 dev eth0");

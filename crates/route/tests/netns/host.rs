@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use oneway_route::{
-    Applied, Captured, Journal, Plan, Request, RouteKind, RouteQuery, Snapshot, apply, no_hook, plan, query,
+    Applied, Captured, Journal, Plan, Protect, Request, RouteKind, RouteQuery, Snapshot, apply, no_hook,
+    plan, query,
 };
 
 use crate::namespace::Namespace;
@@ -112,6 +113,21 @@ pub fn until(what: &str, mut so: impl FnMut() -> bool) {
 /// Sets a switch of the thread's namespace.
 pub fn set(path: &str, value: &str) {
     fs::write(format!("/proc/sys/{path}"), value).unwrap_or_else(|e| panic!("{path}: {e}"));
+}
+
+/// Every protection but the plain ones, for the far hosts.
+pub fn protections() -> Vec<Request> {
+    let servers: Vec<IpAddr> = [FAR4, FAR6].map(|far| far.parse().unwrap()).into();
+    [
+        Protect::MarkTerminal,
+        Protect::MarkIfgroup,
+        Protect::SourceRule,
+        Protect::HostRoute,
+        Protect::HostRouteHalves,
+        Protect::Netns,
+    ]
+    .map(|protect| Request { protect, root: true, servers: servers.clone(), ..Request::default() })
+    .into()
 }
 
 /// A plan for the thread's namespace as it is now.

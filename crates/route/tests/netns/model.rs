@@ -8,7 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage, RuleUidRange};
+use netlink_packet_route::rule::{
+    RuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange, RuleUidRange,
+};
 use oneway_route::{
     Family, IfIndex, Journal, Mark, Outcome, Packet, Protect, Request, RouteAnswer, RouteKind, RouteQuery,
     Snapshot, Table, apply, classes, decide, no_hook, plan, planned, query,
@@ -30,6 +32,7 @@ const FOUND: [u64; 2] = [1051, 1072];
 const QUESTIONS: usize = 160;
 const DEVICES: [&str; 3] = ["eth0", "eth1", "eth2"];
 const TABLES: [u32; 5] = [254, 254, 100, 101, 253];
+const PORTS: [u16; 3] = [1_024, 1_500, 24_576];
 const MARKS: [u32; 4] = [0, 0x1, 0x10, 0x1011];
 const NETS4: [&str; 6] =
     ["192.0.2.0/24", "192.0.2.128/25", "198.51.100.0/24", "203.0.113.0/26", "10.0.0.0/8", "0.0.0.0/0"];
@@ -213,6 +216,11 @@ fn rules(random: &mut Random, wire: &Wire) {
             attributes.push(RuleAttribute::Destination(net.addr()));
         }
         if random.one_in(5) {
+            let start = random.pick(&PORTS);
+            let ports = RulePortRange { start, end: start + 1_000 };
+            attributes.push(RuleAttribute::SourcePortRange(ports));
+        }
+        if random.one_in(5) {
             let end = other_user().unwrap_or(0);
             attributes.push(RuleAttribute::UidRange(RuleUidRange { start: random.pick(&[0, end]), end }));
         }
@@ -306,6 +314,9 @@ fn ask_all(random: &mut Random, host: &Snapshot, seed: u64) -> usize {
             if random.one_in(3) {
                 question.uid = other_user();
             }
+            if random.one_in(2) {
+                question.sport = Some(random.pick(&[1_023, 1_024, 2_024, 2_025, 24_576, 25_577]));
+            }
             asked += agree(host, &question, seed);
         }
     }
@@ -375,8 +386,17 @@ fn a_plan_in_the_model_is_the_plan_in_the_kernel() {
             let mut random = Random::new(seed ^ 0xabc);
             random_host(&mut random);
             let before = Snapshot::take().unwrap();
-            let protect = random.pick(&[Protect::Mark, Protect::Bind]);
-            let request = Request { protect, forwarded: random.one_in(2), ..Request::default() };
+            let protect = random.pick(&[
+                Protect::Mark,
+                Protect::Bind,
+                Protect::MarkIfgroup,
+                Protect::SourceRule,
+                Protect::HostRoute,
+                Protect::HostRouteHalves,
+            ]);
+            let servers = vec!["203.0.113.77".parse().unwrap(), "2001:db8:77::77".parse().unwrap()];
+            let request =
+                Request { protect, servers, root: true, forwarded: random.one_in(2), ..Request::default() };
             // Random rules may leave no place for ours.
             let Ok(plan) = plan(&request, &before) else { return };
             let _tun = Tun::open(&plan.tun_name);

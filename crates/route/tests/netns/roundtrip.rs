@@ -7,13 +7,14 @@ use oneway_route::{
     no_hook, prove_rules, query, recover,
 };
 
-use crate::host::{FAR4, FAR6, HOST4, Net, Tun, capture, planned, set};
+use crate::host::{FAR4, FAR6, HOST4, HOST6, Net, Tun, capture, planned, protections, set};
 use crate::namespace::other_user;
 use crate::wire::Wire;
 
 crate::trials!(
     every_change_is_undone,
     a_bound_socket_is_not_captured,
+    each_protection_does_what_it_says,
     a_second_instance_is_refused,
     recovery_works_by_tag_alone,
     recovery_leaves_foreign_things_alone,
@@ -28,7 +29,7 @@ crate::trials!(
 
 fn requests() -> Vec<Request> {
     let base = Request::default();
-    vec![
+    let mut requests = vec![
         base.clone(),
         Request { protect: Protect::Bind, interface: Some("eth1".into()), ..base.clone() },
         Request { forwarded: true, exclude_uids: other_user().into_iter().collect(), ..base.clone() },
@@ -38,7 +39,9 @@ fn requests() -> Vec<Request> {
             ..base.clone()
         },
         Request { ipv6: false, mtu: 1500, ..base },
-    ]
+    ];
+    requests.extend(protections());
+    requests
 }
 
 fn every_change_is_undone() {
@@ -85,6 +88,78 @@ fn a_bound_socket_is_not_captured() {
             }
         }
     });
+}
+
+/// What the kernel says about our own sockets, and about programs that look like them, under each protection.
+fn each_protection_does_what_it_says() {
+    for request in protections() {
+        let net = Net::new();
+        net.host.run(|| {
+            let plan = planned(&request);
+            let (_tun, _applied) = capture(&plan, net.journal());
+            let way = |query: RouteQuery| oneway_route::query(&query).unwrap();
+            for (far, own) in [(FAR4, HOST4), (FAR6, HOST6)] {
+                let (to, own) = (RouteQuery::to(far.parse().unwrap()), own.parse().unwrap());
+                match request.protect {
+                    Protect::SourceRule => {
+                        let (first, last) = plan.sources.unwrap().ports;
+                        for port in [first, last] {
+                            assert_eq!(way(to.from(own, port)).oif_name, "eth0");
+                        }
+                        // K7: a program that binds the address alone, or such a port alone, does not escape.
+                        for port in [first - 1, last + 1] {
+                            assert_eq!(way(to.from(own, port)).oif_name, plan.tun_name);
+                        }
+                        assert_eq!(way(RouteQuery { src: Some(own), ..to }).oif_name, plan.tun_name);
+                        assert_eq!(way(RouteQuery { sport: Some(first), ..to }).oif_name, plan.tun_name);
+                        if let Some(other) = other_user() {
+                            let theirs = RouteQuery { uid: Some(other), ..to.from(own, first) };
+                            assert_eq!(way(theirs).oif_name, plan.tun_name, "of another user");
+                        }
+                    }
+                    Protect::HostRoute | Protect::HostRouteHalves => {
+                        assert_eq!(way(to).oif_name, "eth0");
+                        // Whatever others have for the server, and without its gateway nothing at all.
+                        let ip = if own.is_ipv4() { "ip" } else { "ip -6" };
+                        tool(&format!("{ip} route add {far} dev {}", plan.tun_name));
+                        assert_eq!(way(to).oif_name, "eth0");
+                        tool(&format!("{ip} route del {far} dev eth0 table {}", plan.table));
+                        let lost = way(to);
+                        assert_eq!((lost.kind, lost.oif), (RouteKind::Unreachable, None));
+                    }
+                    Protect::MarkTerminal | Protect::MarkIfgroup => {
+                        let marked = to.marked(plan.mark.unwrap());
+                        assert_eq!(way(marked).oif_name, "eth0");
+                        let ip = if own.is_ipv4() { "ip" } else { "ip -6" };
+                        tool(&format!("{ip} route add {far} dev {}", plan.tun_name));
+                        let astray = way(marked).oif_name == plan.tun_name;
+                        assert_eq!(
+                            astray,
+                            request.protect == Protect::MarkTerminal,
+                            "a route into the device"
+                        );
+                        tool(&format!("{ip} route del {far} dev {}", plan.tun_name));
+                        // Without a way in main it is not sent, whatever a rule behind ours says.
+                        tool(&format!("{ip} rule add pref 32765 lookup 77"));
+                        tool(&format!("{ip} route add default dev {} table 77", plan.tun_name));
+                        for dev in ["eth0", "eth1"] {
+                            tool(&format!("{ip} route del default dev {dev}"));
+                        }
+                        let ended = way(marked);
+                        assert_eq!((ended.kind, ended.oif), (RouteKind::Unreachable, None));
+                    }
+                    _ => assert_eq!(way(to).oif_name, plan.tun_name),
+                }
+            }
+        });
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the administrator of the host is played")]
+fn tool(words: &str) {
+    let words: Vec<&str> = words.split_whitespace().collect();
+    let out = std::process::Command::new(words[0]).args(&words[1..]).output().unwrap();
+    assert!(out.status.success(), "{words:?}: {}", String::from_utf8_lossy(&out.stderr));
 }
 
 fn a_second_instance_is_refused() {

@@ -10,7 +10,9 @@ use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType};
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use netlink_packet_route::rule::{
+    RuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange, RuleUidRange,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
@@ -161,6 +163,17 @@ impl Wire {
             attributes.push(RuleAttribute::FwMask(mask));
         }
         attributes.extend(rule.iif.clone().map(RuleAttribute::Iifname));
+        if let Some(net) = rule.src {
+            message.header.src_len = net.prefix_len();
+            attributes.push(RuleAttribute::Source(net.addr()));
+        }
+        if rule.invert {
+            message.header.flags = RuleFlags::Invert;
+        }
+        attributes.extend(
+            rule.sports.map(|(start, end)| RuleAttribute::SourcePortRange(RulePortRange { start, end })),
+        );
+        attributes.extend(rule.uids.map(|(start, end)| RuleAttribute::UidRange(RuleUidRange { start, end })));
         attributes.extend(rule.suppress_prefixlength.map(RuleAttribute::SuppressPrefixLen));
         self.request(RouteNetlinkMessage::NewRule(message), CREATE_EXCL);
     }

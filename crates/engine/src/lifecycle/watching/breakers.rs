@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use oneway_egress::{Finding, KernelRoutes, Quarantined};
+use oneway_egress::{Finding, Quarantined};
 use oneway_route::Family;
 
 use super::{Watcher, far};
@@ -69,7 +69,7 @@ impl Watcher {
     }
 
     fn loops(&self, dst: IpAddr) -> bool {
-        let verdicts = self.egress.prove(&KernelRoutes, self.tun.0, &[dst]);
+        let verdicts = self.egress.prove(self.egress.routes(), self.tun.0, &[dst]);
         verdicts.iter().any(|verdict| verdict.finding == Finding::Loops)
     }
 

@@ -7,12 +7,13 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use oneway_egress::Strategy;
+use oneway_egress::{RouteOracle, Strategy};
 use oneway_flow::{FlowInfo, Network};
 use oneway_route::{
     Address, Family, IfIndex, Link, RouteKind, RouteQuery, Snapshot, Table, Uplinks, destroy_tcp, query,
 };
 
+use super::elsewhere::Elsewhere;
 use super::{Watcher, far};
 
 /// A link that lost its carrier, or a default route that is gone, may be back in a moment, and its flows go on.
@@ -62,6 +63,19 @@ impl Outline {
 impl Watcher {
     /// Takes note of the uplinks that were found.
     pub(super) fn uplinks(&mut self, host: Snapshot, uplinks: Uplinks) {
+        let at_home = Outline::of(&host, self.tun.0);
+        let gone = std::mem::replace(&mut self.home, at_home).without(&self.home);
+        self.end_connections_from(&gone);
+        let (host, uplinks) = match self.elsewhere.as_ref().map(Elsewhere::look) {
+            None => (host, uplinks),
+            // Those of the namespace that our sockets are made in, where there is no device of ours.
+            Some(Ok(there)) => {
+                let uplinks = oneway_route::find_uplinks(&there, "", None);
+                (there, uplinks)
+            }
+            Some(Err(error)) => return self.failed("cannot look at the namespace of our sockets", &error),
+        };
+        let tun = if self.elsewhere.is_some() { IfIndex(0) } else { self.tun.0 };
         let known = self.watched.uplinks();
         if known != uplinks {
             for family in &self.families {
@@ -74,13 +88,12 @@ impl Watcher {
                 }
             }
         }
-        let outline = Outline::of(&host, self.tun.0);
+        let outline = Outline::of(&host, tun);
         if outline == self.outline && known == uplinks {
             return;
         }
         let before = std::mem::replace(&mut self.outline, outline);
         let first = !before.taken;
-        self.end_connections_from(&before.without(&self.outline));
         self.egress.routes_changed();
         self.bind(&uplinks);
         let detoured = self.detour(&host, &uplinks);
@@ -125,7 +138,8 @@ impl Watcher {
         tracing::info!("sockets were protected by {strategy}, and new ones are by {now}");
         self.watched.set_strategy(now, "the uplink was chosen again".to_owned());
         // They are bound to a device that is not the uplink, even if another one has its name and its address by now.
-        let count = self.egress.reset(|_, peer| !is_local(peer));
+        let routes = self.egress.routes();
+        let count = self.egress.reset(|_, peer| !is_local(routes, peer));
         self.watched.reset(count);
         self.end_sessions();
     }
@@ -134,7 +148,7 @@ impl Watcher {
     /// this has changed.
     fn detour(&mut self, host: &Snapshot, uplinks: &Uplinks) -> bool {
         let (strategy, _) = self.watched.strategy();
-        let Strategy::Mark(mark) = strategy else { return false };
+        let Some(mark) = strategy.mark() else { return false };
         let mut changed = false;
         for family in Family::ALL {
             let wanted = uplinks.get(family).filter(|best| {
@@ -160,7 +174,7 @@ impl Watcher {
     }
 
     /// Ends the sessions of datagrams, whose sockets are bound to a device that is not the right one any more.
-    fn end_sessions(&self) {
+    pub(super) fn end_sessions(&self) {
         self.shared.udp.end(|_| true);
         self.shared.echo.forget();
     }
@@ -170,7 +184,7 @@ impl Watcher {
     pub(super) fn reset_stale(&mut self, patience_is_over: bool, detoured: bool) {
         let (strategy, _) = self.watched.strategy();
         let [v4, v6] = Family::ALL.map(|family| self.egress.detour(family).filter(|_| !detoured));
-        let outline = &self.outline;
+        let (outline, routes) = (&self.outline, self.egress.routes());
         // Many flows have the same ends.
         let mut known = HashMap::new();
         let count = self.egress.reset(|own, peer| {
@@ -181,7 +195,7 @@ impl Watcher {
             }
             *known
                 .entry((own, peer))
-                .or_insert_with(|| is_stale(outline, &strategy, own, peer, patience_is_over))
+                .or_insert_with(|| is_stale(outline, routes, &strategy, own, peer, patience_is_over))
         });
         if count > 0 {
             tracing::info!(flows = count, "reset flows whose uplink is gone");
@@ -191,22 +205,23 @@ impl Watcher {
 }
 
 /// Whether this host has the address.
-fn is_local(address: IpAddr) -> bool {
-    query(&RouteQuery::to(address)).is_ok_and(|way| way.kind == RouteKind::Local)
+fn is_local(routes: &dyn RouteOracle, address: IpAddr) -> bool {
+    routes.route(&RouteQuery::to(address)).is_ok_and(|way| way.kind == RouteKind::Local)
 }
 
 /// Whether a flow from this address of ours to that peer has lost its way.
 fn is_stale(
     outline: &Outline,
+    routes: &dyn RouteOracle,
     strategy: &Strategy,
     own: IpAddr,
     peer: IpAddr,
     patience_is_over: bool,
 ) -> bool {
-    if !is_local(own) {
+    if !is_local(routes, own) {
         return true;
     }
-    if is_local(peer) {
+    if is_local(routes, peer) {
         return false;
     }
     let owner = outline.addresses.iter().find(|(_, address)| *address == own).map(|(index, _)| *index);
@@ -215,24 +230,23 @@ fn is_stale(
     let Some(link) = link.filter(|link| !link.loopback && link.kind.as_deref() != Some("dummy")) else {
         return false;
     };
-    let mut way = RouteQuery::to(peer);
-    match strategy {
-        Strategy::Mark(mark) => way.mark = Some(*mark),
-        Strategy::Bind { index, .. } if *index != link.index => {
-            return patience_is_over || !strategy.is_unbound();
-        }
-        Strategy::Bind { index, .. } => way.oif = Some(*index),
+    if let Strategy::Bind { index, .. } = strategy
+        && *index != link.index
+    {
+        return patience_is_over || !strategy.is_unbound();
     }
+    let way = strategy.question(peer);
     if !link.up || !link.carrier {
         return patience_is_over;
     }
-    let (Ok(with), Ok(fresh)) = (query(&RouteQuery { src: Some(own), ..way }), query(&way)) else {
+    let (Ok(with), Ok(fresh)) = (routes.route(&RouteQuery { src: Some(own), ..way }), routes.route(&way))
+    else {
         return false;
     };
     match with.oif {
         None => patience_is_over,
         Some(oif) if oif == link.index => false,
         // By another device. If a new flow would use this address nevertheless, that is how the host wants it.
-        Some(_) => fresh.prefsrc != Some(own),
+        Some(_) => way.src.is_none() && fresh.prefsrc != Some(own),
     }
 }

@@ -292,7 +292,25 @@ impl World {
         }
         let query = RouteQuery::to(dst);
         match plan.protect {
-            Protect::Mark => Some(Packet::of_socket(&query.marked(plan.mark?), 0)),
+            Protect::Mark | Protect::MarkTerminal | Protect::MarkIfgroup => {
+                Some(Packet::of_socket(&query.marked(plan.mark?), 0))
+            }
+            Protect::SourceRule if dst.is_loopback() => Some(Packet::of_socket(&query, 0)),
+            Protect::SourceRule => {
+                let sources = plan.sources?;
+                let src = sources.get(Family::of(dst))?;
+                // A socket cannot be bound to an address that the host has not.
+                let here = self.host.addresses.iter().any(|a| a.net.addr() == src);
+                here.then(|| Packet::of_socket(&query.from(src, sources.ports.0), 0))
+            }
+            Protect::HostRoute => plan.servers.contains(&dst).then(|| Packet::of_socket(&query, 0)),
+            // Before a socket is made the kernel is asked whether it takes the host route.
+            Protect::HostRouteHalves if plan.servers.contains(&dst) => {
+                let packet = Packet::of_socket(&query, 0);
+                let answer = decide(&self.host, &packet).remove(0).answer;
+                (answer.table == Some(plan.table) && answer.oif != Some(tun)).then_some(packet)
+            }
+            Protect::HostRouteHalves | Protect::Netns => None,
             Protect::Bind => {
                 let here = decide(&self.host, &Packet::of(&query, 0)).remove(0).answer;
                 if dst.is_loopback() || here.kind == RouteKind::Local {
@@ -339,6 +357,21 @@ fn requests() -> Vec<Request> {
     vec![
         base.clone(),
         Request { protect: Protect::Bind, ..base.clone() },
+        Request { protect: Protect::MarkIfgroup, ..base.clone() },
+        Request { protect: Protect::SourceRule, root: true, ..base.clone() },
+        Request { protect: Protect::SourceRule, forwarded: true, exclude_uids: vec![1234], ..base.clone() },
+        Request {
+            protect: Protect::HostRoute,
+            servers: ["203.0.113.1", "198.51.100.9", "2001:db8:ffff::1"].map(|s| s.parse().unwrap()).into(),
+            ..base.clone()
+        },
+        Request {
+            protect: Protect::HostRouteHalves,
+            servers: ["203.0.113.1", "198.51.100.9", "2001:db8:ffff::1"].map(|s| s.parse().unwrap()).into(),
+            exclude_uids: vec![1234],
+            ..base.clone()
+        },
+        Request { protect: Protect::MarkTerminal, ..base.clone() },
         Request { forwarded: true, exclude_uids: vec![1234], mark: Some(Mark(0x2000_0000)), ..base.clone() },
         Request { protect: Protect::Bind, interface: Some("eth1".into()), ..base.clone() },
         Request {
@@ -400,7 +433,7 @@ fn no_single_event_makes_a_loop() {
 fn no_two_events_make_a_loop() {
     let mut looked = 0;
     for (name, host) in hosts().into_iter().skip(1).step_by(2) {
-        for request in requests().iter().take(3) {
+        for request in requests().iter().take(7) {
             for first in EVENTS {
                 looked += EVENTS.iter().map(|e| after(name, &host, request, &[first, *e])).sum::<usize>();
             }
