@@ -16,6 +16,7 @@
 #![deny(unsafe_code)]
 
 mod apply;
+mod cgroup;
 mod change;
 mod drift;
 mod error;
@@ -39,6 +40,7 @@ mod os;
 pub use apply::{
     Applied, Captured, Hook, JournalState, Prepared, Recovered, StepPoint, Verified, apply, no_hook, recover,
 };
+pub use cgroup::{Cgroup, CgroupError, instance_runs};
 pub use change::{Change, RouteSpec, Undo};
 pub use drift::Watched;
 pub use error::RouteError;
@@ -46,7 +48,8 @@ pub use host::{Address, Link, NextHop, NftSupport, NftTableId, PROTOCOL, Route, 
 pub use id::{Family, IfIndex, Mark, Priority, Table, netns};
 pub use journal::Journal;
 pub use model::{
-    Outcome, Packet, classes, decide, decide_socket, foreign_ways, planned, route_words, rule_words,
+    Outcome, Packet, classes, decide, decide_socket, foreign_ways, marked_by, planned, route_words,
+    rule_words,
 };
 pub use monitor::{Changes, Monitor, Waker};
 pub use nft::{Inbound, NftTable};

@@ -9,7 +9,7 @@ use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, R
 use netlink_packet_route::rule::{RuleAction as Action, RuleAttribute, RuleFlags, RuleMessage, RuleUidRange};
 
 use super::netlink::{Netlink, Refusal};
-use super::{decode, nft, sysctl};
+use super::{cgroup, decode, nft, sysctl};
 use crate::change::{Change, RouteSpec, Undo};
 use crate::error::RouteError;
 use crate::host::{PROTOCOL, Rule, RuleAction};
@@ -47,6 +47,7 @@ pub(crate) fn make(change: &Change) -> Result<(), RouteError> {
             let message = RouteNetlinkMessage::NewRule(rule(spec));
             present(Netlink::routing()?.change(&what(), message, NLM_F_CREATE | NLM_F_EXCL)?, &what())
         }
+        Change::Cgroup { path } => Ok(cgroup::make(path)?),
         Change::Nft(table) => nft::make(table),
         Change::Sysctl { path, new, .. } => sysctl::write(path, new),
     }
@@ -82,6 +83,7 @@ pub(crate) fn unmake(undo: &Undo) -> Result<bool, RouteError> {
             let message = RouteNetlinkMessage::DelRule(rule(spec));
             absent(Netlink::routing()?.change(&what(), message, 0)?, &what())
         }
+        Undo::Cgroup { path } => Ok(cgroup::remove(path)?),
         Undo::Nft { name } => nft::unmake(name),
         Undo::Sysctl { path, old, new } => {
             if sysctl::read(path)?.as_deref().map(str::trim) != Some(new.trim()) {
@@ -235,5 +237,5 @@ pub(crate) fn unmake_tagged() -> Result<usize, RouteError> {
     for one in &undo {
         count += usize::from(unmake(one)?);
     }
-    Ok(count)
+    Ok(count + usize::from(cgroup::remove_ours()))
 }
