@@ -12,8 +12,8 @@ use oneway_route as route;
 use oneway_rule::OutboundId;
 
 use crate::config::{
-    BLOCK, Config, ConfigError, ConfigErrors, DIRECT, DnsMode, OutboundSpec, Protect, ProxyProtocol,
-    ProxySpec, ServerHost,
+    BLOCK, Config, ConfigError, ConfigErrors, DIRECT, DnsMode, Origin, OutboundSpec, ProgramName, Protect,
+    ProxyProtocol, ProxySpec, RuleLine, ServerHost,
 };
 use crate::dispatch::{Dispatch, Entry};
 use crate::error::EngineError;
@@ -45,7 +45,7 @@ pub(crate) fn dispatch(
         errors.push(ConfigError::new(None, format!("the final outbound {name:?} is not defined")));
     }
     let rules =
-        rules::compile(&config.rules, &outbound, last.unwrap_or(OutboundId(0)), config.dns.mode, &mut errors);
+        rules::compile(&config.rules, &excluded_programs(config), &outbound, last.unwrap_or(OutboundId(0)), config.dns.mode, &mut errors);
     match (ConfigErrors::collect(errors), rules) {
         (None, Some((rules, warnings))) => Ok((Dispatch::new(rules, "MATCH", entries), warnings)),
         (Some(errors), _) => Err(EngineError::Config(errors)),
@@ -55,6 +55,16 @@ pub(crate) fn dispatch(
             instead: "`oneway check` says why",
         }),
     }
+}
+
+/// The rules for programs that are excluded by name. Whose a packet is can be found out when it is here already, and so
+/// its flow is sent on directly.
+fn excluded_programs(config: &Config) -> Vec<RuleLine> {
+    let line = |program: &ProgramName| RuleLine {
+        text: program.rule(),
+        origin: Origin::Option("--exclude-process"),
+    };
+    config.capture.exclude_process.iter().map(line).collect()
 }
 
 /// The number of an outbound. Clash's own names for the two that always exist are known, too.
@@ -117,6 +127,8 @@ pub(crate) fn request(config: &Config, protect: route::Protect) -> route::Reques
         include: include(config),
         exclude: config.capture.exclude.iter().map(|prefix| prefix.net()).collect(),
         exclude_uids: config.capture.exclude_uid.iter().map(|uid| uid.get()).collect(),
+        // They are looked for on the host.
+        exclude_cgroups: Vec::new(),
         forwarded: config.capture.forwarded,
         mark: config.egress.mark.map(|mark| route::Mark(mark.get())),
         interface: config.egress.interface.as_ref().map(|name| name.as_str().to_owned()),

@@ -30,13 +30,16 @@ const RECENT: usize = 8;
 /// Sockets whose programs are remembered.
 const REMEMBERED: usize = 1024;
 
+/// A program and its process, with the one that started it.
+type Found = (Arc<Process>, (u32, u32));
+
 /// The kernel's table of sockets, and what was found in `/proc` before.
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
     netlink: Option<Socket>,
     recent: VecDeque<u32>,
     /// By inode: the link that led there, and the program.
-    known: HashMap<u32, (PathBuf, Arc<Process>)>,
+    known: HashMap<u32, (PathBuf, Found)>,
 }
 
 impl Sockets {
@@ -49,8 +52,9 @@ impl Sockets {
     ) -> Owner {
         match self.ask(network, source, destination) {
             Ok(Some((uid, inode))) => {
-                let process = if with_process && inode != 0 { self.process(inode) } else { None };
-                Owner { uid: Some(uid), process }
+                let found = if with_process && inode != 0 { self.process(inode) } else { None };
+                let (process, pids) = found.unzip();
+                Owner { uid: Some(uid), process, pids }
             }
             Ok(None) => Owner::default(),
             Err(_) => {
@@ -117,12 +121,12 @@ impl Sockets {
     }
 
     /// The program that has a socket.
-    fn process(&mut self, inode: u32) -> Option<Arc<Process>> {
+    fn process(&mut self, inode: u32) -> Option<Found> {
         let wanted = format!("socket:[{inode}]");
         if let Some((link, process)) = self.known.get(&inode)
             && leads_to(link, &wanted)
         {
-            return Some(Arc::clone(process));
+            return Some(process.clone());
         }
         let recent = self.recent.iter().copied().find_map(|pid| Some((pid, socket_of(pid, &wanted)?)));
         let (pid, link) = recent.or_else(|| {
@@ -134,16 +138,16 @@ impl Sockets {
         self.recent.retain(|known| *known != pid);
         self.recent.push_front(pid);
         self.recent.truncate(RECENT);
-        let process = Arc::new(program(pid)?);
+        let process = (Arc::new(program(pid)?), (pid, parent(pid).unwrap_or(0)));
         if self.known.len() >= REMEMBERED {
             self.known.clear();
         }
-        self.known.insert(inode, (link, Arc::clone(&process)));
+        self.known.insert(inode, (link, process.clone()));
         Some(process)
     }
 }
 
-fn open() -> io::Result<Socket> {
+pub(super) fn open() -> io::Result<Socket> {
     let mut socket = Socket::new(protocols::NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
     socket.connect(&NetlinkAddr::new(0, 0))?;
@@ -152,7 +156,7 @@ fn open() -> io::Result<Socket> {
 }
 
 /// The link of a program to a socket.
-fn socket_of(pid: u32, wanted: &str) -> Option<PathBuf> {
+pub(super) fn socket_of(pid: u32, wanted: &str) -> Option<PathBuf> {
     let links = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
     links.filter_map(|entry| Some(entry.ok()?.path())).find(|link| leads_to(link, wanted))
 }
@@ -161,7 +165,13 @@ fn leads_to(link: &Path, wanted: &str) -> bool {
     fs::read_link(link).is_ok_and(|target| target.as_os_str() == wanted)
 }
 
-fn program(pid: u32) -> Option<Process> {
+/// Field 4 of `proc_pid_stat(5)`, behind the name in parentheses.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+pub(super) fn program(pid: u32) -> Option<Process> {
     if let Ok(path) = fs::read_link(format!("/proc/{pid}/exe")) {
         let path = path.to_string_lossy();
         // Of a file that was replaced since, as an update does.
