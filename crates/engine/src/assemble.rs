@@ -44,8 +44,14 @@ pub(crate) fn dispatch(
         let name = &config.rules.final_outbound;
         errors.push(ConfigError::new(None, format!("the final outbound {name:?} is not defined")));
     }
-    let rules =
-        rules::compile(&config.rules, &excluded_programs(config), &outbound, last.unwrap_or(OutboundId(0)), config.dns.mode, &mut errors);
+    let rules = rules::compile(
+        &config.rules,
+        &excluded_programs(config),
+        &outbound,
+        last.unwrap_or(OutboundId(0)),
+        config.dns.mode,
+        &mut errors,
+    );
     match (ConfigErrors::collect(errors), rules) {
         (None, Some((rules, warnings))) => Ok((Dispatch::new(rules, "MATCH", entries), warnings)),
         (Some(errors), _) => Err(EngineError::Config(errors)),

@@ -12,6 +12,8 @@ use oneway_rule::{Answer, Fact, Query, RuleSet, Step};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::circle::{Circles, Verdict};
+
 /// The rules and what they choose from.
 #[derive(Debug)]
 pub(crate) struct Dispatch {
@@ -20,6 +22,7 @@ pub(crate) struct Dispatch {
     last_label: Arc<str>,
     entries: Vec<Entry>,
     owners: Arc<Owners>,
+    circles: Arc<Circles>,
 }
 
 /// A flow that asks where to go.
@@ -75,12 +78,17 @@ pub(crate) struct Choice<'a> {
     pub(crate) id: u32,
     pub(crate) entry: &'a Entry,
     rule: Option<usize>,
+    /// It would go in a circle, and is refused whatever the rules say.
+    circle: bool,
     dispatch: &'a Dispatch,
 }
 
 impl Choice<'_> {
     /// What `flows` shows: the rule as it was written.
     pub(crate) fn rule(&self) -> Arc<str> {
+        if self.circle {
+            return "in a circle".into();
+        }
         match self.rule.and_then(|rule| self.dispatch.rules.text(rule)) {
             Some(text) => text.into(),
             None => Arc::clone(&self.dispatch.last_label),
@@ -90,13 +98,62 @@ impl Choice<'_> {
 
 impl Dispatch {
     pub(crate) fn new(rules: RuleSet, last: &str, entries: Vec<Entry>) -> Self {
-        Self { rules, last_label: last.into(), entries, owners: Arc::default() }
+        Self { rules, last_label: last.into(), entries, owners: Arc::default(), circles: Arc::default() }
     }
 
     /// The outbound for a flow, from what is known without waiting. The rules were compiled against this table, so that
     /// every number in them is here.
     pub(crate) fn choose(&self, subject: &Subject<'_>) -> Result<Choice<'_>, Ownerless> {
-        self.choose_by(subject, |with_process| self.owner(subject.network, subject.source, with_process))
+        let choice = self
+            .choose_by(subject, |with_process| self.owner(subject.network, subject.source, with_process))?;
+        if self.closes_circle(&choice, subject)? {
+            return Ok(self.refusal());
+        }
+        Ok(choice)
+    }
+
+    /// Whether a flow comes from the very proxy that it would be sent to.
+    fn closes_circle(&self, choice: &Choice<'_>, subject: &Subject<'_>) -> Result<bool, Ownerless> {
+        let Some(proxy) = choice.entry.outbound.proxy() else { return Ok(false) };
+        let addresses = proxy.addrs();
+        if !addresses.iter().any(|at| self.circles.is_here(at.ip())) {
+            // A proxy in a container of this host, whose traffic is forwarded.
+            let own = addresses.iter().find(|at| at.ip() == subject.source.ip());
+            return Ok(own.is_some_and(|at| {
+                self.circles.refuse_forwarded(choice.id, &choice.entry.name, *at, subject.target);
+                true
+            }));
+        }
+        let owner = self.owner(subject.network, subject.source, true)?;
+        match self.circles.judge(choice.id, &choice.entry.name, &self.local(), &owner, subject.target) {
+            Verdict::Open => Ok(false),
+            Verdict::Closed => Ok(true),
+            Verdict::Unknown => Err(Ownerless { with_process: true }),
+        }
+    }
+
+    /// The outbounds whose proxies are on this host, and where.
+    pub(crate) fn local(&self) -> Vec<(u32, SocketAddr)> {
+        let here = |entry: &Entry| {
+            let addresses = entry.outbound.proxy()?.addrs();
+            addresses.iter().copied().find(|at| self.circles.is_here(at.ip()))
+        };
+        (0_u32..).zip(&self.entries).filter_map(|(id, entry)| Some((id, here(entry)?))).collect()
+    }
+
+    /// What knows of circles.
+    pub(crate) fn circles(&self) -> &Circles {
+        &self.circles
+    }
+
+    /// The outbound that refuses, which there always is.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the position comes from this very table, which is never empty"
+    )]
+    fn refusal(&self) -> Choice<'_> {
+        let at = self.entries.iter().position(|entry| matches!(entry.outbound, Outbound::Block)).unwrap_or(0);
+        Choice { id: at as u32, entry: &self.entries[at], rule: None, circle: true, dispatch: self }
     }
 
     /// The outbound for a flow whose owner is given.
@@ -123,7 +180,7 @@ impl Dispatch {
                 Step::Decided(decision) => {
                     let id = decision.outbound.0;
                     let entry = &self.entries[id as usize];
-                    return Ok(Choice { id, entry, rule: decision.rule, dispatch: self });
+                    return Ok(Choice { id, entry, rule: decision.rule, circle: false, dispatch: self });
                 }
                 Step::Needs { fact: Fact::Uid, .. } => {
                     let owner = find(false)?;
@@ -157,8 +214,10 @@ impl Dispatch {
         let owners = Arc::clone(&self.owners);
         let Subject { network, source, target, .. } = *subject;
         let (addr, Ownerless { with_process }) = (target.addr, missing);
+        let (circles, local) = (Arc::clone(&self.circles), self.local());
         let found = tokio::task::spawn_blocking(move || {
             owners.find(network, source, addr, with_process);
+            circles.look(&local);
         });
         // It is cancelled only when the runtime ends, and then nobody asks again.
         let _ = found.await;

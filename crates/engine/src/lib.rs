@@ -15,7 +15,11 @@ mod error;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no capture on this system yet"))]
 mod assemble;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no capture on this system yet"))]
+mod circle;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no capture on this system yet"))]
 mod dispatch;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no capture on this system yet"))]
+mod exclude;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no capture on this system yet"))]
 mod guard;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no capture on this system yet"))]

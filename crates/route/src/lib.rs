@@ -57,4 +57,4 @@ pub use plan::{
     Phase, Plan, PlanError, Protect, Request, Step, Uplink, Uplinks, find_uplinks, plan, plan_again,
 };
 pub use prove::{Check, Proof, prove_rules};
-pub use query::{RouteAnswer, RouteKind, RouteQuery, destroy_tcp, listening_user, query};
+pub use query::{RouteAnswer, RouteKind, RouteQuery, destroy_tcp, query};

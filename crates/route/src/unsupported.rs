@@ -37,10 +37,6 @@ pub(crate) fn query(_: &RouteQuery) -> Result<RouteAnswer, RouteError> {
     no("ask for a route")
 }
 
-pub(crate) fn listening_user(_: std::net::SocketAddr) -> Result<Option<u32>, RouteError> {
-    no("list the TCP sockets")
-}
-
 pub(crate) fn make(_: &Change) -> Result<(), RouteError> {
     no("change the host's routing")
 }

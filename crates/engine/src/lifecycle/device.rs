@@ -16,6 +16,7 @@ use crate::assemble;
 use crate::config::{Config, FaultSpec};
 use crate::control::StatePaths;
 use crate::error::EngineError;
+use crate::exclude;
 
 /// A device that is ready to capture, and what goes with it.
 pub(super) struct Device {
@@ -36,7 +37,7 @@ pub(super) struct Device {
 /// A plan, and the protection that it counts on.
 pub(crate) struct Planned {
     pub(crate) plan: Plan,
-    request: Request,
+    pub(crate) request: Request,
     pub(crate) strategy: Strategy,
     pub(crate) why: String,
 }
@@ -114,6 +115,7 @@ pub(super) fn plan(
     snapshot: &Snapshot,
 ) -> Result<Planned, EngineError> {
     let mut request = assemble::request(config, Protect::Mark);
+    request.exclude_cgroups = exclude::groups(&config.capture.exclude_cgroup, snapshot.nft)?;
     if given.is_some() {
         request.tun_name = given;
     }
@@ -141,6 +143,13 @@ fn uplink(config: &Config, uplinks: &Uplinks) -> Option<Uplink> {
 /// Uses a device that was handed over with its addresses and routes. There is no right to change the host, so that our
 /// own sockets are bound to the uplink, which needs none.
 fn take_over(config: &Config, tun: Tun) -> Result<Device, EngineError> {
+    if !config.capture.exclude_cgroup.is_empty() {
+        return Err(EngineError::Unsupported {
+            what: "--exclude-cgroup with a device that was handed over".to_owned(),
+            where_: "without the right to change the packet filter",
+            instead: "grant CAP_NET_ADMIN, or have whoever made the device exclude the group",
+        });
+    }
     let snapshot = Snapshot::take()?;
     let Some(link) = snapshot.link(tun.name()) else {
         return Err(EngineError::NoAddress { name: tun.name().to_owned() });

@@ -23,11 +23,13 @@ use oneway_stack::tcp::{self, IsnGenerator};
 use tokio::sync::watch;
 
 use crate::assemble;
+use crate::circle;
 use crate::config::{CaptureMode, Config, DnsConfig, StackKind};
 use crate::control::{FlowInfo, InstanceLock, StatePaths, Status};
 use crate::dispatch::Dispatch;
 use crate::dns::{self, Dns, ProxyResolver};
 use crate::error::EngineError;
+use crate::exclude::Exclusions;
 use crate::guard::Guard;
 use crate::limits::Limits;
 use crate::stats::Stats;
@@ -59,6 +61,7 @@ pub(crate) struct About {
     pub(crate) families: Vec<Family>,
     pub(crate) final_outbound: String,
     pub(crate) dns: DnsConfig,
+    pub(crate) exclusions: Exclusions,
     /// What does change.
     pub(crate) watched: Arc<Watched>,
 }
@@ -158,6 +161,7 @@ impl Engine {
             Err(error) => return Err(host.undo_because(error)),
         };
         resolver.hand_over(dns.client());
+        dispatch.circles().set_own(own_addresses(&Snapshot::take()?));
         let host = host.verify(&proxies)?;
         let forbidden = forbidden(&addresses, &dns::pools(&config.dns));
 
@@ -193,6 +197,8 @@ impl Engine {
             proof.why =
                 format!("{}; {checks} destinations asked of the kernel with the rules in place", proof.why);
         }
+        let exclusions = Exclusions::new(&config.capture, request.exclude_cgroups.clone());
+        warn_of_circles(&shared.dispatch, &exclusions);
         let watched = Arc::new(Watched::new(uplinks, strategy, strategy_why, proof));
         let parts = watching::Parts {
             host,
@@ -204,6 +210,8 @@ impl Engine {
             forbidden,
             shared: Arc::clone(&shared),
             watched: Arc::clone(&watched),
+            groups: config.capture.exclude_cgroup.clone(),
+            exclusions: exclusions.clone(),
         };
         let watch = match Watch::start(parts) {
             Ok(watch) => watch,
@@ -219,6 +227,7 @@ impl Engine {
             families,
             final_outbound: config.rules.final_outbound.clone(),
             dns: config.dns.clone(),
+            exclusions,
             watched,
         };
         Ok(Self { shared, about, phase, running: Mutex::new(Some(Running { threads, watch, lock })), end })
@@ -329,6 +338,22 @@ pub(crate) fn available(config: &Config) -> Result<(), EngineError> {
     Ok(())
 }
 
+/// Says which outbounds' proxies are programs of this host that are captured themselves. Their flows are refused when they
+/// come; a proxy that the rules send out directly is none of them.
+fn warn_of_circles(dispatch: &Dispatch, exclusions: &Exclusions) {
+    for (id, at) in dispatch.local() {
+        if let Some(listener) = oneway_flow::listener(at).filter(|listener| !exclusions.cover(listener)) {
+            let name = &dispatch.by_id(id).name;
+            tracing::warn!(
+                "outbound {name:?}: its proxy {at} is {} of this host and is captured itself; what would be sent to it \
+                 again is refused. To mend it, {}",
+                circle::program(&listener),
+                circle::fix(&listener)
+            );
+        }
+    }
+}
+
 /// The descriptor limit, raised to the hard one.
 fn raise_descriptor_limit() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -408,6 +433,11 @@ fn protect(
     let proof = prove(&egress, link.index, proxies)?;
     let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
     Ok(Guarded { egress: Arc::new(egress), listeners, proof, mtu, index: link.index })
+}
+
+/// The addresses of this host by which its programs can be reached, but loopback's.
+pub(crate) fn own_addresses(host: &Snapshot) -> Vec<IpAddr> {
+    host.addresses.iter().map(|address| address.net.addr()).collect()
 }
 
 /// The TUN's networks, and those whose addresses only stand for names.

@@ -23,7 +23,9 @@ use oneway_route::{
 use parking_lot::Mutex;
 
 use super::host::Host;
+use crate::config::CgroupPath;
 use crate::error::EngineError;
+use crate::exclude::{self, Exclusions};
 use crate::watched::{OncePerMinute, Proof, Rounds, Watched, amplified};
 use crate::worker::Shared;
 use uplinks::Outline;
@@ -55,6 +57,9 @@ pub(super) struct Parts {
     pub(super) forbidden: Vec<IpNet>,
     pub(super) shared: Arc<Shared>,
     pub(super) watched: Arc<Watched>,
+    /// Control groups that are excluded, as they were given.
+    pub(super) groups: Vec<CgroupPath>,
+    pub(super) exclusions: Exclusions,
 }
 
 /// The running watch.
@@ -69,7 +74,19 @@ pub(super) struct Watch {
 impl Watch {
     /// Begins. What cannot be watched is undone.
     pub(super) fn start(parts: Parts) -> Result<Self, EngineError> {
-        let Parts { host, request, nft, tun, families, proxies, forbidden, shared, watched } = parts;
+        let Parts {
+            host,
+            request,
+            nft,
+            tun,
+            families,
+            proxies,
+            forbidden,
+            shared,
+            watched,
+            groups,
+            exclusions,
+        } = parts;
         let monitor = match Monitor::open() {
             Ok(monitor) => monitor,
             Err(error) => return Err(host.undo_because(error.into())),
@@ -96,6 +113,8 @@ impl Watch {
             egress: Arc::clone(&shared.egress),
             shared,
             watched,
+            groups,
+            exclusions,
             outline: Outline::default(),
             patience: None,
             rounds: Rounds::default(),
@@ -161,6 +180,8 @@ struct Watcher {
     egress: Arc<Egress>,
     shared: Arc<Shared>,
     watched: Arc<Watched>,
+    groups: Vec<CgroupPath>,
+    exclusions: Exclusions,
     /// The host's links, addresses and default routes at the last look.
     outline: Outline,
     /// When flows are given up that could have come back by themselves.
@@ -253,7 +274,7 @@ impl Watcher {
         let mut again = false;
         match host {
             Host::Ours(applied) => {
-                if changes.routing() {
+                if self.regroup() || changes.routing() {
                     again |= self.follow(applied);
                 }
                 again |= self.put_back(applied, Which::All);
@@ -281,6 +302,17 @@ impl Watcher {
         again
     }
 
+    /// Looks for the control groups that are excluded; whether they are others than before.
+    fn regroup(&mut self) -> bool {
+        let found = exclude::groups_again(&self.groups, self.nft, &self.request.exclude_cgroups);
+        if found == self.request.exclude_cgroups {
+            return false;
+        }
+        self.exclusions.set_groups(found.clone());
+        self.request.exclude_cgroups = found;
+        true
+    }
+
     /// Makes the plan one for the host as it is now.
     fn follow(&mut self, applied: &mut Applied<Captured>) -> bool {
         let snapshot = match Snapshot::take_again(self.nft) {
@@ -294,6 +326,7 @@ impl Watcher {
             // The workers know by now, and everything is about to be undone.
             return false;
         }
+        self.shared.dispatch.circles().set_own(super::own_addresses(&snapshot));
         self.forbid_foreign_ways(&snapshot);
         let plan = match plan_again(&self.request, applied.plan(), &snapshot) {
             Ok(plan) => plan,
@@ -395,10 +428,13 @@ impl Watcher {
     /// What nobody tells.
     fn tick(&mut self) {
         let shared_host = Arc::clone(&self.host);
-        if let Some(Host::Ours(applied)) = &mut *shared_host.lock()
-            && applied.has_switches()
-        {
-            self.put_back(applied, Which::Switches);
+        if let Some(Host::Ours(applied)) = &mut *shared_host.lock() {
+            if applied.has_switches() {
+                self.put_back(applied, Which::Switches);
+            }
+            if self.regroup() {
+                self.follow(applied);
+            }
         }
         let stats = self.shared.stats.snapshot();
         let traffic = (stats.tun_read, stats.tun_written, stats.udp_down + stats.echo_down);

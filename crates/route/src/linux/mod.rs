@@ -21,5 +21,4 @@ pub(crate) use missing::missing;
 pub(crate) use monitor::{Monitor, Waker};
 pub(crate) use nft::has_rule_for;
 pub(crate) use query::query;
-pub(crate) use serving::listening_user;
 pub(crate) use snapshot::{snapshot, snapshot_again};
