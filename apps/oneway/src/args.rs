@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use oneway::config::{
-    CaptureMode, ConfigError, DnsMode, DnsUpstream, FaultSpec, InterfaceName, LogFormat, LogLevel, Mtu,
-    Options, Origin, Prefix, Protect, StackKind, TunAddress, TunFd, Uid,
+    CaptureMode, CgroupPath, ConfigError, DnsMode, DnsUpstream, FaultSpec, InterfaceName, LogFormat,
+    LogLevel, Mtu, Options, Origin, Prefix, ProgramName, Protect, StackKind, TunAddress, TunFd, Uid,
 };
 
 /// The command line.
@@ -79,6 +79,12 @@ pub(crate) enum Command {
     Confirm,
     /// Undo what a killed instance left behind
     Recover,
+    /// Run a program whose own traffic is never captured: a proxy on this host, say
+    Exclude {
+        /// The program and its arguments
+        #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
     /// Show the main job in throw-away network namespaces
     Demo,
     /// Print the configuration that a configuration of Clash or mihomo amounts to, and list what it lacks
@@ -97,8 +103,6 @@ pub(crate) enum Command {
     Exec(Later),
     #[command(hide = true)]
     Reload(Later),
-    #[command(hide = true)]
-    Exclude(Later),
     #[command(hide = true)]
     Lab(Later),
 }
@@ -185,10 +189,12 @@ pub(crate) struct CaptureArgs {
     /// Do not capture the traffic of this user; repeatable
     #[arg(long, value_name = "N")]
     exclude_uid: Vec<Uid>,
-    #[arg(long, value_name = "PATH", hide = true)]
-    exclude_cgroup: Vec<String>,
-    #[arg(long, value_name = "NAME", hide = true)]
-    exclude_process: Vec<String>,
+    /// Do not capture the traffic of the programs in this control group (version 2); repeatable
+    #[arg(long, value_name = "PATH")]
+    exclude_cgroup: Vec<CgroupPath>,
+    /// Send the traffic of this program directly, past rules and proxies; repeatable
+    #[arg(long, value_name = "NAME")]
+    exclude_process: Vec<ProgramName>,
     /// Capture traffic that this host forwards for containers and LAN clients too
     #[arg(long)]
     forwarded: bool,

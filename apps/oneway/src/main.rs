@@ -9,6 +9,7 @@ mod engine;
 mod failure;
 mod logging;
 mod output;
+mod program;
 mod service;
 mod usage;
 
@@ -43,12 +44,12 @@ fn execute(cli: args::Cli, output: Output) -> Result<ExitCode, Failure> {
         Command::Stop => commands::stop::stop(&global, output),
         Command::Confirm => commands::confirm::confirm(&global, output),
         Command::Recover => commands::recover::recover(output),
+        Command::Exclude { command } => commands::exclude::exclude(&command),
         Command::Demo => demo::demo(output),
         Command::Import { file } => commands::import::import(&file, output),
         Command::Completions { shell } => commands::completions::completions(shell, output),
         Command::Exec(_) => Err(Failure::later("oneway exec")),
         Command::Reload(_) => Err(Failure::later("oneway reload")),
-        Command::Exclude(_) => Err(Failure::later("oneway exclude")),
         Command::Lab(_) => Err(Failure::later("oneway lab")),
     }
 }

@@ -60,6 +60,13 @@ impl Circles {
         ip.is_loopback() || self.own.read().contains(&ip)
     }
 
+    /// Says something about an outbound once a minute.
+    pub(crate) fn say(&self, id: u32, line: &str) {
+        if self.known.lock().said.entry(id).or_default().may(Instant::now()) {
+            tracing::warn!("{line}");
+        }
+    }
+
     /// Flows that were refused.
     pub(crate) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)

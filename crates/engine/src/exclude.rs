@@ -1,5 +1,7 @@
 //! The programs that are not captured.
 
+mod enter;
+
 use std::sync::Arc;
 
 use oneway_flow::Listener;
@@ -8,6 +10,8 @@ use parking_lot::Mutex;
 
 use crate::config::{CaptureConfig, CgroupPath, ProgramName};
 use crate::error::EngineError;
+
+pub use enter::exclude_this_process;
 
 /// Which programs those are, now: control groups come and go.
 #[derive(Clone, Debug, Default)]

@@ -44,6 +44,7 @@ mod status;
 mod worker;
 
 pub use error::EngineError;
+pub use exclude::exclude_this_process;
 #[cfg(target_os = "linux")]
 pub use explain::{check, doctor, why};
 pub use lifecycle::{Engine, plan, recover};

@@ -4,6 +4,7 @@ pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod confirm;
 pub(crate) mod doctor;
+pub(crate) mod exclude;
 pub(crate) mod flows;
 pub(crate) mod import;
 pub(crate) mod plan;

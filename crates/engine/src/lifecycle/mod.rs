@@ -344,12 +344,13 @@ fn warn_of_circles(dispatch: &Dispatch, exclusions: &Exclusions) {
     for (id, at) in dispatch.local() {
         if let Some(listener) = oneway_flow::listener(at).filter(|listener| !exclusions.cover(listener)) {
             let name = &dispatch.by_id(id).name;
-            tracing::warn!(
-                "outbound {name:?}: its proxy {at} is {} of this host and is captured itself; what would be sent to it \
-                 again is refused. To mend it, {}",
+            let line = format!(
+                "outbound {name:?} goes in a circle: its proxy {at} is {} of this host and is captured itself; what would \
+                 be sent to it again is refused. To mend it, {}",
                 circle::program(&listener),
                 circle::fix(&listener)
             );
+            dispatch.circles().say(id, &line);
         }
     }
 }
