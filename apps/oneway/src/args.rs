@@ -41,6 +41,13 @@ pub(crate) struct Global {
 }
 
 impl Global {
+    /// The same for a command whose standard error is that of another program: it says what is wrong, unless it is asked for
+    /// more.
+    pub(crate) fn quiet_by_default(&self) -> Self {
+        let quiet = if self.verbose == 0 { self.quiet.max(1) } else { 0 };
+        Self { quiet, ..self.clone() }
+    }
+
     fn log_level(&self) -> Option<LogLevel> {
         match (self.verbose, self.quiet) {
             (0, 0) => None,
@@ -79,6 +86,21 @@ pub(crate) enum Command {
     Confirm,
     /// Undo what a killed instance left behind
     Recover,
+    /// Run a program of which everything is captured, in a network namespace of its own
+    Exec {
+        #[command(flatten)]
+        capture: CaptureArgs,
+        /// The program and its arguments
+        #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
+    /// What `exec` starts: becomes the program inside
+    #[command(hide = true)]
+    ExecInside {
+        channel: i32,
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
     /// Run a program whose own traffic is never captured: a proxy on this host, say
     Exclude {
         /// The program and its arguments
@@ -99,8 +121,6 @@ pub(crate) enum Command {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
-    #[command(hide = true)]
-    Exec(Later),
     #[command(hide = true)]
     Reload(Later),
     #[command(hide = true)]

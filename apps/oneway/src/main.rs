@@ -6,6 +6,7 @@ mod args;
 mod commands;
 mod demo;
 mod engine;
+mod exec;
 mod failure;
 mod logging;
 mod output;
@@ -44,11 +45,12 @@ fn execute(cli: args::Cli, output: Output) -> Result<ExitCode, Failure> {
         Command::Stop => commands::stop::stop(&global, output),
         Command::Confirm => commands::confirm::confirm(&global, output),
         Command::Recover => commands::recover::recover(output),
+        Command::Exec { capture, command } => exec::exec(&global, capture, &command),
+        Command::ExecInside { channel, command } => exec::inside(channel, &command),
         Command::Exclude { command } => commands::exclude::exclude(&command),
         Command::Demo => demo::demo(output),
         Command::Import { file } => commands::import::import(&file, output),
         Command::Completions { shell } => commands::completions::completions(shell, output),
-        Command::Exec(_) => Err(Failure::later("oneway exec")),
         Command::Reload(_) => Err(Failure::later("oneway reload")),
         Command::Lab(_) => Err(Failure::later("oneway lab")),
     }

@@ -2,10 +2,11 @@
 //!
 //! A [`tun::Tun`] hands over whole IP packets, up to 64 KiB each where the kernel offloads segmentation. Each of its
 //! [`tun::Queue`]s can be recorded ([`pcap`]) and disturbed ([`fault`]). [`listener`] makes the local sockets that a
-//! NAT to the OS's own TCP ends in.
+//! NAT to the OS's own TCP ends in, and [`namespace`] a place for a program of which everything is captured.
 
 pub mod fault;
 pub mod listener;
+pub mod namespace;
 pub mod pcap;
 pub mod tun;
 

@@ -24,7 +24,7 @@ const USES: Duration = Duration::from_secs(60);
 /// Outbounds whose listeners are remembered, by their numbers in the configuration.
 #[derive(Debug, Default)]
 pub(crate) struct Circles {
-    /// The addresses of this host that are not loopback.
+    /// The addresses of this host; none where its traffic is not captured.
     own: RwLock<Vec<IpAddr>>,
     known: Mutex<Known>,
     refused: AtomicU64,
@@ -55,9 +55,10 @@ impl Circles {
         *self.own.write() = addresses;
     }
 
-    /// Whether an address is one of this host.
+    /// Whether an address is one of this host, whose traffic is captured. Before [`Circles::set_own`] none is.
     pub(crate) fn is_here(&self, ip: IpAddr) -> bool {
-        ip.is_loopback() || self.own.read().contains(&ip)
+        let own = self.own.read();
+        !own.is_empty() && (ip.is_loopback() || own.contains(&ip))
     }
 
     /// Says something about an outbound once a minute.

@@ -75,6 +75,10 @@ pub enum EngineError {
         /// The group.
         group: String,
     },
+    /// A namespace for a program.
+    #[cfg(target_os = "linux")]
+    #[error(transparent)]
+    Apart(#[from] crate::apart::ApartError),
     /// The device is gone or failed while running.
     #[error("the TUN {name:?} failed: {source}; it may have been deleted")]
     DeviceLost {

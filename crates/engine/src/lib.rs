@@ -30,6 +30,8 @@ mod stats;
 mod watched;
 
 #[cfg(target_os = "linux")]
+pub mod apart;
+#[cfg(target_os = "linux")]
 mod dns;
 #[cfg(target_os = "linux")]
 mod explain;

@@ -9,6 +9,7 @@
 //!   carries, [`Applied::capture`] makes it real: protect, verify, capture, and in no other order.
 //! - Every change's inverse is in the [`Journal`] before the change is made; [`Applied::undo`] goes back,
 //!   [`recover`] does so after a crash, with the journal, by tags, or both.
+//! - [`furnish`] sets up a namespace that holds one program.
 //! - [`Monitor`] tells when something may have changed. [`Applied::put_back`] then restores what is ours and
 //!   gone, and [`Applied::change_to`] follows the host to another plan, which [`plan_again`] makes.
 //!
@@ -20,6 +21,7 @@ mod cgroup;
 mod change;
 mod drift;
 mod error;
+mod furnish;
 mod host;
 mod id;
 mod journal;
@@ -44,6 +46,7 @@ pub use cgroup::{Cgroup, CgroupError, instance_runs};
 pub use change::{Change, RouteSpec, Undo};
 pub use drift::Watched;
 pub use error::RouteError;
+pub use furnish::furnish;
 pub use host::{Address, Link, NextHop, NftSupport, NftTableId, PROTOCOL, Route, Rule, RuleAction, Snapshot};
 pub use id::{Family, IfIndex, Mark, Priority, Table, netns};
 pub use journal::Journal;

@@ -1,6 +1,6 @@
 //! The TUN device, made or taken over, and how our own sockets are kept out of it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 
 use ipnet::IpNet;
 use oneway_capture::tun::{Tun, TunOptions};
@@ -12,6 +12,7 @@ use oneway_route::{
 
 use super::host::Host;
 use super::workers;
+use crate::apart::ApartTun;
 use crate::assemble;
 use crate::config::{Config, FaultSpec};
 use crate::control::StatePaths;
@@ -32,6 +33,21 @@ pub(super) struct Device {
     pub(super) request: Request,
     /// What nftables can do here.
     pub(super) nft: NftSupport,
+    pub(super) place: Place,
+}
+
+/// Where a device is.
+pub(super) enum Place {
+    /// In the network namespace of our sockets.
+    Here,
+    /// In another one.
+    Apart {
+        /// The number of that.
+        netns: u64,
+        mtu: u16,
+        /// The listeners there.
+        listeners: Vec<TcpListener>,
+    },
 }
 
 /// A plan, and the protection that it counts on.
@@ -105,6 +121,7 @@ pub(super) fn open(config: &Config, paths: &StatePaths) -> Result<Device, Engine
         uplinks,
         request,
         nft: snapshot.nft,
+        place: Place::Here,
     })
 }
 
@@ -186,6 +203,33 @@ fn take_over(config: &Config, tun: Tun) -> Result<Device, EngineError> {
         uplinks,
         request,
         nft: snapshot.nft,
+        place: Place::Here,
+    })
+}
+
+/// Takes over a device that is in another network namespace, and is ready there.
+pub(super) fn apart(config: &Config, given: ApartTun) -> Result<Device, EngineError> {
+    let ApartTun { queues, listeners, addresses, mtu, netns } = given;
+    let options = TunOptions {
+        pcap: config.tun.pcap.clone(),
+        fault: config.tun.fault.clone(),
+        ..TunOptions::default()
+    };
+    let tun = Tun::from_fds(queues, &options)?;
+    let snapshot = Snapshot::take()?;
+    let request = assemble::request(config, Protect::Mark);
+    Ok(Device {
+        uplinks: oneway_route::find_uplinks(&snapshot, "", None),
+        tun,
+        host: Host::Theirs,
+        families: addresses.iter().map(|net| Family::of_net(*net)).collect(),
+        addresses,
+        // Nothing asks for it: see `Egress::apart_from`.
+        strategy: Strategy::Mark(Mark(0)),
+        strategy_why: "our sockets are in another network namespace than the capture".to_owned(),
+        request,
+        nft: snapshot.nft,
+        place: Place::Apart { netns, mtu, listeners },
     })
 }
 

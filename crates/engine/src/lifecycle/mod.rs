@@ -36,7 +36,7 @@ use crate::stats::Stats;
 use crate::watched::{Proof, Watched};
 use crate::worker::{self, Owners, Parts, Phase, Shared};
 pub(crate) use device::Planned;
-use device::{Device, Peers};
+use device::{Device, Peers, Place};
 use watching::Watch;
 
 /// How long [`Engine::stop`] gives the live flows to hear of it.
@@ -70,7 +70,8 @@ pub(crate) struct About {
 struct Running {
     threads: Vec<JoinHandle<()>>,
     watch: Watch,
-    lock: InstanceLock,
+    /// None where nothing of this host is captured.
+    lock: Option<InstanceLock>,
 }
 
 #[derive(Debug, Default)]
@@ -130,6 +131,26 @@ impl Engine {
     /// The step that failed.
     pub fn start(config: &Config) -> Result<Self, EngineError> {
         available(config)?;
+        let paths = StatePaths::here()?.with_control(config.control.clone());
+        let lock = InstanceLock::acquire(&paths)?;
+        Self::begin(config, Some(lock), || device::open(config, &paths))
+    }
+
+    /// Carries what comes from a device that is in another network namespace. Nothing of this one is changed, so that there
+    /// may be many of these, beside one that captures this host's traffic.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn start_apart(config: &Config, tun: crate::apart::ApartTun) -> Result<Self, EngineError> {
+        available(config)?;
+        Self::begin(config, None, || device::apart(config, tun))
+    }
+
+    fn begin(
+        config: &Config,
+        lock: Option<InstanceLock>,
+        open: impl FnOnce() -> Result<Device, EngineError>,
+    ) -> Result<Self, EngineError> {
         let resolver = Arc::new(ProxyResolver::default());
         let (dispatch, warnings) = assemble::dispatch(config, &(Arc::clone(&resolver) as Arc<dyn Resolve>))?;
         for warning in &warnings {
@@ -137,13 +158,14 @@ impl Engine {
         }
         let limits =
             Limits::for_descriptors(raise_descriptor_limit(), config.capture.stack).with(&config.limits);
-        let paths = StatePaths::here()?.with_control(config.control.clone());
-        let lock = InstanceLock::acquire(&paths)?;
         let proxies = resolve_proxies(&dispatch)?;
-        dns::warn_of_routes(&dns::pools(&config.dns), &Snapshot::take()?);
+        let captured_here = lock.is_some();
+        if captured_here {
+            dns::warn_of_routes(&dns::pools(&config.dns), &Snapshot::take()?);
+        }
 
-        let Device { tun, host, addresses, strategy, strategy_why, families, uplinks, request, nft } =
-            device::open(config, &paths)?;
+        let Device { tun, host, addresses, strategy, strategy_why, families, uplinks, request, nft, place } =
+            open()?;
         let name = tun.name().to_owned();
         tracing::debug!(tun = name, offload = ?tun.offload(), "device is open");
         let queues = tun.into_queues();
@@ -151,17 +173,20 @@ impl Engine {
         // Our own stack needs no listener: nothing of the kernel's TCP is involved.
         let listening = if stack == StackKind::System { queues.len() } else { 0 };
         let Guarded { egress, mut listeners, mut proof, mtu, index } =
-            match protect(&name, listening, &addresses, &strategy, &proxies, &dns::pools(&config.dns)) {
+            match protect(&name, place, listening, &addresses, &strategy, &proxies, &dns::pools(&config.dns))
+            {
                 Ok(parts) => parts,
                 Err(error) => return Err(host.undo_because(error)),
             };
-        let fake_ips = paths.journal.with_extension("fake-ip");
+        let fake_ips = StatePaths::here()?.journal.with_extension("fake-ip");
         let dns = match Dns::new(&config.dns, &egress, &families, &fake_ips) {
             Ok(dns) => dns,
             Err(error) => return Err(host.undo_because(error)),
         };
         resolver.hand_over(dns.client());
-        dispatch.circles().set_own(own_addresses(&Snapshot::take()?));
+        if captured_here {
+            dispatch.circles().set_own(own_addresses(&Snapshot::take()?));
+        }
         let host = host.verify(&proxies)?;
         let forbidden = forbidden(&addresses, &dns::pools(&config.dns));
 
@@ -198,7 +223,9 @@ impl Engine {
                 format!("{}; {checks} destinations asked of the kernel with the rules in place", proof.why);
         }
         let exclusions = Exclusions::new(&config.capture, request.exclude_cgroups.clone());
-        warn_of_circles(&shared.dispatch, &exclusions);
+        if captured_here {
+            warn_of_circles(&shared.dispatch, &exclusions);
+        }
         let watched = Arc::new(Watched::new(uplinks, strategy, strategy_why, proof));
         let parts = watching::Parts {
             host,
@@ -306,7 +333,7 @@ impl Engine {
         }
         self.end.lock().stopped = true;
         self.end.changed.notify_all();
-        let released = lock.release().map_err(EngineError::from);
+        let released = lock.map_or(Ok(()), InstanceLock::release).map_err(EngineError::from);
         undone.and(released)
     }
 }
@@ -403,13 +430,19 @@ struct Guarded {
 /// Makes the protected egress and the listeners of so many workers, and asks the kernel about the egress.
 fn protect(
     tun: &str,
+    place: Place,
     workers: usize,
     addresses: &[IpNet],
     strategy: &Strategy,
     proxies: &[IpAddr],
     pools: &[IpNet],
 ) -> Result<Guarded, EngineError> {
-    let link = link_of(tun)?;
+    let link = match place {
+        Place::Here => link_of(tun)?,
+        Place::Apart { netns, mtu, listeners } => {
+            return protect_apart(netns, mtu, listeners, workers, proxies, &forbidden(addresses, pools));
+        }
+    };
     let mut listeners = Vec::with_capacity(workers);
     for _ in 0..workers {
         let mut own = Vec::with_capacity(addresses.len());
@@ -436,9 +469,29 @@ fn protect(
     Ok(Guarded { egress: Arc::new(egress), listeners, proof, mtu, index: link.index })
 }
 
-/// The addresses of this host by which its programs can be reached, but loopback's.
+/// The same for a device in another network namespace, where the listeners are already.
+fn protect_apart(
+    netns: u64,
+    mtu: u16,
+    given: Vec<TcpListener>,
+    workers: usize,
+    proxies: &[IpAddr],
+    forbidden: &[IpNet],
+) -> Result<Guarded, EngineError> {
+    let each = given.len().checked_div(workers).unwrap_or(0);
+    let mut given = given.into_iter();
+    let listeners = (0..workers).map(|_| given.by_ref().take(each).collect()).collect();
+    let egress = Egress::apart_from(netns, forbidden.to_vec())?;
+    // No device of this namespace has this number.
+    let index = IfIndex(0);
+    let proof = prove(&egress, index, proxies)?;
+    Ok(Guarded { egress: Arc::new(egress), listeners, proof, mtu, index })
+}
+
+/// The addresses of this host by which its programs can be reached.
 pub(crate) fn own_addresses(host: &Snapshot) -> Vec<IpAddr> {
-    host.addresses.iter().map(|address| address.net.addr()).collect()
+    let loopback = IpAddr::from([127, 0, 0, 1]);
+    host.addresses.iter().map(|address| address.net.addr()).chain([loopback]).collect()
 }
 
 /// The TUN's networks, and those whose addresses only stand for names.
@@ -527,7 +580,7 @@ fn spawn(number: usize, parts: Parts, end: Arc<End>) -> io::Result<JoinHandle<()
 }
 
 /// The queues that a device is opened with: one for each worker.
-fn workers() -> usize {
+pub(crate) fn workers() -> usize {
     /// Beyond that, more workers only share the same memory bus.
     const MOST: usize = 16;
     thread::available_parallelism().map_or(1, usize::from).min(MOST)
