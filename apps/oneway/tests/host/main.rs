@@ -9,6 +9,8 @@ mod drift;
 #[cfg(target_os = "linux")]
 mod exclude;
 #[cfg(target_os = "linux")]
+mod exec;
+#[cfg(target_os = "linux")]
 mod flows;
 #[cfg(target_os = "linux")]
 mod health;
@@ -56,6 +58,8 @@ fn main() -> std::process::ExitCode {
         health::a_deleted_device_ends_it,
         exclude::a_local_proxy_works_when_it_is_excluded,
         exclude::a_circle_is_refused_and_named,
+        exec::a_program_goes_through_a_proxy,
+        exec::a_program_goes_directly,
     ];
     oneway_lab::variants![
         both,
@@ -67,6 +71,13 @@ fn main() -> std::process::ExitCode {
         exclude::a_group_that_is_made_again_is_excluded_again,
         exclude::a_killed_instance_leaves_the_excluded_in_peace,
         exclude::the_command_becomes_the_program,
+        exec::beside_a_captured_host,
+        exec::it_ends_as_the_program_does,
+        exec::signals_reach_the_program,
+        exec::what_has_no_meaning_is_refused,
+        exec::without_user_namespaces_it_says_what_to_grant,
+        exec::a_killed_one_leaves_nothing,
+        exec::the_last_bytes_of_a_program_arrive,
         loops::what_is_never_captured_goes_as_without_us,
         loops::a_resolver_on_the_tun_keeps_quiet,
         prove::the_doctor_proves_before_and_while_it_runs,

@@ -266,9 +266,13 @@ impl Engine {
         let ((strategy, _), proof) = (watched.strategy(), watched.proof());
         let families: Vec<_> = families.iter().map(ToString::to_string).collect();
         let verdict = if proof.proven { "proven" } else { "not proven" };
+        let protected = match self.shared.egress.is_apart() {
+            true => "in another network namespace".to_owned(),
+            false => format!("protected by {strategy}"),
+        };
         format!(
             "ready: TCP, UDP and ICMP over {} captured by {tun}, stack {stack}, final {final_outbound}, \
-             egress protected by {strategy}, loop-free: {verdict}",
+             egress {protected}, loop-free: {verdict}",
             families.join(" and "),
         )
     }
