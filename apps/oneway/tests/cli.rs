@@ -170,9 +170,9 @@ fn check_names_the_place_of_a_loop() {
     assert_eq!(
         text(&output.stdout),
         format!(
-            "error: {path}:3:11: outbound \"local\": the proxy 127.0.0.1:1080 is on this host, and nobody \
-             listens there that could be seen to be excluded; start it as `oneway exclude -- PROGRAM …`, and then look \
-             again\n1 error\n"
+            "error: {path}:3:11: outbound \"local\": the proxy 127.0.0.1:1080 is a program of this host that \
+             does not run yet, and what it sends would be captured and come back to it; start it as `oneway exclude -- \
+             PROGRAM …`, and then look again\n1 error\n"
         )
     );
     assert_eq!(output.status.code(), Some(3));

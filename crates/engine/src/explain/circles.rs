@@ -10,8 +10,8 @@ use crate::exclude::Exclusions;
 pub(super) fn by_local_proxy(at: SocketAddr, exclusions: &Exclusions) -> Option<(LoopFree, String)> {
     let Some(listener) = oneway_flow::listener(at) else {
         let why = format!(
-            "the proxy {at} is on this host, and nobody listens there that could be seen to be excluded; start it as \
-             `oneway exclude -- PROGRAM …`, and then look again"
+            "the proxy {at} is a program of this host that does not run yet, and what it sends would be captured and \
+             come back to it; start it as `oneway exclude -- PROGRAM …`, and then look again"
         );
         return Some((LoopFree::NotProven, why));
     };
