@@ -75,10 +75,9 @@ pub enum EngineError {
         /// The group.
         group: String,
     },
-    /// A namespace for a program.
-    #[cfg(target_os = "linux")]
-    #[error(transparent)]
-    Apart(#[from] crate::apart::ApartError),
+    /// A namespace for a program, in the words of what makes it.
+    #[error("{0}")]
+    Apart(String),
     /// The device is gone or failed while running.
     #[error("the TUN {name:?} failed: {source}; it may have been deleted")]
     DeviceLost {

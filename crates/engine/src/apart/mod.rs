@@ -25,6 +25,8 @@ use std::os::fd::OwnedFd;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::error::EngineError;
+
 pub use inside::enter;
 pub use outside::Outside;
 
@@ -82,6 +84,12 @@ pub enum ApartError {
     /// The other process is gone, or talks nonsense.
     #[error("cannot talk to the process inside: {0}")]
     Talk(#[source] io::Error),
+}
+
+impl From<ApartError> for EngineError {
+    fn from(error: ApartError) -> Self {
+        Self::Apart(error.to_string())
+    }
 }
 
 /// The switches that keep users from making namespaces, as they are here.
