@@ -13,6 +13,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpStream, UdpSocket};
 
 use crate::breaker::Breaker;
+use crate::congestion::Congestion;
 use crate::detour::Detours;
 use crate::forbidden::{Forbidden, canonical};
 use crate::handle::Handle;
@@ -60,6 +61,7 @@ pub struct Egress {
     pub(crate) registry: Arc<Registry>,
     pub(crate) breaker: Breaker,
     detours: Detours,
+    congestion: Congestion,
     /// The strategy is a binding to a device, so that datagrams have to be checked for what lies beyond it.
     bound: AtomicBool,
     made: AtomicU64,
@@ -100,6 +102,7 @@ impl Egress {
             registry: Arc::default(),
             breaker: Breaker::default(),
             detours: Detours::default(),
+            congestion: Congestion::of_host(),
             made: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             apart: false,
@@ -139,6 +142,7 @@ impl Egress {
             registry: Arc::default(),
             breaker: Breaker::default(),
             detours: Detours::default(),
+            congestion: Congestion::of_host(),
             bound: AtomicBool::new(false),
             made: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -269,6 +273,7 @@ impl Egress {
         if own == dst {
             return Err(EgressError::Connect(io::ErrorKind::ConnectionRefused.into()));
         }
+        self.congestion.connected(&SockRef::from(&stream));
         Ok(Protected::new(stream, Some(registered)))
     }
 
@@ -401,6 +406,7 @@ impl Egress {
             .with_interval(KEEPALIVE_INTERVAL)
             .with_retries(KEEPALIVE_RETRIES);
         socket.set_tcp_keepalive(&keepalive).map_err(create)?;
+        self.congestion.before_connect(&socket);
         new_socket::begin_connect(&socket, &dst.into()).map_err(EgressError::Connect)?;
         let stream = TcpStream::from_std(socket.into()).map_err(create)?;
         let own = stream.local_addr().map_err(EgressError::Connect)?;

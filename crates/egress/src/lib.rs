@@ -14,6 +14,7 @@ mod breaker;
 mod buffers;
 mod canary;
 mod choose;
+mod congestion;
 mod detour;
 mod egress;
 mod error;

@@ -440,6 +440,32 @@ fn no_connection_is_made_to_itself() -> TestResult {
     Ok(())
 }
 
+/// BBR's timers are for long ways; the test's network is none.
+fn near_connections_are_not_paced() -> TestResult {
+    for (default, used) in [("bbr", "cubic"), ("reno", "reno")] {
+        let lab = Lab::new()?;
+        if lab.host.set_sysctl("ipv4/tcp_congestion_control", default).is_err() {
+            assert_eq!(default, "bbr", "reno is in every kernel");
+            continue;
+        }
+        let origins = [lab.greeter(&lab.world, ORIGIN_V4), lab.greeter(&lab.world, ORIGIN_V6)];
+        lab.on_host(|| async {
+            let egress = Egress::new(Strategy::Mark(BIT), Vec::new()).unwrap();
+            for origin in origins {
+                let stream = egress.connect_tcp(origin).await.unwrap();
+                let name = socket2::SockRef::from(&*stream).tcp_congestion().unwrap();
+                let name = String::from_utf8(name).unwrap();
+                assert_eq!(
+                    name.trim_end_matches('\0'),
+                    used,
+                    "{origin} on a host whose default is {default}"
+                );
+            }
+        });
+    }
+    Ok(())
+}
+
 fn sockets_keep_what_they_have() -> TestResult {
     let lab = Lab::new()?;
     let origin = lab.greeter(&lab.world, ORIGIN_V4);
@@ -469,6 +495,7 @@ fn main() -> ExitCode {
         .test("echo_is_answered", echo_is_answered)
         .test("errors_on_the_way_are_told_apart", errors_on_the_way_are_told_apart)
         .test("no_connection_is_made_to_itself", no_connection_is_made_to_itself)
+        .test("near_connections_are_not_paced", near_connections_are_not_paced)
         .test("sockets_keep_what_they_have", sockets_keep_what_they_have)
         .run()
 }

@@ -52,6 +52,8 @@ counters! {
     tcp_limited,
     /// Connections that ended with a reset or a failure.
     tcp_reset,
+    /// TCP connections whose packets the kernel was told to rename by itself.
+    tcp_shortened,
     /// UDP sessions opened.
     udp_opened,
     /// UDP sessions refused.

@@ -66,6 +66,9 @@ pub struct RouteSpec {
     pub src: Option<IpAddr>,
     /// The metric; 0 leaves it to the kernel.
     pub metric: u32,
+    /// The congestion control of TCP connections that begin with it (`congctl`); `None` is the host's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub congestion: Option<String>,
 }
 
 impl RouteSpec {
@@ -191,7 +194,7 @@ struct Words<'a, T>(&'a T);
 
 impl Display for Words<'_, RouteSpec> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RouteSpec { table, dst, dev, src, metric } = self.0;
+        let RouteSpec { table, dst, dev, src, metric, congestion } = self.0;
         if dev.is_none() {
             f.write_str("throw ")?;
         }
@@ -209,6 +212,9 @@ impl Display for Words<'_, RouteSpec> {
         write!(f, " table {table}")?;
         if *metric != 0 {
             write!(f, " metric {metric}")?;
+        }
+        if let Some(congestion) = congestion {
+            write!(f, " congctl {congestion}")?;
         }
         write!(f, " proto {PROTOCOL}")
     }

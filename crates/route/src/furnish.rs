@@ -11,11 +11,16 @@ use crate::os;
 const LOOPBACK_MTU: u32 = 65_536;
 
 /// Brings `lo` and the device `tun` up in the calling thread's network namespace, gives the device its addresses, and leads
-/// everything to it, in the families of these addresses. Returns those that it has; IPv6 may be switched off.
+/// everything to it, in the families of these addresses, with that congestion control if it is given. Returns those that it has; IPv6 may be switched off.
 ///
 /// # Errors
 /// The step that failed.
-pub fn furnish(tun: &str, mtu: u32, addresses: &[IpNet]) -> Result<Vec<IpNet>, RouteError> {
+pub fn furnish(
+    tun: &str,
+    mtu: u32,
+    addresses: &[IpNet],
+    congestion: Option<&str>,
+) -> Result<Vec<IpNet>, RouteError> {
     for (name, mtu) in [("lo", LOOPBACK_MTU), (tun, mtu)] {
         os::make(&Change::Link { name: name.to_owned(), mtu, before: None })?;
     }
@@ -28,6 +33,7 @@ pub fn furnish(tun: &str, mtu: u32, addresses: &[IpNet]) -> Result<Vec<IpNet>, R
             dev: Some(tun.to_owned()),
             src: None,
             metric: 0,
+            congestion: congestion.map(str::to_owned),
         };
         let address = Change::Address { name: tun.to_owned(), net: *net };
         match os::make(&address).and_then(|()| os::make(&Change::Route(way))) {

@@ -8,6 +8,7 @@ mod addresses;
 mod again;
 mod capture;
 mod choose;
+mod congestion;
 mod text;
 mod uplink;
 
@@ -20,6 +21,7 @@ use crate::cgroup::Cgroup;
 use crate::change::Change;
 use crate::host::Snapshot;
 use crate::id::{Family, IfIndex, Mark, Table};
+pub(crate) use congestion::CONGESTION;
 
 pub use again::{find_uplinks, plan_again};
 pub use capture::plan;

@@ -126,7 +126,7 @@ mod tests {
                     refused: 4,
                     dropped: 5,
                 },
-                tcp: TcpCounters { opened: 6, active: 7, refused: 8 },
+                tcp: TcpCounters { opened: 6, active: 7, refused: 8, shortened: 0 },
                 udp: UdpCounters { opened: 9, active: 10, refused: 11 },
                 bytes: Bytes { up: 2048, down: 12 },
                 dns: DnsCounters {

@@ -21,6 +21,8 @@ mod mtu;
 #[cfg(target_os = "linux")]
 mod offload;
 #[cfg(target_os = "linux")]
+mod shortcut;
+#[cfg(target_os = "linux")]
 mod streams;
 
 #[cfg(target_os = "linux")]
@@ -71,6 +73,13 @@ fn main() -> std::process::ExitCode {
         offload::datagrams_that_wait_together_leave_together,
         offload::datagrams_too_long_for_the_uplink_arrive_one_by_one,
         offload::answers_that_came_together_are_single_datagrams_again,
+        shortcut::a_captured_program_is_not_paced,
+    ];
+    let both = oneway_lab::variants![
+        both,
+        ["system"],
+        shortcut::what_carries_much_is_renamed_in_the_kernel,
+        shortcut::what_is_recorded_comes_by_the_program,
     ];
     oneway_lab::variants![
         both,

@@ -56,7 +56,8 @@ fn make(wish: &Wish) -> Result<Handed, ApartError> {
     };
     let tun = Tun::open(&options).map_err(|e| inside(&e))?;
     let name = tun.name().to_owned();
-    let addresses = oneway_route::furnish(&name, wish.mtu, &wish.addresses).map_err(|e| inside(&e))?;
+    let addresses = oneway_route::furnish(&name, wish.mtu, &wish.addresses, wish.congestion.as_deref())
+        .map_err(|e| inside(&e))?;
     let mut notes = Vec::new();
     if let Some(nameserver) = wish.nameserver {
         notes.extend(resolver::replace(nameserver));

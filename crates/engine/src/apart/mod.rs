@@ -37,6 +37,8 @@ struct Wish {
     mtu: u32,
     /// At most one of each family; the last is that of IPv6, which may be missing.
     addresses: Vec<IpNet>,
+    /// The congestion control of the program's connections, which end outside; `None` is the host's default.
+    congestion: Option<String>,
     queues: usize,
     offload: bool,
     /// Whether connections end in the system's TCP, so that listeners are needed there.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use ipnet::IpNet;
-use oneway_route::{Protect, Request, Snapshot};
+use oneway_route::{Change, Protect, Request, Snapshot};
 
 use super::{ApartError, ApartTun, Made, Wish, descriptors};
 use crate::assemble;
@@ -44,6 +44,10 @@ impl Outside {
         let wish = Wish {
             tun: config.tun.name.as_ref().map_or_else(|| TUN.to_owned(), |name| name.as_str().to_owned()),
             mtu: request.mtu,
+            congestion: plan.steps.iter().find_map(|step| match &step.change {
+                Change::Route(route) => route.congestion.clone(),
+                _ => None,
+            }),
             addresses: plan.tun_addresses,
             queues: crate::lifecycle::workers(),
             offload: !config.tun.fault.as_ref().is_some_and(FaultSpec::needs_checksums),

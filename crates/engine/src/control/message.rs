@@ -193,6 +193,10 @@ pub struct TcpCounters {
     pub active: u64,
     /// Not connected, because of a rule, a limit or the target.
     pub refused: u64,
+    /// Of those opened, how many carried so much that the kernel was told to rename their packets by itself
+    /// (`--stack system`).
+    #[serde(default)]
+    pub shortened: u64,
 }
 
 /// UDP sessions, one for each client socket.

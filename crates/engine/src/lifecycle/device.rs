@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 
 use ipnet::IpNet;
+use oneway_capture::shortcut::Shortcuts;
 use oneway_capture::tun::{Tun, TunOptions};
 use oneway_egress::{Strategy, Uplink};
 use oneway_route::{
@@ -14,7 +15,7 @@ use super::host::Host;
 use super::workers;
 use crate::apart::ApartTun;
 use crate::assemble;
-use crate::config::{Config, FaultSpec};
+use crate::config::{Config, FaultSpec, StackKind};
 use crate::control::StatePaths;
 use crate::error::EngineError;
 use crate::exclude;
@@ -123,6 +124,29 @@ pub(super) fn open(config: &Config, paths: &StatePaths) -> Result<Device, Engine
         nft: snapshot.nft,
         place: Place::Here,
     })
+}
+
+/// Where the kernel renames packets of the system stack by itself. It is a matter of speed alone: without the rights or
+/// the kernel for it, all packets come to this program.
+pub(super) fn shortcuts(config: &Config, tun: &Tun, connections: usize) -> Option<Shortcuts> {
+    /// Beyond that, further connections are carried without.
+    const MOST: usize = 1 << 17;
+    let wanted = config.capture.stack == StackKind::System
+        && tun.offload().tcp_segmentation
+        // What is recorded or disturbed has to come by here.
+        && config.tun.pcap.is_none()
+        && config.tun.fault.is_none();
+    if !wanted {
+        return None;
+    }
+    // Each has one entry for either direction.
+    match Shortcuts::attach(tun.name(), connections.saturating_mul(2).min(MOST)) {
+        Ok(shortcuts) => Some(shortcuts),
+        Err(error) => {
+            tracing::debug!(%error, "the kernel renames no packets by itself");
+            None
+        }
+    }
 }
 
 /// Plans the capture with the protection that works on this host. `given` names a device that was handed over.

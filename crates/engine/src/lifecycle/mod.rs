@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use oneway_capture::listener::listen_on_device;
+use oneway_capture::shortcut::Shortcuts;
 use oneway_egress::{Egress, EgressError, Finding, KernelRoutes, Quarantined, Strategy};
 use oneway_flow::FlowTable;
 use oneway_outbound::{DialError, Outbound, Resolve};
@@ -168,8 +169,13 @@ impl Engine {
             open()?;
         let name = tun.name().to_owned();
         tracing::debug!(tun = name, offload = ?tun.offload(), "device is open");
-        let queues = tun.into_queues();
         let stack = config.capture.stack;
+        // A device of another namespace has a name that means something else here.
+        let shortcuts = match captured_here {
+            true => device::shortcuts(config, &tun, limits.tcp_connections),
+            false => None,
+        };
+        let queues = tun.into_queues();
         // Our own stack needs no listener: nothing of the kernel's TCP is involved.
         let listening = if stack == StackKind::System { queues.len() } else { 0 };
         let Guarded { egress, mut listeners, mut proof, mtu, index } =
@@ -193,8 +199,8 @@ impl Engine {
         let keep_alive = Some(tcp::KeepAlive::default());
         let tcp = tcp::Config { mtu, keep_alive, ..tcp::Config::default() };
         let (owners, mailboxes) = Owners::new(queues.len());
-        let user = UserStack { stack, tcp, owners };
-        let shared = Arc::new(shared(dispatch, dns, egress, limits, &addresses, &listeners, user));
+        let stacks = Stacks { stack, tcp, owners, shortcuts };
+        let shared = Arc::new(shared(dispatch, dns, egress, limits, &addresses, &listeners, stacks));
         listeners.resize_with(queues.len(), Vec::new);
         let (phase, receiver) = watch::channel(Phase::Run);
         let end = Arc::new(End::default());
@@ -526,11 +532,12 @@ fn prove(egress: &Egress, tun: IfIndex, proxies: &[IpAddr]) -> Result<Proof, Eng
     })
 }
 
-/// What belongs to our own stack.
-struct UserStack {
+/// What belongs to one of the two stacks.
+struct Stacks {
     stack: StackKind,
     tcp: tcp::Config,
     owners: Owners,
+    shortcuts: Option<Shortcuts>,
 }
 
 fn shared(
@@ -540,7 +547,7 @@ fn shared(
     limits: Limits,
     addresses: &[IpNet],
     listeners: &Listeners,
-    UserStack { stack, tcp, owners }: UserStack,
+    Stacks { stack, tcp, owners, shortcuts }: Stacks,
 ) -> Shared {
     let Peers { v4, v6, count } = Peers::of(addresses);
     Shared {
@@ -551,6 +558,7 @@ fn shared(
             // Closed connections keep their names for a while, at no descriptor's cost.
             max_connections: limits.tcp_connections.saturating_mul(8),
         }),
+        shortcuts,
         flows: Arc::new(FlowTable::default()),
         stack,
         tcp: Arc::new(tcp),

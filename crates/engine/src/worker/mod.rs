@@ -17,6 +17,7 @@ mod ask;
 mod dns;
 mod icmp;
 mod reply;
+mod shortcut;
 mod tcp;
 mod udp;
 mod user;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use oneway_capture::shortcut::Shortcuts;
 use oneway_capture::tun::Queue;
 use oneway_capture::{FRAME_HEADER, MAX_FRAME};
 use oneway_egress::Egress;
@@ -58,6 +60,8 @@ use crate::stats::Stats;
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) nat: Nat<tcp::Held>,
+    /// Where the kernel can rename packets by itself.
+    pub(crate) shortcuts: Option<Shortcuts>,
     pub(crate) flows: Arc<FlowTable>,
     /// Whether TCP is carried by our own stack.
     pub(crate) stack: StackKind,

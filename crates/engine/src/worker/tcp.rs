@@ -22,6 +22,7 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
+use super::shortcut::{self, Shortcut};
 use super::{Shared, Worker, dscp};
 use crate::dispatch::Subject;
 use crate::guard::Destination;
@@ -33,6 +34,7 @@ pub(crate) struct Held {
     syn: Mutex<Box<[u8]>>,
     /// The client has given up.
     cancelled: Notify,
+    pub(super) shortcut: Shortcut,
 }
 
 /// A connected outbound whose client has yet to be accepted.
@@ -110,6 +112,7 @@ impl Worker {
         if self.is_own_listener(src) {
             let Some(conn) = shared.nat.by_local(dst, src) else { return shared.stats.ignored.add() };
             conn.observe(Direction::FromLocal, &tcp, payload);
+            self.shorten(&conn, tcp.flags(), payload);
             if rewrite_at(packet, &offsets, conn.target, conn.client, partial).is_ok() {
                 self.write(frame);
             }
@@ -134,6 +137,7 @@ impl Worker {
                 State::Closed if is_syn => self.open(frame, src, dst),
                 State::Open | State::Closed => {
                     conn.observe(Direction::FromClient, &tcp, payload);
+                    self.shorten(&conn, flags, payload);
                     if rewrite_at(packet, &offsets, conn.peer, conn.local, partial).is_ok() {
                         self.write(frame);
                     }
@@ -320,6 +324,7 @@ impl Worker {
                 self.carry_waiting();
             }
         }
+        shortcut::end(&self.shared, &conn);
         self.shared.nat.close(Instant::now(), &conn);
     }
 
@@ -329,6 +334,7 @@ impl Worker {
         self.waiting.borrow_mut().retain(|_, waiting| {
             let keep = now.saturating_duration_since(waiting.since) < limit;
             if !keep {
+                shortcut::end(&self.shared, &waiting.conn);
                 self.shared.nat.close(now, &waiting.conn);
             }
             keep

@@ -5,7 +5,9 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
+};
 use netlink_packet_route::rule::{RuleAction as Action, RuleAttribute, RuleFlags, RuleMessage, RuleUidRange};
 
 use super::netlink::{Netlink, Refusal};
@@ -169,6 +171,9 @@ fn route(spec: &RouteSpec, dev: Option<IfIndex>) -> RouteMessage {
     if let Some(src) = spec.src {
         message.attributes.push(RouteAttribute::PrefSource(src.into()));
     }
+    if let Some(name) = &spec.congestion {
+        message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::CcAlgo(name.clone())]));
+    }
     if let Some(index) = dev {
         message.attributes.push(RouteAttribute::Oif(index.0));
     }
@@ -228,8 +233,15 @@ pub(crate) fn unmake_tagged() -> Result<usize, RouteError> {
             Some(index) if route.kind == crate::query::RouteKind::Unicast => netlink.link_name(index)?,
             _ => None,
         };
-        let spec =
-            RouteSpec { table: route.table, dst: route.dst, dev, src: route.prefsrc, metric: route.metric };
+        let spec = RouteSpec {
+            table: route.table,
+            dst: route.dst,
+            dev,
+            src: route.prefsrc,
+            metric: route.metric,
+            // Not named, any is removed.
+            congestion: None,
+        };
         undo.push(Undo::Route(spec));
     }
     undo.extend(nft::ours()?.into_iter().map(|name| Undo::Nft { name }));

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::{fs, io};
 
 use crate::error::RouteError;
+use crate::plan::CONGESTION;
 
 /// Per interface and for `all`.
 const PER_DEVICE: [(&str, &str); 3] =
     [("ipv4", "rp_filter"), ("ipv4", "src_valid_mark"), ("ipv6", "disable_ipv6")];
-const GLOBAL: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
+const GLOBAL: [&str; 3] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", CONGESTION];
 
 fn file(path: &str) -> PathBuf {
     PathBuf::from("/proc/sys").join(path)

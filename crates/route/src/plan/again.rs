@@ -1,6 +1,6 @@
 //! A plan for a host that a plan was made real on, and that others have changed since.
 
-use super::{Plan, PlanError, Request, Uplinks, capture, uplink};
+use super::{Plan, PlanError, Request, Step, Uplinks, capture, congestion, uplink};
 use crate::change::Change;
 use crate::host::{NftTableId, PROTOCOL, Snapshot};
 
@@ -63,6 +63,8 @@ fn without(plan: &Plan, device_is_ours: bool, host: &Snapshot) -> Snapshot {
             _ => {}
         }
     }
+    let named = |step: &Step| matches!(&step.change, Change::Route(route) if route.congestion.is_some());
+    congestion::keep(&mut host, plan.steps.iter().any(named));
     let ours = |table: &NftTableId| table.ours;
     host.nft_tables.retain(|table| !ours(table));
     host

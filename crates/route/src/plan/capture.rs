@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Draft, Phase, Plan, PlanError, Protect, Request, Step, addresses, choose, uplink};
+use super::{Draft, Phase, Plan, PlanError, Protect, Request, Step, addresses, choose, congestion, uplink};
 use crate::change::{Change, RouteSpec};
 use crate::host::{NftSupport, PROTOCOL, Rule, RuleAction, Snapshot};
 use crate::id::{Family, Mark, Priority, Table};
@@ -233,7 +233,9 @@ impl Draft<'_> {
         throws.sort_by_key(|(net, _)| *net);
         throws.dedup_by_key(|(net, _)| *net);
         let throw = throws.into_iter().map(|(dst, why)| {
-            prepare(Change::Route(RouteSpec { table: self.table, dst, dev: None, src: None, metric: 0 }), why)
+            let congestion = None;
+            let spec = RouteSpec { table: self.table, dst, dev: None, src: None, metric: 0, congestion };
+            prepare(Change::Route(spec), why)
         });
         Ok(throw.chain(captured.iter().flat_map(|net| self.capture_routes(*net))).collect())
     }
@@ -241,7 +243,8 @@ impl Draft<'_> {
     fn capture_routes(&self, dst: IpNet) -> Vec<Step> {
         let route = |src, metric, why| {
             let dev = Some(self.tun.clone());
-            prepare(Change::Route(RouteSpec { table: self.table, dst, dev, src, metric }), why)
+            let congestion = congestion::of_captured(self.host);
+            prepare(Change::Route(RouteSpec { table: self.table, dst, dev, src, metric, congestion }), why)
         };
         let src = self.uplinks.get(Family::of_net(dst)).and_then(|u| u.address);
         let Some(src) = src else { return vec![route(None, 0, "captured")] };

@@ -41,6 +41,19 @@ fn single_uplink() {
 }
 
 #[test]
+fn captured_programs_are_not_paced() {
+    let mut host = host();
+    host.sysctls.insert(CONGESTION.into(), "bbr".into());
+    let paced = golden("host_with_bbr", &Request::default(), &host);
+    // What others choose later changes nothing: no route could be replaced by one that differs in this alone.
+    host.sysctls.insert(CONGESTION.into(), "cubic".into());
+    assert_eq!(plan_again(&Request::default(), &paced, &host).unwrap().steps, paced.steps);
+    let plain = plan(&Request::default(), &host).unwrap();
+    host.sysctls.insert(CONGESTION.into(), "bbr2".into());
+    assert_eq!(plan_again(&Request::default(), &plain, &host).unwrap().steps, plain.steps);
+}
+
+#[test]
 fn two_uplinks() {
     let mut host = host();
     fake::second_uplink(&mut host);
