@@ -12,7 +12,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use crate::cgroup::{Cgroup, CgroupError};
 
 /// `CGROUP2_SUPER_MAGIC` of `include/uapi/linux/magic.h`.
-const CGROUP2: i64 = 0x6367_7270;
+const CGROUP2: rustix::fs::FsWord = 0x6367_7270;
 
 /// The deepest that is looked at: the kernel allows more, and nobody uses that.
 const DEEPEST: usize = 64;
@@ -75,7 +75,7 @@ fn flags() -> OFlags {
 }
 
 fn is_version_2(folder: impl AsFd) -> bool {
-    rustix::fs::fstatfs(folder).is_ok_and(|stat| i64::from(stat.f_type) == CGROUP2)
+    rustix::fs::fstatfs(folder).is_ok_and(|stat| stat.f_type == CGROUP2)
 }
 
 /// Where the whole hierarchy is mounted (`/proc/PID/mountinfo`, proc_pid_mountinfo(5)).
