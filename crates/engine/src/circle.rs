@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use oneway_flow::{Listener, Owner};
 use parking_lot::{Mutex, RwLock};
 
+use crate::exclude::Exclusions;
 use crate::watched::OncePerMinute;
 
 /// How long it holds who listens. A server that was started anew is another process.
@@ -26,16 +27,33 @@ const USES: Duration = Duration::from_secs(60);
 pub(crate) struct Circles {
     /// The addresses of this host; none where its traffic is not captured.
     own: RwLock<Vec<IpAddr>>,
+    exclusions: RwLock<Exclusions>,
     known: Mutex<Known>,
     refused: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    listeners: HashMap<u32, (SocketAddr, Instant, Option<Listener>)>,
+    listeners: HashMap<u32, Seen>,
     /// Which outbound's program sends by which outbound, and when that was seen last.
     uses: HashMap<(u32, u32), Instant>,
     said: HashMap<u32, OncePerMinute>,
+}
+
+/// Who listened where an outbound connects to, and when that was looked at.
+#[derive(Debug)]
+struct Seen {
+    at: SocketAddr,
+    when: Instant,
+    listener: Option<Listener>,
+    /// What it sends is not captured.
+    excluded: bool,
+}
+
+impl Seen {
+    fn is_fresh(&self, at: SocketAddr) -> bool {
+        self.at == at && self.when.elapsed() < HOLDS
+    }
 }
 
 /// What is known about a flow.
@@ -79,14 +97,27 @@ impl Circles {
             if self.fresh(*id, *at) {
                 continue;
             }
-            let found = oneway_flow::listener(*at);
-            self.known.lock().listeners.insert(*id, (*at, Instant::now(), found));
+            let listener = oneway_flow::listener(*at);
+            let excluded = listener.as_ref().is_some_and(|listener| self.exclusions.read().cover(listener));
+            let seen = Seen { at: *at, when: Instant::now(), listener, excluded };
+            self.known.lock().listeners.insert(*id, seen);
         }
     }
 
     fn fresh(&self, id: u32, at: SocketAddr) -> bool {
         let known = self.known.lock();
-        known.listeners.get(&id).is_some_and(|(known, when, _)| *known == at && when.elapsed() < HOLDS)
+        known.listeners.get(&id).is_some_and(|seen| seen.is_fresh(at))
+    }
+
+    /// Whether the program of an outbound's proxy is known to be excluded, so that no flow here is its own.
+    pub(crate) fn is_excluded(&self, id: u32, at: SocketAddr) -> bool {
+        let known = self.known.lock();
+        known.listeners.get(&id).is_some_and(|seen| seen.excluded && seen.is_fresh(at))
+    }
+
+    /// Replaces what is known of the programs that are excluded.
+    pub(crate) fn set_exclusions(&self, exclusions: Exclusions) {
+        *self.exclusions.write() = exclusions;
     }
 
     /// Whether a flow of `owner` to `target` may be sent by the outbound `id`. `local` are the outbounds whose proxies are
@@ -109,7 +140,7 @@ impl Circles {
         known.uses.retain(|_, at| now.saturating_duration_since(*at) < USES);
         let mut closed = None;
         for (from, _) in local {
-            let Some((at, _, Some(listener))) = known.listeners.get(from) else { continue };
+            let Some(Seen { at, listener: Some(listener), .. }) = known.listeners.get(from) else { continue };
             if !listener.pids.contains(&pid) && !listener.pids.contains(&parent) {
                 continue;
             }
@@ -202,9 +233,11 @@ mod tests {
 
     fn circles() -> Circles {
         let circles = Circles::default();
-        let listener = |pid| Some(Listener { uid: 7, pids: vec![pid], ..Listener::default() });
-        let now = Instant::now();
-        circles.known.lock().listeners.extend([(3, (A, now, listener(100))), (5, (B, now, listener(200)))]);
+        let seen = |at, pid| {
+            let listener = Some(Listener { uid: 7, pids: vec![pid], ..Listener::default() });
+            Seen { at, when: Instant::now(), listener, excluded: false }
+        };
+        circles.known.lock().listeners.extend([(3, seen(A, 100)), (5, seen(B, 200))]);
         circles
     }
 

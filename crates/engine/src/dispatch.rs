@@ -124,8 +124,13 @@ impl Dispatch {
                 true
             }));
         }
+        let local = self.local();
+        let here = local.iter().find(|(id, _)| *id == choice.id);
+        if here.is_some_and(|(id, at)| self.circles.is_excluded(*id, *at)) {
+            return Ok(false);
+        }
         let owner = self.owner(subject.network, subject.source, true)?;
-        match self.circles.judge(choice.id, &choice.entry.name, &self.local(), &owner, subject.target) {
+        match self.circles.judge(choice.id, &choice.entry.name, &local, &owner, subject.target) {
             Verdict::Open => Ok(false),
             Verdict::Closed => Ok(true),
             Verdict::Unknown => Err(Ownerless { with_process: true }),

@@ -83,6 +83,20 @@ fn somebody() -> u32 {
     3_100_000_000 + std::process::id()
 }
 
+fn is_to_origin(p: &Packet) -> bool {
+    address::ORIGIN.both().contains(&p.dst)
+}
+
+/// Whether a packet asks the origin for a connection.
+fn opens(p: &Packet) -> bool {
+    p.is_syn() && is_to_origin(p)
+}
+
+/// Whether it is a datagram to the origin.
+fn asks(p: &Packet) -> bool {
+    p.is_udp() && is_to_origin(p)
+}
+
 /// What belongs to a test of a proxy on this host.
 struct Watched {
     tun: Recorder,
@@ -95,10 +109,18 @@ impl Watched {
         Ok(Self { tun: wire(TUN)?, wires: vec![wire(Standard::UP1)?, wire(Standard::UP2)?] })
     }
 
-    /// The connections to the origin that were read from the TUN.
-    fn captured(&self) -> Result<usize, Failed> {
-        let to_origin = |p: &Packet| p.is_syn() && address::ORIGIN.both().contains(&p.dst);
-        Ok(self.tun.count(to_origin)?)
+    /// The connections and datagrams to the origin that were read from the TUN.
+    fn captured(&self) -> Result<(usize, usize), Failed> {
+        Ok((self.tun.count(opens)?, self.tun.count(asks)?))
+    }
+
+    /// Those that left.
+    fn left(&self) -> Result<(usize, usize), Failed> {
+        let mut sum = (0, 0);
+        for wire in &self.wires {
+            sum = (sum.0 + wire.count(opens)?, sum.1 + wire.count(asks)?);
+        }
+        Ok(sum)
     }
 
     /// Nothing for loopback ever was on a wire.
@@ -112,11 +134,13 @@ impl Watched {
 }
 
 /// Fetches through a proxy on this host, with oneway running.
-fn expect_works(lab: &Standard, kind: &str, oneway: &Oneway, captured: usize) -> TestResult {
+fn expect_works(lab: &Standard, kind: &str, oneway: &Oneway) -> TestResult {
     let watched = Watched::begin(&lab.host)?;
     assert!(reaches_origin(&lab.host, 2 * SECOND), "{kind}: {}", oneway.stderr());
-    // One connection of each family that this test made, and those of the proxy only if they are to be seen.
-    assert_eq!(watched.captured()?, captured, "{kind}");
+    // What this test has sent, a connection and a datagram of each family, and nothing of the proxy; and on the wire the
+    // proxy's, and nothing else.
+    assert_eq!(watched.captured()?, (2, 2), "{kind}");
+    assert_eq!(watched.left()?, (2, 2), "{kind}");
     watched.expect_no_loopback()?;
     let status = ask(&lab.host, "status")?;
     assert_eq!(number(&status, "/guard/circles"), 0, "{kind}: {}", oneway.stderr());
@@ -139,7 +163,7 @@ pub fn a_local_proxy_works_when_it_is_excluded() -> TestResult {
         let _proxy = SocksProcess::start(&lab.host, &addresses()?, Some(somebody()))?;
         let uid = somebody().to_string();
         let mut oneway = run(&lab.host, &[&proxy[..], &["--exclude-uid", &uid]].concat())?;
-        expect_works(&lab, "by user", &oneway, 2)?;
+        expect_works(&lab, "by user", &oneway)?;
         stop(&mut oneway, &lab.host, &before)?;
     }
     {
@@ -147,24 +171,24 @@ pub fn a_local_proxy_works_when_it_is_excluded() -> TestResult {
         let server = SocksProcess::start(&lab.host, &addresses()?, None)?;
         group.take(&server.process)?;
         let mut oneway = run(&lab.host, &[&proxy[..], &["--exclude-cgroup", group.path()]].concat())?;
-        expect_works(&lab, "by control group", &oneway, 2)?;
+        expect_works(&lab, "by control group", &oneway)?;
         stop(&mut oneway, &lab.host, &before)?;
         // As `/proc/PID/cgroup` writes it, and the group above it.
         let above = group.0.parent().and_then(|above| above.file_name()).and_then(|name| name.to_str());
         let above = format!("/{}", above.unwrap_or_default());
         let mut oneway = run(&lab.host, &[&proxy[..], &["--exclude-cgroup", &above]].concat())?;
-        expect_works(&lab, "by the control group above", &oneway, 2)?;
+        expect_works(&lab, "by the control group above", &oneway)?;
         stop(&mut oneway, &lab.host, &before)?;
         // Sockets that are bound to the uplink instead of marked.
         let bound = ["--exclude-cgroup", &above, "--protect", "bind"];
         let mut oneway = run(&lab.host, &[&proxy[..], &bound].concat())?;
-        expect_works(&lab, "by control group, bound", &oneway, 2)?;
+        expect_works(&lab, "by control group, bound", &oneway)?;
         stop(&mut oneway, &lab.host, &before)?;
     }
     {
         let server = SocksProcess::start_by(&lab.host, ONEWAY, &["exclude", "--"], &addresses()?)?;
         let mut oneway = run(&lab.host, &with(&[]))?;
-        expect_works(&lab, "by `oneway exclude`, before", &oneway, 2)?;
+        expect_works(&lab, "by `oneway exclude`, before", &oneway)?;
         // The group stays as long as somebody is in it.
         let (status, _) = oneway.stop(2 * SECOND)?;
         assert!(status.success());
@@ -174,7 +198,7 @@ pub fn a_local_proxy_works_when_it_is_excluded() -> TestResult {
     {
         let mut oneway = run(&lab.host, &with(&[]))?;
         let server = SocksProcess::start_by(&lab.host, ONEWAY, &["exclude", "--"], &addresses()?)?;
-        expect_works(&lab, "by `oneway exclude`, after", &oneway, 2)?;
+        expect_works(&lab, "by `oneway exclude`, after", &oneway)?;
         let group = group_of(server.process.pid())?;
         drop(server);
         stop(&mut oneway, &lab.host, &before)?;
@@ -188,6 +212,7 @@ pub fn a_local_proxy_works_when_it_is_excluded() -> TestResult {
         // It is captured, and sent out directly. So is this test, which is the same program.
         let watched = Watched::begin(&lab.host)?;
         assert!(reaches_origin(&lab.host, 2 * SECOND), "{}", oneway.stderr());
+        assert_eq!((watched.captured()?, watched.left()?), ((2, 2), (2, 2)));
         watched.expect_no_loopback()?;
         assert_eq!(number(&ask(&lab.host, "status")?, "/guard/circles"), 0, "{}", oneway.stderr());
         stop(&mut oneway, &lab.host, &before)?;
@@ -227,7 +252,9 @@ pub fn a_circle_is_refused_and_named() -> TestResult {
             assert_eq!(dial.outcome, Outcome::Refused);
         }
         // The client's own packet, that of the proxy, and no third.
-        assert!(watched.captured()? <= 2 * 22, "{}", watched.captured()?);
+        let (connections, datagrams) = watched.captured()?;
+        assert!(connections <= 2 * 22 && datagrams <= 2 * 2, "{connections} {datagrams}");
+        assert_eq!(watched.left()?, (0, 0));
         watched.expect_no_loopback()?;
         let status = ask(&lab.host, "status")?;
         assert!(number(&status, "/guard/circles") >= 22, "{status}");

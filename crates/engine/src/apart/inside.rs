@@ -59,9 +59,10 @@ fn make(wish: &Wish) -> Result<Handed, ApartError> {
     let addresses = oneway_route::furnish(&name, wish.mtu, &wish.addresses, wish.congestion.as_deref())
         .map_err(|e| inside(&e))?;
     let mut notes = Vec::new();
-    if let Some(nameserver) = wish.nameserver {
-        notes.extend(resolver::replace(nameserver));
-    }
+    notes.extend(match wish.nameserver {
+        Some(nameserver) => resolver::replace(nameserver),
+        None => resolver::unreachable(),
+    });
     let mut listeners = Vec::new();
     if wish.listeners {
         for _ in 0..wish.queues {

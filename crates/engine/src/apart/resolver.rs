@@ -36,6 +36,14 @@ pub(super) fn replace(nameserver: IpAddr) -> Option<String> {
     outcome.err()
 }
 
+/// What is wrong with the servers that programs would ask if they were left alone.
+pub(super) fn unreachable() -> Option<String> {
+    let servers = oneway_dns::nameservers(&fs::read_to_string(RESOLV_CONF).unwrap_or_default());
+    servers.iter().all(|server| server.ip().is_loopback()).then(|| {
+        format!("names cannot be looked up: the servers in {RESOLV_CONF} are on loopback, which is another one here; use --dns real")
+    })
+}
+
 /// The servers are another's; how names are completed stays.
 fn text(nameserver: IpAddr, before: &str) -> String {
     let kept = |line: &&str| {

@@ -172,7 +172,18 @@ pub(super) fn plan(
         }
         Strategy::Mark(_) => plan,
     };
+    let plan = Plan { notes: plan.notes.into_iter().chain(by_name(config)).collect(), ..plan };
     Ok(Planned { plan, request, strategy: choice.strategy, why: choice.why })
+}
+
+/// How programs are excluded that are excluded by name: no rule of the kernel's knows them.
+fn by_name(config: &Config) -> impl Iterator<Item = String> {
+    config.capture.exclude_process.iter().map(|program| {
+        format!(
+            "what {program} sends is captured and, when it is here and known to be its own, sent on directly, past rules and \
+             proxies; exclude its user or control group to leave it out of the capture"
+        )
+    })
 }
 
 fn uplink(config: &Config, uplinks: &Uplinks) -> Option<Uplink> {

@@ -229,6 +229,7 @@ impl Engine {
                 format!("{}; {checks} destinations asked of the kernel with the rules in place", proof.why);
         }
         let exclusions = Exclusions::new(&config.capture, request.exclude_cgroups.clone());
+        shared.dispatch.circles().set_exclusions(exclusions.clone());
         if captured_here {
             warn_of_circles(&shared.dispatch, &exclusions);
         }
