@@ -12,8 +12,8 @@ use oneway_route as route;
 use oneway_rule::OutboundId;
 
 use crate::config::{
-    BLOCK, Config, ConfigError, ConfigErrors, DIRECT, DnsMode, Origin, OutboundSpec, ProgramName, Protect,
-    ProxyProtocol, ProxySpec, RuleLine, ServerHost,
+    BLOCK, Config, ConfigError, ConfigErrors, DIRECT, DnsMode, OutboundSpec, Protect, ProxyProtocol,
+    ProxySpec, ServerHost,
 };
 use crate::dispatch::{Dispatch, Entry};
 use crate::error::EngineError;
@@ -44,16 +44,13 @@ pub(crate) fn dispatch(
         let name = &config.rules.final_outbound;
         errors.push(ConfigError::new(None, format!("the final outbound {name:?} is not defined")));
     }
-    let rules = rules::compile(
-        &config.rules,
-        &excluded_programs(config),
-        &outbound,
-        last.unwrap_or(OutboundId(0)),
-        config.dns.mode,
-        &mut errors,
-    );
+    let rules =
+        rules::compile(&config.rules, &outbound, last.unwrap_or(OutboundId(0)), config.dns.mode, &mut errors);
     match (ConfigErrors::collect(errors), rules) {
-        (None, Some((rules, warnings))) => Ok((Dispatch::new(rules, "MATCH", entries), warnings)),
+        (None, Some((rules, warnings))) => {
+            let dispatch = Dispatch::new(rules, "MATCH", entries);
+            Ok((dispatch.excluding(config.capture.exclude_process.clone()), warnings))
+        }
         (Some(errors), _) => Err(EngineError::Config(errors)),
         (None, None) => Err(EngineError::Unsupported {
             what: "a configuration whose rules cannot be compiled".to_owned(),
@@ -61,16 +58,6 @@ pub(crate) fn dispatch(
             instead: "`oneway check` says why",
         }),
     }
-}
-
-/// The rules for programs that are excluded by name. Whose a packet is can be found out when it is here already, and so
-/// its flow is sent on directly.
-fn excluded_programs(config: &Config) -> Vec<RuleLine> {
-    let line = |program: &ProgramName| RuleLine {
-        text: program.rule(),
-        origin: Origin::Option("--exclude-process"),
-    };
-    config.capture.exclude_process.iter().map(line).collect()
 }
 
 /// The number of an outbound. Clash's own names for the two that always exist are known, too.

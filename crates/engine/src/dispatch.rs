@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::circle::{Circles, Verdict};
+use crate::config::ProgramName;
 
 /// The rules and what they choose from.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(crate) struct Dispatch {
     entries: Vec<Entry>,
     owners: Arc<Owners>,
     circles: Arc<Circles>,
+    /// Programs whose flows leave directly, whatever the rules say. Whose a packet is can be found out only when it is here.
+    excluded: Vec<ProgramName>,
 }
 
 /// A flow that asks where to go.
@@ -77,19 +80,30 @@ const SAY_AGAIN: Duration = Duration::from_secs(60);
 pub(crate) struct Choice<'a> {
     pub(crate) id: u32,
     pub(crate) entry: &'a Entry,
-    rule: Option<usize>,
-    /// It would go in a circle, and is refused whatever the rules say.
-    circle: bool,
+    because: Because,
     dispatch: &'a Dispatch,
+}
+
+/// What decided about a flow.
+#[derive(Clone, Copy, Debug)]
+enum Because {
+    /// A rule, or none.
+    Rule(Option<usize>),
+    /// Its program is excluded by name.
+    Excluded,
+    /// It would go in a circle.
+    Circle,
 }
 
 impl Choice<'_> {
     /// What `flows` shows: the rule as it was written.
     pub(crate) fn rule(&self) -> Arc<str> {
-        if self.circle {
-            return "in a circle".into();
-        }
-        match self.rule.and_then(|rule| self.dispatch.rules.text(rule)) {
+        let rule = match self.because {
+            Because::Circle => return "in a circle".into(),
+            Because::Excluded => return "excluded program".into(),
+            Because::Rule(rule) => rule,
+        };
+        match rule.and_then(|rule| self.dispatch.rules.text(rule)) {
             Some(text) => text.into(),
             None => Arc::clone(&self.dispatch.last_label),
         }
@@ -98,7 +112,19 @@ impl Choice<'_> {
 
 impl Dispatch {
     pub(crate) fn new(rules: RuleSet, last: &str, entries: Vec<Entry>) -> Self {
-        Self { rules, last_label: last.into(), entries, owners: Arc::default(), circles: Arc::default() }
+        Self {
+            rules,
+            last_label: last.into(),
+            entries,
+            owners: Arc::default(),
+            circles: Arc::default(),
+            excluded: Vec::new(),
+        }
+    }
+
+    /// The same, but that what these programs send leaves directly.
+    pub(crate) fn excluding(self, excluded: Vec<ProgramName>) -> Self {
+        Self { excluded, ..self }
     }
 
     /// The outbound for a flow, from what is known without waiting. The rules were compiled against this table, so that
@@ -158,7 +184,7 @@ impl Dispatch {
     )]
     fn refusal(&self) -> Choice<'_> {
         let at = self.entries.iter().position(|entry| matches!(entry.outbound, Outbound::Block)).unwrap_or(0);
-        Choice { id: at as u32, entry: &self.entries[at], rule: None, circle: true, dispatch: self }
+        Choice { id: at as u32, entry: &self.entries[at], because: Because::Circle, dispatch: self }
     }
 
     /// The outbound for a flow whose owner is given.
@@ -174,6 +200,16 @@ impl Dispatch {
         find: impl Fn(bool) -> Result<oneway_flow::Owner, E>,
     ) -> Result<Choice<'_>, E> {
         let Subject { network, source, target, is_fake, dscp } = *subject;
+        if !self.excluded.is_empty() {
+            let owner = find(true)?;
+            let named = |name: &ProgramName| name.fits(owner.process.as_deref(), owner.comm.as_deref());
+            if let Some(at) =
+                self.entries.iter().position(Entry::is_direct).filter(|_| self.excluded.iter().any(named))
+            {
+                let because = Because::Excluded;
+                return Ok(Choice { id: at as u32, entry: &self.entries[at], because, dispatch: self });
+            }
+        }
         let process: OnceCell<Option<Arc<Process>>> = OnceCell::new();
         let mut query = match target.host.as_deref() {
             Some(host) if is_fake => Query::to_host(network, Some(source), host, target.addr.port()),
@@ -185,7 +221,7 @@ impl Dispatch {
                 Step::Decided(decision) => {
                     let id = decision.outbound.0;
                     let entry = &self.entries[id as usize];
-                    return Ok(Choice { id, entry, rule: decision.rule, circle: false, dispatch: self });
+                    return Ok(Choice { id, entry, because: Because::Rule(decision.rule), dispatch: self });
                 }
                 Step::Needs { fact: Fact::Uid, .. } => {
                     let owner = find(false)?;

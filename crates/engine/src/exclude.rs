@@ -41,9 +41,8 @@ impl Exclusions {
 
     /// Whether the program that listens somewhere is among them.
     pub(crate) fn cover(&self, listener: &Listener) -> bool {
-        let named = |program: &ProgramName| {
-            listener.process.as_ref().is_some_and(|process| program.fits(&process.name, &process.path))
-        };
+        let named =
+            |program: &ProgramName| program.fits(listener.process.as_deref(), listener.comm.as_deref());
         let grouped = |group: &Cgroup| listener.cgroup.as_deref().is_some_and(|path| group.holds(path));
         self.uids.contains(&listener.uid)
             || self.programs.iter().any(named)

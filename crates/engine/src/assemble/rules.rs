@@ -10,10 +10,9 @@ use oneway_rule::{
 
 use crate::config::{ConfigError, DataFile, DnsMode, Origin, RuleLine, RulesConfig};
 
-/// Parses and compiles, `first` before all that the configuration says, for flows whose names are known in this way. What is wrong goes to `errors`, and then there are no rules.
+/// Parses and compiles, for flows whose names are known in this way. What is wrong goes to `errors`, and then there are no rules.
 pub(super) fn compile(
     config: &RulesConfig,
-    first: &[RuleLine],
     outbound: &dyn Fn(&str) -> Option<OutboundId>,
     last: OutboundId,
     names: DnsMode,
@@ -60,7 +59,6 @@ pub(super) fn compile(
         check_databases: true,
     };
     let mut rules = RuleList::default();
-    push_lines(&mut rules, first, &context, errors, &mut warnings);
     push_lines(&mut rules, &config.lines, &context, errors, &mut warnings);
     for file in &config.files {
         let was_closed = rules.is_closed();

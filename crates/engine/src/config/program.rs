@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use oneway_flow::Process;
+
 use super::value::InvalidValue;
 
 /// A program, by the name of its file or by its whole path.
@@ -15,15 +17,15 @@ impl ProgramName {
         &self.0
     }
 
-    /// Whether a program is meant that has this name and runs the file of this path.
-    pub fn fits(&self, name: &str, path: &str) -> bool {
-        if self.0.starts_with('/') { self.0 == path } else { self.0.eq_ignore_ascii_case(name) }
-    }
-
-    /// The rule that takes its flows past every proxy.
-    pub(crate) fn rule(&self) -> String {
-        let kind = if self.0.starts_with('/') { "PROCESS-PATH" } else { "PROCESS-NAME" };
-        format!("{kind},{},{}", self.0, super::DIRECT)
+    /// Whether a program is meant that runs this file, or whose process the system calls so: of a script that is its own
+    /// name, and of what was started by a link the link's.
+    pub(crate) fn fits(&self, process: Option<&Process>, comm: Option<&str>) -> bool {
+        if self.0.starts_with('/') {
+            return process.is_some_and(|process| *process.path == *self.0);
+        }
+        // The system keeps 15 bytes of it (TASK_COMM_LEN).
+        let short = comm.is_some_and(|comm| comm == self.0 || comm.len() == 15 && self.0.starts_with(comm));
+        short || process.is_some_and(|process| process.name.eq_ignore_ascii_case(&self.0))
     }
 }
 
@@ -36,8 +38,7 @@ impl fmt::Display for ProgramName {
 impl FromStr for ProgramName {
     type Err = InvalidValue;
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        // A comma ends a part of a rule, and a file may have that in its name; nobody's program does.
-        let odd = |c: char| c.is_control() || c == ',';
+        let odd = |c: char| c.is_control();
         let relative = !text.starts_with('/') && text.contains('/');
         if text.trim() != text || text.is_empty() || text.contains(odd) || relative || text.ends_with('/') {
             return Err(InvalidValue(format!(
@@ -69,5 +70,26 @@ impl FromStr for CgroupPath {
             )));
         }
         Ok(Self(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_known_by_its_file_its_path_and_its_process() {
+        let python = Process { name: "python3.11".into(), path: "/usr/bin/python3.11".into() };
+        let fits = |name: &str, comm| name.parse::<ProgramName>().unwrap().fits(Some(&python), comm);
+        for name in
+            ["python3.11", "PYTHON3.11", "/usr/bin/python3.11", "proxy", "a-very-long-name-of-a-script"]
+        {
+            let comm = if name.starts_with("a-") { "a-very-long-nam" } else { "proxy" };
+            assert!(fits(name, Some(comm)), "{name}");
+        }
+        for name in ["python", "/usr/bin/python3", "/proxy", "prox"] {
+            assert!(!fits(name, Some("proxy")), "{name}");
+        }
+        assert!(!"proxy".parse::<ProgramName>().unwrap().fits(None, None));
     }
 }

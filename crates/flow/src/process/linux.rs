@@ -30,8 +30,8 @@ const RECENT: usize = 8;
 /// Sockets whose programs are remembered.
 const REMEMBERED: usize = 1024;
 
-/// A program and its process, with the one that started it.
-type Found = (Arc<Process>, (u32, u32));
+/// A program, what its process is called, and its process with the one that started it.
+type Found = (Arc<Process>, Option<Arc<str>>, (u32, u32));
 
 /// The kernel's table of sockets, and what was found in `/proc` before.
 #[derive(Debug, Default)]
@@ -53,8 +53,12 @@ impl Sockets {
         match self.ask(network, source, destination) {
             Ok(Some((uid, inode))) => {
                 let found = if with_process && inode != 0 { self.process(inode) } else { None };
-                let (process, pids) = found.unzip();
-                Owner { uid: Some(uid), process, pids }
+                Owner {
+                    uid: Some(uid),
+                    process: found.as_ref().map(|(process, ..)| Arc::clone(process)),
+                    comm: found.as_ref().and_then(|(_, comm, _)| comm.clone()),
+                    pids: found.map(|(.., pids)| pids),
+                }
             }
             Ok(None) => Owner::default(),
             Err(_) => {
@@ -138,7 +142,7 @@ impl Sockets {
         self.recent.retain(|known| *known != pid);
         self.recent.push_front(pid);
         self.recent.truncate(RECENT);
-        let process = (Arc::new(program(pid)?), (pid, parent(pid).unwrap_or(0)));
+        let process = (Arc::new(program(pid)?), comm(pid), (pid, parent(pid).unwrap_or(0)));
         if self.known.len() >= REMEMBERED {
             self.known.clear();
         }
@@ -165,6 +169,11 @@ fn leads_to(link: &Path, wanted: &str) -> bool {
     fs::read_link(link).is_ok_and(|target| target.as_os_str() == wanted)
 }
 
+pub(super) fn comm(pid: u32) -> Option<Arc<str>> {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(name.trim_end().into())
+}
+
 /// Field 4 of `proc_pid_stat(5)`, behind the name in parentheses.
 fn parent(pid: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -180,6 +189,5 @@ pub(super) fn program(pid: u32) -> Option<Process> {
         return Some(Process { name: name.into(), path: path.into() });
     }
     // Another user's program shows its name only.
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    Some(Process { name: name.trim_end().into(), path: "".into() })
+    Some(Process { name: comm(pid)?.as_ref().into(), path: "".into() })
 }

@@ -49,6 +49,8 @@ pub struct Owner {
     pub uid: Option<u32>,
     /// The program.
     pub process: Option<Arc<Process>>,
+    /// What the system calls its process (`comm`), 15 bytes at most: of a script its own name, and not its interpreter's.
+    pub comm: Option<Arc<str>>,
     /// Its process, and the one that started that.
     pub pids: Option<(u32, u32)>,
 }
@@ -62,6 +64,8 @@ pub struct Listener {
     pub pids: Vec<u32>,
     /// The program of the first of them.
     pub process: Option<Arc<Process>>,
+    /// What the system calls it, see [`Owner::comm`].
+    pub comm: Option<Arc<str>>,
     /// Its control group of version 2, as `/proc/PID/cgroup` shows it.
     pub cgroup: Option<String>,
 }

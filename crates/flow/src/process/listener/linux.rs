@@ -12,7 +12,7 @@ use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, Stat
 use rustix::net::RecvFlags;
 
 use super::Listener;
-use super::system::{open, program, socket_of};
+use super::system::{comm, open, program, socket_of};
 
 /// What one answer of a dump holds at most (`NLMSG_GOODSIZE`, and some).
 const DATAGRAM: usize = 64 * 1024;
@@ -33,8 +33,9 @@ pub(super) fn find(at: SocketAddr) -> Option<Listener> {
     let (_, uid, inode) = found.into_iter().min_by_key(|(address, ..)| address.ip().is_unspecified())?;
     let pids = holders(inode);
     let process = pids.iter().find_map(|pid| program(*pid)).map(Arc::new);
+    let comm = pids.iter().find_map(|pid| comm(*pid));
     let cgroup = pids.iter().find_map(|pid| cgroup(*pid));
-    Some(Listener { uid, pids, process, cgroup })
+    Some(Listener { uid, pids, process, comm, cgroup })
 }
 
 fn fits(bound: IpAddr, asked: IpAddr) -> bool {
