@@ -5,7 +5,7 @@
 //! that of the process that listens where the outbound connects to, or of one that it has started. A flow is refused
 //! before anything is sent for it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -37,6 +37,8 @@ struct Known {
     listeners: HashMap<u32, Seen>,
     /// Which outbound's program sends by which outbound, and when that was seen last.
     uses: HashMap<(u32, u32), Instant>,
+    /// When flows came whose program nobody may see, by outbound and target.
+    crowds: HashMap<(u32, String), VecDeque<Instant>>,
     said: HashMap<u32, OncePerMinute>,
 }
 
@@ -133,7 +135,6 @@ impl Circles {
         if local.iter().any(|(id, at)| !self.fresh(*id, *at)) {
             return Verdict::Unknown;
         }
-        let Some((pid, parent)) = owner.pids else { return Verdict::Open };
         let now = Instant::now();
         let mut known = self.known.lock();
         let known = &mut *known;
@@ -141,7 +142,11 @@ impl Circles {
         let mut closed = None;
         for (from, _) in local {
             let Some(Seen { at, listener: Some(listener), .. }) = known.listeners.get(from) else { continue };
-            if !listener.pids.contains(&pid) && !listener.pids.contains(&parent) {
+            let own = match owner.pids {
+                Some((pid, parent)) => listener.pids.contains(&pid) || listener.pids.contains(&parent),
+                None => is_alike(listener, owner) && crowd(&mut known.crowds, id, target, now),
+            };
+            if !own {
                 continue;
             }
             if *from == id || leads(&known.uses, id, *from) {
@@ -177,6 +182,43 @@ impl Circles {
             tracing::warn!("{line}");
         }
     }
+}
+
+/// Whether a flow may be of a listener whose processes nobody may see: of its user, and made in its control group.
+fn is_alike(listener: &Listener, owner: &Owner) -> bool {
+    listener.pids.is_empty()
+        && owner.uid == Some(listener.uid)
+        && owner.cgroup.is_some()
+        && owner.cgroup == listener.cgroup_id
+}
+
+/// Flows to one target within a second that only a circle makes of programs that look alike.
+const CROWD: usize = 32;
+/// Targets that are counted at once.
+const TARGETS: usize = 256;
+
+/// Counts a flow; whether there are so many of them that they go in a circle.
+fn crowd(
+    crowds: &mut HashMap<(u32, String), VecDeque<Instant>>,
+    id: u32,
+    target: &dyn std::fmt::Display,
+    now: Instant,
+) -> bool {
+    let recent = |at: &Instant| now.saturating_duration_since(*at) < Duration::from_secs(1);
+    if crowds.len() >= TARGETS {
+        crowds.retain(|_, times| times.back().is_some_and(recent));
+    }
+    if crowds.len() >= TARGETS {
+        crowds.clear();
+    }
+    let times = crowds.entry((id, target.to_string())).or_default();
+    times.retain(recent);
+    times.push_back(now);
+    if times.len() > CROWD {
+        times.pop_front();
+        return true;
+    }
+    false
 }
 
 /// Whether what is sent by `from` is sent on by way of `to`. There are as many steps as outbounds at most.
@@ -266,6 +308,33 @@ mod tests {
         assert_eq!(judge(5, 100), Verdict::Open);
         assert_eq!(judge(3, 200), Verdict::Closed, "B by A would be a circle");
         assert_eq!(judge(5, 100), Verdict::Open);
+    }
+
+    #[test]
+    fn without_the_right_to_look_a_circle_is_known_by_its_crowd() {
+        let circles = Circles::default();
+        let listener = Listener { uid: 7, cgroup_id: Some(9), ..Listener::default() };
+        let seen = Seen { at: A, when: Instant::now(), listener: Some(listener), excluded: false };
+        circles.known.lock().listeners.insert(3, seen);
+        let local = [(3, A)];
+        let judge = |uid, cgroup, target: &str| {
+            let owner = Owner { uid: Some(uid), cgroup: Some(cgroup), ..Owner::default() };
+            circles.judge(3, "p", &local, &owner, &target)
+        };
+        for _ in 0..CROWD {
+            assert_eq!(judge(7, 9, "t"), Verdict::Open);
+        }
+        assert_eq!(judge(7, 9, "t"), Verdict::Closed);
+        assert_eq!(judge(7, 9, "t"), Verdict::Closed);
+        assert_eq!(judge(7, 9, "u"), Verdict::Open, "another target");
+        for _ in 0..2 * CROWD {
+            assert_eq!(judge(8, 9, "t"), Verdict::Open, "another user");
+            assert_eq!(judge(7, 8, "t"), Verdict::Open, "another control group");
+        }
+        for target in 0..2 * TARGETS {
+            judge(7, 9, &target.to_string());
+        }
+        assert!(circles.known.lock().crowds.len() <= TARGETS);
     }
 
     #[test]

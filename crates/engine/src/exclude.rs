@@ -43,7 +43,11 @@ impl Exclusions {
     pub(crate) fn cover(&self, listener: &Listener) -> bool {
         let named =
             |program: &ProgramName| program.fits(listener.process.as_deref(), listener.comm.as_deref());
-        let grouped = |group: &Cgroup| listener.cgroup.as_deref().is_some_and(|path| group.holds(path));
+        let grouped = |group: &Cgroup| {
+            // Of another user's program the path is nobody's business, but the number of its group is.
+            listener.cgroup_id == Some(group.id)
+                || listener.cgroup.as_deref().is_some_and(|path| group.holds(path))
+        };
         self.uids.contains(&listener.uid)
             || self.programs.iter().any(named)
             || self.groups.lock().iter().any(grouped)

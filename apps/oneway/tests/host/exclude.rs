@@ -273,6 +273,33 @@ pub fn a_circle_is_refused_and_named() -> TestResult {
     Ok(())
 }
 
+/// A service with CAP_NET_ADMIN alone does not see other users' programs, but that it has become a crowd.
+pub fn a_circle_is_refused_without_the_right_to_look() -> TestResult {
+    let lab = Topology::standard()?;
+    oneway_lab::open_tun_to_everybody()?;
+    let (_folder, path) = crate::rights::copy_for_everybody()?;
+    let before = Snapshot::take(&lab.host)?;
+    let user = somebody() + 1;
+    let server = SocksProcess::start(&lab.host, &addresses()?, Some(somebody()))?;
+    let mut oneway = crate::common::program(&lab.host, &path, &["--proxy", "socks5://127.0.0.1:1080"])
+        .uid(user)
+        .capabilities(CapabilitySet::NET_ADMIN)
+        .start()?;
+    let watched = Watched::begin(&lab.host)?;
+    let dial = lab.host.client().tcp(address::ORIGIN.v4_port(port::HTTP), 2 * SECOND)?;
+    assert_eq!(dial.outcome, Outcome::Refused, "after {:?}: {}", dial.took, oneway.stderr());
+    let (connections, _) = watched.captured()?;
+    assert!((10..100).contains(&connections), "{connections}");
+    assert_eq!(watched.left()?, (0, 0));
+    let log = oneway.stderr();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("circle")).collect();
+    assert_eq!(lines.len(), 1, "{log}");
+    let user = format!("a program of user {}", somebody());
+    assert!(lines[0].contains(&user) && lines[0].contains(&format!("--exclude-uid {}", somebody())), "{log}");
+    drop(server);
+    stop(&mut oneway, &lab.host, &before)
+}
+
 /// As when a service is started anew: the group has the same name, and is another one.
 pub fn a_group_that_is_made_again_is_excluded_again() -> TestResult {
     let lab = Topology::standard()?;

@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla as _};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
+use netlink_packet_sock_diag::inet::nlas::Nla as Attribute;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols};
 use rustix::net::{RecvFlags, sockopt};
@@ -51,13 +52,14 @@ impl Sockets {
         with_process: bool,
     ) -> Owner {
         match self.ask(network, source, destination) {
-            Ok(Some((uid, inode))) => {
+            Ok(Some((uid, inode, cgroup))) => {
                 let found = if with_process && inode != 0 { self.process(inode) } else { None };
                 Owner {
                     uid: Some(uid),
                     process: found.as_ref().map(|(process, ..)| Arc::clone(process)),
                     comm: found.as_ref().and_then(|(_, comm, _)| comm.clone()),
                     pids: found.map(|(.., pids)| pids),
+                    cgroup,
                 }
             }
             Ok(None) => Owner::default(),
@@ -69,13 +71,13 @@ impl Sockets {
         }
     }
 
-    /// The user and the inode of a socket.
+    /// The user, the inode and the control group of a socket.
     fn ask(
         &mut self,
         network: Network,
         source: SocketAddr,
         destination: SocketAddr,
-    ) -> io::Result<Option<(u32, u32)>> {
+    ) -> io::Result<Option<(u32, u32, Option<u64>)>> {
         // Of a UDP socket the kernel wants the remote end first: it looks as for a datagram that arrives
         // (`udp_dump_one`, net/ipv4/udp_diag.c).
         let (protocol, first, second) = match network {
@@ -116,7 +118,7 @@ impl Sockets {
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
         match answer.payload {
             NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => {
-                Ok(Some((found.header.uid, found.header.inode)))
+                Ok(Some((found.header.uid, found.header.inode, cgroup_id(&found.nlas))))
             }
             // ENOENT: there is no such socket.
             NetlinkPayload::Error(_) => Ok(None),
@@ -167,6 +169,19 @@ pub(super) fn socket_of(pid: u32, wanted: &str) -> Option<PathBuf> {
 
 fn leads_to(link: &Path, wanted: &str) -> bool {
     fs::read_link(link).is_ok_and(|target| target.as_os_str() == wanted)
+}
+
+/// `INET_DIAG_CGROUP_ID` of `include/uapi/linux/inet_diag.h`, since Linux 5.8.
+pub(super) fn cgroup_id(attributes: &[Attribute]) -> Option<u64> {
+    const INET_DIAG_CGROUP_ID: u16 = 21;
+    attributes.iter().find_map(|attribute| {
+        let mut value = [0; 8];
+        if attribute.kind() != INET_DIAG_CGROUP_ID || attribute.value_len() != value.len() {
+            return None;
+        }
+        attribute.emit_value(&mut value);
+        Some(u64::from_ne_bytes(value))
+    })
 }
 
 pub(super) fn comm(pid: u32) -> Option<Arc<str>> {

@@ -53,6 +53,8 @@ pub struct Owner {
     pub comm: Option<Arc<str>>,
     /// Its process, and the one that started that.
     pub pids: Option<(u32, u32)>,
+    /// The number of the control group (version 2) that the socket was made in, which the system tells everybody.
+    pub cgroup: Option<u64>,
 }
 
 /// Who accepts connections at an address of this host.
@@ -68,6 +70,8 @@ pub struct Listener {
     pub comm: Option<Arc<str>>,
     /// Its control group of version 2, as `/proc/PID/cgroup` shows it.
     pub cgroup: Option<String>,
+    /// The number of the control group that the socket was made in.
+    pub cgroup_id: Option<u64>,
 }
 
 /// Who listens at a TCP address, or at that port of every address, in the calling thread's network namespace; `None` when
@@ -175,6 +179,8 @@ mod tests {
             let (source, target) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
             let owner = Owners::default().find(Network::Tcp, source, target, true);
             assert_eq!(owner.pids.map(|(own, _)| own), Some(std::process::id()));
+            let listening = listener(at).and_then(|found| found.cgroup_id);
+            assert_eq!(owner.cgroup, listening, "both were made in the same control group");
         }
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         assert_eq!(listener(free), None, "it is closed again");

@@ -12,13 +12,13 @@ use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, Stat
 use rustix::net::RecvFlags;
 
 use super::Listener;
-use super::system::{comm, open, program, socket_of};
+use super::system::{cgroup_id, comm, open, program, socket_of};
 
 /// What one answer of a dump holds at most (`NLMSG_GOODSIZE`, and some).
 const DATAGRAM: usize = 64 * 1024;
 
-/// A listening socket: its address, its user and its inode.
-type Entry = (SocketAddr, u32, u32);
+/// A listening socket: its address, its user, its inode and its control group.
+type Entry = (SocketAddr, u32, u32, Option<u64>);
 
 pub(super) fn find(at: SocketAddr) -> Option<Listener> {
     let at = SocketAddr::new(at.ip().to_canonical(), at.port());
@@ -30,12 +30,13 @@ pub(super) fn find(at: SocketAddr) -> Option<Listener> {
     }
     found.retain(|(address, ..)| fits(address.ip(), at.ip()));
     // The kernel prefers the one that is bound to this very address (`compute_score`, net/ipv4/inet_hashtables.c).
-    let (_, uid, inode) = found.into_iter().min_by_key(|(address, ..)| address.ip().is_unspecified())?;
+    let (_, uid, inode, cgroup_id) =
+        found.into_iter().min_by_key(|(address, ..)| address.ip().is_unspecified())?;
     let pids = holders(inode);
     let process = pids.iter().find_map(|pid| program(*pid)).map(Arc::new);
     let comm = pids.iter().find_map(|pid| comm(*pid));
     let cgroup = pids.iter().find_map(|pid| cgroup(*pid));
-    Some(Listener { uid, pids, process, comm, cgroup })
+    Some(Listener { uid, pids, process, comm, cgroup, cgroup_id })
 }
 
 fn fits(bound: IpAddr, asked: IpAddr) -> bool {
@@ -82,7 +83,8 @@ fn listening(family: u8, port: u16) -> io::Result<Vec<Entry>> {
                     let id = &socket.header.socket_id;
                     if id.source_port == port {
                         let at = SocketAddr::new(id.source_address, id.source_port);
-                        found.push((at, socket.header.uid, socket.header.inode));
+                        let cgroup = cgroup_id(&socket.nlas);
+                        found.push((at, socket.header.uid, socket.header.inode, cgroup));
                     }
                 }
                 NetlinkPayload::Done(_) => return Ok(found),
