@@ -1,9 +1,12 @@
 //! `oneway exec`: one program of which everything is captured, as root and as anybody.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use oneway_lab::capture::{Packet, Recorder};
@@ -182,6 +185,56 @@ pub fn signals_reach_the_program() -> TestResult {
         assert_eq!((status.code(), status.signal()), wanted, "{}", running.stderr());
         assert!(took < 2 * SECOND, "{took:?}");
     }
+    Ok(())
+}
+
+/// A shell on a terminal: stopped, continued, interrupted.
+pub fn a_shell_controls_it_as_any_job() -> TestResult {
+    let lab = Topology::standard()?;
+    let shell = ["-qfec", "bash --norc --noprofile -i", "/dev/null"];
+    let mut script = lab.host.command(Path::new("/usr/bin/script"), shell);
+    let mut script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let mut keys = script.stdin.take().ok_or("no stdin")?;
+    let mut screen = script.stdout.take().ok_or("no stdout")?;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let writer = Arc::clone(&seen);
+    let reader = std::thread::spawn(move || {
+        let mut part = [0; 4096];
+        while let Ok(length @ 1..) = screen.read(&mut part) {
+            writer.lock().expect("the screen").extend_from_slice(&part[..length]);
+        }
+    });
+    let text = || String::from_utf8_lossy(&seen.lock().expect("the screen")).into_owned();
+    let mut step = |typed: &str, times: usize, shown: &str| -> TestResult {
+        keys.write_all(typed.as_bytes())?;
+        keys.flush()?;
+        let enough = || text().matches(shown).count() >= times;
+        let patience = if typed == "again\n" { SECOND / 2 } else { 10 * SECOND };
+        wait_until(patience, shown, enough).map_err(|error| format!("{error}: {}", text()))?;
+        Ok(())
+    };
+    // What is typed is echoed once by the terminal, so that the answer is written otherwise than the question.
+    step(&format!("{ONEWAY} exec -- sh -c 'echo be''gun; exec cat'\n"), 1, "begun\r\n")?;
+    step("line\n", 2, "line\r\n")?;
+    step("\x1a", 1, "Stopped")?;
+    step("fg\n", 2, "exec cat'")?;
+    // A line that is typed while the shell still changes the terminal's mode may wait for the next one.
+    let answered = (1..20).any(|sent| step("again\n", sent + 1, "again\r\n").is_ok());
+    assert!(answered, "{}", text());
+    step("\x03", 1, "^C")?;
+    step("echo code=$?\n", 1, "code=130\r\n")?;
+    // A loop in the shell ends with the interrupt of what it runs.
+    step(
+        &format!("for n in 1 2 3; do {ONEWAY} exec -- sh -c 'echo ro''und; exec sleep 60'; done\n"),
+        1,
+        "round\r\n",
+    )?;
+    step("\x03", 2, "^C")?;
+    step("echo do''ne\n", 1, "done\r\n")?;
+    assert_eq!(text().matches("round\r\n").count(), 1, "{}", text());
+    step("exit\n", 1, "exit\r\n")?;
+    script.wait()?;
+    reader.join().expect("the reader ends");
     Ok(())
 }
 

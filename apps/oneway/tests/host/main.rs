@@ -75,6 +75,7 @@ fn main() -> std::process::ExitCode {
         exec::beside_a_captured_host,
         exec::it_ends_as_the_program_does,
         exec::signals_reach_the_program,
+        exec::a_shell_controls_it_as_any_job,
         exec::what_has_no_meaning_is_refused,
         exec::without_user_namespaces_it_says_what_to_grant,
         exec::a_killed_one_leaves_nothing,

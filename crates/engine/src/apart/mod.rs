@@ -84,7 +84,7 @@ pub enum ApartError {
     #[error("{0}")]
     Inside(String),
     /// The other process is gone, or talks nonsense.
-    #[error("cannot talk to the process inside: {0}")]
+    #[error("cannot talk to the other process of `oneway exec`: {0}; start it again")]
     Talk(#[source] io::Error),
 }
 
