@@ -19,6 +19,7 @@ pub mod snapshot;
 pub mod topology;
 pub(crate) mod trouble;
 pub(crate) mod tun;
+pub(crate) mod visitor;
 
 pub use enter::{Entered, enter, entered};
 pub use error::LabError;
@@ -32,3 +33,4 @@ pub use program::Oneway;
 pub use snapshot::Snapshot;
 pub use topology::Topology;
 pub use tun::open_tun_to_everybody;
+pub use visitor::visitor;

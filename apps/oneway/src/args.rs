@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use oneway::config::{
-    CaptureMode, ConfigError, DnsMode, DnsUpstream, FaultSpec, InterfaceName, LogFormat, LogLevel, Mtu,
-    Options, Origin, Prefix, Protect, StackKind, TunAddress, TunFd, Uid,
+    CaptureMode, CgroupPath, ConfigError, DnsMode, DnsUpstream, FaultSpec, InterfaceName, LogFormat,
+    LogLevel, Mtu, Options, Origin, Prefix, ProgramName, Protect, StackKind, TunAddress, TunFd, Uid,
 };
 
 /// The command line.
@@ -41,6 +41,13 @@ pub(crate) struct Global {
 }
 
 impl Global {
+    /// The same for a command whose standard error is that of another program: it says what is wrong, unless it is asked for
+    /// more.
+    pub(crate) fn quiet_by_default(&self) -> Self {
+        let quiet = if self.verbose == 0 { self.quiet.max(1) } else { 0 };
+        Self { quiet, ..self.clone() }
+    }
+
     fn log_level(&self) -> Option<LogLevel> {
         match (self.verbose, self.quiet) {
             (0, 0) => None,
@@ -86,6 +93,27 @@ pub(crate) enum Command {
     },
     /// Undo what a killed instance left behind
     Recover,
+    /// Run a program of which everything is captured, in a network namespace of its own
+    Exec {
+        #[command(flatten)]
+        capture: CaptureArgs,
+        /// The program and its arguments
+        #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
+    /// What `exec` starts: becomes the program inside
+    #[command(hide = true)]
+    ExecInside {
+        channel: i32,
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
+    /// Run a program whose own traffic is never captured: a proxy on this host, say
+    Exclude {
+        /// The program and its arguments
+        #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
     /// Show the main job in throw-away network namespaces
     Demo,
     /// Print the configuration that a configuration of Clash or mihomo amounts to, and list what it lacks
@@ -101,11 +129,7 @@ pub(crate) enum Command {
         shell: clap_complete::Shell,
     },
     #[command(hide = true)]
-    Exec(Later),
-    #[command(hide = true)]
     Reload(Later),
-    #[command(hide = true)]
-    Exclude(Later),
     #[command(hide = true)]
     Lab(Later),
 }
@@ -195,10 +219,12 @@ pub(crate) struct CaptureArgs {
     /// Do not capture the traffic of this user; repeatable
     #[arg(long, value_name = "N")]
     exclude_uid: Vec<Uid>,
-    #[arg(long, value_name = "PATH", hide = true)]
-    exclude_cgroup: Vec<String>,
-    #[arg(long, value_name = "NAME", hide = true)]
-    exclude_process: Vec<String>,
+    /// Do not capture the traffic of the programs in this control group (version 2); repeatable
+    #[arg(long, value_name = "PATH")]
+    exclude_cgroup: Vec<CgroupPath>,
+    /// Send the traffic of this program directly, past rules and proxies; repeatable
+    #[arg(long, value_name = "NAME")]
+    exclude_process: Vec<ProgramName>,
     /// Capture traffic that this host forwards for containers and LAN clients too
     #[arg(long)]
     forwarded: bool,

@@ -101,6 +101,11 @@ pub(crate) fn plan(config: Config) -> Result<Planned, Failure> {
     Ok(Planned { text: plan.text(), document })
 }
 
+/// Makes this process one whose traffic is not captured.
+pub(crate) fn exclude_this_process() -> Result<(), Failure> {
+    oneway::exclude_this_process().map_err(failure)
+}
+
 /// Undoes what a killed instance left behind and says what that was.
 pub(crate) fn recover(paths: &StatePaths) -> Result<String, Failure> {
     oneway::recover(paths).map_err(failure)

@@ -6,9 +6,11 @@ mod args;
 mod commands;
 mod demo;
 mod engine;
+mod exec;
 mod failure;
 mod logging;
 mod output;
+mod program;
 mod service;
 mod usage;
 
@@ -44,12 +46,13 @@ fn execute(cli: args::Cli, output: Output) -> Result<ExitCode, Failure> {
         Command::Select { group, member } => commands::select::select(&global, group, member, output),
         Command::Confirm => commands::confirm::confirm(&global, output),
         Command::Recover => commands::recover::recover(output),
+        Command::Exec { capture, command } => exec::exec(&global, capture, &command),
+        Command::ExecInside { channel, command } => exec::inside(channel, &command),
+        Command::Exclude { command } => commands::exclude::exclude(&command),
         Command::Demo => demo::demo(output),
         Command::Import { file } => commands::import::import(&file, output),
         Command::Completions { shell } => commands::completions::completions(shell, output),
-        Command::Exec(_) => Err(Failure::later("oneway exec")),
         Command::Reload(_) => Err(Failure::later("oneway reload")),
-        Command::Exclude(_) => Err(Failure::later("oneway exclude")),
         Command::Lab(_) => Err(Failure::later("oneway lab")),
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! A [`tun::Tun`] hands over whole IP packets, up to 64 KiB each where the kernel offloads segmentation. Each of its
 //! [`tun::Queue`]s can be recorded ([`pcap`]) and disturbed ([`fault`]). [`listener`] makes the local sockets that a
-//! NAT to the OS's own TCP ends in, [`shortcut`] lets the kernel do that NAT by itself where it can.
+//! NAT to the OS's own TCP ends in, and [`shortcut`] lets the kernel do that NAT by itself where it can. [`namespace`] is a
+//! place for a program of which everything is captured.
 
 pub mod fault;
 pub mod listener;
+pub mod namespace;
 pub mod pcap;
 pub mod shortcut;
 pub mod tun;

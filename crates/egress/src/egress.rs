@@ -75,6 +75,8 @@ pub struct Egress {
     ports: Ports,
     made: AtomicU64,
     refused: AtomicU64,
+    /// The TUN is in another network namespace than the sockets.
+    pub(crate) apart: bool,
     #[cfg(any(test, feature = "test-util"))]
     unprotected: bool,
 }
@@ -118,18 +120,38 @@ impl Egress {
             congestion: Congestion::of_host(),
             made: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            apart: false,
             #[cfg(any(test, feature = "test-util"))]
             unprotected: false,
         })
     }
 
-    /// An egress without protection, for tests on loopback. It says that its strategy is a mark.
-    #[cfg(any(test, feature = "test-util"))]
-    #[doc(hidden)]
-    pub fn unprotected_for_loopback_tests() -> Self {
+    /// An egress for a TUN that is in the network namespace `tun`, another than the calling thread's, where the sockets are
+    /// made: no route of this one leads there, and no packet of theirs can come back by it. They need no protection, and
+    /// so no right. What [`Egress::strategy`] says has no meaning then.
+    ///
+    /// # Errors
+    /// [`EgressError::Protect`] if it is the same namespace.
+    pub fn apart_from(tun: u64, forbidden: Vec<IpNet>) -> Result<Self, EgressError> {
+        let wrong =
+            |why: String| EgressError::Protect { mechanism: "another network namespace", why, source: None };
+        if oneway_route::netns().map_err(|error| wrong(error.to_string()))? == tun {
+            return Err(wrong("the capture is in the same one".to_owned()));
+        }
+        let mut egress = Self::unmarked(forbidden);
+        egress.apart = true;
+        Ok(egress)
+    }
+
+    /// Whether it was made by [`Egress::apart_from`].
+    pub fn is_apart(&self) -> bool {
+        self.apart
+    }
+
+    fn unmarked(forbidden: Vec<IpNet>) -> Self {
         Self {
             strategy: RwLock::new(Arc::new(Strategy::Mark(oneway_route::Mark(1)))),
-            forbidden: Forbidden::default(),
+            forbidden: Forbidden::new(forbidden),
             oracle: Box::new(KernelRoutes),
             reach: ReachCache::default(),
             registry: Arc::default(),
@@ -141,8 +163,17 @@ impl Egress {
             ports: Ports::default(),
             made: AtomicU64::new(0),
             refused: AtomicU64::new(0),
-            unprotected: true,
+            apart: false,
+            #[cfg(any(test, feature = "test-util"))]
+            unprotected: false,
         }
+    }
+
+    /// An egress without protection, for tests on loopback. It says that its strategy is a mark.
+    #[cfg(any(test, feature = "test-util"))]
+    #[doc(hidden)]
+    pub fn unprotected_for_loopback_tests() -> Self {
+        Self { unprotected: true, ..Self::unmarked(Vec::new()) }
     }
 
     /// The strategy for sockets made from now on.
@@ -388,6 +419,9 @@ impl Egress {
         reach: Reach,
         purpose: Purpose,
     ) -> Result<bool, EgressError> {
+        if self.apart {
+            return Ok(false);
+        }
         #[cfg(any(test, feature = "test-util"))]
         if self.unprotected {
             return Ok(false);

@@ -61,6 +61,10 @@ impl Egress {
         if let Err(refused) = self.forbidden.check(dst) {
             return verdict(dst, None, Finding::Proven, format!("no socket is made: {refused}"));
         }
+        if self.apart {
+            let why = "our sockets are in another network namespace than the capture, and no route of theirs leads there";
+            return verdict(dst, None, Finding::Proven, why.to_owned());
+        }
         let strategy = self.strategy();
         let reached = match &*strategy {
             Strategy::Bind { index, name } => reach::ask(oracle, dst, (*index, name)),

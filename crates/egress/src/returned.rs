@@ -16,6 +16,10 @@ impl Egress {
     ///
     /// To be asked for packets of no known flow. It costs one look into a hash table.
     pub fn returned(&self, transport: Transport, src: SocketAddr, dst: SocketAddr) -> bool {
+        if self.apart {
+            // A program there may have the same port as a socket of ours here.
+            return false;
+        }
         let ours = match self.registry.owner(transport, src, dst) {
             Owner::Other => false,
             Owner::Own => true,

@@ -55,7 +55,10 @@ pub(crate) fn dispatch(
     let rules =
         rules::compile(&config.rules, &outbound, last.unwrap_or(OutboundId(0)), config.dns.mode, &mut errors);
     match (ConfigErrors::collect(errors), rules) {
-        (None, Some((rules, warnings))) => Ok((Dispatch::new(rules, "MATCH", entries), warnings)),
+        (None, Some((rules, warnings))) => {
+            let dispatch = Dispatch::new(rules, "MATCH", entries);
+            Ok((dispatch.excluding(config.capture.exclude_process.clone()), warnings))
+        }
         (Some(errors), _) => Err(EngineError::Config(errors)),
         (None, None) => Err(EngineError::Unsupported {
             what: "a configuration whose rules cannot be compiled".to_owned(),
@@ -122,6 +125,8 @@ pub(crate) fn request(config: &Config, protect: route::Protect) -> route::Reques
         include: include(config),
         exclude: config.capture.exclude.iter().map(|prefix| prefix.net()).collect(),
         exclude_uids: config.capture.exclude_uid.iter().map(|uid| uid.get()).collect(),
+        // They are looked for on the host.
+        exclude_cgroups: Vec::new(),
         forwarded: config.capture.forwarded,
         mark: config.egress.mark.map(|mark| route::Mark(mark.get())),
         interface: config.egress.interface.as_ref().map(|name| name.as_str().to_owned()),

@@ -13,6 +13,8 @@ use oneway_rule::{Answer, Fact, Query, RuleSet, Step};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::circle::{Circles, Verdict};
+use crate::config::ProgramName;
 use crate::control::MemberStatus;
 use crate::group::{Group, Key, number_of};
 
@@ -24,6 +26,9 @@ pub(crate) struct Dispatch {
     last_label: Arc<str>,
     entries: Vec<Entry>,
     owners: Arc<Owners>,
+    circles: Arc<Circles>,
+    /// Programs whose flows leave directly, whatever the rules say. Whose a packet is can be found out only when it is here.
+    excluded: Vec<ProgramName>,
 }
 
 /// A flow that asks where to go.
@@ -84,14 +89,30 @@ pub(crate) struct Choice<'a> {
     pub(crate) entry: &'a Entry,
     /// The outbound that the rule names, if that is a group.
     pub(crate) group: Option<&'a Entry>,
-    rule: Option<usize>,
+    because: Because,
     dispatch: &'a Dispatch,
+}
+
+/// What decided about a flow.
+#[derive(Clone, Copy, Debug)]
+enum Because {
+    /// A rule, or none.
+    Rule(Option<usize>),
+    /// Its program is excluded by name.
+    Excluded,
+    /// It would go in a circle.
+    Circle,
 }
 
 impl Choice<'_> {
     /// What `flows` shows: the rule as it was written.
     pub(crate) fn rule(&self) -> Arc<str> {
-        match self.rule.and_then(|rule| self.dispatch.rules.text(rule)) {
+        let rule = match self.because {
+            Because::Circle => return "in a circle".into(),
+            Because::Excluded => return "excluded program".into(),
+            Because::Rule(rule) => rule,
+        };
+        match rule.and_then(|rule| self.dispatch.rules.text(rule)) {
             Some(text) => text.into(),
             None => Arc::clone(&self.dispatch.last_label),
         }
@@ -100,13 +121,85 @@ impl Choice<'_> {
 
 impl Dispatch {
     pub(crate) fn new(rules: RuleSet, last: &str, entries: Vec<Entry>) -> Self {
-        Self { rules, last_label: last.into(), entries, owners: Arc::default() }
+        Self {
+            rules,
+            last_label: last.into(),
+            entries,
+            owners: Arc::default(),
+            circles: Arc::default(),
+            excluded: Vec::new(),
+        }
+    }
+
+    /// The same, but that what these programs send leaves directly.
+    pub(crate) fn excluding(self, excluded: Vec<ProgramName>) -> Self {
+        Self { excluded, ..self }
     }
 
     /// The outbound for a flow, from what is known without waiting. The rules were compiled against this table, so that
     /// every number in them is here.
     pub(crate) fn choose(&self, subject: &Subject<'_>) -> Result<Choice<'_>, Ownerless> {
-        self.choose_by(subject, |with_process| self.owner(subject.network, subject.source, with_process))
+        let choice = self
+            .choose_by(subject, |with_process| self.owner(subject.network, subject.source, with_process))?;
+        if self.closes_circle(&choice, subject)? {
+            return Ok(self.refusal());
+        }
+        Ok(choice)
+    }
+
+    /// Whether a flow comes from the very proxy that it would be sent to.
+    fn closes_circle(&self, choice: &Choice<'_>, subject: &Subject<'_>) -> Result<bool, Ownerless> {
+        let Some(proxy) = choice.entry.outbound.proxy() else { return Ok(false) };
+        let addresses = proxy.addrs();
+        if !addresses.iter().any(|at| self.circles.is_here(at.ip())) {
+            // A proxy in a container of this host, whose traffic is forwarded.
+            let own = addresses.iter().find(|at| at.ip() == subject.source.ip());
+            return Ok(own.is_some_and(|at| {
+                self.circles.refuse_forwarded(choice.id, &choice.entry.name, *at, subject.target);
+                true
+            }));
+        }
+        let local = self.local();
+        let here = local.iter().find(|(id, _)| *id == choice.id);
+        if here.is_some_and(|(id, at)| self.circles.is_excluded(*id, *at)) {
+            return Ok(false);
+        }
+        let owner = self.owner(subject.network, subject.source, true)?;
+        match self.circles.judge(choice.id, &choice.entry.name, &local, &owner, subject.target) {
+            Verdict::Open => Ok(false),
+            Verdict::Closed => Ok(true),
+            Verdict::Unknown => Err(Ownerless { with_process: true }),
+        }
+    }
+
+    /// The outbounds whose proxies are on this host, and where.
+    pub(crate) fn local(&self) -> Vec<(u32, SocketAddr)> {
+        let here = |entry: &Entry| {
+            let addresses = entry.outbound.proxy()?.addrs();
+            addresses.iter().copied().find(|at| self.circles.is_here(at.ip()))
+        };
+        (0_u32..).zip(&self.entries).filter_map(|(id, entry)| Some((id, here(entry)?))).collect()
+    }
+
+    /// What knows of circles.
+    pub(crate) fn circles(&self) -> &Circles {
+        &self.circles
+    }
+
+    /// The outbound that refuses, which there always is.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the position comes from this very table, which is never empty"
+    )]
+    fn refusal(&self) -> Choice<'_> {
+        let at = self.entries.iter().position(|entry| matches!(entry.outbound, Outbound::Block)).unwrap_or(0);
+        Choice {
+            id: at as u32,
+            entry: &self.entries[at],
+            group: None,
+            because: Because::Circle,
+            dispatch: self,
+        }
     }
 
     /// The outbound for a flow whose owner is given.
@@ -122,6 +215,22 @@ impl Dispatch {
         find: impl Fn(bool) -> Result<oneway_flow::Owner, E>,
     ) -> Result<Choice<'_>, E> {
         let Subject { network, source, target, is_fake, dscp } = *subject;
+        if !self.excluded.is_empty() {
+            let owner = find(true)?;
+            let named = |name: &ProgramName| name.fits(owner.process.as_deref(), owner.comm.as_deref());
+            if let Some(at) =
+                self.entries.iter().position(Entry::is_direct).filter(|_| self.excluded.iter().any(named))
+            {
+                let because = Because::Excluded;
+                return Ok(Choice {
+                    id: at as u32,
+                    entry: &self.entries[at],
+                    group: None,
+                    because,
+                    dispatch: self,
+                });
+            }
+        }
         let process: OnceCell<Option<Arc<Process>>> = OnceCell::new();
         let mut query = match target.host.as_deref() {
             Some(host) if is_fake => Query::to_host(network, Some(source), host, target.addr.port()),
@@ -138,7 +247,13 @@ impl Dispatch {
                     };
                     let entry = &self.entries[id as usize];
                     let group = named.group.as_ref().map(|_| named);
-                    return Ok(Choice { id, entry, group, rule: decision.rule, dispatch: self });
+                    return Ok(Choice {
+                        id,
+                        entry,
+                        group,
+                        because: Because::Rule(decision.rule),
+                        dispatch: self,
+                    });
                 }
                 Step::Needs { fact: Fact::Uid, .. } => {
                     let owner = find(false)?;
@@ -172,8 +287,10 @@ impl Dispatch {
         let owners = Arc::clone(&self.owners);
         let Subject { network, source, target, .. } = *subject;
         let (addr, Ownerless { with_process }) = (target.addr, missing);
+        let (circles, local) = (Arc::clone(&self.circles), self.local());
         let found = tokio::task::spawn_blocking(move || {
             owners.find(network, source, addr, with_process);
+            circles.look(&local);
         });
         // It is cancelled only when the runtime ends, and then nobody asks again.
         let _ = found.await;

@@ -67,6 +67,17 @@ pub enum EngineError {
         /// The device.
         name: String,
     },
+    /// The running instance does not know the control group of excluded programs.
+    #[error(
+        "the running instance does not leave the control group {group:?} out of the capture; see its log, or stop it and start it again"
+    )]
+    NotExcluded {
+        /// The group.
+        group: String,
+    },
+    /// A namespace for a program, in the words of what makes it.
+    #[error("{0}")]
+    Apart(String),
     /// The device is gone or failed while running.
     #[error("the TUN {name:?} failed: {source}; it may have been deleted")]
     DeviceLost {

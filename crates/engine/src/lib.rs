@@ -15,7 +15,11 @@ mod error;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no capture on this system yet"))]
 mod assemble;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no capture on this system yet"))]
+mod circle;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no capture on this system yet"))]
 mod dispatch;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no capture on this system yet"))]
+mod exclude;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no capture on this system yet"))]
 mod group;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no capture on this system yet"))]
@@ -27,6 +31,8 @@ mod stats;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no capture on this system yet"))]
 mod watched;
 
+#[cfg(target_os = "linux")]
+pub mod apart;
 #[cfg(target_os = "linux")]
 mod dns;
 #[cfg(target_os = "linux")]
@@ -42,6 +48,7 @@ mod status;
 mod worker;
 
 pub use error::EngineError;
+pub use exclude::exclude_this_process;
 #[cfg(target_os = "linux")]
 pub use explain::{check, doctor, why};
 pub use lifecycle::{Engine, plan, recover};

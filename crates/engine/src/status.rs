@@ -78,6 +78,7 @@ pub(crate) fn status(engine: &Engine) -> Status {
         guard: GuardStatus {
             returned: shared.egress.returned_packets(),
             quarantined,
+            circles: shared.dispatch.circles().refused(),
             ..about.watched.status()
         },
     }

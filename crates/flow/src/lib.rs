@@ -7,7 +7,7 @@ mod relay;
 mod table;
 mod target;
 
-pub use process::{Owner, Owners, Process};
+pub use process::{Listener, Owner, Owners, Process, listener};
 pub use relay::{End, PipePool, Relay, Side, unacknowledged};
 pub use table::{Flow, FlowGuard, FlowInfo, FlowTable};
 pub use target::{Network, Target};

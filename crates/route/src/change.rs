@@ -44,6 +44,11 @@ pub enum Change {
     Route(RouteSpec),
     /// Adds a policy rule, tagged with [`PROTOCOL`].
     Rule(Rule),
+    /// Makes a control group below the root.
+    Cgroup {
+        /// Its path.
+        path: String,
+    },
     /// Makes a table of nftables; an older one of ours by that name is replaced in the same instant.
     Nft(NftTable),
     /// Sets a switch.
@@ -133,6 +138,11 @@ pub enum Undo {
         /// The group it was in.
         group: u32,
     },
+    /// Removes a control group, if no program is in it.
+    Cgroup {
+        /// Its path.
+        path: String,
+    },
     /// Removes a table of nftables, if it carries our tag.
     Nft {
         /// Its name; the family is `inet`.
@@ -164,6 +174,7 @@ impl Change {
             Self::Address { name, net } => Undo::Address { name: name.clone(), net: *net },
             Self::Route(route) => Undo::Route(route.clone()),
             Self::Rule(rule) => Undo::Rule(rule.clone()),
+            Self::Cgroup { path } => Undo::Cgroup { path: path.clone() },
             Self::Nft(table) => Undo::Nft { name: table.name.clone() },
             Self::Sysctl { path, old, new } => {
                 Undo::Sysctl { path: path.clone(), old: old.clone(), new: new.clone() }
@@ -181,6 +192,7 @@ impl Display for Change {
             Self::Group { name, group, .. } => write!(f, "ip link set dev {name} group {group}"),
             Self::Route(route) => write!(f, "{} route add {}", ip(Family::of_net(route.dst)), Words(route)),
             Self::Rule(rule) => write!(f, "{} rule add {}", ip(rule.family), Words(rule)),
+            Self::Cgroup { path } => write!(f, "mkdir -p /sys/fs/cgroup/{path}"),
             Self::Nft(table) => write!(f, "{table}"),
             Self::Sysctl { path, new, .. } => write!(f, "sysctl -w {path}={new}"),
         }
@@ -200,6 +212,7 @@ impl Display for Undo {
             Self::Group { name, group } => write!(f, "ip link set dev {name} group {group}"),
             Self::Route(route) => write!(f, "{} route del {}", ip(Family::of_net(route.dst)), Words(route)),
             Self::Rule(rule) => write!(f, "{} rule del {}", ip(rule.family), Words(rule)),
+            Self::Cgroup { path } => write!(f, "rmdir /sys/fs/cgroup/{path}, if no program is in it"),
             Self::Nft { name } => write!(f, "nft delete table inet {name}"),
             Self::Sysctl { path, old, new } => write!(f, "sysctl -w {path}={old}, if it is still {new}"),
         }

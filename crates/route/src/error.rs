@@ -84,6 +84,9 @@ pub enum RouteError {
     /// The kernel's answer shows that the rules would not do what they are for.
     #[error("the rules are not proven: {0}")]
     NotProven(String),
+    /// A control group.
+    #[error(transparent)]
+    Cgroup(#[from] crate::cgroup::CgroupError),
     /// This operating system is not supported (yet).
     #[error("cannot {what}: not supported on {}", std::env::consts::OS)]
     Unsupported {

@@ -261,8 +261,17 @@ pub enum NftSupport {
     Unknown,
     /// This kernel has no nftables, or no connection tracking in it.
     Missing,
-    /// Chains of type `route` and connection marks work.
+    /// Chains of type `route` and connection marks work, but control groups cannot be told apart.
+    NoCgroups,
+    /// All of that works.
     Full,
+}
+
+impl NftSupport {
+    /// Whether connections can be marked.
+    pub fn tracks(self) -> bool {
+        matches!(self, Self::NoCgroups | Self::Full)
+    }
 }
 
 /// A table of nftables.

@@ -9,6 +9,7 @@
 //!   carries, [`Applied::capture`] makes it real: protect, verify, capture, and in no other order.
 //! - Every change's inverse is in the [`Journal`] before the change is made; [`Applied::undo`] goes back,
 //!   [`recover`] does so after a crash, with the journal, by tags, or both.
+//! - [`furnish`] sets up a namespace that holds one program.
 //! - [`Monitor`] tells when something may have changed. [`Applied::put_back`] then restores what is ours and
 //!   gone, and [`Applied::change_to`] follows the host to another plan, which [`plan_again`] makes.
 //!
@@ -16,9 +17,11 @@
 #![deny(unsafe_code)]
 
 mod apply;
+mod cgroup;
 mod change;
 mod drift;
 mod error;
+mod furnish;
 mod host;
 mod id;
 mod journal;
@@ -39,14 +42,17 @@ mod os;
 pub use apply::{
     Applied, Captured, Hook, JournalState, Prepared, Recovered, StepPoint, Verified, apply, no_hook, recover,
 };
+pub use cgroup::{Cgroup, CgroupError, instance_runs};
 pub use change::{Change, RouteSpec, Undo};
 pub use drift::Watched;
 pub use error::RouteError;
+pub use furnish::furnish;
 pub use host::{Address, Link, NextHop, NftSupport, NftTableId, PROTOCOL, Route, Rule, RuleAction, Snapshot};
 pub use id::{Family, IfIndex, Mark, Priority, Table, netns};
 pub use journal::Journal;
 pub use model::{
-    Outcome, Packet, classes, decide, decide_socket, foreign_ways, planned, route_words, rule_words,
+    Outcome, Packet, classes, decide, decide_socket, foreign_ways, marked_by, planned, route_words,
+    rule_words,
 };
 pub use monitor::{Changes, Monitor, Waker};
 pub use nft::{Inbound, NftTable};
@@ -54,4 +60,4 @@ pub use plan::{
     Phase, Plan, PlanError, Protect, Request, Sources, Step, Uplink, Uplinks, find_uplinks, plan, plan_again,
 };
 pub use prove::{Check, Proof, prove_rules};
-pub use query::{RouteAnswer, RouteKind, RouteQuery, destroy_tcp, listening_user, query};
+pub use query::{RouteAnswer, RouteKind, RouteQuery, destroy_tcp, query};

@@ -18,6 +18,8 @@ pub struct Changes {
     pub rules: bool,
     /// Something in nftables.
     pub nftables: bool,
+    /// A control group directly below the root came or went.
+    pub cgroups: bool,
     /// The kernel dropped messages (`ENOBUFS`): anything may have changed.
     pub lost: bool,
     /// A [`Waker`] was used.
@@ -27,7 +29,7 @@ pub struct Changes {
 impl Changes {
     /// Whether the host has changed.
     pub fn any(&self) -> bool {
-        self.routing() || self.nftables
+        self.routing() || self.nftables || self.cgroups
     }
 
     /// Whether links, addresses, routes or rules have changed.
@@ -42,13 +44,14 @@ impl Changes {
         self.routes |= more.routes;
         self.rules |= more.rules;
         self.nftables |= more.nftables;
+        self.cgroups |= more.cgroups;
         self.lost |= more.lost;
         self.woken |= more.woken;
     }
 }
 
 /// Listens to the kernel's announcements for the network namespace of the thread that made it: links, addresses, routes
-/// and rules of IPv4 and IPv6, and nftables.
+/// and rules of IPv4 and IPv6, and nftables; and to the file system's about control groups.
 #[derive(Debug)]
 pub struct Monitor(os::Monitor);
 

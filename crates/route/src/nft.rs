@@ -8,6 +8,7 @@ use std::fmt::{self, Display};
 
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Cgroup;
 use crate::id::Mark;
 
 /// The table, of family `inet`.
@@ -27,6 +28,9 @@ pub struct NftTable {
     /// Whether connections of this host that leave by another device than the capture device get the
     /// mark, because our own sockets do not set it.
     pub mark_bypassing: bool,
+    /// Control groups whose programs are not captured.
+    #[serde(default)]
+    pub excluded: Vec<Cgroup>,
 }
 
 /// Which devices' incoming connections are answered by the host's own routes.
@@ -61,6 +65,7 @@ pub(crate) enum Expr {
     Tcp,
     TcpWithoutSyn,
     TcpSport(u16),
+    Cgroup(Cgroup),
 }
 
 /// A base chain at priority `mangle` with policy `accept`.
@@ -91,7 +96,17 @@ impl NftTable {
             Inbound::On(devices) => devices.iter().map(|d| begun(vec![Expr::IifName(d.clone())])).collect(),
         };
         prerouting.push(vec![Expr::CtMarkHas(mark), Expr::MetaMarkAdd(mark)]);
-        let mut output = Vec::new();
+        // With the first look at the routes its source address was chosen, as for what is captured: that of the uplink.
+        // The connection is marked too, for what the kernel sends when the program and its socket are gone.
+        let exclude = |group: &Cgroup| {
+            vec![
+                Expr::OifNameNot(lo()),
+                Expr::Cgroup(group.clone()),
+                Expr::MetaMarkAdd(mark),
+                Expr::CtMarkAdd(mark),
+            ]
+        };
+        let mut output: Vec<_> = self.excluded.iter().map(exclude).collect();
         if self.mark_bypassing {
             output.push(begun(vec![Expr::OifNameNot(tun()), Expr::OifNameNot(lo())]));
         } else {
@@ -140,6 +155,7 @@ impl Display for Expr {
             Self::Tcp => f.write_str("meta l4proto tcp"),
             Self::TcpWithoutSyn => f.write_str("tcp flags ! syn"),
             Self::TcpSport(port) => write!(f, "tcp sport {port}"),
+            Self::Cgroup(group) => write!(f, "socket cgroupv2 level {} {:?}", group.level, group.path),
             Self::CtMarkAdd(Mark(m)) => write!(f, "ct mark set ct mark | 0x{m:08x}"),
         }
     }

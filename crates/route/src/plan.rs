@@ -18,6 +18,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Cgroup;
 use crate::change::Change;
 use crate::host::Snapshot;
 use crate::id::{Family, IfIndex, Mark, Table};
@@ -116,6 +117,8 @@ pub struct Request {
     pub exclude: Vec<IpNet>,
     /// Users whose traffic is not captured.
     pub exclude_uids: Vec<u32>,
+    /// Control groups whose programs' traffic is not captured.
+    pub exclude_cgroups: Vec<Cgroup>,
     /// Whether the traffic of containers and LAN clients is captured too.
     pub forwarded: bool,
     /// The bit of packet marks that is ours; `None` chooses a free one.
@@ -152,6 +155,7 @@ impl Default for Request {
             include: Vec::new(),
             exclude: Vec::new(),
             exclude_uids: Vec::new(),
+            exclude_cgroups: Vec::new(),
             forwarded: false,
             mark: None,
             interface: None,
@@ -338,6 +342,11 @@ pub enum PlanError {
         /// The best alternative.
         instead: &'static str,
     },
+    /// Control groups cannot be told apart.
+    #[error(
+        "the control group {0:?} cannot be excluded: this host's nftables cannot tell control groups apart; exclude a user with --exclude-uid"
+    )]
+    NoCgroupMatch(String),
     /// Everything is excluded.
     #[error("there is nothing to capture: every included network is excluded")]
     Nothing,

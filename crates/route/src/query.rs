@@ -90,15 +90,6 @@ pub struct RouteAnswer {
     pub kind: RouteKind,
 }
 
-/// The user whose program listens at a TCP address of the calling thread's network namespace; `None` when nobody
-/// does, or the kernel does not tell.
-///
-/// # Errors
-/// When the kernel cannot be asked.
-pub fn listening_user(at: std::net::SocketAddr) -> Result<Option<u32>, RouteError> {
-    crate::os::listening_user(at)
-}
-
 /// Asks the kernel for the route of one packet in the calling thread's network namespace
 /// (`RTM_GETROUTE`). Policy rules are followed as for a packet made on this host.
 ///

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::cgroup::Cgroup;
 use crate::change::{Change, Undo};
 use crate::error::RouteError;
 use crate::host::{NftSupport, Snapshot};
@@ -36,10 +37,6 @@ pub(crate) fn query(_: &RouteQuery) -> Result<RouteAnswer, RouteError> {
     no("ask for a route")
 }
 
-pub(crate) fn listening_user(_: std::net::SocketAddr) -> Result<Option<u32>, RouteError> {
-    no("list the TCP sockets")
-}
-
 pub(crate) fn make(_: &Change) -> Result<(), RouteError> {
     no("change the host's routing")
 }
@@ -62,6 +59,35 @@ pub(crate) fn netns() -> Result<u64, RouteError> {
 
 pub(crate) fn create_private(_: &Path) -> io::Result<File> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+pub(crate) fn instance_runs() -> bool {
+    false
+}
+
+pub(crate) fn has_rule_for(_: &Cgroup) -> Result<bool, RouteError> {
+    no("list the rules of the packet filter")
+}
+
+/// Control groups, which only Linux has.
+pub(crate) mod cgroup {
+    use crate::cgroup::{Cgroup, CgroupError};
+
+    pub(crate) fn find(_: &str) -> Result<Cgroup, CgroupError> {
+        Err(CgroupError::Unsupported)
+    }
+
+    pub(crate) fn ours() -> Result<Option<Cgroup>, CgroupError> {
+        Err(CgroupError::Unsupported)
+    }
+
+    pub(crate) fn make_ours() -> Result<Cgroup, CgroupError> {
+        Err(CgroupError::Unsupported)
+    }
+
+    pub(crate) fn enter(_: &Cgroup) -> Result<(), CgroupError> {
+        Err(CgroupError::Unsupported)
+    }
 }
 
 /// The one right to change the routing.

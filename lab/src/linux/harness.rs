@@ -44,6 +44,7 @@ impl Harness {
         harness
             .roles
             .push((crate::servers::process::ROLE.to_owned(), Box::new(crate::servers::process::play)));
+        harness.roles.push((crate::visitor::ROLE.to_owned(), Box::new(crate::visitor::play)));
         harness
     }
 

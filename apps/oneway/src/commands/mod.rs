@@ -4,6 +4,7 @@ pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod confirm;
 pub(crate) mod doctor;
+pub(crate) mod exclude;
 pub(crate) mod flows;
 pub(crate) mod import;
 pub(crate) mod plan;
@@ -21,7 +22,7 @@ use crate::args::{CaptureArgs, Global};
 use crate::failure::{FAILED, Failure};
 
 /// Reads the configuration that the options name and lays them over it.
-fn load(global: &Global, args: CaptureArgs) -> Result<Loaded, Failure> {
+pub(crate) fn load(global: &Global, args: CaptureArgs) -> Result<Loaded, Failure> {
     let file = args.config.clone();
     let options = args.options(global)?;
     Ok(Config::load(file.as_deref(), options)?)

@@ -73,8 +73,8 @@ fn text(status: &Status) -> String {
     row(
         "guard",
         format!(
-            "{} restored, {} followed, {} flows reset, {} packets came back, {} alarms",
-            guard.restored, guard.moved, guard.flows_reset, guard.returned, guard.alarms
+            "{} restored, {} followed, {} flows reset, {} packets came back, {} circles refused, {} alarms",
+            guard.restored, guard.moved, guard.flows_reset, guard.returned, guard.circles, guard.alarms
         ),
     );
     if let Some(latest) = guard.latest.first() {
@@ -164,6 +164,7 @@ mod tests {
                 returned: 16,
                 quarantined: vec!["192.0.2.7".to_owned()],
                 alarms: 17,
+                circles: 18,
             },
         };
         assert_eq!(
@@ -178,7 +179,7 @@ mod tests {
              udp       10 active, 9 opened, 11 refused\n\
              dns       fake-ip: 12 queries, 13 fake, 14 cached, 15 forwarded, 16 failed, 17 malformed, 18 spoofed\n\
              bytes     2.0 KiB up, 12 B down\n\
-             guard     13 restored, 14 followed, 15 flows reset, 16 packets came back, 17 alarms\n\
+             guard     13 restored, 14 followed, 15 flows reset, 16 packets came back, 18 circles refused, 17 alarms\n\
              restored  ip rule add priority 9\n\
              stopped   nothing is sent to 192.0.2.7: packets of our own came back\n\
              outbound  proxy: socks5 192.0.2.1:1080, down, last error: refused\n"

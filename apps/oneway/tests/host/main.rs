@@ -7,6 +7,10 @@ mod common;
 #[cfg(target_os = "linux")]
 mod drift;
 #[cfg(target_os = "linux")]
+mod exclude;
+#[cfg(target_os = "linux")]
+mod exec;
+#[cfg(target_os = "linux")]
 mod flows;
 #[cfg(target_os = "linux")]
 mod health;
@@ -54,6 +58,10 @@ fn main() -> std::process::ExitCode {
         breaker::a_foreign_rule_cannot_make_a_storm,
         breaker::one_destination_that_loops_leaves_the_others_alone,
         health::a_deleted_device_ends_it,
+        exclude::a_local_proxy_works_when_it_is_excluded,
+        exclude::a_circle_is_refused_and_named,
+        exec::a_program_goes_through_a_proxy,
+        exec::a_program_goes_directly,
     ];
     let both = strategies::each(both);
     oneway_lab::variants![
@@ -63,6 +71,18 @@ fn main() -> std::process::ExitCode {
         killed::while_it_stops,
         killed::a_second_instance_does_not_disturb_the_first,
         killed::recover_is_safe_at_any_time,
+        exclude::a_circle_is_refused_without_the_right_to_look,
+        exclude::a_group_that_is_made_again_is_excluded_again,
+        exclude::a_killed_instance_leaves_the_excluded_in_peace,
+        exclude::the_command_becomes_the_program,
+        exec::beside_a_captured_host,
+        exec::it_ends_as_the_program_does,
+        exec::signals_reach_the_program,
+        exec::a_shell_controls_it_as_any_job,
+        exec::what_has_no_meaning_is_refused,
+        exec::without_user_namespaces_it_says_what_to_grant,
+        exec::a_killed_one_leaves_nothing,
+        exec::the_last_bytes_of_a_program_arrive,
         loops::what_is_never_captured_goes_as_without_us,
         loops::a_resolver_on_the_tun_keeps_quiet,
         prove::the_doctor_proves_before_and_while_it_runs,

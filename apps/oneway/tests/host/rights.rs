@@ -16,7 +16,7 @@ use oneway_lab::{Entered, NetNs, Oneway, Route, Rule, Snapshot, Topology};
 use crate::common::{ONEWAY, SECOND, ask, program, reaches_origin, run, stop};
 
 /// A copy of the program that every user can start: where the build put it may be out of reach.
-fn copy_for_everybody() -> Result<(tempfile::TempDir, String), Failed> {
+pub fn copy_for_everybody() -> Result<(tempfile::TempDir, String), Failed> {
     let folder = tempfile::tempdir()?;
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
     let path = folder.path().join("oneway");

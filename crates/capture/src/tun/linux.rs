@@ -124,6 +124,11 @@ impl Tun {
         Self::from_fds(vec![owned], options)
     }
 
+    /// Its queues' descriptors, to be handed to another process and taken over there by [`Tun::from_fds`].
+    pub fn into_fds(self) -> Vec<OwnedFd> {
+        self.queues.into_iter().map(|queue| queue.device.into()).collect()
+    }
+
     fn with_devices(
         name: String,
         devices: Vec<File>,

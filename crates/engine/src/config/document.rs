@@ -76,8 +76,8 @@ fn capture(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut R
     settings.exclude_uid = section
         .read::<Located<Vec<Number<_>>>>("exclude-uid", reader)
         .map(|set| set.map(|uids| uids.into_iter().map(|uid| uid.0).collect()));
-    settings.exclude_cgroup = section.read("exclude-cgroup", reader);
-    settings.exclude_process = section.read("exclude-process", reader);
+    settings.exclude_cgroup = texts_at(&mut section, "exclude-cgroup", reader);
+    settings.exclude_process = texts_at(&mut section, "exclude-process", reader);
     settings.forwarded = section.read("forwarded", reader);
     settings.ipv6 = section.read("ipv6", reader);
     settings.strict = section.read("strict", reader);

@@ -9,6 +9,7 @@ mod error;
 mod group;
 mod limits;
 mod outbound;
+mod program;
 mod reader;
 mod rules;
 mod settings;
@@ -30,6 +31,7 @@ pub use oneway_capture::fault::{BadFaultSpec, FaultSpec};
 pub use outbound::{
     BLOCK, Credentials, DIRECT, OutboundSpec, PROXY, ProxyProtocol, ProxySpec, Secret, Server, ServerHost,
 };
+pub use program::{CgroupPath, ProgramName};
 pub use rules::{DataFile, RuleLine, RuleSetConfig, RulesConfig};
 pub use value::{
     CaptureMode, DnsMode, InterfaceName, InvalidValue, LogFormat, LogLevel, MarkBit, Mtu, NetnsName, Prefix,
@@ -77,6 +79,10 @@ pub struct CaptureConfig {
     pub exclude: Vec<Prefix>,
     /// Users whose traffic is not captured.
     pub exclude_uid: Vec<Uid>,
+    /// Control groups whose programs' traffic is not captured.
+    pub exclude_cgroup: Vec<CgroupPath>,
+    /// Programs whose traffic is captured, and leaves directly.
+    pub exclude_process: Vec<ProgramName>,
     /// Whether traffic that this host forwards for others is captured too.
     pub forwarded: bool,
     /// Whether IPv6 is captured.
@@ -144,8 +150,8 @@ pub struct Options {
     pub dns: Option<DnsMode>,
     pub dns_upstream: Vec<DnsUpstream>,
     pub exclude_uid: Vec<Uid>,
-    pub exclude_cgroup: Vec<String>,
-    pub exclude_process: Vec<String>,
+    pub exclude_cgroup: Vec<CgroupPath>,
+    pub exclude_process: Vec<ProgramName>,
     pub forwarded: bool,
     pub strict: bool,
     pub confirm: Option<u32>,

@@ -8,6 +8,7 @@ use super::dns::{DnsConfig, DnsUpstream, FakeIpConfig, FakeIpSettings};
 use super::error::{ConfigError, Origin};
 use super::limits::{LimitsConfig, Wait};
 use super::outbound::{BLOCK, DIRECT, OutboundSpec, PROXY, ProxySpec};
+use super::program::{CgroupPath, ProgramName};
 use super::rules::RuleSettings;
 use super::value::{
     CaptureMode, DnsMode, InterfaceName, LogFormat, LogLevel, MarkBit, Mtu, NetnsName, Prefix, Protect,
@@ -40,8 +41,8 @@ pub(super) struct Settings {
     pub(super) include: Set<Vec<Prefix>>,
     pub(super) exclude: Set<Vec<Prefix>>,
     pub(super) exclude_uid: Set<Vec<Uid>>,
-    pub(super) exclude_cgroup: Set<Vec<String>>,
-    pub(super) exclude_process: Set<Vec<String>>,
+    pub(super) exclude_cgroup: Set<Vec<CgroupPath>>,
+    pub(super) exclude_process: Set<Vec<ProgramName>>,
     pub(super) forwarded: Set<bool>,
     pub(super) ipv6: Set<bool>,
     pub(super) strict: Set<bool>,
@@ -204,6 +205,8 @@ impl Settings {
                 include: self.include.map(|set| set.value).unwrap_or_default(),
                 exclude: self.exclude.map(|set| set.value).unwrap_or_default(),
                 exclude_uid: self.exclude_uid.map(|set| set.value).unwrap_or_default(),
+                exclude_cgroup: self.exclude_cgroup.map(|set| set.value).unwrap_or_default(),
+                exclude_process: self.exclude_process.map(|set| set.value).unwrap_or_default(),
                 forwarded: value_or(self.forwarded, false),
                 ipv6: value_or(self.ipv6, true),
                 strict: value_or(self.strict, false),
@@ -246,12 +249,6 @@ impl Settings {
             && set.value != CaptureMode::Tun
         {
             refuse(&set.origin, &format!("capture mode {}", set.value));
-        }
-        if let Some(set) = self.exclude_cgroup.as_ref().filter(|set| !set.value.is_empty()) {
-            refuse(&set.origin, "excluding control groups");
-        }
-        if let Some(set) = self.exclude_process.as_ref().filter(|set| !set.value.is_empty()) {
-            refuse(&set.origin, "excluding processes by name");
         }
         if let Some(set) = &self.api {
             refuse(&set.origin, "the HTTP API");

@@ -60,6 +60,8 @@ fn nothing_is_a_complete_configuration() {
                 include: vec![],
                 exclude: vec![],
                 exclude_uid: vec![],
+                exclude_cgroup: vec![],
+                exclude_process: vec![],
                 forwarded: false,
                 ipv6: true,
                 strict: false,
@@ -126,8 +128,8 @@ fn capture_keys() {
         include = ["192.0.2.0/24", "2001:db8::/32", "198.51.100.7"]
         exclude = ["192.0.2.128/25"]
         exclude-uid = [33, 1000]
-        exclude-cgroup = []
-        exclude-process = []
+        exclude-cgroup = ["/system.slice/a.service"]
+        exclude-process = ["curl", "/usr/bin/ssh"]
         forwarded = true
         ipv6 = false
         strict = true
@@ -141,6 +143,8 @@ fn capture_keys() {
             include: prefixes(&["192.0.2.0/24", "2001:db8::/32", "198.51.100.7/32"]),
             exclude: prefixes(&["192.0.2.128/25"]),
             exclude_uid: vec![Uid::try_from(33).unwrap(), Uid::try_from(1000).unwrap()],
+            exclude_cgroup: vec!["/system.slice/a.service".parse().unwrap()],
+            exclude_process: vec!["curl".parse().unwrap(), "/usr/bin/ssh".parse().unwrap()],
             forwarded: true,
             ipv6: false,
             strict: true,
@@ -390,6 +394,8 @@ fn every_option_reaches_the_configuration() {
         dns: Some(DnsMode::Off),
         dns_upstream: vec!["udp://192.0.2.53".parse().unwrap()],
         exclude_uid: vec!["33".parse().unwrap()],
+        exclude_cgroup: vec!["a/b".parse().unwrap()],
+        exclude_process: vec!["curl".parse().unwrap()],
         strict: true,
         control: Some("/run/other.sock".into()),
         log_format: Some(LogFormat::Json),
@@ -402,6 +408,8 @@ fn every_option_reaches_the_configuration() {
         [capture]
         include = ["192.0.2.0/24"]
         exclude-uid = [33]
+        exclude-cgroup = ["a/b"]
+        exclude-process = ["curl"]
         strict = true
         [tun]
         name = "tun7"
@@ -536,6 +544,16 @@ fn wrong_values() {
             "capture.exclude-uid = [4294967295]",
             "1:24: capture.exclude-uid: \"4294967295\" is no user number; use 0 to 4294967294, as `id -u NAME` \
              prints it",
+        ),
+        (
+            "capture.exclude-cgroup = [\"a\", \"/../b\"]",
+            "1:32: capture.exclude-cgroup: \"/../b\" is no control group; give its path, as `cat /proc/PID/cgroup` \
+             shows it behind `0::`",
+        ),
+        (
+            "capture.exclude-process = [\"bin/a\"]",
+            "1:28: capture.exclude-process: \"bin/a\" is no program; give the name of its file, or the whole path, as \
+             `readlink /proc/PID/exe` prints it",
         ),
         (
             "tun.name = \"a-name-too-long!\"",
@@ -763,14 +781,6 @@ fn later_versions_are_refused() {
     for (text, error) in [
         ("capture.mode = \"redirect\"", "1:16: capture mode redirect is not available in this version"),
         ("capture.mode = \"tproxy\"", "1:16: capture mode tproxy is not available in this version"),
-        (
-            "capture.exclude-cgroup = [\"/a\"]",
-            "1:26: excluding control groups is not available in this version",
-        ),
-        (
-            "capture.exclude-process = [\"a\"]",
-            "1:27: excluding processes by name is not available in this version",
-        ),
         ("confirm = 0", "1:11: confirm: nobody can confirm in 0 seconds; give at least 1"),
         (
             "api = { listen = \"127.0.0.1:9090\", secret = \"s\" }",

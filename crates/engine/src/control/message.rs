@@ -295,6 +295,9 @@ pub struct GuardStatus {
     pub quarantined: Vec<String>,
     /// Seconds in which far more packets were written to the TUN than were read from it.
     pub alarms: u64,
+    /// Flows of a proxy on this host that would have been sent to it again; each was refused.
+    #[serde(default)]
+    pub circles: u64,
 }
 
 /// One live flow.

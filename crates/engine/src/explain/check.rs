@@ -3,15 +3,18 @@
 use std::net::{IpAddr, SocketAddr};
 
 use oneway_egress::{Egress, EgressError, Strategy};
-use oneway_route::{Packet, Plan, PlanError, RouteKind, RouteQuery, Snapshot, decide, listening_user};
+use oneway_route::{Packet, Plan, PlanError, RouteError, RouteKind, RouteQuery, Snapshot, decide};
 
+use super::circles::by_local_proxy;
 use super::scene::{Scene, without_ours};
 use crate::assemble::{self, system_resolver};
 use crate::config::{
     Config, ConfigError, Loaded, Origin, Origins, OutboundSpec, Protect, ProxySpec, ServerHost,
 };
+use crate::control::LoopFree;
 use crate::dns;
 use crate::error::EngineError;
+use crate::exclude::{self, Exclusions};
 use crate::lifecycle::{self, Planned};
 
 /// Everything that is wrong; then what the user should know about the rules.
@@ -41,6 +44,9 @@ fn loops(config: &Config, origins: &Origins) -> Vec<ConfigError> {
     match lifecycle::planned(config, &host, &servers) {
         Ok(planned) => errors.extend(proxies(config, origins, &host, &planned)),
         Err(EngineError::Plan(error)) => errors.extend(unplannable(&error, origins)),
+        Err(EngineError::Route(error @ RouteError::Cgroup(_))) => {
+            errors.push(ConfigError::new(Some(Origin::Option("--exclude-cgroup")), error.to_string()));
+        }
         // What only this host stands in the way of is no fault of the configuration either.
         Err(_) => {}
     }
@@ -85,31 +91,22 @@ fn literal(proxy: &ProxySpec) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, proxy.server.port.get()))
 }
 
-/// A proxy that is a program of this host: what it sends is captured, and comes to it again.
+/// A proxy that is a program of this host: what it sends is captured, and comes to it again. Where nobody listens, or the
+/// kernel does not tell who does, an exclusion is taken to be meant for it.
 fn local_proxies(config: &Config, origins: &Origins, host: &Snapshot) -> Vec<ConfigError> {
-    let excluded: Vec<u32> = config.capture.exclude_uid.iter().map(|uid| uid.get()).collect();
+    let groups = exclude::groups(&config.capture.exclude_cgroup, host.nft).unwrap_or_default();
+    let exclusions = Exclusions::new(&config.capture, groups);
     let mut errors = Vec::new();
     for (name, server, origin) in given(config, origins) {
         let here = server.ip().is_loopback() || host.addresses.iter().any(|a| a.net.addr() == server.ip());
         if !here {
             continue;
         }
-        // Where the kernel does not tell, an exclusion is taken to be meant for it.
-        let user = listening_user(server).unwrap_or(None);
-        let fix = match user {
-            Some(user) if excluded.contains(&user) => continue,
-            Some(0) => {
-                "it runs as root; run it as a user of its own and give --exclude-uid of that".to_owned()
-            }
-            Some(user) => format!("it runs as user {user}; add --exclude-uid {user}"),
-            None if !excluded.is_empty() => continue,
-            None => "run it as a user of its own and give --exclude-uid of that".to_owned(),
-        };
-        let message = format!(
-            "outbound {name:?}: the proxy {server} is a program of this host, and what it sends would be captured \
-             and come back to it; {fix}"
-        );
-        errors.push(ConfigError::new(origin, message));
+        match by_local_proxy(server, &exclusions) {
+            None => {}
+            Some((LoopFree::NotProven, _)) if exclusions.any() => {}
+            Some((_, why)) => errors.push(ConfigError::new(origin, format!("outbound {name:?}: {why}"))),
+        }
     }
     errors
 }

@@ -39,7 +39,7 @@ pub(super) fn doctor(scene: &Scene<'_>) -> Doctor {
         Family::V4 => &everywhere[0],
         Family::V6 => &everywhere[1],
     };
-    for entry in scene.dispatch.entries() {
+    for (id, entry) in (0_u32..).zip(scene.dispatch.entries()) {
         let mut add = |path: String, found: Found| {
             paths.push(PathReport {
                 outbound: entry.name.to_string(),
@@ -62,7 +62,7 @@ pub(super) fn doctor(scene: &Scene<'_>) -> Doctor {
         }
         for family in Family::ALL {
             for network in ["TCP", "UDP"] {
-                let found = path(scene, entry, family, network, anywhere(family));
+                let found = in_circle(scene, id, path(scene, entry, family, network, anywhere(family)));
                 let found = with_socket(&tests, family, network, found);
                 add(format!("{family} {network}"), found);
             }
@@ -116,6 +116,14 @@ fn path(scene: &Scene<'_>, entry: &Entry, family: Family, network: &str, anywher
         found.why = format!("{}: {}", list.join(", "), found.why);
     }
     found
+}
+
+/// What the proxy's own traffic makes of it, if that is a program of this host.
+fn in_circle(scene: &Scene<'_>, id: u32, found: Found) -> Found {
+    match scene.circles.iter().find(|(outbound, ..)| *outbound == id) {
+        Some((_, verdict, why)) if *verdict > found.verdict => Found::of(*verdict, why.clone()),
+        _ => found,
+    }
 }
 
 /// The proxy's name, if it has one.

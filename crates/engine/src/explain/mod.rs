@@ -7,6 +7,7 @@
 
 mod carried;
 mod check;
+mod circles;
 mod doctor;
 mod scene;
 mod why;

@@ -10,12 +10,15 @@ use oneway_route::{
     classes, decide, foreign_ways,
 };
 
+use super::circles::by_local_proxy;
 use crate::Engine;
 use crate::assemble;
 use crate::config::Config;
+use crate::control::LoopFree;
 use crate::dispatch::Dispatch;
 use crate::dns;
 use crate::error::EngineError;
+use crate::exclude::Exclusions;
 use crate::guard::Guard;
 use crate::lifecycle::{self, Planned};
 
@@ -38,6 +41,8 @@ pub(super) struct Scene<'a> {
     pub(super) servers: (Vec<SocketAddr>, bool),
     /// The TUN's networks.
     pub(super) own: Vec<IpNet>,
+    /// Proxies that are programs of this host: the outbound, the verdict, and why.
+    pub(super) circles: Vec<(u32, LoopFree, String)>,
     /// Why the proxies of this outbound are not known.
     pub(super) unresolved: Vec<(String, String)>,
     /// A question that the model and the kernel answer differently.
@@ -100,6 +105,7 @@ pub(super) fn running<T>(
         servers: dns::servers(&about.dns, egress),
         doubt: compare(host, &egress.strategy(), &own),
         own,
+        circles: circles(&engine.shared.dispatch, &about.exclusions),
         unresolved: Vec::new(),
         notes,
         elsewhere: elsewhere(&egress.strategy())?,
@@ -112,6 +118,14 @@ fn elsewhere(strategy: &Strategy) -> Result<Option<Snapshot>, EngineError> {
         Strategy::Netns(namespace) => lifecycle::protection::look(namespace).map(Some),
         _ => Ok(None),
     }
+}
+
+/// What is to be said about each outbound whose proxy is on this host.
+fn circles(dispatch: &Dispatch, exclusions: &Exclusions) -> Vec<(u32, LoopFree, String)> {
+    let local = dispatch.local().into_iter();
+    local
+        .filter_map(|(id, at)| by_local_proxy(at, exclusions).map(|(verdict, why)| (id, verdict, why)))
+        .collect()
 }
 
 fn networks(host: &Snapshot, tun: IfIndex) -> Vec<IpNet> {
@@ -131,7 +145,9 @@ pub(super) fn planned<T>(config: &Config, answer: impl FnOnce(&Scene<'_>) -> T) 
         }
     }
     let servers = lifecycle::servers(config, &dispatch, false)?;
-    let Planned { plan, strategy, why, .. } = lifecycle::planned(config, &before, &servers)?;
+    let Planned { plan, request, strategy, why, .. } = lifecycle::planned(config, &before, &servers)?;
+    let exclusions = Exclusions::new(&config.capture, request.exclude_cgroups);
+    dispatch.circles().set_own(lifecycle::own_addresses(&before));
     let after = oneway_route::planned(&before, &plan);
     let tun = after.link(&plan.tun_name).map(|l| l.index).ok_or_else(|| EngineError::DeviceLost {
         name: plan.tun_name.clone(),
@@ -155,6 +171,7 @@ pub(super) fn planned<T>(config: &Config, answer: impl FnOnce(&Scene<'_>) -> T) 
         servers: dns::servers(&config.dns, &egress),
         doubt: compare(&real, &strategy, &own),
         own,
+        circles: circles(&dispatch, &exclusions),
         unresolved,
         notes,
         elsewhere: elsewhere(&strategy)?,

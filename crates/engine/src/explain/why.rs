@@ -51,7 +51,7 @@ pub(super) fn why(scene: &Scene<'_>, question: &WhyQuestion) -> Why {
     let unspecified = if dst.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let source = SocketAddr::new(question.from.unwrap_or(unspecified), 0);
     let subject = Subject { network, source, target: &target, is_fake: false, dscp: 0 };
-    let owner = Owner { uid: Some(question.uid), process: None };
+    let owner = Owner { uid: Some(question.uid), ..Owner::default() };
     let choice = scene.dispatch.choose_for(&subject, &owner);
     why.rule = Some(choice.rule().to_string());
     why.outbound = Some(choice.entry.name.to_string());

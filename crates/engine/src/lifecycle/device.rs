@@ -1,6 +1,6 @@
 //! The TUN device, made or taken over, and how our own sockets are kept out of it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -14,10 +14,12 @@ use oneway_route::{
 
 use super::host::Host;
 use super::{protection, workers};
+use crate::apart::ApartTun;
 use crate::assemble;
 use crate::config::{Config, FaultSpec, StackKind};
 use crate::control::StatePaths;
 use crate::error::EngineError;
+use crate::exclude;
 
 /// A device that is ready to capture, and what goes with it.
 pub(super) struct Device {
@@ -35,12 +37,27 @@ pub(super) struct Device {
     pub(super) nft: NftSupport,
     /// Where our own sockets are made, if not here.
     pub(super) namespace: Option<Arc<Namespace>>,
+    pub(super) place: Place,
+}
+
+/// Where a device is.
+pub(super) enum Place {
+    /// In the network namespace of our sockets.
+    Here,
+    /// In another one.
+    Apart {
+        /// The number of that.
+        netns: u64,
+        mtu: u16,
+        /// The listeners there.
+        listeners: Vec<TcpListener>,
+    },
 }
 
 /// A plan, and the protection that it counts on.
 pub(crate) struct Planned {
     pub(crate) plan: Plan,
-    request: Request,
+    pub(crate) request: Request,
     pub(crate) strategy: Strategy,
     pub(crate) why: String,
     namespace: Option<Arc<Namespace>>,
@@ -111,6 +128,7 @@ pub(super) fn open(config: &Config, paths: &StatePaths, servers: &[IpAddr]) -> R
         request,
         nft: snapshot.nft,
         namespace,
+        place: Place::Here,
     })
 }
 
@@ -151,6 +169,7 @@ pub(super) fn plan(
     if request.protect.is_host_route() {
         request.servers = servers.to_vec();
     }
+    request.exclude_cgroups = exclude::groups(&config.capture.exclude_cgroup, snapshot.nft)?;
     if given.is_some() {
         request.tun_name = given;
     }
@@ -172,7 +191,18 @@ pub(super) fn plan(
         }
         _ => plan,
     };
+    let plan = Plan { notes: plan.notes.into_iter().chain(by_name(config)).collect(), ..plan };
     Ok(Planned { plan, request, strategy: choice.strategy, why: choice.why, namespace })
+}
+
+/// How programs are excluded that are excluded by name: no rule of the kernel's knows them.
+fn by_name(config: &Config) -> impl Iterator<Item = String> {
+    config.capture.exclude_process.iter().map(|program| {
+        format!(
+            "what {program} sends is captured and, when it is here and known to be its own, sent on directly, past rules and \
+             proxies; exclude its user or control group to leave it out of the capture"
+        )
+    })
 }
 
 fn uplink(config: &Config, uplinks: &Uplinks) -> Option<Uplink> {
@@ -184,6 +214,13 @@ fn uplink(config: &Config, uplinks: &Uplinks) -> Option<Uplink> {
 /// Uses a device that was handed over with its addresses and routes. There is no right to change the host, so that our
 /// own sockets are bound to the uplink, which needs none.
 fn take_over(config: &Config, tun: Tun) -> Result<Device, EngineError> {
+    if !config.capture.exclude_cgroup.is_empty() {
+        return Err(EngineError::Unsupported {
+            what: "--exclude-cgroup with a device that was handed over".to_owned(),
+            where_: "without the right to change the packet filter",
+            instead: "grant CAP_NET_ADMIN, or have whoever made the device exclude the group",
+        });
+    }
     let snapshot = Snapshot::take()?;
     let Some(link) = snapshot.link(tun.name()) else {
         return Err(EngineError::NoAddress { name: tun.name().to_owned() });
@@ -220,6 +257,34 @@ fn take_over(config: &Config, tun: Tun) -> Result<Device, EngineError> {
         request,
         nft: snapshot.nft,
         namespace,
+        place: Place::Here,
+    })
+}
+
+/// Takes over a device that is in another network namespace, and is ready there.
+pub(super) fn apart(config: &Config, given: ApartTun) -> Result<Device, EngineError> {
+    let ApartTun { queues, listeners, addresses, mtu, netns } = given;
+    let options = TunOptions {
+        pcap: config.tun.pcap.clone(),
+        fault: config.tun.fault.clone(),
+        ..TunOptions::default()
+    };
+    let tun = Tun::from_fds(queues, &options)?;
+    let snapshot = Snapshot::take()?;
+    let request = assemble::request(config, Protect::Mark);
+    Ok(Device {
+        uplinks: oneway_route::find_uplinks(&snapshot, "", None),
+        tun,
+        host: Host::Theirs,
+        families: addresses.iter().map(|net| Family::of_net(*net)).collect(),
+        addresses,
+        // Nothing asks for it: see `Egress::apart_from`.
+        strategy: Strategy::Mark(Mark(0)),
+        strategy_why: "our sockets are in another network namespace than the capture".to_owned(),
+        request,
+        nft: snapshot.nft,
+        namespace: None,
+        place: Place::Apart { netns, mtu, listeners },
     })
 }
 

@@ -25,11 +25,13 @@ use oneway_stack::tcp::{self, IsnGenerator};
 use tokio::sync::watch;
 
 use crate::assemble;
+use crate::circle;
 use crate::config::{CaptureMode, Config, DnsConfig, Protect, StackKind};
 use crate::control::{FlowInfo, InstanceLock, StatePaths, Status};
 use crate::dispatch::Dispatch;
 use crate::dns::{self, Dns, ProxyResolver};
 use crate::error::EngineError;
+use crate::exclude::Exclusions;
 use crate::group::selected::Selected;
 use crate::guard::Guard;
 use crate::limits::Limits;
@@ -37,7 +39,7 @@ use crate::stats::Stats;
 use crate::watched::{Proof, Watched};
 use crate::worker::{self, Owners, Parts, Phase, Shared};
 pub(crate) use device::Planned;
-use device::{Device, Peers};
+use device::{Device, Peers, Place};
 use watching::Watch;
 
 /// How long [`Engine::stop`] gives the live flows to hear of it.
@@ -63,6 +65,7 @@ pub(crate) struct About {
     pub(crate) families: Vec<Family>,
     pub(crate) final_outbound: String,
     pub(crate) dns: DnsConfig,
+    pub(crate) exclusions: Exclusions,
     /// What does change.
     pub(crate) watched: Arc<Watched>,
 }
@@ -71,7 +74,8 @@ pub(crate) struct About {
 struct Running {
     threads: Vec<JoinHandle<()>>,
     watch: Watch,
-    lock: InstanceLock,
+    /// None where nothing of this host is captured.
+    lock: Option<InstanceLock>,
 }
 
 #[derive(Debug, Default)]
@@ -148,6 +152,26 @@ impl Engine {
     /// The step that failed.
     pub fn start(config: &Config) -> Result<Self, EngineError> {
         available(config)?;
+        let paths = StatePaths::here()?.with_control(config.control.clone());
+        let lock = InstanceLock::acquire(&paths)?;
+        Self::begin(config, Some(lock), |servers| device::open(config, &paths, servers))
+    }
+
+    /// Carries what comes from a device that is in another network namespace. Nothing of this one is changed, so that there
+    /// may be many of these, beside one that captures this host's traffic.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn start_apart(config: &Config, tun: crate::apart::ApartTun) -> Result<Self, EngineError> {
+        available(config)?;
+        Self::begin(config, None, |_| device::apart(config, tun))
+    }
+
+    fn begin(
+        config: &Config,
+        lock: Option<InstanceLock>,
+        open: impl FnOnce(&[IpAddr]) -> Result<Device, EngineError>,
+    ) -> Result<Self, EngineError> {
         let resolver = Arc::new(ProxyResolver::default());
         let (dispatch, warnings) = assemble::dispatch(config, &(Arc::clone(&resolver) as Arc<dyn Resolve>))?;
         for warning in &warnings {
@@ -155,14 +179,15 @@ impl Engine {
         }
         let limits =
             Limits::for_descriptors(raise_descriptor_limit(), config.capture.stack).with(&config.limits);
-        let paths = StatePaths::here()?.with_control(config.control.clone());
-        let lock = InstanceLock::acquire(&paths)?;
-        let selected = Selected::open(&paths.journal.with_extension("selected"));
+        let selected = Selected::open(&StatePaths::here()?.journal.with_extension("selected"));
         select_again(&dispatch, &selected);
         // Names that are to be asked for in another namespace are asked for when there are sockets of it.
         let elsewhere = protection::is_elsewhere(config);
         let mut proxies = if elsewhere { Vec::new() } else { resolve_proxies(&dispatch)? };
-        dns::warn_of_routes(&dns::pools(&config.dns), &Snapshot::take()?);
+        let captured_here = lock.is_some();
+        if captured_here {
+            dns::warn_of_routes(&dns::pools(&config.dns), &Snapshot::take()?);
+        }
 
         let servers = servers(config, &dispatch, false)?;
         let Device {
@@ -176,21 +201,27 @@ impl Engine {
             request,
             nft,
             namespace,
-        } = device::open(config, &paths, &servers)?;
+            place,
+        } = open(&servers)?;
         tracing::info!("our own sockets are protected by {strategy}: {strategy_why}");
         let name = tun.name().to_owned();
         tracing::debug!(tun = name, offload = ?tun.offload(), "device is open");
         let stack = config.capture.stack;
-        let shortcuts = device::shortcuts(config, &tun, limits.tcp_connections);
+        // A device of another namespace has a name that means something else here.
+        let shortcuts = match captured_here {
+            true => device::shortcuts(config, &tun, limits.tcp_connections),
+            false => None,
+        };
         let queues = tun.into_queues();
         // Our own stack needs no listener: nothing of the kernel's TCP is involved.
         let listening = if stack == StackKind::System { queues.len() } else { 0 };
         let Guarded { egress, mut listeners, mut proof, mtu, index } =
-            match protect(&name, listening, &addresses, &strategy, &proxies, &dns::pools(&config.dns)) {
+            match protect(&name, place, listening, &addresses, &strategy, &proxies, &dns::pools(&config.dns))
+            {
                 Ok(parts) => parts,
                 Err(error) => return Err(host.undo_because(error)),
             };
-        let fake_ips = paths.journal.with_extension("fake-ip");
+        let fake_ips = StatePaths::here()?.journal.with_extension("fake-ip");
         let dns = match Dns::new(&config.dns, &egress, &families, &fake_ips) {
             Ok(dns) => dns,
             Err(error) => return Err(host.undo_because(error)),
@@ -201,6 +232,9 @@ impl Engine {
                 Ok(proxies) => proxies,
                 Err(error) => return Err(host.undo_because(error)),
             };
+        }
+        if captured_here {
+            dispatch.circles().set_own(own_addresses(&Snapshot::take()?));
         }
         let host = host.verify(&proxies)?;
         let forbidden = forbidden(&addresses, &dns::pools(&config.dns));
@@ -237,6 +271,11 @@ impl Engine {
             proof.why =
                 format!("{}; {checks} destinations asked of the kernel with the rules in place", proof.why);
         }
+        let exclusions = Exclusions::new(&config.capture, request.exclude_cgroups.clone());
+        shared.dispatch.circles().set_exclusions(exclusions.clone());
+        if captured_here {
+            warn_of_circles(&shared.dispatch, &exclusions);
+        }
         let watched = Arc::new(Watched::new(uplinks, strategy, strategy_why, proof));
         let parts = watching::Parts {
             host,
@@ -250,6 +289,8 @@ impl Engine {
             forbidden,
             shared: Arc::clone(&shared),
             watched: Arc::clone(&watched),
+            groups: config.capture.exclude_cgroup.clone(),
+            exclusions: exclusions.clone(),
         };
         let watch = match Watch::start(parts) {
             Ok(watch) => watch,
@@ -265,6 +306,7 @@ impl Engine {
             families,
             final_outbound: config.rules.final_outbound.clone(),
             dns: config.dns.clone(),
+            exclusions,
             watched,
         };
         let running = Mutex::new(Some(Running { threads, watch, lock }));
@@ -287,9 +329,13 @@ impl Engine {
         let ((strategy, _), proof) = (watched.strategy(), watched.proof());
         let families: Vec<_> = families.iter().map(ToString::to_string).collect();
         let verdict = if proof.proven { "proven" } else { "not proven" };
+        let protected = match self.shared.egress.is_apart() {
+            true => "in another network namespace".to_owned(),
+            false => format!("protected by {strategy}"),
+        };
         format!(
             "ready: TCP, UDP and ICMP over {} captured by {tun}, stack {stack}, final {final_outbound}, \
-             egress protected by {strategy}, loop-free: {verdict}",
+             egress {protected}, loop-free: {verdict}",
             families.join(" and "),
         )
     }
@@ -354,7 +400,7 @@ impl Engine {
         }
         self.end.lock().stopped = true;
         self.end.changed.notify_all();
-        let released = lock.release().map_err(EngineError::from);
+        let released = lock.map_or(Ok(()), InstanceLock::release).map_err(EngineError::from);
         undone.and(released)
     }
 }
@@ -384,6 +430,23 @@ pub(crate) fn available(config: &Config) -> Result<(), EngineError> {
         return missing("--strict".to_owned(), "leave it out");
     }
     Ok(())
+}
+
+/// Says which outbounds' proxies are programs of this host that are captured themselves. Their flows are refused when they
+/// come; a proxy that the rules send out directly is none of them.
+fn warn_of_circles(dispatch: &Dispatch, exclusions: &Exclusions) {
+    for (id, at) in dispatch.local() {
+        if let Some(listener) = oneway_flow::listener(at).filter(|listener| !exclusions.cover(listener)) {
+            let name = &dispatch.by_id(id).name;
+            let line = format!(
+                "outbound {name:?} goes in a circle: its proxy {at} is {} of this host and is captured itself; what would \
+                 be sent to it again is refused. To mend it, {}",
+                circle::program(&listener),
+                circle::fix(&listener)
+            );
+            dispatch.circles().say(id, &line);
+        }
+    }
 }
 
 /// The descriptor limit, raised to the hard one.
@@ -445,13 +508,19 @@ struct Guarded {
 /// Makes the protected egress and the listeners of so many workers, and asks the kernel about the egress.
 fn protect(
     tun: &str,
+    place: Place,
     workers: usize,
     addresses: &[IpNet],
     strategy: &Strategy,
     proxies: &[IpAddr],
     pools: &[IpNet],
 ) -> Result<Guarded, EngineError> {
-    let link = link_of(tun)?;
+    let link = match place {
+        Place::Here => link_of(tun)?,
+        Place::Apart { netns, mtu, listeners } => {
+            return protect_apart(netns, mtu, listeners, workers, proxies, &forbidden(addresses, pools));
+        }
+    };
     let mut listeners = Vec::with_capacity(workers);
     for _ in 0..workers {
         let mut own = Vec::with_capacity(addresses.len());
@@ -482,6 +551,31 @@ fn protect(
     let proof = prove(&egress, link.index, proxies)?;
     let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
     Ok(Guarded { egress: Arc::new(egress), listeners, proof, mtu, index: link.index })
+}
+
+/// The same for a device in another network namespace, where the listeners are already.
+fn protect_apart(
+    netns: u64,
+    mtu: u16,
+    given: Vec<TcpListener>,
+    workers: usize,
+    proxies: &[IpAddr],
+    forbidden: &[IpNet],
+) -> Result<Guarded, EngineError> {
+    let each = given.len().checked_div(workers).unwrap_or(0);
+    let mut given = given.into_iter();
+    let listeners = (0..workers).map(|_| given.by_ref().take(each).collect()).collect();
+    let egress = Egress::apart_from(netns, forbidden.to_vec())?;
+    // No device of this namespace has this number.
+    let index = IfIndex(0);
+    let proof = prove(&egress, index, proxies)?;
+    Ok(Guarded { egress: Arc::new(egress), listeners, proof, mtu, index })
+}
+
+/// The addresses of this host by which its programs can be reached.
+pub(crate) fn own_addresses(host: &Snapshot) -> Vec<IpAddr> {
+    let loopback = IpAddr::from([127, 0, 0, 1]);
+    host.addresses.iter().map(|address| address.net.addr()).chain([loopback]).collect()
 }
 
 /// The TUN's networks, and those whose addresses only stand for names.
@@ -572,7 +666,7 @@ fn spawn(number: usize, parts: Parts, end: Arc<End>) -> io::Result<JoinHandle<()
 }
 
 /// The queues that a device is opened with: one for each worker.
-fn workers() -> usize {
+pub(crate) fn workers() -> usize {
     /// Beyond that, more workers only share the same memory bus.
     const MOST: usize = 16;
     thread::available_parallelism().map_or(1, usize::from).min(MOST)

@@ -25,7 +25,9 @@ use oneway_route::{
 use parking_lot::Mutex;
 
 use super::host::Host;
+use crate::config::CgroupPath;
 use crate::error::EngineError;
+use crate::exclude::{self, Exclusions};
 use crate::watched::{OncePerMinute, Proof, Rounds, Watched, amplified};
 use crate::worker::Shared;
 use elsewhere::Elsewhere;
@@ -62,6 +64,9 @@ pub(super) struct Parts {
     pub(super) forbidden: Vec<IpNet>,
     pub(super) shared: Arc<Shared>,
     pub(super) watched: Arc<Watched>,
+    /// Control groups that are excluded, as they were given.
+    pub(super) groups: Vec<CgroupPath>,
+    pub(super) exclusions: Exclusions,
 }
 
 /// The running watch.
@@ -88,6 +93,8 @@ impl Watch {
             forbidden,
             shared,
             watched,
+            groups,
+            exclusions,
         } = parts;
         let monitor = match Monitor::open() {
             Ok(monitor) => monitor,
@@ -127,6 +134,8 @@ impl Watch {
             egress: Arc::clone(&shared.egress),
             shared,
             watched,
+            groups,
+            exclusions,
             outline: Outline::default(),
             home: Outline::default(),
             patience: None,
@@ -196,6 +205,8 @@ struct Watcher {
     egress: Arc<Egress>,
     shared: Arc<Shared>,
     watched: Arc<Watched>,
+    groups: Vec<CgroupPath>,
+    exclusions: Exclusions,
     /// The host's links, addresses and default routes at the last look.
     outline: Outline,
     /// The same of this namespace, if our own sockets are of another one.
@@ -292,7 +303,7 @@ impl Watcher {
         let mut again = false;
         match host {
             Host::Ours(applied) => {
-                if changes.routing() {
+                if self.regroup() || changes.routing() {
                     again |= self.follow(applied);
                 }
                 again |= self.put_back(applied, Which::All);
@@ -320,6 +331,17 @@ impl Watcher {
         again
     }
 
+    /// Looks for the control groups that are excluded; whether they are others than before.
+    fn regroup(&mut self) -> bool {
+        let found = exclude::groups_again(&self.groups, self.nft, &self.request.exclude_cgroups);
+        if found == self.request.exclude_cgroups {
+            return false;
+        }
+        self.exclusions.set_groups(found.clone());
+        self.request.exclude_cgroups = found;
+        true
+    }
+
     /// Makes the plan one for the host as it is now.
     fn follow(&mut self, applied: &mut Applied<Captured>) -> bool {
         let snapshot = match Snapshot::take_again(self.nft) {
@@ -333,6 +355,7 @@ impl Watcher {
             // The workers know by now, and everything is about to be undone.
             return false;
         }
+        self.shared.dispatch.circles().set_own(super::own_addresses(&snapshot));
         self.forbid_foreign_ways(&snapshot);
         self.meet_servers();
         let plan = match plan_again(&self.request, applied.plan(), &snapshot) {
@@ -441,10 +464,13 @@ impl Watcher {
     /// What nobody tells.
     fn tick(&mut self) {
         let shared_host = Arc::clone(&self.host);
-        if let Some(Host::Ours(applied)) = &mut *shared_host.lock()
-            && applied.has_switches()
-        {
-            self.put_back(applied, Which::Switches);
+        if let Some(Host::Ours(applied)) = &mut *shared_host.lock() {
+            if applied.has_switches() {
+                self.put_back(applied, Which::Switches);
+            }
+            if self.regroup() {
+                self.follow(applied);
+            }
         }
         let stats = self.shared.stats.snapshot();
         let traffic = (stats.tun_read, stats.tun_written, stats.udp_down + stats.echo_down);

@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla as _};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
+use netlink_packet_sock_diag::inet::nlas::Nla as Attribute;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols};
 use rustix::net::{RecvFlags, sockopt};
@@ -30,13 +31,16 @@ const RECENT: usize = 8;
 /// Sockets whose programs are remembered.
 const REMEMBERED: usize = 1024;
 
+/// A program, what its process is called, and its process with the one that started it.
+type Found = (Arc<Process>, Option<Arc<str>>, (u32, u32));
+
 /// The kernel's table of sockets, and what was found in `/proc` before.
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
     netlink: Option<Socket>,
     recent: VecDeque<u32>,
     /// By inode: the link that led there, and the program.
-    known: HashMap<u32, (PathBuf, Arc<Process>)>,
+    known: HashMap<u32, (PathBuf, Found)>,
 }
 
 impl Sockets {
@@ -48,9 +52,15 @@ impl Sockets {
         with_process: bool,
     ) -> Owner {
         match self.ask(network, source, destination) {
-            Ok(Some((uid, inode))) => {
-                let process = if with_process && inode != 0 { self.process(inode) } else { None };
-                Owner { uid: Some(uid), process }
+            Ok(Some((uid, inode, cgroup))) => {
+                let found = if with_process && inode != 0 { self.process(inode) } else { None };
+                Owner {
+                    uid: Some(uid),
+                    process: found.as_ref().map(|(process, ..)| Arc::clone(process)),
+                    comm: found.as_ref().and_then(|(_, comm, _)| comm.clone()),
+                    pids: found.map(|(.., pids)| pids),
+                    cgroup,
+                }
             }
             Ok(None) => Owner::default(),
             Err(_) => {
@@ -61,13 +71,13 @@ impl Sockets {
         }
     }
 
-    /// The user and the inode of a socket.
+    /// The user, the inode and the control group of a socket.
     fn ask(
         &mut self,
         network: Network,
         source: SocketAddr,
         destination: SocketAddr,
-    ) -> io::Result<Option<(u32, u32)>> {
+    ) -> io::Result<Option<(u32, u32, Option<u64>)>> {
         // Of a UDP socket the kernel wants the remote end first: it looks as for a datagram that arrives
         // (`udp_dump_one`, net/ipv4/udp_diag.c).
         let (protocol, first, second) = match network {
@@ -108,7 +118,7 @@ impl Sockets {
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
         match answer.payload {
             NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => {
-                Ok(Some((found.header.uid, found.header.inode)))
+                Ok(Some((found.header.uid, found.header.inode, cgroup_id(&found.nlas))))
             }
             // ENOENT: there is no such socket.
             NetlinkPayload::Error(_) => Ok(None),
@@ -117,12 +127,12 @@ impl Sockets {
     }
 
     /// The program that has a socket.
-    fn process(&mut self, inode: u32) -> Option<Arc<Process>> {
+    fn process(&mut self, inode: u32) -> Option<Found> {
         let wanted = format!("socket:[{inode}]");
         if let Some((link, process)) = self.known.get(&inode)
             && leads_to(link, &wanted)
         {
-            return Some(Arc::clone(process));
+            return Some(process.clone());
         }
         let recent = self.recent.iter().copied().find_map(|pid| Some((pid, socket_of(pid, &wanted)?)));
         let (pid, link) = recent.or_else(|| {
@@ -134,16 +144,16 @@ impl Sockets {
         self.recent.retain(|known| *known != pid);
         self.recent.push_front(pid);
         self.recent.truncate(RECENT);
-        let process = Arc::new(program(pid)?);
+        let process = (Arc::new(program(pid)?), comm(pid), (pid, parent(pid).unwrap_or(0)));
         if self.known.len() >= REMEMBERED {
             self.known.clear();
         }
-        self.known.insert(inode, (link, Arc::clone(&process)));
+        self.known.insert(inode, (link, process.clone()));
         Some(process)
     }
 }
 
-fn open() -> io::Result<Socket> {
+pub(super) fn open() -> io::Result<Socket> {
     let mut socket = Socket::new(protocols::NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
     socket.connect(&NetlinkAddr::new(0, 0))?;
@@ -152,7 +162,7 @@ fn open() -> io::Result<Socket> {
 }
 
 /// The link of a program to a socket.
-fn socket_of(pid: u32, wanted: &str) -> Option<PathBuf> {
+pub(super) fn socket_of(pid: u32, wanted: &str) -> Option<PathBuf> {
     let links = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
     links.filter_map(|entry| Some(entry.ok()?.path())).find(|link| leads_to(link, wanted))
 }
@@ -161,7 +171,31 @@ fn leads_to(link: &Path, wanted: &str) -> bool {
     fs::read_link(link).is_ok_and(|target| target.as_os_str() == wanted)
 }
 
-fn program(pid: u32) -> Option<Process> {
+/// `INET_DIAG_CGROUP_ID` of `include/uapi/linux/inet_diag.h`, since Linux 5.8.
+pub(super) fn cgroup_id(attributes: &[Attribute]) -> Option<u64> {
+    const INET_DIAG_CGROUP_ID: u16 = 21;
+    attributes.iter().find_map(|attribute| {
+        let mut value = [0; 8];
+        if attribute.kind() != INET_DIAG_CGROUP_ID || attribute.value_len() != value.len() {
+            return None;
+        }
+        attribute.emit_value(&mut value);
+        Some(u64::from_ne_bytes(value))
+    })
+}
+
+pub(super) fn comm(pid: u32) -> Option<Arc<str>> {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(name.trim_end().into())
+}
+
+/// Field 4 of `proc_pid_stat(5)`, behind the name in parentheses.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+pub(super) fn program(pid: u32) -> Option<Process> {
     if let Ok(path) = fs::read_link(format!("/proc/{pid}/exe")) {
         let path = path.to_string_lossy();
         // Of a file that was replaced since, as an update does.
@@ -170,6 +204,5 @@ fn program(pid: u32) -> Option<Process> {
         return Some(Process { name: name.into(), path: path.into() });
     }
     // Another user's program shows its name only.
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    Some(Process { name: name.trim_end().into(), path: "".into() })
+    Some(Process { name: comm(pid)?.as_ref().into(), path: "".into() })
 }

@@ -5,6 +5,12 @@
 //! may wait.
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
+#[path = "listener/linux.rs"]
+mod listener;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[path = "listener/unsupported.rs"]
+mod listener;
+#[cfg(any(target_os = "linux", target_os = "android"))]
 #[path = "linux.rs"]
 mod system;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -43,6 +49,35 @@ pub struct Owner {
     pub uid: Option<u32>,
     /// The program.
     pub process: Option<Arc<Process>>,
+    /// What the system calls its process (`comm`), 15 bytes at most: of a script its own name, and not its interpreter's.
+    pub comm: Option<Arc<str>>,
+    /// Its process, and the one that started that.
+    pub pids: Option<(u32, u32)>,
+    /// The number of the control group (version 2) that the socket was made in, which the system tells everybody.
+    pub cgroup: Option<u64>,
+}
+
+/// Who accepts connections at an address of this host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listener {
+    /// The user's number.
+    pub uid: u32,
+    /// Every process that has the listening socket; none where nobody may look.
+    pub pids: Vec<u32>,
+    /// The program of the first of them.
+    pub process: Option<Arc<Process>>,
+    /// What the system calls it, see [`Owner::comm`].
+    pub comm: Option<Arc<str>>,
+    /// Its control group of version 2, as `/proc/PID/cgroup` shows it.
+    pub cgroup: Option<String>,
+    /// The number of the control group that the socket was made in.
+    pub cgroup_id: Option<u64>,
+}
+
+/// Who listens at a TCP address, or at that port of every address, in the calling thread's network namespace; `None` when
+/// nobody does, or the system does not tell. May take milliseconds.
+pub fn listener(at: SocketAddr) -> Option<Listener> {
+    listener::find(at)
 }
 
 /// Finds the owners of flows.
@@ -122,6 +157,33 @@ mod tests {
         let source = SocketAddr::from(([127, 0, 0, 1], port));
         let owner = owners.find(Network::Udp, source, "192.0.2.1:53".parse().unwrap(), true);
         assert_eq!(owner.process.map(|process| process.path.clone()).as_deref(), exe.to_str());
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the test's own socket, on loopback")]
+    fn a_listener_is_found_by_its_address() {
+        let exe = std::env::current_exe().unwrap();
+        for (bound, asked) in [
+            ("127.0.0.1:0", "127.0.0.1"),
+            ("0.0.0.0:0", "127.0.0.1"),
+            ("[::1]:0", "::1"),
+            ("[::]:0", "127.0.0.1"),
+        ] {
+            let socket = TcpListener::bind(bound).unwrap();
+            let at = SocketAddr::new(asked.parse().unwrap(), socket.local_addr().unwrap().port());
+            let found = listener(at).unwrap_or_else(|| panic!("nobody listens at {at}"));
+            assert_eq!(found.pids, [std::process::id()], "{bound}");
+            assert_eq!(found.process.map(|process| process.path.clone()).as_deref(), exe.to_str());
+            // A connection of its own belongs to the same process.
+            let client = std::net::TcpStream::connect(at).unwrap();
+            let (source, target) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+            let owner = Owners::default().find(Network::Tcp, source, target, true);
+            assert_eq!(owner.pids.map(|(own, _)| own), Some(std::process::id()));
+            let listening = listener(at).and_then(|found| found.cgroup_id);
+            assert_eq!(owner.cgroup, listening, "both were made in the same control group");
+        }
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert_eq!(listener(free), None, "it is closed again");
     }
 
     #[test]

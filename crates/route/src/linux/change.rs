@@ -15,7 +15,7 @@ use netlink_packet_route::rule::{
 };
 
 use super::netlink::{Netlink, Refusal};
-use super::{decode, nft, sysctl};
+use super::{cgroup, decode, nft, sysctl};
 use crate::change::{Change, RouteSpec, Undo};
 use crate::error::RouteError;
 use crate::host::{PROTOCOL, Rule, RuleAction};
@@ -55,6 +55,7 @@ pub(crate) fn make(change: &Change) -> Result<(), RouteError> {
             present(Netlink::routing()?.change(&what(), message, NLM_F_CREATE | NLM_F_EXCL)?, &what())
         }
         Change::Group { name, group, .. } => Netlink::routing()?.set_group(&what(), name, *group),
+        Change::Cgroup { path } => Ok(cgroup::make(path)?),
         Change::Nft(table) => nft::make(table),
         Change::Sysctl { path, new, .. } => sysctl::write(path, new),
     }
@@ -100,6 +101,7 @@ pub(crate) fn unmake(undo: &Undo) -> Result<bool, RouteError> {
                 _ => Ok(false),
             }
         }
+        Undo::Cgroup { path } => Ok(cgroup::remove(path)?),
         Undo::Nft { name } => nft::unmake(name),
         Undo::Sysctl { path, old, new } => {
             if sysctl::read(path)?.as_deref().map(str::trim) != Some(new.trim()) {
@@ -291,5 +293,5 @@ pub(crate) fn unmake_tagged() -> Result<usize, RouteError> {
     for one in &undo {
         count += usize::from(unmake(one)?);
     }
-    Ok(count)
+    Ok(count + usize::from(cgroup::remove_ours()))
 }

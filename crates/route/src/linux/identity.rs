@@ -109,6 +109,11 @@ impl Lock {
     }
 }
 
+/// Whether somebody holds the lock.
+pub(crate) fn instance_runs() -> bool {
+    SocketAddr::from_abstract_name(NAME).is_ok_and(|name| UnixStream::connect_addr(&name).is_ok())
+}
+
 /// Makes a file that only its owner may read, and that must not be there yet.
 pub(crate) fn create_private(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create_new(true).mode(0o600).open(path)

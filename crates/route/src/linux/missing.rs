@@ -70,6 +70,8 @@ impl Seen {
                 let mut all = self.rules.iter().flatten();
                 Ok(!all.any(|rule| Rule { other: Vec::new(), ..rule.clone() } == *spec))
             }
+            // Who removes it has to find it empty, and a new one has another number: that is another plan.
+            Change::Cgroup { .. } => Ok(false),
             Change::Nft(table) => nft::intact(table).map(|intact| !intact),
             Change::Sysctl { path, new, .. } => {
                 Ok(sysctl::read(path)?.as_deref().map(str::trim) != Some(new.trim()))

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use netlink_sys::{Socket, SocketAddr, protocols};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::fs::inotify;
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
 use crate::error::RouteError;
 use crate::monitor::Changes;
+use crate::os::cgroup::Root;
 
 const RTNLGRP_LINK: u32 = 1;
 const RTNLGRP_IPV4_IFADDR: u32 = 5;
@@ -42,6 +44,8 @@ pub(crate) struct Monitor {
     routing: Subscription,
     /// None where the kernel has no nftables.
     nftables: Option<Subscription>,
+    /// None where there are no control groups of version 2.
+    cgroups: Option<Groups>,
     waker: Waker,
 }
 
@@ -53,6 +57,7 @@ impl Monitor {
         Ok(Self {
             routing: Subscription::open(protocols::NETLINK_ROUTE, &ROUTING).map_err(open("routing"))?,
             nftables: Subscription::open(protocols::NETLINK_NETFILTER, &[NFNLGRP_NFTABLES]).ok(),
+            cgroups: Groups::open(),
             waker: Waker(Arc::new(event)),
         })
     }
@@ -74,6 +79,9 @@ impl Monitor {
             if let Some(nftables) = &self.nftables {
                 waiting.push(PollFd::new(&nftables.socket, PollFlags::IN));
             }
+            if let Some(cgroups) = &self.cgroups {
+                waiting.push(PollFd::new(&cgroups.events, PollFlags::IN));
+            }
             match poll(&mut waiting, Some(&timeout)) {
                 Ok(0) => return Ok(Changes::default()),
                 Ok(_) => {}
@@ -85,10 +93,42 @@ impl Monitor {
             if let Some(nftables) = &mut self.nftables {
                 nftables.take(&mut changes).map_err(fail)?;
             }
+            if let Some(cgroups) = &self.cgroups {
+                changes.cgroups |= cgroups.take();
+            }
             if changes != Changes::default() || Instant::now() >= deadline {
                 return Ok(changes);
             }
         }
+    }
+}
+
+/// What the file system announces of the groups directly below the root (inotify(7)).
+#[derive(Debug)]
+struct Groups {
+    events: OwnedFd,
+}
+
+impl Groups {
+    fn open() -> Option<Self> {
+        let root = Root::open().ok()?;
+        let events = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok()?;
+        let wanted = inotify::WatchFlags::CREATE | inotify::WatchFlags::DELETE | inotify::WatchFlags::ONLYDIR;
+        inotify::add_watch(&events, root.path().as_str(), wanted).ok()?;
+        Some(Self { events })
+    }
+
+    /// Takes what is waiting; the queue has a limit of its own (`max_queued_events`).
+    fn take(&self) -> bool {
+        let mut any = false;
+        for _ in 0..BATCH {
+            match rustix::io::read(&self.events, &mut [0_u8; 4096]) {
+                Ok(length) if length > 0 => any = true,
+                Err(Errno::INTR) => {}
+                _ => break,
+            }
+        }
+        any
     }
 }
 

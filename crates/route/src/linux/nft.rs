@@ -5,9 +5,11 @@
 
 mod intact;
 
+pub(crate) use intact::has_rule_for;
 pub(super) use intact::intact;
 
 use super::netlink::{Netlink, acknowledgement, attributes, decode};
+use crate::cgroup::Cgroup;
 use crate::error::RouteError;
 use crate::host::{NftSupport, NftTableId};
 use crate::id::Mark;
@@ -116,26 +118,31 @@ pub(super) fn tables() -> Result<Vec<NftTableId>, RouteError> {
 /// Whether all that our table needs is there: asks by a batch that is checked and thrown away. The
 /// table in it is dormant, so that not even for that moment a hook is in the packets' way.
 pub(super) fn support() -> Result<NftSupport, RouteError> {
-    let table = NftTable {
+    let any = Cgroup { path: "any".into(), id: 1, level: 1, ours: false };
+    let mut table = NftTable {
         name: format!("oneway-ask-{}", std::process::id()),
         mark: Mark(1),
         tun: "oneway".into(),
         inbound: Inbound::Anywhere,
         mark_bypassing: false,
         serving: vec![22],
+        excluded: vec![any],
     };
-    let Ok(netlink) = Netlink::netfilter() else { return Ok(NftSupport::Missing) };
-    let mut batch = Batch::new(netlink);
-    batch.table(&table, NFT_TABLE_F_DORMANT);
-    match batch.send("ask what nftables can do", false) {
-        Ok(()) => Ok(NftSupport::Full),
-        Err(e) if e.raw_os_error() == Some(EPERM) => Ok(NftSupport::Unknown),
-        Err(e @ RouteError::Refused { .. }) => {
-            tracing::debug!("nftables cannot do what is needed: {e}");
-            Ok(NftSupport::Missing)
+    for found in [NftSupport::Full, NftSupport::NoCgroups] {
+        let Ok(netlink) = Netlink::netfilter() else { break };
+        let mut batch = Batch::new(netlink);
+        batch.table(&table, NFT_TABLE_F_DORMANT);
+        match batch.send("ask what nftables can do", false) {
+            Ok(()) => return Ok(found),
+            Err(e) if e.raw_os_error() == Some(EPERM) => return Ok(NftSupport::Unknown),
+            Err(e @ RouteError::Refused { .. }) => {
+                tracing::debug!("nftables cannot do all that is needed: {e}")
+            }
+            Err(e) => return Err(e),
         }
-        Err(e) => Err(e),
+        table.excluded.clear();
     }
+    Ok(NftSupport::Missing)
 }
 
 const fn nft(message: u16) -> u16 {
@@ -328,6 +335,15 @@ impl Bytes {
                 self.bitwise(&[TCP_SYN], &[0]);
                 self.compare(EQ, &[0]);
             }
+            Expr::Cgroup(group) => {
+                // NFTA_SOCKET_KEY, NFTA_SOCKET_DREG, NFTA_SOCKET_LEVEL.
+                self.expression("socket", |b| {
+                    b.be32(1, SOCKET_CGROUPV2);
+                    b.be32(2, NFT_REG_1);
+                    b.be32(3, group.level);
+                });
+                self.compare(EQ, &group.id.to_ne_bytes());
+            }
             Expr::MetaMarkHas(mark) => self.has("meta", META_MARK, *mark),
             Expr::CtMarkHas(mark) => self.has("ct", CT_MARK, *mark),
             Expr::MetaMarkAdd(mark) => self.add("meta", META_MARK, META_SREG, *mark),
@@ -407,6 +423,8 @@ const CT_STATE: u32 = 0;
 const CT_DIRECTION: u32 = 1;
 const CT_MARK: u32 = 3;
 const CT_SREG: u16 = 4;
+/// `enum nft_socket_keys`
+const SOCKET_CGROUPV2: u32 = 3;
 /// `NF_CT_STATE_BIT(IP_CT_NEW)`
 const CT_STATE_NEW: u32 = 8;
 const IPPROTO_TCP: u8 = 6;

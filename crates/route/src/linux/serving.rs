@@ -1,7 +1,6 @@
 //! The TCP ports that others are connected to, by `NETLINK_SOCK_DIAG` (sock_diag(7)).
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
 
 use super::netlink::Netlink;
 use crate::error::RouteError;
@@ -28,37 +27,6 @@ pub(super) fn serving() -> Result<Vec<u16>, RouteError> {
         connected.extend(netlink.ports(family, CONNECTED)?);
     }
     Ok(listening.intersection(&connected).copied().collect())
-}
-
-/// The user whose program listens at an address, or at that port of every address.
-pub(crate) fn listening_user(at: SocketAddr) -> Result<Option<u32>, RouteError> {
-    let Ok(mut netlink) = Netlink::sock_diag() else { return Ok(None) };
-    // A listener on `::` takes IPv4 as well, unless it was told not to.
-    let families: &[u8] = if at.is_ipv4() { &[AF_INET, AF_INET6] } else { &[AF_INET6] };
-    for family in families {
-        let list = netlink.sockets(*family, LISTEN)?;
-        let found = list.iter().filter_map(|message| listener(*family, message));
-        let fits = |(address, port, _): &(IpAddr, u16, u32)| {
-            *port == at.port() && (address.is_unspecified() || *address == at.ip())
-        };
-        if let Some((.., user)) = found.into_iter().find(fits) {
-            return Ok(Some(user));
-        }
-    }
-    Ok(None)
-}
-
-/// Address, port and user of a `struct inet_diag_msg`: behind the identity of 48 bytes come three numbers, the user
-/// and the inode.
-fn listener(family: u8, message: &[u8]) -> Option<(IpAddr, u16, u32)> {
-    let port = u16::from_be_bytes(*message.get(4..)?.first_chunk()?);
-    let address: [u8; 16] = *message.get(8..)?.first_chunk()?;
-    let user = u32::from_ne_bytes(*message.get(64..)?.first_chunk()?);
-    let address = match family {
-        AF_INET => IpAddr::from(*address.first_chunk::<4>()?),
-        _ => IpAddr::from(address),
-    };
-    Some((address, port, user))
 }
 
 impl Netlink {

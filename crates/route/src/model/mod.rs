@@ -11,6 +11,7 @@
 //! section 6.3.6), exceptions learned from ICMP, expired routes, VRFs. A VRF's outcome says that it is not sure.
 
 mod classes;
+mod exclude;
 mod foreign;
 mod ipv4;
 mod ipv6;
@@ -29,6 +30,7 @@ use crate::id::{Family, IfIndex, Table};
 use crate::query::{RouteAnswer, RouteKind, RouteQuery};
 
 pub use classes::classes;
+pub use exclude::marked_by;
 pub use foreign::foreign_ways;
 pub use planned::planned;
 pub use words::{route_words, rule_words};

@@ -39,6 +39,11 @@ pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
     protect::prepare(&mut draft)?;
     let tun_addresses = addresses::choose(request, host, &draft.tun, &draft.families)?;
     draft.tun_addresses.clone_from(&tun_addresses);
+    if let Some(group) = request.exclude_cgroups.first()
+        && host.nft != NftSupport::Full
+    {
+        return Err(PlanError::NoCgroupMatch(group.path.clone()));
+    }
     let nft = draft.nft(bit);
     if nft.is_none() && !request.protect.marks() {
         draft.mark = None;
@@ -51,6 +56,7 @@ pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
 
     let mut steps = draft.device(&tun_addresses);
     steps.extend(draft.src_valid_mark(nft.is_some()));
+    steps.extend(draft.cgroup());
     steps.extend(nft);
     steps.extend(routes);
     steps.extend(rules.prepare);
@@ -120,7 +126,7 @@ impl Draft<'_> {
     }
 
     fn nft(&mut self, mark: Mark) -> Option<Step> {
-        if self.host.nft != NftSupport::Full {
+        if !self.host.nft.tracks() {
             self.notes.push(
                 match self.host.nft {
                     NftSupport::Unknown => "whether nftables works is not known without CAP_NET_ADMIN",
@@ -150,11 +156,21 @@ impl Draft<'_> {
             inbound,
             serving: self.host.serving.clone(),
             mark_bypassing: self.request.protect == Protect::Bind,
+            excluded: self.request.exclude_cgroups.clone(),
         };
         Some(prepare(
             Change::Nft(table),
             "answers to incoming connections leave as they would without us, and replies to our own \
              sockets pass a strict rp_filter",
+        ))
+    }
+
+    /// The control group of the programs that are excluded one by one.
+    fn cgroup(&self) -> Option<Step> {
+        let ours = self.request.exclude_cgroups.iter().find(|group| group.ours)?;
+        Some(prepare(
+            Change::Cgroup { path: ours.path.clone() },
+            "programs that `oneway exclude` runs are in this control group",
         ))
     }
 

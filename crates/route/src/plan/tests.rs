@@ -189,6 +189,26 @@ fn excluded_users() {
 }
 
 #[test]
+fn excluded_groups() {
+    let group = |path: &str, id, level, ours| Cgroup { path: path.to_owned(), id, level, ours };
+    let groups =
+        vec![group("system.slice/proxy.service", 4711, 2, false), group("oneway-exclude-7", 815, 1, true)];
+    let request = Request { exclude_cgroups: groups.clone(), ..Request::default() };
+    let plan = golden("excluded_groups", &request, &host());
+    let bit = plan.mark.unwrap().0;
+    assert_eq!(crate::marked_by(&plan, 0x40, &[1, 4711, 9]), 0x40 | bit);
+    assert_eq!(crate::marked_by(&plan, 0x40, &[1, 9]), 0x40);
+    let undo = plan.steps.iter().find(|s| matches!(s.change, Change::Cgroup { .. })).unwrap().change.undo();
+    let line = serde_json::to_string(&undo).unwrap();
+    assert_eq!(serde_json::from_str::<crate::change::Undo>(&line).unwrap(), undo);
+    for nft in [NftSupport::Missing, NftSupport::NoCgroups, NftSupport::Unknown] {
+        let error = super::plan(&request, &Snapshot { nft, ..host() }).unwrap_err();
+        assert_eq!(error, PlanError::NoCgroupMatch("system.slice/proxy.service".into()));
+        assert!(super::plan(&Request::default(), &Snapshot { nft, ..host() }).is_ok());
+    }
+}
+
+#[test]
 fn bound_without_nftables() {
     let mut host = host();
     host.nft = NftSupport::Missing;

@@ -8,7 +8,7 @@ use oneway_route::{
 };
 
 use crate::host::{FAR4, FAR6, Net, Tun, capture, planned, protections, set};
-use crate::namespace::other_user;
+use crate::namespace::{other_group, other_user};
 use crate::wire::Wire;
 
 crate::trials!(
@@ -29,6 +29,7 @@ fn everything() -> Request {
         forwarded: true,
         exclude: vec!["203.0.113.128/25".parse().unwrap(), "2001:db8:ffff:1::/64".parse().unwrap()],
         exclude_uids: other_user().into_iter().collect(),
+        exclude_cgroups: vec![other_group()],
         ..Request::default()
     }
 }

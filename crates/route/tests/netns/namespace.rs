@@ -39,6 +39,11 @@ pub fn other_user() -> Option<u32> {
     ranges.into_iter().any(known).then_some(OTHER)
 }
 
+/// A control group that is not there, to be excluded: what the kernel is told of it is only numbers.
+pub fn other_group() -> oneway_route::Cgroup {
+    oneway_route::Cgroup { path: "some/where".to_owned(), id: 0x1234_5678_9abc, level: 2, ours: false }
+}
+
 /// A network namespace. It is gone with its last device, thread and handle.
 pub struct Namespace {
     handle: File,

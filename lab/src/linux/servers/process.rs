@@ -1,5 +1,6 @@
 //! A SOCKS server in a process of its own: as a program on the captured machine, with a user id that can be excluded.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -38,6 +39,31 @@ impl SocksProcess {
             Some(uid) => program.uid(uid),
             None => program,
         };
+        Ok(Self { process: program.start()? })
+    }
+
+    /// Starts it in `namespace` by way of another program, which is given the server's program behind its own `words` and
+    /// is expected to become it.
+    ///
+    /// # Errors
+    /// As of [`Program::start`].
+    pub fn start_by(
+        namespace: &NetNs,
+        program: &str,
+        words: &[&str],
+        addresses: &[SocketAddr],
+    ) -> Result<Self, LabError> {
+        let own = std::env::current_exe().map_err(|source| LabError::Program {
+            what: "find",
+            program: "the test program".to_owned(),
+            source,
+        })?;
+        let listen: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+        let words = words.iter().map(OsString::from).chain([own.into_os_string()]);
+        let program = Program::new(namespace, program, words)
+            .env(ROLE_VARIABLE, ROLE)
+            .env(LISTEN, listen.join(","))
+            .ready("ready:", Duration::from_secs(5));
         Ok(Self { process: program.start()? })
     }
 }

@@ -147,6 +147,9 @@ impl Watcher {
     /// Where the host's own choice for our sockets leads nowhere, although there is an uplink: binds them to that. Whether
     /// this has changed.
     fn detour(&mut self, host: &Snapshot, uplinks: &Uplinks) -> bool {
+        if self.egress.is_apart() {
+            return false;
+        }
         let (strategy, _) = self.watched.strategy();
         let Some(mark) = strategy.mark() else { return false };
         let mut changed = false;

@@ -5,6 +5,7 @@ use super::{
     NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFT_MSG_NEWTABLE, NFT_TABLE_F_DORMANT, NLM_F_DUMP, NLM_F_REQUEST,
     PRIORITY, TAG, nft,
 };
+use crate::cgroup::Cgroup;
 use crate::error::RouteError;
 use crate::nft::{Chain, Expr, NftTable};
 use crate::os::netlink::{Netlink, attributes, decode};
@@ -26,9 +27,36 @@ pub(crate) fn intact(table: &NftTable) -> Result<bool, RouteError> {
     if !awake {
         return Ok(false);
     }
-    let chains = list(&mut netlink, NFT_MSG_GETCHAIN, NFT_MSG_NEWCHAIN, Some(table))?;
-    let rules = list(&mut netlink, NFT_MSG_GETRULE, NFT_MSG_NEWRULE, Some(table))?;
+    let chains = list(&mut netlink, NFT_MSG_GETCHAIN, NFT_MSG_NEWCHAIN, Some(&table.name))?;
+    let rules = list(&mut netlink, NFT_MSG_GETRULE, NFT_MSG_NEWRULE, Some(&table.name))?;
     Ok(table.chains().iter().all(|chain| has_chain(chain, &chains) && has_rules(chain, &rules)))
+}
+
+/// Whether a table of ours has the rule that exempts a control group.
+pub(crate) fn has_rule_for(group: &Cgroup) -> Result<bool, RouteError> {
+    let mut netlink = Netlink::netfilter()?;
+    let mut matches = Bytes::default();
+    matches.rule_part(&Expr::Cgroup(group.clone()));
+    let ours = super::ours()?;
+    for table in ours {
+        let rules = list(&mut netlink, NFT_MSG_GETRULE, NFT_MSG_NEWRULE, Some(&table))?;
+        // The group is asked about after the device: two expressions.
+        let has = |rule: &Vec<u8>| {
+            let Some(expressions) = attribute(rule, 4) else { return false };
+            let mut rest = expressions;
+            for _ in 0..2 {
+                let Some(size) = rest.first_chunk().map(|size| usize::from(u16::from_ne_bytes(*size))) else {
+                    return false;
+                };
+                rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
+            }
+            contains(rest, &matches.0)
+        };
+        if rules.iter().any(has) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The attributes of each entry of our table, or of all tables.
@@ -36,14 +64,14 @@ fn list(
     netlink: &mut Netlink,
     ask: u16,
     answer: u16,
-    table: Option<&NftTable>,
+    table: Option<&str>,
 ) -> Result<Vec<Vec<u8>>, RouteError> {
     let what = "look at our nftables table";
     let list = netlink.dump_bytes(what, |sequence| {
         let mut bytes = Bytes::default();
         bytes.message(nft(ask), NLM_F_REQUEST | NLM_F_DUMP, sequence, NFPROTO_INET, 0, |b| {
             if let Some(table) = table {
-                b.string(1, &table.name);
+                b.string(1, table);
             }
         });
         bytes.0
@@ -51,7 +79,7 @@ fn list(
     let mut found = Vec::new();
     for (kind, payload) in list {
         let rest = payload.get(4..).ok_or_else(|| decode(what, "an entry without a header".into()))?;
-        let ours = table.is_none_or(|table| is(rest, 1, &table.name));
+        let ours = table.is_none_or(|table| is(rest, 1, table));
         if kind == nft(answer) && payload.first() == Some(&NFPROTO_INET) && ours {
             found.push(rest.to_vec());
         }

@@ -469,6 +469,45 @@ fn no_random_sequence_of_events_makes_a_loop() {
     }
 }
 
+/// What is excluded by user or by control group is led into the TUN by no rule of ours, whatever happens.
+#[test]
+fn nothing_that_is_excluded_meets_the_capture() {
+    let group = crate::Cgroup { path: "a".to_owned(), id: 4711, level: 1, ours: false };
+    for (name, host) in hosts() {
+        for protect in [Protect::Mark, Protect::Bind] {
+            let request = Request {
+                protect,
+                exclude_uids: vec![1234],
+                exclude_cgroups: vec![group.clone()],
+                ..Request::default()
+            };
+            for event in EVENTS {
+                let mut world = World::new(host.clone(), request.clone());
+                world.happen(event);
+                let (Some(plan), Some(tun)) = (&world.plan, world.tun()) else { continue };
+                let mark = super::super::marked_by(plan, 0, &[1, 4711]);
+                let own = |dst: &IpAddr| plan.tun_addresses.iter().any(|net| net.contains(dst));
+                for family in Family::ALL {
+                    let all = classes(&world.host, family, &plan.tun_addresses);
+                    // Every device is on the link-local network, the TUN first or last.
+                    let link = |dst: &IpAddr| matches!(dst, IpAddr::V6(v6) if v6.is_unicast_link_local());
+                    for dst in all.into_iter().filter(|dst| !own(dst) && !link(dst) && !dst.is_multicast()) {
+                        let plain = Packet::of(&RouteQuery::to(dst), 1000);
+                        let foreign = foreign_ways(&world.host, tun).iter().any(|net| net.contains(&dst));
+                        // Deleting the rule of a user ends his exclusion until it is put back; the mark's is in nftables.
+                        let user = Packet { uid: 1234, ..plain };
+                        let excluded = [Some(Packet { mark, ..plain }), world.intact.then_some(user)];
+                        for packet in excluded.into_iter().flatten().filter(|_| !foreign) {
+                            let way = decide(&world.host, &packet).remove(0).answer;
+                            assert_ne!(way.oif, Some(tun), "{name}, {protect:?}, {event:?}: {packet:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// The one hole of the mark that a plan cannot close: a route of somebody else that names our device.
 #[test]
 fn openvpn_after_us_asks_for_the_way_and_gets_ours() {

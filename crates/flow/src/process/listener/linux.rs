@@ -1,0 +1,115 @@
+//! Who listens where: a dump of the kernel's table of sockets (`sock_diag(7)`), and `/proc`.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_sock_diag::SockDiagMessage;
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
+use rustix::net::RecvFlags;
+
+use super::Listener;
+use super::system::{cgroup_id, comm, open, program, socket_of};
+
+/// What one answer of a dump holds at most (`NLMSG_GOODSIZE`, and some).
+const DATAGRAM: usize = 64 * 1024;
+
+/// A listening socket: its address, its user, its inode and its control group.
+type Entry = (SocketAddr, u32, u32, Option<u64>);
+
+pub(super) fn find(at: SocketAddr) -> Option<Listener> {
+    let at = SocketAddr::new(at.ip().to_canonical(), at.port());
+    // A listener on `::` takes IPv4 as well, unless it was told not to.
+    let families: &[u8] = if at.is_ipv4() { &[AF_INET, AF_INET6] } else { &[AF_INET6] };
+    let mut found: Vec<Entry> = Vec::new();
+    for family in families {
+        found.extend(listening(*family, at.port()).ok()?);
+    }
+    found.retain(|(address, ..)| fits(address.ip(), at.ip()));
+    // The kernel prefers the one that is bound to this very address (`compute_score`, net/ipv4/inet_hashtables.c).
+    let (_, uid, inode, cgroup_id) =
+        found.into_iter().min_by_key(|(address, ..)| address.ip().is_unspecified())?;
+    let pids = holders(inode);
+    let process = pids.iter().find_map(|pid| program(*pid)).map(Arc::new);
+    let comm = pids.iter().find_map(|pid| comm(*pid));
+    let cgroup = pids.iter().find_map(|pid| cgroup(*pid));
+    Some(Listener { uid, pids, process, comm, cgroup, cgroup_id })
+}
+
+fn fits(bound: IpAddr, asked: IpAddr) -> bool {
+    let bound = bound.to_canonical();
+    bound == asked || bound.is_unspecified() && (bound.is_ipv6() || asked.is_ipv4())
+}
+
+fn listening(family: u8, port: u16) -> io::Result<Vec<Entry>> {
+    let any = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let any = if family == AF_INET { IpAddr::from([0, 0, 0, 0]) } else { any };
+    let request = InetRequest {
+        family,
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::empty(),
+        states: StateFlags::LISTEN,
+        socket_id: SocketId {
+            source_port: port,
+            destination_port: 0,
+            source_address: any,
+            destination_address: any,
+            interface_id: 0,
+            // INET_DIAG_NOCOOKIE
+            cookie: [0xff; 8],
+        },
+    };
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    let netlink = open()?;
+    netlink.send(&bytes, 0)?;
+    let mut found = Vec::new();
+    let mut buffer = vec![0; DATAGRAM];
+    loop {
+        let (_, length) = rustix::net::recv(&netlink, &mut buffer[..], RecvFlags::TRUNC)?;
+        let mut rest = buffer.get(..length).ok_or(io::ErrorKind::InvalidData)?;
+        while !rest.is_empty() {
+            let answer = NetlinkMessage::<SockDiagMessage>::deserialize(rest)
+                .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
+            match answer.payload {
+                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(socket)) => {
+                    let id = &socket.header.socket_id;
+                    if id.source_port == port {
+                        let at = SocketAddr::new(id.source_address, id.source_port);
+                        let cgroup = cgroup_id(&socket.nlas);
+                        found.push((at, socket.header.uid, socket.header.inode, cgroup));
+                    }
+                }
+                NetlinkPayload::Done(_) => return Ok(found),
+                NetlinkPayload::Error(_) => return Err(io::ErrorKind::Unsupported.into()),
+                _ => {}
+            }
+            let size = (answer.header.length as usize).next_multiple_of(4);
+            if size == 0 {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            rest = rest.get(size..).unwrap_or_default();
+        }
+    }
+}
+
+/// The processes that have a socket: a server may have split itself.
+fn holders(inode: u32) -> Vec<u32> {
+    let wanted = format!("socket:[{inode}]");
+    let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| socket_of(*pid, &wanted).is_some()).collect()
+}
+
+/// The line of version 2 has no controllers: `0::/user.slice` (cgroups(7)).
+fn cgroup(pid: u32) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
+}
