@@ -182,7 +182,8 @@ mod tests {
              guard     13 restored, 14 followed, 15 flows reset, 16 packets came back, 18 circles refused, 17 alarms\n\
              restored  ip rule add priority 9\n\
              stopped   nothing is sent to 192.0.2.7: packets of our own came back\n\
-             outbound  proxy: socks5 192.0.2.1:1080, down, last error: refused\n"
+             outbound  proxy: socks5 192.0.2.1:1080, down, last error: refused\n\
+             \x20           far: works, 1.5 ms <-\n"
         );
     }
 }
