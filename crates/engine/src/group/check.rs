@@ -39,8 +39,10 @@ enum Failed {
     Io(#[from] std::io::Error),
     #[error("no answer in {0:?}")]
     Silent(Duration),
-    #[error("the answer is no HTTP")]
-    NoHttp,
+    #[error("the answer is no HTTP: {0}")]
+    NoHttp(#[from] httparse::Error),
+    #[error("the answer's head has no end")]
+    Cut,
     #[error("the answer has the status {0}")]
     Status(u16),
 }
@@ -160,7 +162,7 @@ async fn measure(shared: &Arc<Shared>, id: u32, check: &CheckSpec) -> Result<(),
                 return if (200..400).contains(&status) { Ok(()) } else { Err(Failed::Status(status)) };
             }
             if answer.len() >= MOST || stream.read_buf(&mut answer).await? == 0 {
-                return Err(Failed::NoHttp);
+                return Err(Failed::Cut);
             }
         }
     };
@@ -182,15 +184,15 @@ async fn connect(shared: &Arc<Shared>, id: u32, check: &CheckSpec) -> Result<Con
 }
 
 /// The status of an answer, once its head is complete.
-fn status(answer: &[u8]) -> Result<Option<u16>, Failed> {
+fn status(answer: &[u8]) -> Result<Option<u16>, httparse::Error> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut response = httparse::Response::new(&mut headers);
     match response.parse(answer) {
-        Ok(httparse::Status::Complete(_)) => response.code.map(Some).ok_or(Failed::NoHttp),
+        Ok(httparse::Status::Complete(_)) => Ok(response.code),
         Ok(httparse::Status::Partial) => Ok(None),
         // However many headers it has: the status was read before them.
-        Err(httparse::Error::TooManyHeaders) => response.code.map(Some).ok_or(Failed::NoHttp),
-        Err(_) => Err(Failed::NoHttp),
+        Err(httparse::Error::TooManyHeaders) => Ok(response.code),
+        Err(why) => Err(why),
     }
 }
 
@@ -229,7 +231,7 @@ mod tests {
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(100));
         assert_eq!(status(many.as_bytes()).unwrap(), Some(200));
         for rubbish in [&b"SSH-2.0-x\r\n"[..], b"\0\0\0\0", b"HTTP/9.9 9\r\n\r\n"] {
-            assert!(matches!(status(rubbish), Err(Failed::NoHttp)), "{rubbish:?}");
+            assert!(status(rubbish).is_err(), "{rubbish:?}");
         }
     }
 }
