@@ -13,7 +13,7 @@ fuzz_target!(|data: &[u8]| {
     let credentials = Credentials::new("user", "password").expect("short");
     for credentials in [None, Some(&credentials)] {
         let make = || HttpConnect::connect(&target, credentials).expect("an address");
-        assert_eq!(drive(&mut make(), data, 1), drive(&mut make(), data, usize::MAX));
+        assert_eq!(drive(&mut make(), false, data, 1), drive(&mut make(), false, data, usize::MAX));
     }
     if let Ok(Status::Complete { len, .. }) = parse_response(data) {
         assert!(len <= data.len());

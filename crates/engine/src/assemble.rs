@@ -105,6 +105,7 @@ fn proxy_config(proxy: &ProxySpec) -> Result<ProxyConfig, String> {
         },
         port: proxy.server.port.get(),
         credentials,
+        pipeline: proxy.pipeline,
     })
 }
 

@@ -80,6 +80,9 @@ pub struct ProxyConfig {
     pub port: u16,
     /// Who we are to it. SOCKS4 has a user only.
     pub credentials: Option<Credentials>,
+    /// Whether messages may be sent together that need not wait for one another, once the proxy has been seen to
+    /// take them. SOCKS5 without credentials has such messages.
+    pub pipeline: bool,
 }
 
 impl fmt::Display for ProxyConfig {
@@ -147,7 +150,7 @@ impl FromStr for ProxyConfig {
         let authority = authority.strip_suffix('/').unwrap_or(authority);
         let (host, port) = host_and_port(authority)?;
         let credentials = userinfo.map(credentials).transpose()?;
-        Ok(Self { protocol, host, port, credentials })
+        Ok(Self { protocol, host, port, credentials, pipeline: true })
     }
 }
 

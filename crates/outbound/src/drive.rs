@@ -37,10 +37,11 @@ const CHUNK: usize = 512;
 pub(crate) async fn run(
     stream: &mut TcpStream,
     machine: &mut (dyn Handshake + Send),
+    pipelined: bool,
 ) -> Result<Vec<u8>, Broken> {
     let mut out = Vec::with_capacity(64);
     let mut input = Vec::new();
-    machine.start(&mut out);
+    machine.start(pipelined, &mut out);
     loop {
         if !out.is_empty() {
             write_all(stream, &out).await?;

@@ -18,8 +18,9 @@ pub enum Progress {
 
 /// The client side of a proxy protocol's handshake: bytes in, bytes out, no I/O.
 pub trait Handshake {
-    /// Appends the first message.
-    fn start(&mut self, out: &mut Vec<u8>);
+    /// Appends the first message; if `pipelined`, together with those that need not wait for an answer, where the
+    /// protocol has any.
+    fn start(&mut self, pipelined: bool, out: &mut Vec<u8>);
 
     /// Looks at the bytes that have been received and not consumed yet; may append one message to `out`.
     ///

@@ -52,7 +52,7 @@ impl HttpConnect {
 }
 
 impl Handshake for HttpConnect {
-    fn start(&mut self, out: &mut Vec<u8>) {
+    fn start(&mut self, _: bool, out: &mut Vec<u8>) {
         let authority = match &self.destination {
             // A scope is this host's own affair (RFC 6874), and Display would print it.
             Destination::Ip(addr) if addr.is_ipv6() => format!("[{}]:{}", addr.ip(), addr.port()),

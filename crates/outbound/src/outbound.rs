@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::config::{OutboundConfig, Protocol};
 use crate::proxy::{Proxy, Timeouts};
+use crate::socks5::pipelining;
 use crate::{Answer, DialError, HttpConnect, Resolve, Socks4, Socks5, UdpPath, direct, udp};
 
 /// A connection to the destination.
@@ -76,7 +77,7 @@ impl Outbound {
     ///
     /// # Errors
     /// [`DialError`], whose [`answer`](DialError::answer) is what the client must see.
-    pub async fn connect(&self, egress: &Egress, target: &Target) -> Result<Connected, DialError> {
+    pub async fn connect(&self, egress: &Arc<Egress>, target: &Target) -> Result<Connected, DialError> {
         match self {
             Self::Direct => direct::connect(egress, target.addr).await,
             Self::Block => Err(DialError::Blocked),
@@ -84,12 +85,15 @@ impl Outbound {
         }
     }
 
-    async fn connect_by_proxy(&self, egress: &Egress, target: &Target) -> Result<Connected, DialError> {
+    async fn connect_by_proxy(&self, egress: &Arc<Egress>, target: &Target) -> Result<Connected, DialError> {
         match self {
             Self::Direct | Self::Block => Err(DialError::Blocked),
             Self::Socks5(proxy) => {
                 let machine = Socks5::connect(target, proxy.credentials());
-                proxy.dial(egress, &mut machine.map_err(|fault| proxy.fault(fault))?).await
+                let mut machine = machine.map_err(|fault| proxy.fault(fault))?;
+                let connected = proxy.dial(egress, &mut machine).await?;
+                pipelining::learn(proxy, egress);
+                Ok(connected)
             }
             Self::Socks4(proxy) => {
                 let user = proxy.credentials().map_or("", |credentials| credentials.user());

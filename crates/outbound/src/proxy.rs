@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::config::{Credentials, ProxyConfig};
 use crate::drive::{self, Broken};
 use crate::handshake::Handshake;
+use crate::socks5::pipelining::Pipelining;
 use crate::{Connected, DialError, ProxyFault, Resolve};
 
 /// How long a proxy may take.
@@ -42,6 +43,8 @@ pub struct Proxy {
     addrs: RwLock<Arc<[SocketAddr]>>,
     /// Which of the addresses worked last, and is tried first.
     preferred: AtomicUsize,
+    /// What is known of the address that worked last.
+    pipelining: Pipelining,
 }
 
 impl Proxy {
@@ -56,6 +59,7 @@ impl Proxy {
             resolver,
             addrs: RwLock::new(literal.into_iter().collect()),
             preferred: AtomicUsize::new(0),
+            pipelining: Pipelining::default(),
         }
     }
 
@@ -78,6 +82,7 @@ impl Proxy {
     pub fn set_addrs(&self, addrs: Vec<SocketAddr>) {
         *self.addrs.write() = addrs.into();
         self.preferred.store(0, Relaxed);
+        self.pipelining.forget();
     }
 
     /// Asks the resolver for the addresses and keeps them. An address given in place of a name is kept as it is.
@@ -102,6 +107,15 @@ impl Proxy {
         self.config.credentials.as_ref()
     }
 
+    /// Whether the protocol and the configuration allow it.
+    pub(crate) fn may_pipeline(&self) -> bool {
+        self.config.pipeline && self.config.credentials.is_none()
+    }
+
+    pub(crate) fn pipelining(&self) -> &Pipelining {
+        &self.pipelining
+    }
+
     pub(crate) fn timeouts(&self) -> Timeouts {
         self.timeouts
     }
@@ -121,8 +135,36 @@ impl Proxy {
         egress: &Egress,
         machine: &mut (dyn Handshake + Send),
     ) -> Result<Connected, DialError> {
-        let mut stream = self.connect(egress).await?;
-        match timeout(self.timeouts.handshake, drive::run(&mut stream, machine)).await {
+        let stream = self.connect(egress).await?;
+        let pipelined = self.pipelining.is_known_to_work();
+        let done = self.greet(stream, machine, pipelined).await;
+        // A refusal is an answer. All else may come of the request that was sent ahead.
+        let answered =
+            matches!(done, Ok(_) | Err(DialError::Proxy { fault: ProxyFault::Refused { .. }, .. }));
+        if pipelined && !answered {
+            self.pipelining.forget();
+        }
+        done
+    }
+
+    /// The same, with messages sent together although the proxy is not known to take them.
+    pub(crate) async fn dial_pipelined(
+        &self,
+        egress: &Egress,
+        machine: &mut (dyn Handshake + Send),
+    ) -> Result<Connected, DialError> {
+        let stream = self.connect(egress).await?;
+        self.greet(stream, machine, true).await
+    }
+
+    /// Runs the handshake.
+    async fn greet(
+        &self,
+        mut stream: Protected<TcpStream>,
+        machine: &mut (dyn Handshake + Send),
+        pipelined: bool,
+    ) -> Result<Connected, DialError> {
+        match timeout(self.timeouts.handshake, drive::run(&mut stream, machine, pipelined)).await {
             Ok(Ok(early)) => Ok(Connected { stream, early }),
             Ok(Err(Broken::Fault(fault))) => Err(self.fault(fault)),
             Ok(Err(Broken::Io(source))) => {
@@ -150,7 +192,9 @@ impl Proxy {
             let share = left / u32::try_from(addrs.len() - n).unwrap_or(u32::MAX);
             match timeout_at(Instant::now() + share, egress.connect_tcp(addrs[at])).await {
                 Ok(Ok(stream)) => {
-                    self.preferred.store(at, Relaxed);
+                    if self.preferred.swap(at, Relaxed) != at {
+                        self.pipelining.forget();
+                    }
                     return Ok(stream);
                 }
                 Ok(Err(source)) => failed = Some((addrs[at], Some(source))),

@@ -43,7 +43,7 @@ impl Socks4 {
 }
 
 impl Handshake for Socks4 {
-    fn start(&mut self, out: &mut Vec<u8>) {
+    fn start(&mut self, _: bool, out: &mut Vec<u8>) {
         let (ip, port, name) = match &self.destination {
             Destination::Ip(addr) => {
                 let ip = match addr {
@@ -100,7 +100,7 @@ mod tests {
 
     fn first_message(machine: &mut Socks4) -> Vec<u8> {
         let mut out = Vec::new();
-        machine.start(&mut out);
+        machine.start(false, &mut out);
         out
     }
 

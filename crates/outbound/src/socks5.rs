@@ -1,6 +1,7 @@
 //! SOCKS5: RFC 1928, with user and password of RFC 1929.
 
 pub mod datagram;
+pub(crate) mod pipelining;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -60,6 +61,8 @@ pub struct Socks5 {
     command: u8,
     destination: Destination,
     credentials: Option<Credentials>,
+    /// The request went with the greeting.
+    pipelined: bool,
     bound: Option<BoundAddr>,
 }
 
@@ -85,7 +88,14 @@ impl Socks5 {
     }
 
     fn new(command: u8, destination: Destination, credentials: Option<&Credentials>) -> Self {
-        Self { state: State::Method, command, destination, credentials: credentials.cloned(), bound: None }
+        Self {
+            state: State::Method,
+            command,
+            destination,
+            credentials: credentials.cloned(),
+            pipelined: false,
+            bound: None,
+        }
     }
 
     fn method(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Progress, ProxyFault> {
@@ -93,6 +103,7 @@ impl Socks5 {
         expect_version(*version)?;
         let [method, ..] = rest else { return Ok(Progress::Need(1)) };
         match (*method, &self.credentials) {
+            (NO_AUTH, _) if self.pipelined => self.state = State::Reply,
             (NO_AUTH, _) => self.request(out),
             (USER_PASSWORD, Some(credentials)) => {
                 out.push(AUTH_VERSION);
@@ -120,18 +131,27 @@ impl Socks5 {
     }
 
     fn request(&mut self, out: &mut Vec<u8>) {
+        self.put_request(out);
+        self.state = State::Reply;
+    }
+
+    fn put_request(&self, out: &mut Vec<u8>) {
         out.extend([VERSION, self.command, 0]);
         put_destination(out, &self.destination);
-        self.state = State::Reply;
     }
 }
 
 impl Handshake for Socks5 {
-    fn start(&mut self, out: &mut Vec<u8>) {
+    fn start(&mut self, pipelined: bool, out: &mut Vec<u8>) {
         if self.credentials.is_some() {
+            // What follows depends on the method that the server chooses.
             out.extend([VERSION, 2, NO_AUTH, USER_PASSWORD]);
-        } else {
-            out.extend([VERSION, 1, NO_AUTH]);
+            return;
+        }
+        out.extend([VERSION, 1, NO_AUTH]);
+        if pipelined {
+            self.put_request(out);
+            self.pipelined = true;
         }
     }
 

@@ -4,7 +4,10 @@
 
 mod server;
 
+use std::io::Result;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use oneway_egress::EgressError;
@@ -12,10 +15,10 @@ use oneway_flow::Target;
 use oneway_outbound::{Answer, Connected, DialError, Outbound, ProxyFault, Timeouts};
 use server::{
     Options, Socks5Server, V4, V6, closed_port, egress, http_proxy, outbound, outbound_within, reply, script,
-    short, tcp_echo,
+    short, tcp_echo, until,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 async fn echoes(connected: Connected) {
     let mut stream = connected.stream;
@@ -201,6 +204,97 @@ async fn a_dead_address_of_the_proxy_does_not_stop_the_others() {
     let local = outbound(&format!("socks5://localhost:{}", server.addr.port()));
     assert!(local.resolve().await.unwrap().contains(&server.addr));
     echoes(local.connect(&egress, &origin.into()).await.unwrap()).await;
+}
+
+/// A SOCKS5 proxy that connects to nobody and echoes, and reads each of a client's messages with one call.
+struct ByCalls {
+    addr: SocketAddr,
+    /// Forgets what came together with a greeting.
+    forgetful: Arc<AtomicBool>,
+    /// Connections on which something did.
+    pipelined: Arc<AtomicUsize>,
+}
+
+impl ByCalls {
+    async fn start(forgetful: bool) -> Self {
+        let listener = TcpListener::bind(V4).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let (forgetful, pipelined) = (Arc::new(AtomicBool::new(forgetful)), Arc::new(AtomicUsize::new(0)));
+        let (forgets, count) = (Arc::clone(&forgetful), Arc::clone(&pipelined));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(Self::serve(stream, Arc::clone(&forgets), Arc::clone(&count)));
+            }
+        });
+        Self { addr, forgetful, pipelined }
+    }
+
+    async fn serve(
+        mut stream: TcpStream,
+        forgets: Arc<AtomicBool>,
+        pipelined: Arc<AtomicUsize>,
+    ) -> Result<()> {
+        let mut buffer = [0; 512];
+        let together = stream.read(&mut buffer).await? > 3;
+        pipelined.fetch_add(usize::from(together), SeqCst);
+        stream.write_all(&[5, 0]).await?;
+        if !together || forgets.load(SeqCst) {
+            assert_ne!(stream.read(&mut buffer).await?, 0);
+        }
+        stream.write_all(&reply(0, V4)).await?;
+        let (mut read, mut write) = stream.split();
+        tokio::io::copy(&mut read, &mut write).await.map(drop)
+    }
+
+    fn pipelined(&self) -> usize {
+        self.pipelined.load(SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn socks5_request_goes_with_the_greeting_once_that_is_known_to_work() {
+    let server = ByCalls::start(false).await;
+    let proxy = outbound(&format!("socks5://{}", server.addr));
+    let dst: SocketAddr = "192.0.2.7:22".parse().unwrap();
+    echoes(proxy.connect(&egress(), &dst.into()).await.unwrap()).await;
+    until("the trial", || server.pipelined() == 1).await;
+    for _ in 0..50 {
+        echoes(proxy.connect(&egress(), &dst.into()).await.unwrap()).await;
+    }
+    let before = server.pipelined();
+    assert!(before > 1, "it was never made use of");
+    echoes(proxy.connect(&egress(), &dst.into()).await.unwrap()).await;
+    assert_eq!(server.pipelined(), before + 1);
+    // Another server has to show it anew.
+    proxy.proxy().unwrap().set_addrs(vec![server.addr]);
+    echoes(proxy.connect(&egress(), &dst.into()).await.unwrap()).await;
+    until("another trial", || server.pipelined() == before + 2).await;
+}
+
+#[tokio::test]
+async fn socks5_proxy_that_forgets_a_request_sent_ahead_gets_none() {
+    let server = ByCalls::start(true).await;
+    let proxy = outbound_within(&format!("socks5://{}", server.addr), short());
+    let dst: SocketAddr = "192.0.2.7:22".parse().unwrap();
+    let begin = Instant::now();
+    while begin.elapsed() < 2 * short().handshake {
+        echoes(proxy.connect(&egress(), &dst.into()).await.unwrap()).await;
+    }
+    assert_eq!(server.pipelined(), 1, "the trial is all that it gets");
+}
+
+#[tokio::test]
+async fn socks5_proxy_that_forgets_it_later_is_found_out() {
+    let server = ByCalls::start(false).await;
+    let proxy = outbound_within(&format!("socks5://{}", server.addr), short());
+    let dst: SocketAddr = "192.0.2.7:22".parse().unwrap();
+    while server.pipelined() < 2 {
+        echoes(proxy.connect(&egress(), &dst.into()).await.unwrap()).await;
+    }
+    server.forgetful.store(true, SeqCst);
+    let error = proxy.connect(&egress(), &dst.into()).await.unwrap_err();
+    assert!(matches!(error, DialError::HandshakeTimeout { .. }), "{error}");
+    echoes(proxy.connect(&egress(), &dst.into()).await.unwrap()).await;
 }
 
 #[tokio::test]

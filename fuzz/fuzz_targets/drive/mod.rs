@@ -15,9 +15,9 @@ pub enum End {
 
 /// Feeds `input`, reading no more at once than the handshake allows and than `chunk`. Returns how it ended, and
 /// what was written to the proxy.
-pub fn drive(handshake: &mut impl Handshake, input: &[u8], chunk: usize) -> (End, Vec<u8>) {
+pub fn drive(handshake: &mut impl Handshake, pipelined: bool, input: &[u8], chunk: usize) -> (End, Vec<u8>) {
     let mut out = Vec::new();
-    handshake.start(&mut out);
+    handshake.start(pipelined, &mut out);
     let (mut consumed, mut received) = (0, 0);
     loop {
         let unread = &input[consumed..received];

@@ -175,9 +175,12 @@ fn one_outbound(
             let server = section.read::<Text<Server>>("server", reader);
             let username = section.read("username", reader);
             let password = section.read("password", reader);
+            let pipeline = section.read("pipeline", reader).unwrap_or(true);
             match Credentials::new(protocol, username, password) {
-                Ok(credentials) => server
-                    .map(|server| OutboundSpec::Proxy(ProxySpec { protocol, server: server.0, credentials })),
+                Ok(credentials) => server.map(|server| {
+                    let server = server.0;
+                    OutboundSpec::Proxy(ProxySpec { protocol, server, credentials, pipeline })
+                }),
                 Err(why) => {
                     reader.error(span, format!("[{}] {why}", section.name()));
                     None

@@ -49,6 +49,9 @@ pub struct ProxySpec {
     pub server: Server,
     /// User name and password, if the server wants them. They fit the protocol.
     pub credentials: Option<Credentials>,
+    /// Whether a SOCKS5 server that has been seen to take the request together with the greeting is sent both at
+    /// once, which saves a round trip.
+    pub pipeline: bool,
 }
 
 /// A protocol for asking a proxy server to connect.
@@ -242,7 +245,7 @@ impl FromStr for ProxySpec {
         let username = (!url.username().is_empty()).then(|| percent_decoded(url.username())).transpose()?;
         let password = url.password().map(percent_decoded).transpose()?;
         let credentials = Credentials::new(protocol, username, password)?;
-        Ok(Self { protocol, server, credentials })
+        Ok(Self { protocol, server, credentials, pipeline: true })
     }
 }
 

@@ -226,6 +226,7 @@ fn outbounds() {
         protocol: ProxyProtocol::Socks5,
         server: Server { host: ServerHost::Name("proxy.example".to_owned()), port: 1080.try_into().unwrap() },
         credentials: Some(Credentials { username: "me".to_owned(), password: "secret".to_owned().into() }),
+        pipeline: true,
     };
     assert_eq!(config.outbounds["home"], OutboundSpec::Proxy(home));
     assert!(!format!("{config:?}").contains("secret"));

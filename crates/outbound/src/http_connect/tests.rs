@@ -36,7 +36,7 @@ fn run<'a>(
 fn asks_by_address_and_by_name() {
     let ask = |target: &Target, credentials: Option<&Credentials>| {
         let mut out = Vec::new();
-        HttpConnect::connect(target, credentials).unwrap().start(&mut out);
+        HttpConnect::connect(target, credentials).unwrap().start(false, &mut out);
         String::from_utf8(out).unwrap()
     };
     assert_eq!(

@@ -11,7 +11,7 @@ struct Run {
 /// Feeds the server's bytes in pieces, as the driver would: never more than asked for if `exact`.
 fn run(mut machine: Socks5, pieces: &[&[u8]], exact: bool) -> Result<Run, ProxyFault> {
     let mut written = Vec::new();
-    machine.start(&mut written);
+    machine.start(false, &mut written);
     let mut arrived: std::collections::VecDeque<u8> = std::collections::VecDeque::new();
     let mut pieces = pieces.iter();
     let mut input = Vec::new();
@@ -195,4 +195,22 @@ fn no_reply_panics_or_grows() {
             Err(_) => {}
         }
     }
+}
+
+#[test]
+fn a_request_goes_with_the_greeting_where_no_login_decides_what_follows() {
+    let at = target("192.0.2.7:443", None);
+    let mut out = Vec::new();
+    let mut machine = Socks5::connect(&at, None).unwrap();
+    machine.start(true, &mut out);
+    assert_eq!(out, [5, 1, 0, 5, 1, 0, 1, 192, 0, 2, 7, 1, 0xbb]);
+    out.clear();
+    assert!(!machine.requested(), "the proxy has not shown that it is one");
+    assert_eq!(machine.step(&[5, 0], &mut out), Ok(Progress::Took(2)));
+    assert!(machine.requested());
+    assert_eq!(machine.step(REPLIES[0], &mut out), Ok(Progress::Done(10)));
+    assert!(out.is_empty(), "something is said twice");
+
+    Socks5::connect(&at, Some(&credentials())).unwrap().start(true, &mut out);
+    assert_eq!(out, [5, 2, 0, 2]);
 }

@@ -1,0 +1,96 @@
+//! Whether a SOCKS5 proxy takes the request together with the greeting, which saves one round trip of every
+//! connection through it.
+//!
+//! RFC 1928 does not forbid it, and a server that reads its input as the stream that it is does not notice. Some read a
+//! greeting with one call and throw away what came behind it; they would never answer the request. So it is tried
+//! first, on a connection on which nobody waits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::time::Duration;
+
+use oneway_egress::Egress;
+use tokio::time::timeout;
+
+use super::Socks5;
+use crate::proxy::Proxy;
+use crate::{DialError, ProxyFault};
+
+/// How long a proxy may take for an answer that asks nobody else.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+const UNKNOWN: u8 = 0;
+const ASKING: u8 = 1;
+const YES: u8 = 2;
+const NO: u8 = 3;
+
+/// What is known of one proxy.
+#[derive(Debug, Default)]
+pub(crate) struct Pipelining(AtomicU8);
+
+impl Pipelining {
+    /// It was seen to take both together.
+    pub(crate) fn is_known_to_work(&self) -> bool {
+        self.0.load(Relaxed) == YES
+    }
+
+    /// Another server answers now, or the same one otherwise than before: what was seen does not count any more.
+    pub(crate) fn forget(&self) {
+        self.0.store(UNKNOWN, Relaxed);
+    }
+
+    /// Whether it is time to try, which is said to one caller only.
+    fn is_due(&self) -> bool {
+        self.0.load(Relaxed) == UNKNOWN && self.0.compare_exchange(UNKNOWN, ASKING, Relaxed, Relaxed).is_ok()
+    }
+
+    /// What a trial showed; nothing, if the proxy was forgotten meanwhile.
+    fn learn(&self, state: u8) {
+        let _ = self.0.compare_exchange(ASKING, state, Relaxed, Relaxed);
+    }
+}
+
+/// Tries it in the background, once the proxy has been seen to work and if it is not known yet.
+pub(crate) fn learn(proxy: &Arc<Proxy>, egress: &Arc<Egress>) {
+    if proxy.may_pipeline() && proxy.pipelining().is_due() {
+        let (proxy, egress) = (Arc::clone(proxy), Arc::clone(egress));
+        tokio::spawn(async move { proxy.pipelining().learn(ask(&proxy, &egress).await) });
+    }
+}
+
+/// Asks for a UDP relay, for which the proxy connects to nobody, and gives it back at once. A refusal shows as much.
+async fn ask(proxy: &Proxy, egress: &Egress) -> u8 {
+    let mut machine = Socks5::udp_associate(None);
+    match timeout(PATIENCE, proxy.dial_pipelined(egress, &mut machine)).await {
+        Ok(Ok(_) | Err(DialError::Proxy { fault: ProxyFault::Refused { .. }, .. })) => YES,
+        // It could not be asked.
+        Ok(Err(DialError::ProxyDown { .. } | DialError::ProxySilent { .. } | DialError::Resolve { .. })) => {
+            UNKNOWN
+        }
+        Ok(Err(_)) | Err(_) => NO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_caller_tries_and_only_what_it_saw_counts() {
+        let known = Pipelining::default();
+        assert!(known.is_due());
+        assert!(!known.is_due(), "somebody tries already");
+        assert!(!known.is_known_to_work());
+        known.learn(YES);
+        assert!(known.is_known_to_work() && !known.is_due());
+        known.forget();
+        assert!(!known.is_known_to_work());
+        assert!(known.is_due());
+        known.forget();
+        known.learn(YES);
+        assert!(!known.is_known_to_work(), "that was another server");
+        assert!(known.is_due());
+        known.learn(NO);
+        assert!(!known.is_due() && !known.is_known_to_work());
+    }
+}
