@@ -174,7 +174,7 @@ pub(crate) struct CaptureArgs {
     /// How traffic is taken in [default: tun]
     #[arg(long, value_name = "tun|redirect|tproxy")]
     capture: Option<CaptureMode>,
-    /// Which TCP/IP ends the captured connections [default: system]
+    /// Which TCP/IP ends the captured connections [default: user]
     #[arg(long, value_name = "user|system")]
     stack: Option<StackKind>,
     /// Capture only these destinations; repeatable
@@ -183,11 +183,9 @@ pub(crate) struct CaptureArgs {
     /// Do not capture these destinations, even if included; repeatable
     #[arg(long, value_name = "CIDR")]
     exclude: Vec<Prefix>,
-    /// What keeps our own sockets out of the capture [default: auto]
-    #[arg(
-        long,
-        value_name = "auto|mark|mark-terminal|mark-ifgroup|bind|source-rule|host-route|host-route-halves|netns"
-    )]
+    /// What keeps our own sockets out of the capture: auto, mark, mark-terminal, mark-ifgroup, bind, source-rule,
+    /// host-route, host-route-halves or netns [default: auto]
+    #[arg(long, value_name = "STRATEGY")]
     protect: Option<Protect>,
     /// Uplink [default: the choice of the operating system, followed as it changes]
     #[arg(long, value_name = "NAME")]

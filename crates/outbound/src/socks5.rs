@@ -20,6 +20,8 @@ const USER_PASSWORD: u8 = 0x02;
 const NO_ACCEPTABLE: u8 = 0xff;
 const CONNECT: u8 = 1;
 const UDP_ASSOCIATE: u8 = 3;
+/// No command of RFC 1928 or of any extension that is known.
+const UNASSIGNED: u8 = 0xff;
 const IPV4: u8 = 1;
 const DOMAIN: u8 = 3;
 const IPV6: u8 = 4;
@@ -80,6 +82,12 @@ impl Socks5 {
     pub fn udp_associate(credentials: Option<&Credentials>) -> Self {
         let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
         Self::new(UDP_ASSOCIATE, Destination::Ip(any), credentials)
+    }
+
+    /// Asks for nothing that there is: the proxy refuses and connects to nobody (RFC 1928, section 6, X'07').
+    fn nothing() -> Self {
+        let any = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+        Self::new(UNASSIGNED, Destination::Ip(any), None)
     }
 
     /// Where the proxy is bound, once the handshake is complete.

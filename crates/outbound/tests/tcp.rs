@@ -256,19 +256,24 @@ async fn socks5_request_goes_with_the_greeting_once_that_is_known_to_work() {
     let server = ByCalls::start(false).await;
     let proxy = outbound(&format!("socks5://{}", server.addr));
     let dst: SocketAddr = "192.0.2.7:22".parse().unwrap();
+    for _ in 0..64 {
+        echoes(proxy.connect(&egress(), &dst.into()).await.unwrap()).await;
+    }
+    assert_eq!(server.pipelined(), 0, "for a few connections it is not worth a trial");
     echoes(proxy.connect(&egress(), &dst.into()).await.unwrap()).await;
     until("the trial", || server.pipelined() == 1).await;
-    for _ in 0..50 {
+    while server.pipelined() < 2 {
         echoes(proxy.connect(&egress(), &dst.into()).await.unwrap()).await;
     }
     let before = server.pipelined();
-    assert!(before > 1, "it was never made use of");
     echoes(proxy.connect(&egress(), &dst.into()).await.unwrap()).await;
     assert_eq!(server.pipelined(), before + 1);
     // Another server has to show it anew.
     proxy.proxy().unwrap().set_addrs(vec![server.addr]);
-    echoes(proxy.connect(&egress(), &dst.into()).await.unwrap()).await;
-    until("another trial", || server.pipelined() == before + 2).await;
+    for _ in 0..=64 {
+        echoes(proxy.connect(&egress(), &dst.into()).await.unwrap()).await;
+    }
+    until("another trial", || server.pipelined() >= before + 2).await;
 }
 
 #[tokio::test]
@@ -277,8 +282,10 @@ async fn socks5_proxy_that_forgets_a_request_sent_ahead_gets_none() {
     let proxy = outbound_within(&format!("socks5://{}", server.addr), short());
     let dst: SocketAddr = "192.0.2.7:22".parse().unwrap();
     let begin = Instant::now();
-    while begin.elapsed() < 2 * short().handshake {
+    let mut connections = 0;
+    while begin.elapsed() < 3 * short().handshake || connections < 100 {
         echoes(proxy.connect(&egress(), &dst.into()).await.unwrap()).await;
+        connections += 1;
     }
     assert_eq!(server.pipelined(), 1, "the trial is all that it gets");
 }

@@ -175,7 +175,9 @@ fn one_outbound(
             let server = section.read::<Text<Server>>("server", reader);
             let username = section.read("username", reader);
             let password = section.read("password", reader);
-            let pipeline = section.read("pipeline", reader).unwrap_or(true);
+            // The other protocols have nothing that could go ahead.
+            let pipeline =
+                protocol != ProxyProtocol::Socks5 || section.read("pipeline", reader).unwrap_or(true);
             match Credentials::new(protocol, username, password) {
                 Ok(credentials) => server.map(|server| {
                     let server = server.0;
