@@ -9,7 +9,8 @@ use toml::de::DeTable;
 use super::dns::FakeIpSettings;
 use super::error::ConfigError;
 use super::outbound::{
-    self, BLOCK, Credentials, DIRECT, OutboundKind, OutboundSpec, ProxySpec, Server, kind_from_word,
+    self, BLOCK, Credentials, DIRECT, OutboundKind, OutboundSpec, ProxyProtocol, ProxySpec, Server,
+    kind_from_word,
 };
 use super::reader::{FromToml, Number, Reader, Section, Text};
 use super::rules::{self, ReadFile};
