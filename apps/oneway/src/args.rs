@@ -84,6 +84,8 @@ pub(crate) enum Command {
     Stop,
     /// Keep what `run --confirm` set up
     Confirm,
+    /// Read the configuration again, and reset the flows alone that it does not allow any more
+    Reload,
     /// Tell a group of type `select` which of its members new flows take
     Select {
         /// The group
@@ -129,8 +131,6 @@ pub(crate) enum Command {
         shell: clap_complete::Shell,
     },
     #[command(hide = true)]
-    Reload(Later),
-    #[command(hide = true)]
     Lab(Later),
 }
 
@@ -162,7 +162,7 @@ pub(crate) struct Later {
 }
 
 /// Options that say what to capture and how it leaves. Each is also a key of the configuration, which it overrides.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Capture and egress")]
 pub(crate) struct CaptureArgs {
     /// Configuration file [default: none, everything at its default]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use oneway::config::{Config, ConfigError, Loaded};
 use oneway::control::{Doctor, FlowInfo, StatePaths, Status, Why, WhyQuestion};
-use oneway::{Engine, EngineError};
+use oneway::{Engine, EngineError, Reloaded};
 
 use crate::failure::{FAILED, Failure};
 
@@ -20,6 +20,8 @@ pub(crate) trait Instance: Send + Sync + 'static {
     fn doctor(&self) -> Result<Doctor, Failure>;
     /// What would become of a packet.
     fn why(&self, question: &WhyQuestion) -> Result<Why, Failure>;
+    /// Puts another configuration into force.
+    fn reload(&self, config: &Config) -> Result<Reloaded, Failure>;
     /// Lets a group of type `select` take one of its members.
     fn select(&self, group: &str, member: &str) -> Result<(), Failure>;
     /// Blocks until it cannot go on and says why; or until it is stopped, `None`.
@@ -47,6 +49,10 @@ impl Instance for Engine {
 
     fn why(&self, question: &WhyQuestion) -> Result<Why, Failure> {
         Engine::why(self, question).map_err(failure)
+    }
+
+    fn reload(&self, config: &Config) -> Result<Reloaded, Failure> {
+        Engine::reload(self, config).map_err(failure)
     }
 
     fn select(&self, group: &str, member: &str) -> Result<(), Failure> {

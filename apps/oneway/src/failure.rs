@@ -44,6 +44,11 @@ impl Failure {
         Self::new(FAILED, format!("`{what}` is not available in this version"))
     }
 
+    /// The exit code.
+    pub(crate) fn code(&self) -> u8 {
+        self.code
+    }
+
     /// Prints it and says how to exit.
     pub(crate) fn report(&self, output: Output) -> ExitCode {
         say(format_args!("error: {self}"));

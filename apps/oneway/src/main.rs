@@ -43,6 +43,7 @@ fn execute(cli: args::Cli, output: Output) -> Result<ExitCode, Failure> {
         Command::Status => commands::status::status(&global, output),
         Command::Flows { watch } => commands::flows::flows(&global, watch, output),
         Command::Stop => commands::stop::stop(&global, output),
+        Command::Reload => commands::reload::reload(&global, output),
         Command::Select { group, member } => commands::select::select(&global, group, member, output),
         Command::Confirm => commands::confirm::confirm(&global, output),
         Command::Recover => commands::recover::recover(output),
@@ -52,7 +53,6 @@ fn execute(cli: args::Cli, output: Output) -> Result<ExitCode, Failure> {
         Command::Demo => demo::demo(output),
         Command::Import { file } => commands::import::import(&file, output),
         Command::Completions { shell } => commands::completions::completions(shell, output),
-        Command::Reload(_) => Err(Failure::later("oneway reload")),
         Command::Lab(_) => Err(Failure::later("oneway lab")),
     }
 }

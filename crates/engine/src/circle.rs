@@ -70,6 +70,16 @@ pub(crate) enum Verdict {
 }
 
 impl Circles {
+    /// The same for outbounds of other numbers.
+    pub(crate) fn anew(&self) -> Self {
+        Self {
+            own: RwLock::new(self.own.read().clone()),
+            exclusions: RwLock::new(self.exclusions.read().clone()),
+            known: Mutex::default(),
+            refused: AtomicU64::new(self.refused()),
+        }
+    }
+
     /// Replaces the addresses of this host.
     pub(crate) fn set_own(&self, addresses: Vec<IpAddr>) {
         *self.own.write() = addresses;

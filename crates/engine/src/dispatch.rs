@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use oneway_flow::{Network, Owners, Process, Target};
@@ -24,7 +24,7 @@ pub(crate) struct Dispatch {
     rules: RuleSet,
     /// What `flows` shows where no rule matched.
     last_label: Arc<str>,
-    entries: Vec<Entry>,
+    entries: Vec<Arc<Entry>>,
     owners: Arc<Owners>,
     circles: Arc<Circles>,
     /// Programs whose flows leave directly, whatever the rules say. Whose a packet is can be found out only when it is here.
@@ -52,6 +52,8 @@ pub(crate) struct Ownerless {
 /// An outbound and its name.
 #[derive(Debug)]
 pub(crate) struct Entry {
+    /// Unlike its number in a table, the same for as long as it lives, and no other's ever.
+    pub(crate) serial: u32,
     pub(crate) name: Arc<str>,
     /// Its type, as in the configuration.
     pub(crate) kind: &'static str,
@@ -86,7 +88,7 @@ const SAY_AGAIN: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Choice<'a> {
     pub(crate) id: u32,
-    pub(crate) entry: &'a Entry,
+    pub(crate) entry: &'a Arc<Entry>,
     /// The outbound that the rule names, if that is a group.
     pub(crate) group: Option<&'a Entry>,
     because: Because,
@@ -124,7 +126,7 @@ impl Dispatch {
         Self {
             rules,
             last_label: last.into(),
-            entries,
+            entries: entries.into_iter().map(Arc::new).collect(),
             owners: Arc::default(),
             circles: Arc::default(),
             excluded: Vec::new(),
@@ -134,6 +136,51 @@ impl Dispatch {
     /// The same, but that what these programs send leaves directly.
     pub(crate) fn excluding(self, excluded: Vec<ProgramName>) -> Self {
         Self { excluded, ..self }
+    }
+
+    /// The same in place of `before`: outbounds that have not changed stay the ones that they are, with all that is known of
+    /// them, and so do the selections and checks of groups.
+    pub(crate) fn in_place_of(mut self, before: &Self) -> Self {
+        for entry in &mut self.entries {
+            if let Some(same) = before.entries.iter().find(|old| old.is_like(entry)) {
+                *entry = Arc::clone(same);
+            }
+        }
+        for entry in &self.entries {
+            let same = |old: &&Arc<Entry>| old.name == entry.name;
+            if let (Some(group), Some(old)) =
+                (&entry.group, before.entries.iter().find(same).and_then(|old| old.group.as_ref()))
+            {
+                group.go_on_from(old, |id, old| {
+                    let (now, then) = (self.by_id(id), before.by_id(old));
+                    // A group is another one each time.
+                    Arc::ptr_eq(now, then)
+                        || (now.group.is_some() && then.group.is_some() && now.name == then.name)
+                });
+            }
+        }
+        Self { owners: Arc::clone(&before.owners), circles: Arc::new(before.circles.anew()), ..self }
+    }
+
+    /// Whether this table still has an outbound that another one had.
+    pub(crate) fn has(&self, entry: &Entry) -> bool {
+        self.entries.iter().any(|own| own.serial == entry.serial)
+    }
+
+    /// Whether this table lets a flow stay that another one let leave by `outbound`: it is there, and the rules do not block
+    /// the flow. Looks for the flow's owner if the rules ask for it, which takes milliseconds.
+    pub(crate) fn lets_stay(&self, outbound: &Arc<str>, subject: &Subject<'_>) -> bool {
+        if !self.entries.iter().any(|entry| Arc::ptr_eq(&entry.name, outbound)) {
+            return false;
+        }
+        for _ in 0..3 {
+            match self.choose(subject) {
+                Ok(choice) => return !matches!(choice.entry.outbound, Outbound::Block),
+                Err(missing) => self.look_for_owner(subject, missing),
+            }
+        }
+        // It is gone itself, most likely.
+        true
     }
 
     /// The outbound for a flow, from what is known without waiting. The rules were compiled against this table, so that
@@ -174,7 +221,7 @@ impl Dispatch {
 
     /// The outbounds whose proxies are on this host, and where.
     pub(crate) fn local(&self) -> Vec<(u32, SocketAddr)> {
-        let here = |entry: &Entry| {
+        let here = |entry: &Arc<Entry>| {
             let addresses = entry.outbound.proxy()?.addrs();
             addresses.iter().copied().find(|at| self.circles.is_here(at.ip()))
         };
@@ -218,8 +265,11 @@ impl Dispatch {
         if !self.excluded.is_empty() {
             let owner = find(true)?;
             let named = |name: &ProgramName| name.fits(owner.process.as_deref(), owner.comm.as_deref());
-            if let Some(at) =
-                self.entries.iter().position(Entry::is_direct).filter(|_| self.excluded.iter().any(named))
+            if let Some(at) = self
+                .entries
+                .iter()
+                .position(|entry| entry.is_direct())
+                .filter(|_| self.excluded.iter().any(named))
             {
                 let because = Because::Excluded;
                 return Ok(Choice {
@@ -246,7 +296,7 @@ impl Dispatch {
                         Some(_) => self.member(decision.outbound.0, key(subject), network == Network::Udp),
                     };
                     let entry = &self.entries[id as usize];
-                    let group = named.group.as_ref().map(|_| named);
+                    let group = named.group.as_ref().map(|_| &**named);
                     return Ok(Choice {
                         id,
                         entry,
@@ -296,6 +346,12 @@ impl Dispatch {
         let _ = found.await;
     }
 
+    /// The same on a thread that may block.
+    fn look_for_owner(&self, subject: &Subject<'_>, missing: Ownerless) {
+        self.owners.find(subject.network, subject.source, subject.target.addr, missing.with_process);
+        self.circles.look(&self.local());
+    }
+
     fn owner(
         &self,
         network: Network,
@@ -311,7 +367,7 @@ impl Dispatch {
 
     /// The outbound of a number that [`Dispatch::choose`] gave.
     #[expect(clippy::indexing_slicing, reason = "the number comes from this very table")]
-    pub(crate) fn by_id(&self, id: u32) -> &Entry {
+    pub(crate) fn by_id(&self, id: u32) -> &Arc<Entry> {
         &self.entries[id as usize]
     }
 
@@ -325,7 +381,7 @@ impl Dispatch {
     }
 
     /// The outbound that flows to `host` take by the one of this number: itself, unless it is a group.
-    pub(crate) fn settle(&self, id: u32, host: &str) -> &Entry {
+    pub(crate) fn settle(&self, id: u32, host: &str) -> &Arc<Entry> {
         self.by_id(self.member(id, Key { target: number_of(host), source: None }, false))
     }
 
@@ -384,20 +440,17 @@ impl Dispatch {
         self.rules.needs().host
     }
 
-    /// How many outbounds there are.
-    pub(crate) fn len(&self) -> u32 {
-        self.entries.len() as u32
-    }
-
     /// All outbounds.
-    pub(crate) fn entries(&self) -> &[Entry] {
+    pub(crate) fn entries(&self) -> &[Arc<Entry>] {
         &self.entries
     }
 }
 
 impl Entry {
     pub(crate) fn new(name: &str, kind: &'static str, server: Option<String>, outbound: Outbound) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         Self {
+            serial: NEXT.fetch_add(1, Relaxed),
             name: name.into(),
             kind,
             server,
@@ -411,6 +464,16 @@ impl Entry {
 
     pub(crate) fn group(name: &str, kind: &'static str, group: Group) -> Self {
         Self { group: Some(group), ..Self::new(name, kind, None, Outbound::Block) }
+    }
+
+    /// Whether it was made of the same words. A group is never like another one: its members may have other numbers.
+    fn is_like(&self, other: &Self) -> bool {
+        let proxy = |entry: &Self| entry.outbound.proxy().map(|proxy| proxy.config().clone());
+        self.name == other.name
+            && self.kind == other.kind
+            && self.group.is_none()
+            && other.group.is_none()
+            && proxy(self) == proxy(other)
     }
 
     /// Whether datagrams can leave by it; that they are refused is no way to leave.

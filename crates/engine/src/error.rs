@@ -27,6 +27,14 @@ pub enum EngineError {
         /// What to do instead.
         instead: &'static str,
     },
+    /// The configuration was read again, and differs in what cannot change while the engine runs; nothing was changed.
+    #[error(
+        "{settings} cannot change while oneway runs, so that the configuration of before stays in force; stop it and start it again"
+    )]
+    Restart {
+        /// The settings, by their keys.
+        settings: String,
+    },
     /// No plan could be made for this host; nothing was changed.
     #[error("cannot plan the capture: {0}")]
     Plan(#[from] PlanError),
@@ -98,7 +106,7 @@ impl EngineError {
     /// The exit code that tells this kind of error: 2 where the configuration is at fault and nothing was changed.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Unsupported { .. } => 2,
+            Self::Config(_) | Self::Unsupported { .. } | Self::Restart { .. } => 2,
             _ => 1,
         }
     }

@@ -26,6 +26,7 @@ mod group;
 mod guard;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no capture on this system yet"))]
 mod limits;
+mod reloaded;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no capture on this system yet"))]
 mod stats;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no capture on this system yet"))]
@@ -54,4 +55,5 @@ pub use explain::{check, doctor, why};
 pub use lifecycle::{Engine, plan, recover};
 #[cfg(not(target_os = "linux"))]
 pub use lifecycle::{check, doctor, why};
+pub use reloaded::Reloaded;
 pub use stats::StatsSnapshot;

@@ -25,25 +25,29 @@ pub(crate) fn status(engine: &Engine) -> Status {
         .collect();
     let (up, down) = shared.flows.total_bytes();
     let active = |network| shared.flows.list().iter().filter(|flow| flow.network == network).count() as u64;
-    let outbounds = shared.dispatch.entries().iter().map(|entry| {
+    let dispatch = shared.dispatch.load_full();
+    let outbounds = dispatch.entries().iter().map(|entry| {
         let health = entry.health();
         OutboundStatus {
             name: entry.name.to_string(),
             kind: entry.kind.to_owned(),
             server: entry.server.clone(),
-            health: match entry.group.as_ref().map_or(health.up, |_| shared.dispatch.group_works(entry)) {
+            health: match entry.group.as_ref().map_or(health.up, |_| dispatch.group_works(entry)) {
                 None => Health::Unknown,
                 Some(true) => Health::Up,
                 Some(false) => Health::Down,
             },
             last_error: health.last_error,
-            members: shared.dispatch.members(entry),
+            members: dispatch.members(entry),
         }
     });
+    let (reloads, reloaded) = about.reloads.get();
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         uptime_s: about.started.elapsed().as_secs(),
+        reloads,
+        reloaded_s: reloaded.map(|at| at.elapsed().as_secs()),
         stack: engine.about.stack.to_string(),
         tun: about.tun.clone(),
         uplink: UplinkStatus {
@@ -78,7 +82,7 @@ pub(crate) fn status(engine: &Engine) -> Status {
         guard: GuardStatus {
             returned: shared.egress.returned_packets(),
             quarantined,
-            circles: shared.dispatch.circles().refused(),
+            circles: dispatch.circles().refused(),
             ..about.watched.status()
         },
     }

@@ -7,6 +7,7 @@ use oneway_route::Plan;
 use crate::config::{Config, ConfigError, Loaded};
 use crate::control::{Doctor, FlowInfo, StatePaths, Status, Why, WhyQuestion};
 use crate::error::EngineError;
+use crate::reloaded::Reloaded;
 
 /// A running capture; there is none on this system.
 #[derive(Debug)]
@@ -74,6 +75,14 @@ impl Engine {
 
     /// One line that says what is captured.
     pub fn ready_line(&self) -> String {
+        match self.never {}
+    }
+
+    /// Puts another configuration into force.
+    ///
+    /// # Errors
+    /// Never called.
+    pub fn reload(&self, _config: &Config) -> Result<Reloaded, EngineError> {
         match self.never {}
     }
 

@@ -9,6 +9,7 @@ pub(crate) mod flows;
 pub(crate) mod import;
 pub(crate) mod plan;
 pub(crate) mod recover;
+pub(crate) mod reload;
 pub(crate) mod run;
 pub(crate) mod select;
 pub(crate) mod status;
@@ -68,6 +69,8 @@ fn unexpected(request: &ControlRequest, reply: &ControlReply) -> Failure {
         ControlReply::Stopped => "that it stopped",
         ControlReply::Confirmed(_) => "that it stays",
         ControlReply::Selected => "that it selected",
+        ControlReply::Reloaded(_) => "that it reloaded",
+        ControlReply::Rejected(why) => why,
         ControlReply::Error(why) => why,
     };
     ControlError::Refused(format!("oneway was asked for {request:?} and answers with {what}")).into()

@@ -14,7 +14,7 @@ use crate::{engine, logging};
 
 /// Captures and forwards until it is told to stop, then undoes every change.
 pub(crate) fn run(global: &Global, args: CaptureArgs, output: Output) -> Result<ExitCode, Failure> {
-    let Loaded { config, warnings, .. } = load(global, args)?;
+    let Loaded { config, warnings, .. } = load(global, args.clone())?;
     logging::start(config.log);
     for warning in &warnings {
         tracing::warn!("{warning}");
@@ -28,6 +28,14 @@ pub(crate) fn run(global: &Global, args: CaptureArgs, output: Output) -> Result<
         return Err(StateError::AlreadyRunning { pid }.into());
     }
     let confirm = config.confirm;
-    service::serve(&paths, output, confirm, || engine::start(config))?;
+    let global = global.clone();
+    let again = move || {
+        let Loaded { config, warnings, .. } = load(&global, args.clone())?;
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(config)
+    };
+    service::serve(&paths, output, confirm, || engine::start(config), again)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -111,6 +111,8 @@ mod tests {
     #[test]
     fn shows_everything() {
         let status = Status {
+            reloads: 0,
+            reloaded_s: None,
             version: "1.2.3".to_owned(),
             pid: 42,
             uptime_s: 61,

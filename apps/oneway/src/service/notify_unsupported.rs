@@ -4,4 +4,7 @@
 pub(crate) fn ready(_: &str) {}
 
 /// Nobody to tell.
+pub(crate) fn reloading() {}
+
+/// Nobody to tell.
 pub(crate) fn stopping() {}

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use oneway::config::Config;
 use oneway::control::{ControlReply, ControlRequest, ControlServer, StatePaths};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -13,7 +14,7 @@ use tokio::sync::oneshot;
 use super::notify;
 use super::signal::Signals;
 use crate::engine::Instance;
-use crate::failure::{FAILED, Failure};
+use crate::failure::{FAILED, Failure, USAGE};
 use crate::output::Output;
 
 #[cfg(test)]
@@ -67,7 +68,7 @@ impl Confirmation {
 }
 
 /// Starts an engine, serves it until something ends it, and stops it. With `confirm` it ends by itself after so many
-/// seconds, unless it is told to stay.
+/// seconds, unless it is told to stay. `load` reads the configuration again when it is asked to.
 ///
 /// Signals are taken over before the start, so that none of them can end the process between a change to the host
 /// and its undo; further ones during the stop change nothing.
@@ -76,6 +77,7 @@ pub(crate) fn serve(
     output: Output,
     confirm: Option<u32>,
     start: impl FnOnce() -> Result<Arc<dyn Instance>, Failure>,
+    load: impl Fn() -> Result<Config, Failure> + Send + Sync + 'static,
 ) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -91,7 +93,13 @@ pub(crate) fn serve(
     let server = Arc::new(ControlServer::bind(&paths.control)?);
     let result = start().and_then(|instance| {
         let confirmation = Arc::new(Confirmation::new(confirm));
-        answer_requests(&runtime, server.clone(), instance.clone(), ends.clone(), confirmation.clone());
+        let requests = Requests {
+            instance: instance.clone(),
+            ends: ends.clone(),
+            confirmation: confirmation.clone(),
+            load: Arc::new(load),
+        };
+        answer_requests(&runtime, server.clone(), requests);
         watch_failure(instance.clone(), ends)?;
         announce(&*instance, paths, output);
         if let Some(seconds) = confirm {
@@ -144,19 +152,20 @@ fn watch_failure(instance: Arc<dyn Instance>, ends: Sender<End>) -> Result<(), F
     })
 }
 
-fn answer_requests(
-    runtime: &Runtime,
-    server: Arc<ControlServer>,
+/// What requests are answered with.
+#[derive(Clone)]
+struct Requests {
     instance: Arc<dyn Instance>,
     ends: Sender<End>,
     confirmation: Arc<Confirmation>,
-) {
+    load: Arc<dyn Fn() -> Result<Config, Failure> + Send + Sync>,
+}
+
+fn answer_requests(runtime: &Runtime, server: Arc<ControlServer>, requests: Requests) {
     runtime.spawn(async move {
         server
             .serve(move |request| {
-                let instance = instance.clone();
-                let ends = ends.clone();
-                let confirmation = confirmation.clone();
+                let Requests { instance, ends, confirmation, load } = requests.clone();
                 async move {
                     match request {
                         ControlRequest::Status => ControlReply::Status(Box::new(instance.status())),
@@ -168,6 +177,7 @@ fn answer_requests(
                         ControlRequest::Why(question) => {
                             apart(move || Ok(ControlReply::Why(Box::new(instance.why(&question)?)))).await
                         }
+                        ControlRequest::Reload => apart(move || Ok(reload(&*instance, &*load))).await,
                         // It is written to a file.
                         ControlRequest::Select { group, member } => {
                             apart(move || {
@@ -188,6 +198,25 @@ fn answer_requests(
             })
             .await;
     });
+}
+
+/// Reads the configuration again and puts it into force.
+fn reload(instance: &dyn Instance, load: &dyn Fn() -> Result<Config, Failure>) -> ControlReply {
+    notify::reloading();
+    let done = load().and_then(|config| instance.reload(&config));
+    let ready = instance.ready_line();
+    notify::ready(ready.strip_prefix("ready: ").unwrap_or(&ready));
+    match done {
+        Ok(done) => ControlReply::Reloaded(Box::new(done)),
+        Err(failure) => {
+            tracing::error!("the configuration of before stays in force: {failure}");
+            if failure.code() == USAGE {
+                ControlReply::Rejected(failure.to_string())
+            } else {
+                ControlReply::Error(failure.to_string())
+            }
+        }
+    }
 }
 
 /// Finds an answer on a thread that may block.

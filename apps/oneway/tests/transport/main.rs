@@ -23,6 +23,8 @@ mod mtu;
 #[cfg(target_os = "linux")]
 mod offload;
 #[cfg(target_os = "linux")]
+mod reload;
+#[cfg(target_os = "linux")]
 mod shortcut;
 #[cfg(target_os = "linux")]
 mod streams;
@@ -37,6 +39,9 @@ fn main() -> std::process::ExitCode {
         connect::unreachable_is_unreachable,
         connect::a_scan_shows_exactly_the_open_ports,
         connect::hanging_dials_delay_nobody,
+        reload::flows_that_are_still_allowed_stay,
+        reload::a_wrong_file_changes_nothing,
+        reload::a_hundred_reloads_leave_nothing_behind,
         streams::half_close_keeps_every_byte,
         streams::a_reset_travels_as_a_reset,
         streams::short_flows_leave_nothing,

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::report::{Doctor, Why, WhyQuestion};
+use crate::reloaded::Reloaded;
 
 /// What a client asks of the running instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,8 @@ pub enum ControlRequest {
     Stop,
     /// Keep what was set up with a time limit.
     Confirm,
+    /// Read the configuration again and put it into force.
+    Reload,
     /// Let a group of type `select` take this member for new flows.
     Select {
         /// The group.
@@ -48,6 +51,10 @@ pub enum ControlReply {
     Stopped,
     /// To [`ControlRequest::Confirm`]: it is kept. `false` if there was nothing to confirm.
     Confirmed(bool),
+    /// To [`ControlRequest::Reload`]: it is in force.
+    Reloaded(Box<Reloaded>),
+    /// To [`ControlRequest::Reload`]: the new configuration is wrong, or cannot be put into force; that of before stays.
+    Rejected(String),
     /// To [`ControlRequest::Select`]: it is taken, and will be after a restart.
     Selected,
     /// The request was not understood, not allowed, or failed.
@@ -73,6 +80,12 @@ pub struct Status {
     pub protect: ProtectStatus,
     /// The outbounds, sorted by name.
     pub outbounds: Vec<OutboundStatus>,
+    /// How often the configuration was read again.
+    #[serde(default)]
+    pub reloads: u64,
+    /// Seconds since that was last done; `None` if it never was.
+    #[serde(default)]
+    pub reloaded_s: Option<u64>,
     /// What was counted since the start.
     pub counters: Counters,
     /// Whether a loop is excluded.

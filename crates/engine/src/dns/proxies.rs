@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oneway_outbound::Proxy;
+use tokio::task::JoinSet;
 
 use super::resolver::known;
+use crate::dispatch::{Dispatch, Entry};
 use crate::worker::Shared;
 
 /// Between two questions about a name, however short-lived its addresses are and however many dials fail.
@@ -15,19 +17,18 @@ const LEAST: Duration = Duration::from_secs(1);
 const FILE: Duration = Duration::from_secs(60);
 const MOST: Duration = Duration::from_secs(3600);
 
-/// Keeps the addresses of all of them. On one worker is enough.
-pub(crate) fn keep(shared: &Arc<Shared>) {
-    for (place, entry) in shared.dispatch.entries().iter().enumerate() {
+/// Keeps the addresses of all of them, by `tasks`. On one worker is enough.
+pub(crate) fn keep(shared: &Arc<Shared>, dispatch: &Arc<Dispatch>, tasks: &mut JoinSet<()>) {
+    for entry in dispatch.entries() {
         if let Some(proxy) = entry.outbound.proxy()
             && proxy.config().host.parse::<IpAddr>().is_err()
         {
-            tokio::task::spawn_local(keep_one(Arc::clone(shared), place, Arc::clone(proxy)));
+            tasks.spawn_local(keep_one(Arc::clone(shared), Arc::clone(entry), Arc::clone(proxy)));
         }
     }
 }
 
-async fn keep_one(shared: Arc<Shared>, place: usize, proxy: Arc<Proxy>) {
-    let Some(entry) = shared.dispatch.entries().get(place) else { return };
+async fn keep_one(shared: Arc<Shared>, entry: Arc<Entry>, proxy: Arc<Proxy>) {
     let config = proxy.config();
     let mut pause = LEAST;
     // The system has just resolved it, without saying for how long that holds.

@@ -88,6 +88,7 @@ pub(super) fn running<T>(
         source: io::ErrorKind::NotFound.into(),
     })?;
     let egress = &engine.shared.egress;
+    let dispatch = engine.shared.dispatch.load_full();
     let own = networks(host, link.index);
     let notes = foreign_ways(host, link.index)
         .iter()
@@ -98,14 +99,14 @@ pub(super) fn running<T>(
         host,
         tun: link.index,
         tun_name: &about.tun,
-        dispatch: &engine.shared.dispatch,
+        dispatch: &dispatch,
         guard: &engine.shared.guard,
         egress,
         oracle: egress.routes(),
         servers: dns::servers(&about.dns, egress),
         doubt: compare(host, &egress.strategy(), &own),
         own,
-        circles: circles(&engine.shared.dispatch, &about.exclusions),
+        circles: circles(&dispatch, &about.exclusions),
         unresolved: Vec::new(),
         notes,
         elsewhere: elsewhere(&egress.strategy())?,

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Group;
 use crate::config::CheckSpec;
-use crate::dispatch::Entry;
+use crate::dispatch::{Dispatch, Entry};
 use crate::worker::Shared;
 
 /// Members that are checked at once.
@@ -47,11 +47,11 @@ enum Failed {
     Status(u16),
 }
 
-/// Checks the members of all groups. On one worker is enough.
-pub(crate) fn keep(shared: &Arc<Shared>) {
-    for (place, entry) in shared.dispatch.entries().iter().enumerate() {
+/// Checks the members of all groups, by `tasks`. On one worker is enough.
+pub(crate) fn keep(shared: &Arc<Shared>, dispatch: &Arc<Dispatch>, tasks: &mut JoinSet<()>) {
+    for entry in dispatch.entries() {
         if entry.group.as_ref().is_some_and(Group::is_checked) {
-            tokio::task::spawn_local(keep_one(Arc::clone(shared), place));
+            tasks.spawn_local(keep_one(Arc::clone(shared), Arc::clone(dispatch), Arc::clone(entry)));
         }
     }
 }
@@ -62,16 +62,15 @@ impl Group {
     }
 }
 
-async fn keep_one(shared: Arc<Shared>, place: usize) {
-    let Some(entry) = shared.dispatch.entries().get(place) else { return };
+async fn keep_one(shared: Arc<Shared>, dispatch: Arc<Dispatch>, entry: Arc<Entry>) {
     let Some(group) = &entry.group else { return };
     let mut due = Due::new(group.check.interval);
     loop {
         let used = group.used.swap(false, std::sync::atomic::Ordering::Relaxed);
-        let broken = (0..group.members.len())
-            .any(|at| !group.passed(at) || !shared.dispatch.works(group.id(at), false));
+        let broken =
+            (0..group.members.len()).any(|at| !group.passed(at) || !dispatch.works(group.id(at), false));
         if due.now(Instant::now(), used, broken) {
-            round(&shared, entry, group).await;
+            round(&shared, &dispatch, &entry, group).await;
         }
         sleep(TICK).await;
     }
@@ -111,23 +110,24 @@ impl Due {
 }
 
 /// Checks every member once.
-async fn round(shared: &Arc<Shared>, entry: &Entry, group: &Group) {
+async fn round(shared: &Arc<Shared>, dispatch: &Arc<Dispatch>, entry: &Entry, group: &Group) {
     let mut running = JoinSet::new();
     let mut waiting = 0..group.members.len();
     loop {
         while running.len() < AT_ONCE
             && let Some(at) = waiting.next()
         {
-            let (shared, id, check) = (Arc::clone(shared), group.id(at), group.check.clone());
+            let (shared, dispatch) = (Arc::clone(shared), Arc::clone(dispatch));
+            let (id, check) = (group.id(at), group.check.clone());
             running.spawn_local(async move {
                 let begin = Instant::now();
-                let result = measure(&shared, id, &check).await;
+                let result = measure(&shared, &dispatch, id, &check).await;
                 (at, result.map(|()| begin.elapsed()))
             });
         }
         let Some(done) = running.join_next().await else { break };
         let Ok((at, result)) = done else { continue };
-        let member = shared.dispatch.by_id(group.id(at));
+        let member = dispatch.by_id(group.id(at));
         let was = group.passed(at);
         match &result {
             Ok(_) => member.observe(None),
@@ -147,9 +147,14 @@ async fn round(shared: &Arc<Shared>, entry: &Entry, group: &Group) {
 }
 
 /// Asks for the document through one outbound.
-async fn measure(shared: &Arc<Shared>, id: u32, check: &CheckSpec) -> Result<(), Failed> {
+async fn measure(
+    shared: &Arc<Shared>,
+    dispatch: &Dispatch,
+    id: u32,
+    check: &CheckSpec,
+) -> Result<(), Failed> {
     let asked = async {
-        let Connected { mut stream, early } = connect(shared, id, check).await?;
+        let Connected { mut stream, early } = connect(shared, dispatch, id, check).await?;
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: oneway\r\nAccept: */*\r\nConnection: close\r\n\r\n",
             check.url.path,
@@ -169,9 +174,14 @@ async fn measure(shared: &Arc<Shared>, id: u32, check: &CheckSpec) -> Result<(),
     timeout(check.timeout, asked).await.unwrap_or(Err(Failed::Silent(check.timeout)))
 }
 
-async fn connect(shared: &Arc<Shared>, id: u32, check: &CheckSpec) -> Result<Connected, DialError> {
+async fn connect(
+    shared: &Arc<Shared>,
+    dispatch: &Dispatch,
+    id: u32,
+    check: &CheckSpec,
+) -> Result<Connected, DialError> {
     let host: Arc<str> = check.url.host.as_str().into();
-    let entry = shared.dispatch.settle(id, &host);
+    let entry = dispatch.settle(id, &host);
     let port = check.url.port.get();
     let target = match check.url.ip() {
         Some(ip) => Target::from_addr(SocketAddr::new(ip, port)),

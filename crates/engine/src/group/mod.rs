@@ -145,6 +145,20 @@ impl Group {
         }
     }
 
+    /// Takes over what another group knows of the members that it has in common with this one: `is_same` is asked about a
+    /// number of this group and one of the other.
+    pub(crate) fn go_on_from(&self, other: &Self, is_same: impl Fn(u32, u32) -> bool) {
+        let chosen = other.id(other.chosen.load(Relaxed));
+        for (at, member) in self.members.iter().enumerate() {
+            let Some(same) = other.members.iter().find(|old| is_same(member.id, old.id)) else { continue };
+            member.delay.store(same.delay.load(Relaxed), Relaxed);
+            if same.id == chosen {
+                self.chosen.store(at, Relaxed);
+            }
+        }
+        self.used.store(other.used.load(Relaxed), Relaxed);
+    }
+
     /// Notes how the check of the member at `at` went.
     fn note(&self, at: usize, took: Option<Duration>) {
         let micros =

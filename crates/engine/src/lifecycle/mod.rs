@@ -3,6 +3,7 @@
 mod device;
 mod host;
 pub(crate) mod protection;
+mod reload;
 mod watching;
 
 use std::io;
@@ -12,6 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use oneway_capture::listener::listen_on_device;
 use oneway_capture::shortcut::Shortcuts;
@@ -37,7 +39,7 @@ use crate::guard::Guard;
 use crate::limits::Limits;
 use crate::stats::Stats;
 use crate::watched::{Proof, Watched};
-use crate::worker::{self, Owners, Parts, Phase, Shared};
+use crate::worker::{self, Orders, Owners, Parts, Phase, Shared};
 pub(crate) use device::Planned;
 use device::{Device, Peers, Place};
 use watching::Watch;
@@ -50,7 +52,9 @@ const DRAIN: Duration = Duration::from_secs(1);
 pub struct Engine {
     pub(crate) shared: Arc<Shared>,
     pub(crate) about: About,
-    phase: watch::Sender<Phase>,
+    orders: watch::Sender<Orders>,
+    resolver: Arc<ProxyResolver>,
+    config: Mutex<Config>,
     running: Mutex<Option<Running>>,
     end: Arc<End>,
     selected: Selected,
@@ -66,8 +70,24 @@ pub(crate) struct About {
     pub(crate) final_outbound: String,
     pub(crate) dns: DnsConfig,
     pub(crate) exclusions: Exclusions,
+    pub(crate) reloads: Reloads,
     /// What does change.
     pub(crate) watched: Arc<Watched>,
+}
+
+/// How often the configuration was read again, and when last.
+#[derive(Debug, Default)]
+pub(crate) struct Reloads(Mutex<(u64, Option<Instant>)>);
+
+impl Reloads {
+    fn note(&self) {
+        let mut reloads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *reloads = (reloads.0 + 1, Some(Instant::now()));
+    }
+
+    pub(crate) fn get(&self) -> (u64, Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Debug)]
@@ -245,17 +265,17 @@ impl Engine {
         let stacks = Stacks { stack, tcp, owners, shortcuts };
         let shared = Arc::new(shared(dispatch, dns, egress, limits, &addresses, &listeners, stacks));
         listeners.resize_with(queues.len(), Vec::new);
-        let (phase, receiver) = watch::channel(Phase::Run);
+        let (orders, receiver) = watch::channel(Orders::default());
         let end = Arc::new(End::default());
         let mut threads = Vec::with_capacity(queues.len());
         let parts = queues.into_iter().zip(listeners).zip(mailboxes);
         for (number, ((queue, listeners), mail)) in parts.enumerate() {
             let (shared, receiver) = (Arc::clone(&shared), receiver.clone());
-            let parts = Parts { queue, listeners, number, mail, shared, phase: receiver };
+            let parts = Parts { queue, listeners, number, mail, shared, orders: receiver };
             match spawn(number, parts, Arc::clone(&end)) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
-                    phase.send_replace(Phase::Stop);
+                    order(&orders, Phase::Stop);
                     return Err(host.undo_because(EngineError::Worker(error)));
                 }
             }
@@ -263,7 +283,7 @@ impl Engine {
         let host = match host.capture(&proxies) {
             Ok(host) => host,
             Err(error) => {
-                phase.send_replace(Phase::Stop);
+                order(&orders, Phase::Stop);
                 return Err(error);
             }
         };
@@ -272,9 +292,9 @@ impl Engine {
                 format!("{}; {checks} destinations asked of the kernel with the rules in place", proof.why);
         }
         let exclusions = Exclusions::new(&config.capture, request.exclude_cgroups.clone());
-        shared.dispatch.circles().set_exclusions(exclusions.clone());
+        shared.dispatch.load().circles().set_exclusions(exclusions.clone());
         if captured_here {
-            warn_of_circles(&shared.dispatch, &exclusions);
+            warn_of_circles(&shared.dispatch.load(), &exclusions);
         }
         let watched = Arc::new(Watched::new(uplinks, strategy, strategy_why, proof));
         let parts = watching::Parts {
@@ -285,7 +305,6 @@ impl Engine {
             dns_servers: dns::server_addresses(&config.dns),
             namespace,
             families: families.clone(),
-            proxies,
             forbidden,
             shared: Arc::clone(&shared),
             watched: Arc::clone(&watched),
@@ -295,7 +314,7 @@ impl Engine {
         let watch = match Watch::start(parts) {
             Ok(watch) => watch,
             Err(error) => {
-                phase.send_replace(Phase::Stop);
+                order(&orders, Phase::Stop);
                 return Err(error);
             }
         };
@@ -307,10 +326,12 @@ impl Engine {
             final_outbound: config.rules.final_outbound.clone(),
             dns: config.dns.clone(),
             exclusions,
+            reloads: Reloads::default(),
             watched,
         };
         let running = Mutex::new(Some(Running { threads, watch, lock }));
-        Ok(Self { shared, about, phase, running, end, selected })
+        let config = Mutex::new(config.clone());
+        Ok(Self { shared, about, orders, resolver, config, running, end, selected })
     }
 
     /// Lets a group of type `select` take one of its members for new flows, from now on and after a restart.
@@ -318,9 +339,23 @@ impl Engine {
     /// # Errors
     /// In words: there is no such group or member, or the choice cannot be kept.
     pub fn select(&self, group: &str, member: &str) -> Result<(), String> {
-        self.shared.dispatch.select(group, member)?;
+        self.shared.dispatch.load().select(group, member)?;
         let kept = self.selected.keep(group, member);
         kept.map_err(|error| format!("{member:?} is taken, but will not be after a restart: {error}"))
+    }
+
+    /// Whether this host's own traffic is captured, and not that of a namespace apart.
+    fn is_capturing_here(&self) -> bool {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.as_ref().is_some_and(|running| running.lock.is_some())
+    }
+
+    /// Makes the watch over the host look at what our own sockets connect to.
+    fn wake_watch(&self) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = running.as_ref() {
+            running.watch.wake();
+        }
     }
 
     /// One line that says what is captured and how it leaves.
@@ -375,7 +410,7 @@ impl Engine {
         let Some(Running { threads, watch, lock }) = running else { return Ok(()) };
         // A client is told that its connection is over while its packets still come here; left alone, it would learn
         // it from a server that knows nothing of it, or never.
-        self.phase.send_replace(Phase::Drain);
+        order(&self.orders, Phase::Drain);
         let patience = Instant::now() + DRAIN;
         let wait_until = |done: &dyn Fn() -> bool| {
             while !done() && Instant::now() < patience {
@@ -384,7 +419,7 @@ impl Engine {
         };
         wait_until(&|| self.shared.flows.is_empty());
         // The last resets may be in the device still, which loses its routes next.
-        self.phase.send_replace(Phase::Flush);
+        order(&self.orders, Phase::Flush);
         wait_until(&|| {
             self.shared.flushed.load(Ordering::Acquire) >= threads.len()
                 || threads.iter().any(JoinHandle::is_finished)
@@ -393,7 +428,7 @@ impl Engine {
             Some(host) => host.undo(),
             None => Ok(()),
         };
-        self.phase.send_replace(Phase::Stop);
+        order(&self.orders, Phase::Stop);
         for thread in threads {
             // A worker that panicked has said so; there is nothing left to do for it.
             let _ = thread.join();
@@ -641,7 +676,8 @@ fn shared(
         tcp_live: AtomicUsize::new(0),
         epoch: Instant::now(),
         stats: Stats::default(),
-        dispatch,
+        dispatch: ArcSwap::from_pointee(dispatch),
+        replaced: watch::Sender::default(),
         dns,
         egress,
         guard: Guard::new(addresses.to_vec()),
@@ -654,6 +690,11 @@ fn shared(
         router_v6: v6.into(),
         limits,
     }
+}
+
+/// Tells the workers how far the engine is.
+fn order(orders: &watch::Sender<Orders>, phase: Phase) {
+    orders.send_modify(|orders| orders.phase = phase);
 }
 
 fn spawn(number: usize, parts: Parts, end: Arc<End>) -> io::Result<JoinHandle<()>> {

@@ -25,6 +25,7 @@ use oneway_route::{
 use parking_lot::Mutex;
 
 use super::host::Host;
+use crate::assemble;
 use crate::config::CgroupPath;
 use crate::error::EngineError;
 use crate::exclude::{self, Exclusions};
@@ -58,8 +59,6 @@ pub(super) struct Parts {
     pub(super) namespace: Option<Arc<Namespace>>,
     pub(super) tun: (IfIndex, String),
     pub(super) families: Vec<Family>,
-    /// Addresses that our own sockets connect to, besides those of clients.
-    pub(super) proxies: Vec<IpAddr>,
     /// What nothing is ever sent to.
     pub(super) forbidden: Vec<IpNet>,
     pub(super) shared: Arc<Shared>,
@@ -89,7 +88,6 @@ impl Watch {
             namespace,
             tun,
             families,
-            proxies,
             forbidden,
             shared,
             watched,
@@ -128,7 +126,7 @@ impl Watch {
             tun,
             forbidden,
             foreign: Vec::new(),
-            destinations: proxies.into_iter().chain(far).collect(),
+            far,
             families,
             samples,
             egress: Arc::clone(&shared.egress),
@@ -154,6 +152,11 @@ impl Watch {
                 })
             }
         }
+    }
+
+    /// Makes it look at the host, and at what our own sockets connect to.
+    pub(super) fn wake(&self) {
+        self.waker.wake();
     }
 
     /// Ends it and hands the host over, so that what is undone stays undone.
@@ -196,7 +199,7 @@ struct Watcher {
     elsewhere: Option<Elsewhere>,
     tun: (IfIndex, String),
     families: Vec<Family>,
-    destinations: Vec<IpAddr>,
+    far: Vec<IpAddr>,
     forbidden: Vec<IpNet>,
     /// Destinations that others' routes lead into the TUN.
     foreign: Vec<IpNet>,
@@ -355,7 +358,7 @@ impl Watcher {
             // The workers know by now, and everything is about to be undone.
             return false;
         }
-        self.shared.dispatch.circles().set_own(super::own_addresses(&snapshot));
+        self.shared.dispatch.load().circles().set_own(super::own_addresses(&snapshot));
         self.forbid_foreign_ways(&snapshot);
         self.meet_servers();
         let plan = match plan_again(&self.request, applied.plan(), &snapshot) {
@@ -431,7 +434,9 @@ impl Watcher {
 
     /// Asks the kernel where our own sockets' packets would go, and sends none where they would come back.
     fn ask_again(&mut self) {
-        let verdicts = self.egress.prove(self.egress.routes(), self.tun.0, &self.destinations);
+        let mut destinations = assemble::servers(&self.shared.dispatch.load(), &[]);
+        destinations.extend(&self.far);
+        let verdicts = self.egress.prove(self.egress.routes(), self.tun.0, &destinations);
         let looping = verdicts.iter().find(|verdict| verdict.finding == Finding::Loops);
         let unproven = verdicts.iter().find(|verdict| !verdict.loop_free);
         let proof = match looping.or(unproven) {

@@ -51,7 +51,7 @@ impl Worker {
         let (is_fake, dscp) = (subject.is_fake, subject.dscp);
         tokio::task::spawn_local(async move {
             let subject = Subject { network, source, target: &target, is_fake, dscp };
-            worker.shared.dispatch.find_owner(&subject, missing).await;
+            worker.shared.dispatch.load_full().find_owner(&subject, missing).await;
             let kept = worker.asking.borrow_mut().remove(&source).unwrap_or_default();
             for (header, packet) in kept {
                 if let Ok(ip) = IpView::parse(&packet) {

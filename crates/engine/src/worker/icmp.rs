@@ -166,7 +166,8 @@ impl Worker {
         let dscp = ip.traffic_class() >> 2;
         let subject = Subject { network: Network::Icmp, source, target: &target, is_fake: false, dscp };
         // Nobody is asked whose an echo is, so that nothing is missing.
-        let Ok(choice) = shared.dispatch.choose(&subject) else {
+        let dispatch = shared.dispatch.load();
+        let Ok(choice) = dispatch.choose(&subject) else {
             return refuse(Unreachable::AdminProhibited);
         };
         if !choice.entry.is_direct() {

@@ -23,7 +23,7 @@ mod udp;
 mod user;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use oneway_capture::shortcut::Shortcuts;
 use oneway_capture::tun::Queue;
 use oneway_capture::{FRAME_HEADER, MAX_FRAME};
@@ -47,10 +48,10 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
-use tokio::task::LocalSet;
+use tokio::task::{JoinSet, LocalSet};
 
 use crate::config::StackKind;
-use crate::dispatch::Dispatch;
+use crate::dispatch::{Dispatch, Entry, Subject};
 use crate::dns::Dns;
 use crate::guard::{Destination, Guard};
 use crate::limits::Limits;
@@ -74,7 +75,10 @@ pub(crate) struct Shared {
     /// Where the time of our own stack begins.
     pub(crate) epoch: Instant,
     pub(crate) stats: Stats,
-    pub(crate) dispatch: Dispatch,
+    /// Replaced as a whole when the configuration is read again.
+    pub(crate) dispatch: ArcSwap<Dispatch>,
+    /// Tells that it was.
+    pub(crate) replaced: watch::Sender<()>,
     pub(crate) dns: Dns,
     pub(crate) egress: Arc<Egress>,
     pub(crate) guard: Guard,
@@ -92,6 +96,27 @@ pub(crate) struct Shared {
 }
 
 /// What the lifecycle tells the workers.
+#[derive(Clone, Debug)]
+pub(crate) struct Orders {
+    pub(crate) phase: Phase,
+    /// Flows to be reset, by number: the configuration does not allow them any more.
+    pub(crate) doomed: Arc<HashSet<u64>>,
+}
+
+impl Default for Orders {
+    fn default() -> Self {
+        Self { phase: Phase::Run, doomed: Arc::default() }
+    }
+}
+
+impl Orders {
+    /// Whether this flow is to be reset.
+    pub(crate) fn end(&self, flow: u64) -> bool {
+        self.phase != Phase::Run || self.doomed.contains(&flow)
+    }
+}
+
+/// How far the engine is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Carry traffic.
@@ -114,7 +139,7 @@ pub(crate) struct Parts {
     /// Packets of its connections that came to another worker.
     pub(crate) mail: Receiver<Vec<u8>>,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) phase: watch::Receiver<Phase>,
+    pub(crate) orders: watch::Receiver<Orders>,
 }
 
 /// A worker, on its own thread.
@@ -134,7 +159,7 @@ pub(crate) struct Worker {
     dialing: Cell<usize>,
     /// Queries that wait for an upstream.
     dns_waiting: Cell<usize>,
-    phase: watch::Receiver<Phase>,
+    orders: watch::Receiver<Orders>,
 }
 
 /// Bytes of one batch that show a transfer: its sender has more in a moment, and being woken for it costs more than
@@ -158,8 +183,8 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
         .event_interval(31)
         .build()?;
     LocalSet::new().block_on(&runtime, async move {
-        let Parts { queue, listeners, number, mail, shared, phase } = parts;
-        let mut stop = phase.clone();
+        let Parts { queue, listeners, number, mail, shared, orders } = parts;
+        let mut stop = orders.clone();
         let mut listener_v4 = None;
         let mut listener_v6 = None;
         let mut acceptors = Vec::with_capacity(listeners.len());
@@ -173,8 +198,7 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
             acceptors.push(tokio::net::TcpListener::from_std(listener)?);
         }
         if number == 0 {
-            crate::dns::keep_proxies(&shared);
-            crate::group::check::keep(&shared);
+            tokio::task::spawn_local(keep_outbounds(Arc::clone(&shared)));
         }
         let has_faults = queue.has_faults();
         let worker = Rc::new(Worker {
@@ -189,7 +213,7 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
             asking: RefCell::default(),
             dialing: Cell::new(0),
             dns_waiting: Cell::new(0),
-            phase,
+            orders,
         });
         for acceptor in acceptors {
             tokio::task::spawn_local(Rc::clone(&worker).accept(acceptor));
@@ -208,13 +232,28 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
         let end = tokio::select! {
             // Data are moved on from here as well; how much is bounded by `BATCH`, not by tokio.
             end = tokio::task::unconstrained(worker.pump()) => end,
-            _ = stop.wait_for(|phase| *phase == Phase::Stop) => Ok(()),
+            _ = stop.wait_for(|orders| orders.phase == Phase::Stop) => Ok(()),
             Ok(lost) = &mut sweep => Err(lost),
         };
         // What the packet file lacks then is lost; there is nobody to tell.
         let _ = worker.queue.get_ref().flush_pcap();
         end
     })
+}
+
+/// Follows the names of proxies and checks the members of groups, for the outbounds that there are.
+async fn keep_outbounds(shared: Arc<Shared>) {
+    let mut replaced = shared.replaced.subscribe();
+    loop {
+        replaced.borrow_and_update();
+        let dispatch = shared.dispatch.load_full();
+        let mut tasks = JoinSet::new();
+        crate::dns::keep_proxies(&shared, &dispatch, &mut tasks);
+        crate::group::check::keep(&shared, &dispatch, &mut tasks);
+        if replaced.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 impl Worker {
@@ -301,8 +340,8 @@ impl Worker {
 
     /// Does what [`Phase::Flush`] asks for.
     async fn flush(self: Rc<Self>) {
-        let mut phase = self.phase.clone();
-        if phase.wait_for(|phase| *phase == Phase::Flush).await.is_ok() {
+        let mut orders = self.orders.clone();
+        if orders.wait_for(|orders| orders.phase == Phase::Flush).await.is_ok() {
             self.carry_waiting();
             self.shared.flushed.fetch_add(1, Ordering::Release);
         }
@@ -381,14 +420,26 @@ impl Worker {
     }
 
     fn draining(&self) -> bool {
-        *self.phase.borrow() != Phase::Run
+        self.orders.borrow().phase != Phase::Run
     }
 
     /// Resolves when live flows are to be reset.
     async fn drain(&self) {
-        let mut phase = self.phase.clone();
+        let mut orders = self.orders.clone();
         // The lifecycle is gone: that is a reason to stop, too.
-        let _ = phase.wait_for(|phase| *phase != Phase::Run).await;
+        let _ = orders.wait_for(|orders| orders.phase != Phase::Run).await;
+    }
+
+    /// Whether what was connected by a table is allowed still: it has not been replaced, or the one of now allows it.
+    fn still_allowed(&self, by: &Arc<Dispatch>, outbound: &Entry, subject: &Subject<'_>) -> bool {
+        let now = self.shared.dispatch.load();
+        Arc::ptr_eq(&now, by) || now.lets_stay(&outbound.name, subject)
+    }
+
+    /// Resolves when this flow is to be reset.
+    async fn ended(&self, flow: u64) {
+        let mut orders = self.orders.clone();
+        let _ = orders.wait_for(|orders| orders.end(flow)).await;
     }
 
     fn router(&self, v4: bool) -> IpAddr {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use oneway_capture::FRAME_HEADER;
 use oneway_egress::Transport;
 use oneway_flow::{End, FlowGuard, Network, Relay};
-use oneway_outbound::{Answer, Connected};
+use oneway_outbound::{Answer, Connected, DialError};
 use oneway_stack::nat::{Conn, Direction, OpenError, State};
 use oneway_wire::emit::{IpHeader, Unreachable, ip_header};
 use oneway_wire::ip::{IpView, protocol};
@@ -218,7 +218,8 @@ impl Worker {
             is_fake: destined.pin.is_some(),
             dscp,
         };
-        let choice = shared.dispatch.choose_waiting(&subject).await;
+        let dispatch = shared.dispatch.load_full();
+        let choice = dispatch.choose_waiting(&subject).await;
         let target = destined.target.clone();
         let (rule, outbound) = self.labels(&choice, &target);
         let flow = shared.flows.enter(Network::Tcp, conn.client, target.clone(), rule, outbound);
@@ -228,11 +229,13 @@ impl Worker {
                 shared.nat.forget(&conn);
                 return;
             }
-            () = self.drain() => {
+            () = self.ended(flow.id) => {
                 shared.nat.forget(&conn);
                 return;
             }
         };
+        let allowed = || self.still_allowed(&dispatch, choice.entry, &subject);
+        let result = if result.is_err() || allowed() { result } else { Err(DialError::Blocked) };
         if shared.dns.hijacks(target.addr).is_none() {
             choice.entry.observe(result.as_ref().err());
         }
@@ -305,7 +308,7 @@ impl Worker {
     /// Carries one connection until it ends.
     async fn relay(self: Rc<Self>, client: TcpStream, waiting: Waiting) {
         let Waiting { connected, conn, flow, live: _live, .. } = waiting;
-        let stop = self.drain();
+        let stop = self.ended(flow.id);
         let relay = Relay {
             client,
             upstream: connected.stream,

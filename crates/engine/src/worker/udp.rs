@@ -28,7 +28,7 @@ use tokio::sync::Notify;
 
 use super::Worker;
 use super::reply::{DATAGRAM_HEADROOM, reported};
-use crate::dispatch::{Choice, Subject};
+use crate::dispatch::{Choice, Entry, Subject};
 use crate::guard::Destination;
 use names::{Names, Next};
 use oneway_dns::Pinned;
@@ -48,7 +48,7 @@ const TURNS: usize = 3;
 
 const SHARDS: usize = 16;
 
-/// A client socket, and the outbound's place in the dispatch table.
+/// A client socket, and the outbound's serial number.
 type Key = (SocketAddr, u32);
 
 /// The UDP sessions that live, shared by all workers.
@@ -68,6 +68,7 @@ pub(crate) struct Sessions {
 #[derive(Debug)]
 pub(crate) struct Session {
     key: Key,
+    outbound: Arc<Entry>,
     path: OnceLock<UdpPath>,
     /// None once the outbound is ready, or is known not to become it.
     queued: Mutex<Option<Queue>>,
@@ -79,6 +80,13 @@ pub(crate) struct Session {
     flow: FlowGuard,
     /// There if it has fake destinations.
     names: OnceLock<Names<Pinned>>,
+}
+
+impl Session {
+    /// The number of its flow.
+    pub(crate) fn flow(&self) -> u64 {
+        self.flow.id
+    }
 }
 
 /// Datagrams that wait for their session's outbound.
@@ -247,11 +255,12 @@ impl Worker {
         let judged = Target { addr: dst, host };
         let dscp = ip.traffic_class() >> 2;
         let subject = Subject { network: Network::Udp, source: client, target: &judged, is_fake: fake, dscp };
-        let choice = match shared.dispatch.choose(&subject) {
+        let dispatch = shared.dispatch.load();
+        let choice = match dispatch.choose(&subject) {
             Ok(choice) => choice,
             Err(missing) => return self.ask_owner(header, ip.packet(), &subject, missing),
         };
-        let key = (client, choice.id);
+        let key = (client, choice.entry.serial);
         let session = match shared.udp.get(&key) {
             Some(session) => session,
             None if shared.egress.returned(Transport::Udp, client, dst) => return,
@@ -276,7 +285,7 @@ impl Worker {
 
     /// The name that a real address was asked for by, if the rules want to know.
     fn name_for_rules(&self, ip: IpAddr) -> Option<Arc<str>> {
-        if self.shared.dispatch.asks_names() { self.shared.dns.asked_name(ip) } else { None }
+        if self.shared.dispatch.load().asks_names() { self.shared.dns.asked_name(ip) } else { None }
     }
 
     /// Sends the datagrams that were kept.
@@ -301,8 +310,8 @@ impl Worker {
 
     /// Closes the sessions of a client socket that is gone.
     pub(super) fn client_gone(&self, client: SocketAddr) {
-        for id in 0..self.shared.dispatch.len() {
-            if let Some(session) = self.shared.udp.get(&(client, id)) {
+        for entry in self.shared.dispatch.load().entries() {
+            if let Some(session) = self.shared.udp.get(&(client, entry.serial)) {
                 session.end.notify_one();
             }
         }
@@ -324,6 +333,7 @@ impl Worker {
         let idle = if once { shared.limits.udp_idle_short } else { shared.limits.udp_idle };
         let session = Arc::new(Session {
             key,
+            outbound: Arc::clone(choice.entry),
             path: OnceLock::new(),
             queued: Mutex::new(Some(Queue::default())),
             last: AtomicU32::new(shared.udp.now()),
@@ -464,7 +474,7 @@ impl Worker {
 
     /// Opens a session's outbound and returns its datagrams to the client until it is idle or gone.
     async fn session(self: Rc<Self>, session: Arc<Session>) {
-        let choice = self.shared.dispatch.by_id(session.key.1);
+        let choice = &session.outbound;
         let opened = tokio::select! {
             opened = choice.outbound.udp(&self.shared.egress, Family::of(session.key.0.ip())) => opened,
             () = session.end.notified() => {

@@ -1,6 +1,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use oneway::Reloaded;
 use oneway::control::{
     ControlClient, ControlError, Counters, Doctor, FlowInfo, GuardStatus, LoopVerdict, ProtectStatus, Status,
     UplinkStatus, Why, WhyQuestion,
@@ -21,6 +22,9 @@ struct Idle {
     /// What `wait_until_failed` waits for.
     may_fail: Option<Mutex<Receiver<&'static str>>>,
     stop_fails: bool,
+    reloaded: AtomicUsize,
+    /// The final outbound of the configuration that is read again; "" cannot be read.
+    final_outbound: Mutex<&'static str>,
 }
 
 impl Instance for Idle {
@@ -33,6 +37,8 @@ impl Instance for Idle {
             version: "0".to_owned(),
             pid: process::id(),
             uptime_s: 0,
+            reloads: 0,
+            reloaded_s: None,
             stack: "system".to_owned(),
             tun: "tun0".to_owned(),
             uplink: UplinkStatus::default(),
@@ -50,6 +56,14 @@ impl Instance for Idle {
 
     fn doctor(&self) -> Result<Doctor, Failure> {
         Err(Failure::new(FAILED, "nothing to look at"))
+    }
+
+    fn reload(&self, config: &Config) -> Result<Reloaded, Failure> {
+        self.reloaded.fetch_add(1, Ordering::SeqCst);
+        match config.rules.final_outbound.as_str() {
+            "nowhere" => Err(Failure::usage("there is no such outbound")),
+            _ => Ok(Reloaded { outbounds: config.outbounds.len(), ..Reloaded::default() }),
+        }
     }
 
     fn select(&self, _: &str, _: &str) -> Result<(), Failure> {
@@ -92,10 +106,20 @@ fn serving_for(
     let (started, when_started) = channel();
     let result = std::thread::scope(|scope| {
         let service = scope.spawn(|| {
-            serve(&paths, Output::new(false), confirm, || {
+            let again = idle.clone();
+            let load = move || {
+                let mut config = Config::default();
+                config.rules.final_outbound = again.final_outbound.lock().unwrap().to_string();
+                match config.rules.final_outbound.as_str() {
+                    "" => Err(Failure::usage("cannot read it")),
+                    _ => Ok(config),
+                }
+            };
+            let start = || {
                 started.send(()).unwrap();
                 Ok(idle.clone() as Arc<dyn Instance>)
-            })
+            };
+            serve(&paths, Output::new(false), confirm, start, load)
         });
         when_started.recv().unwrap();
         ask(&paths, ControlClient::connect(std::slice::from_ref(&paths.control)).unwrap());
@@ -104,6 +128,26 @@ fn serving_for(
     assert!(!paths.control.exists(), "the socket is left behind");
     drop(alone);
     (idle, result)
+}
+
+#[test]
+fn a_configuration_is_read_again_or_the_one_of_before_stays() {
+    let idle = Idle { final_outbound: Mutex::new("direct"), ..Idle::default() };
+    let (idle, result) = serving(idle, |_, mut client| {
+        let done = client.request(&ControlRequest::Reload).unwrap();
+        assert!(matches!(done, ControlReply::Reloaded(done) if done.outbounds == 2));
+        client.request(&ControlRequest::Stop).unwrap();
+    });
+    assert_eq!((result, idle.reloaded.load(Ordering::SeqCst)), (Ok(()), 1));
+    for (wrong, why, tried) in [("", "cannot read it", 0), ("nowhere", "there is no such outbound", 1)] {
+        let idle = Idle { final_outbound: Mutex::new(wrong), ..Idle::default() };
+        let (idle, result) = serving(idle, |_, mut client| {
+            let reply = client.request(&ControlRequest::Reload).unwrap();
+            assert_eq!(reply, ControlReply::Rejected(why.to_owned()));
+            client.request(&ControlRequest::Stop).unwrap();
+        });
+        assert_eq!((result, idle.reloaded.load(Ordering::SeqCst)), (Ok(()), tried));
+    }
 }
 
 #[test]
@@ -158,7 +202,8 @@ fn further_signals_do_not_abort_the_undo() {
 fn a_failed_start_leaves_no_socket() {
     let folder = tempfile::tempdir().unwrap();
     let paths = StatePaths::in_folder(folder.path(), "oneway");
-    let result = serve(&paths, Output::new(false), None, || Err(Failure::new(FAILED, "no")));
+    let result =
+        serve(&paths, Output::new(false), None, || Err(Failure::new(FAILED, "no")), || Ok(Config::default()));
     assert_eq!(result, Err(Failure::new(FAILED, "no")));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }

@@ -46,7 +46,7 @@ impl Watcher {
 
     /// The servers that our own sockets connect to now.
     fn servers(&self) -> Vec<IpAddr> {
-        assemble::servers(&self.shared.dispatch, &self.dns_servers)
+        assemble::servers(&self.shared.dispatch.load(), &self.dns_servers)
     }
 
     /// Whether there are servers without a host route, where that is what protects.

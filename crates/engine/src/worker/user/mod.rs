@@ -28,7 +28,7 @@ use hashbrown::HashMap;
 use oneway_capture::FRAME_HEADER;
 use oneway_egress::Transport;
 use oneway_flow::Network;
-use oneway_outbound::{Answer, Connected};
+use oneway_outbound::{Answer, Connected, DialError};
 use oneway_stack::tcp::{
     Arrival, Connection, MAX_HEADERS, Outgoing, Payload, Segment, Seq, State, Syn, Time,
 };
@@ -262,21 +262,27 @@ impl Worker {
             is_fake: destined.pin.is_some(),
             dscp,
         };
-        let choice = shared.dispatch.choose_waiting(&subject).await;
+        let dispatch = shared.dispatch.load_full();
+        let choice = dispatch.choose_waiting(&subject).await;
         let target = destined.target.clone();
         let (rule, outbound) = self.labels(&choice, &target);
         let guard = shared.flows.enter(Network::Tcp, client, target.clone(), rule, outbound);
         let result = tokio::select! {
             result = self.connect(choice.entry, &destined) => result,
             () = cancelled.notified() => return self.give_up(flow),
-            () = self.drain() => return self.give_up(flow),
+            () = self.ended(guard.id) => return self.give_up(flow),
         };
+        let allowed = || self.still_allowed(&dispatch, choice.entry, &subject);
+        let result = if result.is_err() || allowed() { result } else { Err(DialError::Blocked) };
         if shared.dns.hijacks(target.addr).is_none() {
             choice.entry.observe(result.as_ref().err());
         }
         let guard = guard.holding(destined.pin.take());
         let stage = std::mem::replace(&mut *flow.stage.borrow_mut(), Stage::Over);
         let Stage::Dialing(dialing) = stage else { return self.give_up(flow) };
+        if self.orders.borrow().end(guard.id) {
+            return self.give_up(flow);
+        }
         match result {
             Ok(connected) => {
                 shared.stats.tcp_connected.add();
@@ -549,17 +555,25 @@ impl Worker {
         }
     }
 
-    /// Resets all connections when the engine stops.
+    /// Resets connections that are not allowed any more, and all when the engine stops.
     pub(super) async fn user_drain(self: Rc<Self>) {
-        let mut phase = self.phase.clone();
-        let _ = phase.wait_for(|phase| *phase != Phase::Run).await;
-        let now = self.now();
-        let flows: Vec<_> = self.user.flows.borrow().values().cloned().collect();
-        for flow in flows {
-            if let Stage::Open(open) = &mut *flow.stage.borrow_mut() {
-                open.give_up();
+        let mut orders = self.orders.clone();
+        loop {
+            let gone = orders.changed().await.is_err();
+            let now_ordered = orders.borrow_and_update().clone();
+            let all = gone || now_ordered.phase != Phase::Run;
+            let now = self.now();
+            let flows: Vec<_> = self.user.flows.borrow().values().cloned().collect();
+            for flow in flows {
+                match &mut *flow.stage.borrow_mut() {
+                    Stage::Open(open) if all || now_ordered.end(open.flow.id) => open.give_up(),
+                    _ => continue,
+                }
+                self.drive(now, &flow);
             }
-            self.drive(now, &flow);
+            if all {
+                return;
+            }
         }
     }
 }
