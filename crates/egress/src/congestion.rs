@@ -5,10 +5,10 @@
 //! timers more than halve the throughput. So that a socket begins without, and takes the host's default when the
 //! handshake has shown that the way is a long one, before the first byte of data.
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(target_os = "linux")]
 #[path = "congestion/linux.rs"]
 mod os;
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[cfg(not(target_os = "linux"))]
 #[path = "congestion/unsupported.rs"]
 mod os;
 

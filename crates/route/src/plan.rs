@@ -22,6 +22,7 @@ use crate::cgroup::Cgroup;
 use crate::change::Change;
 use crate::host::Snapshot;
 use crate::id::{Family, IfIndex, Mark, Table};
+#[cfg(any(target_os = "linux", test))]
 pub(crate) use congestion::CONGESTION;
 
 pub use again::{find_uplinks, plan_again};
