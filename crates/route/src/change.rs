@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::{PROTOCOL, Rule, RuleAction};
 use crate::id::{Family, Table};
-use crate::nft::NftTable;
+use crate::nft::{NftTable, RefuseTable};
 use crate::query::RouteKind;
 
 /// One change to the host.
@@ -51,6 +51,8 @@ pub enum Change {
     },
     /// Makes a table of nftables; an older one of ours by that name is replaced in the same instant.
     Nft(NftTable),
+    /// Makes the table of nftables that refuses what would escape the capture; likewise.
+    Refuse(RefuseTable),
     /// Sets a switch.
     Sysctl {
         /// Its path below `/proc/sys`.
@@ -176,6 +178,7 @@ impl Change {
             Self::Rule(rule) => Undo::Rule(rule.clone()),
             Self::Cgroup { path } => Undo::Cgroup { path: path.clone() },
             Self::Nft(table) => Undo::Nft { name: table.name.clone() },
+            Self::Refuse(table) => Undo::Nft { name: table.name.clone() },
             Self::Sysctl { path, old, new } => {
                 Undo::Sysctl { path: path.clone(), old: old.clone(), new: new.clone() }
             }
@@ -194,6 +197,7 @@ impl Display for Change {
             Self::Rule(rule) => write!(f, "{} rule add {}", ip(rule.family), Words(rule)),
             Self::Cgroup { path } => write!(f, "mkdir -p /sys/fs/cgroup/{path}"),
             Self::Nft(table) => write!(f, "{table}"),
+            Self::Refuse(table) => write!(f, "{table}"),
             Self::Sysctl { path, new, .. } => write!(f, "sysctl -w {path}={new}"),
         }
     }
@@ -286,6 +290,17 @@ impl Display for Words<'_, Rule> {
         }
         if let Some((first, last)) = rule.sports {
             write!(f, " sport {first}-{last}")?;
+        }
+        match rule.ip_protocol {
+            Some(6) => f.write_str(" ipproto tcp")?,
+            Some(17) => f.write_str(" ipproto udp")?,
+            Some(n) => write!(f, " ipproto {n}")?,
+            None => {}
+        }
+        match rule.dports {
+            Some((first, last)) if first == last => write!(f, " dport {first}")?,
+            Some((first, last)) => write!(f, " dport {first}-{last}")?,
+            None => {}
         }
         match rule.action {
             RuleAction::Lookup(table) => write!(f, " lookup {table}")?,

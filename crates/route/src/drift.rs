@@ -117,6 +117,7 @@ fn same_place(a: &Change, b: &Change) -> bool {
             (a.table, a.dst, a.metric, a.kind()) == (b.table, b.dst, b.metric, b.kind())
         }
         (Change::Nft(a), Change::Nft(b)) => a.name == b.name,
+        (Change::Refuse(a), Change::Refuse(b)) => a.name == b.name,
         (Change::Sysctl { path: a, .. }, Change::Sysctl { path: b, .. }) => a == b,
         (Change::Link { name: a, .. }, Change::Link { name: b, .. }) => a == b,
         _ => a == b,
@@ -127,6 +128,7 @@ fn same_place(a: &Change, b: &Change) -> bool {
 fn short(change: &Change) -> String {
     match change {
         Change::Nft(table) => format!("nft table inet {}", table.name),
+        Change::Refuse(table) => format!("nft table inet {}", table.name),
         change => change.to_string(),
     }
 }

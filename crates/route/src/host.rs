@@ -215,6 +215,12 @@ pub struct Rule {
     /// First and last source port.
     #[serde(default)]
     pub sports: Option<(u16, u16)>,
+    /// The protocol above IP, by its number.
+    #[serde(default)]
+    pub ip_protocol: Option<u8>,
+    /// First and last destination port.
+    #[serde(default)]
+    pub dports: Option<(u16, u16)>,
     /// Answers of prefixes as long as this or shorter do not count.
     pub suppress_prefixlength: Option<u32>,
     /// Answers by devices of this group do not count.
@@ -243,6 +249,8 @@ impl Rule {
             fwmark: None,
             uids: None,
             sports: None,
+            ip_protocol: None,
+            dports: None,
             suppress_prefixlength: None,
             suppress_ifgroup: None,
             protocol: 2,

@@ -1,15 +1,27 @@
-//! Our one nftables table, as data: it carries our mark between the packets of one connection.
+//! Our nftables tables, as data. The first carries our mark between the packets of one connection; the second, which is
+//! there with `--strict` only, is in [`refuse`].
 //!
-//! What it is for: a connection that began on an uplink (an SSH session, a DNAT to a container) is
+//! What the first is for: a connection that began on an uplink (an SSH session, a DNAT to a container) is
 //! answered by the host, and the answers must not be captured; and a strict `rp_filter` must see our
 //! mark on the replies to our own sockets, or it drops them.
 
+mod refuse;
+
 use std::fmt::{self, Display};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
-use crate::id::Mark;
+use crate::id::{Family, Mark};
+
+pub(crate) use refuse::DNS;
+pub use refuse::{Leaving, RefuseTable};
+
+/// `IPPROTO_TCP`
+pub(crate) const TCP: u8 = 6;
+/// `IPPROTO_UDP`
+pub(crate) const UDP: u8 = 17;
 
 /// The table, of family `inet`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,20 +78,48 @@ pub(crate) enum Expr {
     TcpWithoutSyn,
     TcpSport(u16),
     Cgroup(Cgroup),
+    OifName(String),
+    /// A mark under a mask.
+    MetaMarkIs(Mark, u32),
+    Uid(u32),
+    Family(Family),
+    Daddr(IpNet),
+    /// A protocol and its destination port.
+    Dport(u8, u16),
+    Accept,
+    /// Answers with ICMP.
+    Reject,
+    /// Answers with a reset; for TCP.
+    Reset,
 }
 
-/// A base chain at priority `mangle` with policy `accept`.
+/// A base chain with policy `accept`, named as its hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Chain {
     pub(crate) name: &'static str,
     /// `route` looks the route up again when a mark has changed.
     pub(crate) kind: &'static str,
+    pub(crate) priority: HookPriority,
     pub(crate) rules: Vec<Vec<Expr>>,
+}
+
+/// When a chain's turn is (`enum nf_ip_hook_priorities`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HookPriority {
+    /// After connection tracking, before routing.
+    Mangle = -150,
+    Filter = 0,
+}
+
+impl Chain {
+    fn filter(name: &'static str, rules: Vec<Vec<Expr>>) -> Self {
+        Self { name, kind: "filter", priority: HookPriority::Filter, rules }
+    }
 }
 
 impl NftTable {
     /// Its chains: `prerouting`, `output`.
-    pub(crate) fn chains(&self) -> [Chain; 2] {
+    pub(crate) fn chains(&self) -> Vec<Chain> {
         let mark = self.mark;
         let tun = || self.tun.clone();
         let lo = || "lo".to_owned();
@@ -133,9 +173,10 @@ impl NftTable {
             ]
         }));
         output.push(vec![Expr::CtMarkHas(mark), Expr::MetaMarkAdd(mark)]);
-        [
-            Chain { name: "prerouting", kind: "filter", rules: prerouting },
-            Chain { name: "output", kind: "route", rules: output },
+        let priority = HookPriority::Mangle;
+        vec![
+            Chain { name: "prerouting", kind: "filter", priority, rules: prerouting },
+            Chain { name: "output", kind: "route", priority, rules: output },
         ]
     }
 }
@@ -157,22 +198,51 @@ impl Display for Expr {
             Self::TcpSport(port) => write!(f, "tcp sport {port}"),
             Self::Cgroup(group) => write!(f, "socket cgroupv2 level {} {:?}", group.level, group.path),
             Self::CtMarkAdd(Mark(m)) => write!(f, "ct mark set ct mark | 0x{m:08x}"),
+            Self::OifName(name) => write!(f, "oifname \"{name}\""),
+            Self::MetaMarkIs(Mark(m), mask) => {
+                write!(f, "meta mark & 0x{mask:08x} == 0x{:08x}", m & mask)
+            }
+            Self::Uid(uid) => write!(f, "meta skuid {uid}"),
+            Self::Family(Family::V4) => f.write_str("meta nfproto ipv4"),
+            Self::Family(Family::V6) => f.write_str("meta nfproto ipv6"),
+            Self::Daddr(net @ IpNet::V4(_)) => write!(f, "ip daddr {net}"),
+            Self::Daddr(net @ IpNet::V6(_)) => write!(f, "ip6 daddr {net}"),
+            Self::Dport(TCP, port) => write!(f, "tcp dport {port}"),
+            Self::Dport(UDP, port) => write!(f, "udp dport {port}"),
+            Self::Dport(protocol, port) => write!(f, "meta l4proto {protocol} th dport {port}"),
+            Self::Accept => f.write_str("accept"),
+            Self::Reject => f.write_str("reject with icmpx admin-prohibited"),
+            Self::Reset => f.write_str("reject with tcp reset"),
         }
+    }
+}
+
+impl Display for HookPriority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mangle => "mangle",
+            Self::Filter => "filter",
+        })
     }
 }
 
 impl Display for NftTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "nft table inet {} {{", self.name)?;
-        for chain in self.chains() {
-            writeln!(f, "    chain {} {{", chain.name)?;
-            writeln!(f, "        type {} hook {} priority mangle; policy accept;", chain.kind, chain.name)?;
-            for rule in &chain.rules {
-                let words: Vec<_> = rule.iter().map(Expr::to_string).collect();
-                writeln!(f, "        {}", words.join(" "))?;
-            }
-            writeln!(f, "    }}")?;
-        }
-        write!(f, "}}")
+        display(&self.name, &self.chains(), f)
     }
+}
+
+/// A table in the words of `nft`.
+fn display(name: &str, chains: &[Chain], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    writeln!(f, "nft table inet {name} {{")?;
+    for Chain { name, kind, priority, rules } in chains {
+        writeln!(f, "    chain {name} {{")?;
+        writeln!(f, "        type {kind} hook {name} priority {priority}; policy accept;")?;
+        for rule in rules {
+            let words: Vec<_> = rule.iter().map(Expr::to_string).collect();
+            writeln!(f, "        {}", words.join(" "))?;
+        }
+        writeln!(f, "    }}")?;
+    }
+    write!(f, "}}")
 }

@@ -7,9 +7,10 @@
 mod addresses;
 mod again;
 mod capture;
-mod choose;
+pub(crate) mod choose;
 mod congestion;
 mod protect;
+mod strict;
 mod text;
 mod uplink;
 
@@ -22,6 +23,8 @@ use crate::cgroup::Cgroup;
 use crate::change::Change;
 use crate::host::Snapshot;
 use crate::id::{Family, IfIndex, Mark, Table};
+#[cfg(test)]
+pub(crate) use capture::never;
 #[cfg(any(target_os = "linux", test))]
 pub(crate) use congestion::CONGESTION;
 
@@ -143,8 +146,11 @@ pub struct Request {
     /// `false` for a device that somebody else set up and handed over: its link and addresses are
     /// left alone, and `tun_name` must name it.
     pub device_is_ours: bool,
-    /// Whether IPv6 is captured. When `false` it is left alone, not blocked.
+    /// Whether IPv6 is captured. When `false` it is left alone, unless `strict` refuses it.
     pub ipv6: bool,
+    /// Whether what cannot be captured is refused instead of left alone, also when this program is gone.
+    #[serde(default)]
+    pub strict: bool,
 }
 
 impl Default for Request {
@@ -167,6 +173,7 @@ impl Default for Request {
             servers: Vec::new(),
             device_is_ours: true,
             ipv6: true,
+            strict: false,
         }
     }
 }
@@ -256,6 +263,9 @@ pub struct Plan {
     pub uplinks: Uplinks,
     /// The families that are captured.
     pub families: Vec<Family>,
+    /// Whether what cannot be captured is refused.
+    #[serde(default)]
+    pub strict: bool,
     /// The steps.
     pub steps: Vec<Step>,
     /// The capture rules restricted to a second bit that nothing carries, for
@@ -348,6 +358,14 @@ pub enum PlanError {
         "the control group {0:?} cannot be excluded: this host's nftables cannot tell control groups apart; exclude a user with --exclude-uid"
     )]
     NoCgroupMatch(String),
+    /// The host cannot keep everything in.
+    #[error("this host cannot carry --strict: {why}; {instead}")]
+    Strict {
+        /// What stands in the way.
+        why: String,
+        /// What can be done.
+        instead: &'static str,
+    },
     /// Everything is excluded.
     #[error("there is nothing to capture: every included network is excluded")]
     Nothing,
@@ -371,6 +389,8 @@ struct Draft<'a> {
     host: &'a Snapshot,
     tun: String,
     families: Vec<Family>,
+    /// Those that rules and routes are made for: the captured ones, and those that are refused.
+    routed: Vec<Family>,
     mark: Option<Mark>,
     table: Table,
     uplinks: Uplinks,

@@ -23,12 +23,15 @@ pub struct RouteQuery {
     /// The port its socket is bound to; `None` is one that no rule names.
     #[serde(default)]
     pub sport: Option<u16>,
+    /// Its protocol, by its number, and its destination port; `None` is one that no rule names.
+    #[serde(default)]
+    pub dport: Option<(u8, u16)>,
 }
 
 impl RouteQuery {
     /// An unmarked packet of an unbound socket to `dst`.
     pub fn to(dst: IpAddr) -> Self {
-        Self { dst, mark: None, oif: None, src: None, uid: None, sport: None }
+        Self { dst, mark: None, oif: None, src: None, uid: None, sport: None, dport: None }
     }
 
     /// The same with a mark.

@@ -56,7 +56,8 @@ pub(crate) fn make(change: &Change) -> Result<(), RouteError> {
         }
         Change::Group { name, group, .. } => Netlink::routing()?.set_group(&what(), name, *group),
         Change::Cgroup { path } => Ok(cgroup::make(path)?),
-        Change::Nft(table) => nft::make(table),
+        Change::Nft(table) => nft::make(&table.name, &table.chains()),
+        Change::Refuse(table) => nft::make(&table.name, &table.chains()),
         Change::Sysctl { path, new, .. } => sysctl::write(path, new),
     }
 }
@@ -255,6 +256,10 @@ fn rule(spec: &Rule) -> RuleMessage {
     attributes.extend(spec.suppress_ifgroup.map(RuleAttribute::SuppressIfGroup));
     attributes
         .extend(spec.sports.map(|(start, end)| RuleAttribute::SourcePortRange(RulePortRange { start, end })));
+    attributes.extend(spec.ip_protocol.map(|protocol| RuleAttribute::IpProtocol(protocol.into())));
+    attributes.extend(
+        spec.dports.map(|(start, end)| RuleAttribute::DestinationPortRange(RulePortRange { start, end })),
+    );
     attributes.extend(spec.uids.map(|(start, end)| RuleAttribute::UidRange(RuleUidRange { start, end })));
     message
 }

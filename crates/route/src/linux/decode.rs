@@ -203,6 +203,8 @@ pub(super) fn rule(message: &RuleMessage) -> Option<Rule> {
             RuleAttribute::Iifname(name) => rule.iif = Some(name.clone()),
             RuleAttribute::Oifname(name) => rule.oif = Some(name.clone()),
             RuleAttribute::SourcePortRange(range) => rule.sports = Some((range.start, range.end)),
+            RuleAttribute::IpProtocol(protocol) => rule.ip_protocol = Some(u8::from(*protocol)),
+            RuleAttribute::DestinationPortRange(range) => rule.dports = Some((range.start, range.end)),
             RuleAttribute::UidRange(range) => rule.uids = Some((range.start, range.end)),
             RuleAttribute::Protocol(p) => rule.protocol = (*p).into(),
             // -1 is "none" and is sent for every rule that looks up a table.

@@ -72,7 +72,8 @@ impl Seen {
             }
             // Who removes it has to find it empty, and a new one has another number: that is another plan.
             Change::Cgroup { .. } => Ok(false),
-            Change::Nft(table) => nft::intact(table).map(|intact| !intact),
+            Change::Nft(table) => nft::intact(&table.name, &table.chains()).map(|intact| !intact),
+            Change::Refuse(table) => nft::intact(&table.name, &table.chains()).map(|intact| !intact),
             Change::Sysctl { path, new, .. } => {
                 Ok(sysctl::read(path)?.as_deref().map(str::trim) != Some(new.trim()))
             }

@@ -8,12 +8,14 @@ mod intact;
 pub(crate) use intact::has_rule_for;
 pub(super) use intact::intact;
 
+use ipnet::IpNet;
+
 use super::netlink::{Netlink, acknowledgement, attributes, decode};
 use crate::cgroup::Cgroup;
 use crate::error::RouteError;
 use crate::host::{NftSupport, NftTableId};
-use crate::id::Mark;
-use crate::nft::{Expr, Inbound, NftTable};
+use crate::id::{Family, Mark};
+use crate::nft::{Chain, Expr, Inbound, NftTable};
 
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
@@ -35,11 +37,11 @@ const NFT_MSG_NEWRULE: u16 = 6;
 const NFPROTO_UNSPEC: u8 = 0;
 const NFPROTO_INET: u8 = 1;
 const NFT_TABLE_F_DORMANT: u32 = 1;
-/// `NF_IP_PRI_MANGLE`: after connection tracking, before routing.
-const PRIORITY: i32 = -150;
 const NF_ACCEPT: u32 = 1;
 const NF_INET_PRE_ROUTING: u32 = 0;
+const NF_INET_FORWARD: u32 = 2;
 const NF_INET_LOCAL_OUT: u32 = 3;
+const NFT_REG_VERDICT: u32 = 0;
 const NFT_REG_1: u32 = 1;
 const IFNAMSIZ: usize = 16;
 
@@ -49,16 +51,16 @@ const ENOENT: i32 = 2;
 /// The tag of a table of ours, as its user data: type 0 (a comment, which `nft` prints), length, text.
 const TAG: &[u8] = b"\x00\x07oneway\x00";
 
-/// Makes the table; an older one of ours by that name goes in the same transaction.
-pub(super) fn make(table: &NftTable) -> Result<(), RouteError> {
-    let what = format!("make nftables table inet {}", table.name);
+/// Makes a table; an older one of ours by that name goes in the same transaction.
+pub(super) fn make(name: &str, chains: &[Chain]) -> Result<(), RouteError> {
+    let what = format!("make nftables table inet {name}");
     let mut batch = Batch::new(Netlink::netfilter()?);
     // Asked first, because there is no "delete if there" before Linux 6.3 (NFT_MSG_DESTROYTABLE).
-    let replace = tables()?.iter().any(|t| t.family == NFPROTO_INET && t.name == table.name && t.ours);
+    let replace = tables()?.iter().any(|t| t.family == NFPROTO_INET && t.name == name && t.ours);
     if replace {
-        batch.message(NFT_MSG_DELTABLE, 0, |b| b.string(1, &table.name));
+        batch.message(NFT_MSG_DELTABLE, 0, |b| b.string(1, name));
     }
-    batch.table(table, 0);
+    batch.table(name, chains, 0);
     batch.send(&what, true)
 }
 
@@ -131,7 +133,7 @@ pub(super) fn support() -> Result<NftSupport, RouteError> {
     for found in [NftSupport::Full, NftSupport::NoCgroups] {
         let Ok(netlink) = Netlink::netfilter() else { break };
         let mut batch = Batch::new(netlink);
-        batch.table(&table, NFT_TABLE_F_DORMANT);
+        batch.table(&table.name, &table.chains(), NFT_TABLE_F_DORMANT);
         match batch.send("ask what nftables can do", false) {
             Ok(()) => return Ok(found),
             Err(e) if e.raw_os_error() == Some(EPERM) => return Ok(NftSupport::Unknown),
@@ -178,27 +180,20 @@ impl Batch {
         self.bytes.message(nft(kind), flags, self.last, NFPROTO_INET, 0, body);
     }
 
-    fn table(&mut self, table: &NftTable, flags: u32) {
+    fn table(&mut self, name: &str, chains: &[Chain], flags: u32) {
         self.message(NFT_MSG_NEWTABLE, NLM_F_CREATE | NLM_F_EXCL, |b| {
-            b.string(1, &table.name);
+            b.string(1, name);
             b.be32(2, flags);
             b.attribute(6, TAG);
         });
-        for chain in table.chains() {
-            let hook = if chain.kind == "route" { NF_INET_LOCAL_OUT } else { NF_INET_PRE_ROUTING };
+        for chain in chains {
             self.message(NFT_MSG_NEWCHAIN, NLM_F_CREATE | NLM_F_EXCL, |b| {
-                b.string(1, &table.name);
-                b.string(3, chain.name);
-                b.nested(4, |b| {
-                    b.be32(1, hook);
-                    b.be32(2, PRIORITY.cast_unsigned());
-                });
-                b.be32(5, NF_ACCEPT);
-                b.string(7, chain.kind);
+                b.string(1, name);
+                b.chain(chain);
             });
             for rule in &chain.rules {
                 self.message(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, |b| {
-                    b.string(1, &table.name);
+                    b.string(1, name);
                     b.string(2, chain.name);
                     b.nested(4, |b| rule.iter().for_each(|expr| b.rule_part(expr)));
                 });
@@ -294,6 +289,22 @@ impl Bytes {
         self.0[start..start + 2].copy_from_slice(&length.to_ne_bytes());
     }
 
+    /// `NFTA_CHAIN_NAME`, `NFTA_CHAIN_HOOK`, `NFTA_CHAIN_POLICY`, `NFTA_CHAIN_TYPE`.
+    fn chain(&mut self, chain: &Chain) {
+        let hook = match chain.name {
+            "output" => NF_INET_LOCAL_OUT,
+            "forward" => NF_INET_FORWARD,
+            _ => NF_INET_PRE_ROUTING,
+        };
+        self.string(3, chain.name);
+        self.nested(4, |b| {
+            b.be32(1, hook);
+            b.be32(2, (chain.priority as i32).cast_unsigned());
+        });
+        self.be32(5, NF_ACCEPT);
+        self.string(7, chain.kind);
+    }
+
     /// One element of `NFTA_RULE_EXPRESSIONS`.
     fn expression(&mut self, name: &str, data: impl FnOnce(&mut Self)) {
         self.nested(1, |b| {
@@ -344,6 +355,38 @@ impl Bytes {
                 });
                 self.compare(EQ, &group.id.to_ne_bytes());
             }
+            Expr::OifName(name) => self.device(META_OIFNAME, EQ, name),
+            Expr::MetaMarkIs(Mark(mark), mask) => {
+                self.load("meta", META_MARK);
+                self.bitwise(&mask.to_ne_bytes(), &[0; 4]);
+                self.compare(EQ, &(mark & mask).to_ne_bytes());
+            }
+            Expr::Uid(uid) => {
+                self.load("meta", META_SKUID);
+                self.compare(EQ, &uid.to_ne_bytes());
+            }
+            Expr::Family(family) => self.family(*family),
+            Expr::Daddr(net) => {
+                self.family(Family::of_net(*net));
+                // RFC 791 section 3.1, RFC 8200 section 3.
+                match net {
+                    IpNet::V4(net) => self.destination(16, &net.network().octets(), &net.netmask().octets()),
+                    IpNet::V6(net) => self.destination(24, &net.network().octets(), &net.netmask().octets()),
+                }
+            }
+            Expr::Dport(protocol, port) => {
+                self.load("meta", META_L4PROTO);
+                self.compare(EQ, &[*protocol]);
+                self.transport(2, 2);
+                self.compare(EQ, &port.to_be_bytes());
+            }
+            // NFTA_IMMEDIATE_DREG, NFTA_IMMEDIATE_DATA, in it NFTA_DATA_VERDICT, in it NFTA_VERDICT_CODE.
+            Expr::Accept => self.expression("immediate", |b| {
+                b.be32(1, NFT_REG_VERDICT);
+                b.nested(2, |b| b.nested(2, |b| b.be32(1, NF_ACCEPT)));
+            }),
+            Expr::Reject => self.reject(NFT_REJECT_ICMPX_UNREACH, NFT_REJECT_ICMPX_ADMIN_PROHIBITED),
+            Expr::Reset => self.reject(NFT_REJECT_TCP_RST, 0),
             Expr::MetaMarkHas(mark) => self.has("meta", META_MARK, *mark),
             Expr::CtMarkHas(mark) => self.has("ct", CT_MARK, *mark),
             Expr::MetaMarkAdd(mark) => self.add("meta", META_MARK, META_SREG, *mark),
@@ -389,6 +432,40 @@ impl Bytes {
         });
     }
 
+    fn family(&mut self, family: Family) {
+        let number = match family {
+            Family::V4 => NFPROTO_IPV4,
+            Family::V6 => NFPROTO_IPV6,
+        };
+        self.load("meta", META_NFPROTO);
+        self.compare(0, &[number]);
+    }
+
+    /// Compares the destination in the network header.
+    fn destination(&mut self, offset: u32, net: &[u8], mask: &[u8]) {
+        const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
+        self.expression("payload", |b| {
+            b.be32(1, NFT_REG_1);
+            b.be32(2, NFT_PAYLOAD_NETWORK_HEADER);
+            b.be32(3, offset);
+            b.be32(4, net.len() as u32);
+        });
+        if mask.iter().any(|byte| *byte != 0xff) {
+            self.bitwise(mask, &vec![0; mask.len()]);
+        }
+        self.compare(0, net);
+    }
+
+    /// `NFTA_REJECT_TYPE`, `NFTA_REJECT_ICMP_CODE`.
+    fn reject(&mut self, kind: u32, code: u8) {
+        self.expression("reject", |b| {
+            b.be32(1, kind);
+            if kind != NFT_REJECT_TCP_RST {
+                b.attribute(2, &[code]);
+            }
+        });
+    }
+
     fn device(&mut self, key: u32, operator: u32, name: &str) {
         let mut value = [0; IFNAMSIZ];
         let length = name.len().min(IFNAMSIZ - 1);
@@ -417,6 +494,8 @@ impl Bytes {
 const META_MARK: u32 = 3;
 const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
+const META_SKUID: u32 = 10;
+const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 const META_SREG: u16 = 3;
 const CT_STATE: u32 = 0;
@@ -427,6 +506,12 @@ const CT_SREG: u16 = 4;
 const SOCKET_CGROUPV2: u32 = 3;
 /// `NF_CT_STATE_BIT(IP_CT_NEW)`
 const CT_STATE_NEW: u32 = 8;
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
+/// `enum nft_reject_types`, `enum nft_reject_inet_code`
+const NFT_REJECT_TCP_RST: u32 = 1;
+const NFT_REJECT_ICMPX_UNREACH: u32 = 2;
+const NFT_REJECT_ICMPX_ADMIN_PROHIBITED: u8 = 3;
 const IPPROTO_TCP: u8 = 6;
 /// RFC 9293 section 3.1.
 const TCP_FLAGS_AT: u32 = 13;

@@ -50,11 +50,13 @@ impl Netlink {
         if let Some(uid) = query.uid {
             attributes.push(RouteAttribute::Uid(uid));
         }
-        if let Some(sport) = query.sport {
-            // Rules by port look at it for a protocol that has ports only.
-            attributes.push(RouteAttribute::IpProto(IPPROTO_TCP));
-            attributes.push(RouteAttribute::Sport(sport));
+        let protocol = query.dport.map(|(protocol, _)| protocol);
+        // Rules by port look at it for a protocol that has ports only.
+        if let Some(protocol) = protocol.or(query.sport.map(|_| IPPROTO_TCP)) {
+            attributes.push(RouteAttribute::IpProto(protocol));
         }
+        attributes.extend(query.sport.map(RouteAttribute::Sport));
+        attributes.extend(query.dport.map(|(_, port)| RouteAttribute::Dport(port)));
         let mut answer = None;
         let outcome = self.request(&what, RouteNetlinkMessage::GetRoute(message), 0, |message| {
             if let RouteNetlinkMessage::NewRoute(route) = parse_strictly(&what, &message)? {

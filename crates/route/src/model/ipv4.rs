@@ -78,6 +78,7 @@ fn owner(host: &Snapshot, address: Ipv4Addr) -> Option<IfIndex> {
             iif: None,
             uid: 0,
             sport: None,
+            dport: None,
             socket: false,
         };
         let found = lookup(host, &probe, Table::LOCAL)?;

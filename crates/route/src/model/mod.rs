@@ -52,6 +52,8 @@ pub struct Packet {
     pub uid: u32,
     /// Its source port, if that is known.
     pub sport: Option<u16>,
+    /// Its protocol, by its number, and its destination port, if they are known.
+    pub dport: Option<(u8, u16)>,
     /// Whether it is of a real socket. `RTM_GETROUTE` has none, and then IPv6 takes a device that is named
     /// together with a source for a wish only (`ip6_route_output_flags`, net/ipv6/route.c).
     pub socket: bool,
@@ -68,6 +70,7 @@ impl Packet {
             iif: None,
             uid: query.uid.unwrap_or(uid),
             sport: query.sport,
+            dport: query.dport,
             socket: false,
         }
     }

@@ -126,6 +126,18 @@ fn matches(host: &Snapshot, rule: &Rule, packet: &Packet) -> Match {
             None => return Match::Perhaps(format!("sport {first}-{last}")),
         }
     }
+    let known = match (rule.ip_protocol, rule.dports.filter(|_| known)) {
+        (None, None) => known,
+        (protocol, ports) => match packet.dport {
+            Some((number, port)) => {
+                known
+                    && protocol.is_none_or(|protocol| protocol == number)
+                    && ports.is_none_or(|(first, last)| (first..=last).contains(&port))
+            }
+            None if known => return Match::Perhaps("its protocol and port".to_owned()),
+            None => false,
+        },
+    };
     if known && !rule.other.is_empty() {
         let l3mdev = rule.other.iter().any(|o| o.contains("L3MDev"));
         if l3mdev && !host.links.iter().any(|l| l.kind.as_deref() == Some("vrf")) {

@@ -23,6 +23,8 @@ pub fn rule_words(rule: &Rule) -> String {
         ("fwmark", rule.fwmark.map(|(mark, mask)| format!("{mark}/{mask:#x}"))),
         ("uidrange", rule.uids.map(|(first, last)| format!("{first}-{last}"))),
         ("sport", rule.sports.map(|(first, last)| format!("{first}-{last}"))),
+        ("ipproto", rule.ip_protocol.map(|protocol| protocol.to_string())),
+        ("dport", rule.dports.map(|(first, last)| format!("{first}-{last}"))),
     ] {
         if let Some(value) = value {
             let _ = write!(text, " {word} {value}");

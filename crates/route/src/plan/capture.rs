@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::protect::{self, Guards};
-use super::{Draft, Phase, Plan, PlanError, Protect, Request, Step, addresses, choose, congestion, uplink};
+use super::{
+    Draft, Phase, Plan, PlanError, Protect, Request, Step, addresses, choose, congestion, strict, uplink,
+};
 use crate::change::{Change, RouteSpec};
 use crate::host::{NftSupport, PROTOCOL, Rule, RuleAction, Snapshot};
 use crate::id::{Family, Mark, Priority, Table};
@@ -22,6 +24,7 @@ pub(super) const SPARE_METRIC: u32 = 4_096;
 pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
     let tun = choose::tun_name(request, host)?;
     let families = families(request, host)?;
+    let refused = strict::refused(request, host, &families);
     let (bit, rehearsal_mark) = choose::marks(request, host)?;
     let mut draft = Draft {
         request,
@@ -34,9 +37,11 @@ pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
         tun_addresses: Vec::new(),
         notes: Vec::new(),
         tun,
+        routed: Family::ALL.into_iter().filter(|f| families.contains(f) || refused.contains(f)).collect(),
         families,
     };
     protect::prepare(&mut draft)?;
+    strict::prepare_for(&mut draft)?;
     let tun_addresses = addresses::choose(request, host, &draft.tun, &draft.families)?;
     draft.tun_addresses.clone_from(&tun_addresses);
     if let Some(group) = request.exclude_cgroups.first()
@@ -61,6 +66,7 @@ pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
     steps.extend(routes);
     steps.extend(rules.prepare);
     steps.extend(rules.capture);
+    steps.extend(strict::table(&draft));
     let samples = draft.samples(&tun_addresses, rules.first);
     draft.note_uplinks();
     let explanation = protect::explanation(&draft);
@@ -76,6 +82,7 @@ pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
         table: draft.table,
         uplinks: draft.uplinks,
         families: draft.families,
+        strict: request.strict,
         steps,
         rehearsal: rules.rehearsal,
         rehearsal_mark,
@@ -150,7 +157,7 @@ impl Draft<'_> {
             Inbound::Anywhere
         };
         let table = NftTable {
-            name: choose::nft_name(self.host),
+            name: choose::nft_name(self.host, "oneway"),
             mark,
             tun: self.tun.clone(),
             inbound,
@@ -244,13 +251,18 @@ impl Draft<'_> {
                     .map(|net| (net, "on-link, and more specific than what is included")),
             );
         }
-        throws.retain(|(net, _)| captured.iter().any(|c| inside(net, c)));
+        let refused = strict::routes(self, &captured);
+        let refuses = |net: &IpNet| {
+            refused.iter().any(|step| matches!(&step.change, Change::Route(spec) if inside(net, &spec.dst)))
+        };
+        throws.retain(|(net, _)| captured.iter().any(|c| inside(net, c)) || refuses(net));
         throws.sort_by_key(|(net, _)| *net);
         throws.dedup_by_key(|(net, _)| *net);
         let throw = throws
             .into_iter()
             .map(|(dst, why)| prepare(Change::Route(RouteSpec::throw(self.table, dst)), why));
-        Ok(throw.chain(captured.iter().flat_map(|net| self.capture_routes(*net))).collect())
+        let taken = captured.iter().flat_map(|net| self.capture_routes(*net));
+        Ok(throw.chain(taken).chain(refused).collect())
     }
 
     fn capture_routes(&self, dst: IpNet) -> Vec<Step> {
@@ -277,7 +289,7 @@ impl Draft<'_> {
     }
 
     /// The networks that main reaches without a gateway, but the device's own.
-    fn on_link(&self, tun_addresses: &[IpNet]) -> Vec<IpNet> {
+    pub(super) fn on_link(&self, tun_addresses: &[IpNet]) -> Vec<IpNet> {
         let routes = self.host.routes.iter().filter(|r| {
             r.table == Table::MAIN
                 && r.kind == RouteKind::Unicast
@@ -293,13 +305,13 @@ impl Draft<'_> {
         // In every family: a tunnel for IPv4 may be carried by IPv6.
         let foreign = choose::foreign_marks(self.host);
         let marks: Vec<(Family, Mark, u32)> =
-            self.families.iter().flat_map(|f| foreign.iter().map(move |(m, mask)| (*f, *m, *mask))).collect();
+            self.routed.iter().flat_map(|f| foreign.iter().map(move |(m, mask)| (*f, *m, *mask))).collect();
         let guards = protect::guards(self);
         let skips =
             marks.len() + request.exclude_uids.len() + usize::from(request.forwarded) + guards.before.len();
         // As many as there could be: other VPNs' tables are known only when the place is.
         let mut respected_most = 0;
-        for family in &self.families {
+        for family in &self.routed {
             respected_most = respected_most.max(choose::respected(self.host, *family, Priority(0)).len());
         }
         if !request.include.is_empty() {
@@ -310,8 +322,9 @@ impl Draft<'_> {
         let lead = usize::from(guards.own_table_first);
         let gate = 2 * usize::from(guards.inverted);
         let row = respected_most + 1 + lead;
-        let wanted = count(2 * row + gate).saturating_add(count(skips)).saturating_add(1);
-        let block = choose::block(self.host, &self.families, wanted)?;
+        let dns = strict::rule_count(request);
+        let wanted = count(2 * row + gate + dns).saturating_add(count(skips)).saturating_add(1);
+        let block = choose::block(self.host, &self.routed, wanted)?;
         let first = block.first;
         let end = Priority(first.0 + wanted - 1);
         let mut rules = Rules { first, rehearsal: Vec::new(), prepare: Vec::new(), capture: Vec::new() };
@@ -319,7 +332,11 @@ impl Draft<'_> {
         if guards.inverted {
             self.rehearsal_gate(&mut rules, first, Priority(first.0 + count(row + 1)), rehearsal_mark);
         }
-        for family in &self.families {
+        let captured = count(row + gate + skips);
+        rules.capture =
+            strict::rules(self, Priority(first.0 + captured), |family, at| self.selector(family, at, None));
+        let dns_rules = rules.capture.len();
+        for family in &self.routed {
             let mut tables: Vec<(Table, Option<u32>, String)> = Vec::new();
             if guards.own_table_first {
                 let why =
@@ -334,7 +351,7 @@ impl Draft<'_> {
                 }));
             }
             let rehearsed = first.0 + count(usize::from(guards.inverted));
-            let second = first.0 + count(row + gate + skips);
+            let second = first.0 + captured + count(dns);
             let mut take = Vec::new();
             for (n, (table, suppress, why)) in tables.iter().enumerate() {
                 let (suppress, why) = (*suppress, why.clone());
@@ -363,7 +380,7 @@ impl Draft<'_> {
             rules.capture.extend(take);
         }
         // First what goes past the capture, in both families, then the capture itself.
-        rules.capture.sort_by_key(|s| {
+        rules.capture[dns_rules..].sort_by_key(|s| {
             matches!(&s.change, Change::Rule(r)
                 if r.action == RuleAction::Lookup(self.table) && r.suppress_prefixlength.is_none())
         });
@@ -388,8 +405,7 @@ impl Draft<'_> {
         let mut skips = !guards.before.is_empty() && guards.inverted;
         for guard in &guards.before {
             let priority = place();
-            for family in self.families.iter().filter(|family| guard.only.is_none_or(|only| only == **family))
-            {
+            for family in self.routed.iter().filter(|family| guard.only.is_none_or(|only| only == **family)) {
                 let mut rule = Rule { family: *family, priority, ..guard.rule.clone() };
                 if rule.action == RuleAction::Nop {
                     rule.action = RuleAction::Goto(end);
@@ -408,7 +424,7 @@ impl Draft<'_> {
         }
         for uid in &self.request.exclude_uids {
             let priority = place();
-            for family in &self.families {
+            for family in &self.routed {
                 let mut rule = rule(*family, priority, RuleAction::Goto(end));
                 rule.uids = Some((*uid, *uid));
                 // What is forwarded counts as root's, and excluding root must not exclude it.
@@ -418,7 +434,7 @@ impl Draft<'_> {
         }
         if self.request.forwarded {
             let priority = place();
-            for family in &self.families {
+            for family in &self.routed {
                 let mut rule = rule(*family, priority, RuleAction::Goto(end));
                 rule.iif = Some(self.tun.clone());
                 steps.push(prepare(
@@ -428,7 +444,7 @@ impl Draft<'_> {
             }
         }
         if skips {
-            rules.prepare.extend(self.families.iter().map(|family| {
+            rules.prepare.extend(self.routed.iter().map(|family| {
                 prepare(
                     Change::Rule(rule(*family, end, RuleAction::Nop)),
                     "the end of our rules, for those that skip",
@@ -549,7 +565,7 @@ impl Draft<'_> {
 }
 
 /// What is never captured. `0.0.0.0/8` and other martians are: they are refused at ingress.
-pub(super) fn never() -> [IpNet; 7] {
+pub(crate) fn never() -> [IpNet; 7] {
     const TEXT: [&str; 7] = [
         "127.0.0.0/8",
         "169.254.0.0/16",

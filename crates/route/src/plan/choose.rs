@@ -99,16 +99,16 @@ pub(super) fn table_but(host: &Snapshot, taken: Table) -> Result<Table, PlanErro
         .ok_or(PlanError::NoFreeTable)
 }
 
-/// The name of our nftables table.
-pub(super) fn nft_name(host: &Snapshot) -> String {
+/// A free name for an nftables table of ours.
+pub(super) fn nft_name(host: &Snapshot, wanted: &str) -> String {
     /// `NFPROTO_INET`
     const INET: u8 = 1;
     let taken = |name: &str| host.nft_tables.iter().any(|t| t.family == INET && t.name == name && !t.ours);
-    let mut name = String::from("oneway");
+    let mut name = wanted.to_owned();
     let mut n = 0;
     while taken(&name) {
         n += 1;
-        name = format!("oneway{n}");
+        name = format!("{wanted}{n}");
     }
     name
 }
@@ -204,7 +204,7 @@ pub(super) fn foreign_marks(host: &Snapshot) -> Vec<(Mark, u32)> {
 
 /// The longest prefix that still is "everything" in a table: 0, or more where another VPN splits the
 /// default route into halves (OpenVPN's `def1`) or names global unicast alone.
-pub(super) fn default_length(host: &Snapshot, family: Family, table: Table) -> u32 {
+pub(crate) fn default_length(host: &Snapshot, family: Family, table: Table) -> u32 {
     let most = match family {
         Family::V4 => 1,
         Family::V6 => 4,

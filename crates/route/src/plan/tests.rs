@@ -218,6 +218,7 @@ fn bound_without_nftables() {
 }
 
 mod protections;
+mod strict;
 
 #[test]
 fn handed_over_device() {

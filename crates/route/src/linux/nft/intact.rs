@@ -1,13 +1,12 @@
 //! Whether our table still is what it was made as.
 
 use super::{
-    Bytes, NF_ACCEPT, NF_INET_LOCAL_OUT, NF_INET_PRE_ROUTING, NFPROTO_INET, NFT_MSG_GETTABLE,
-    NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFT_MSG_NEWTABLE, NFT_TABLE_F_DORMANT, NLM_F_DUMP, NLM_F_REQUEST,
-    PRIORITY, TAG, nft,
+    Bytes, NFPROTO_INET, NFT_MSG_GETTABLE, NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFT_MSG_NEWTABLE,
+    NFT_TABLE_F_DORMANT, NLM_F_DUMP, NLM_F_REQUEST, TAG, nft,
 };
 use crate::cgroup::Cgroup;
 use crate::error::RouteError;
-use crate::nft::{Chain, Expr, NftTable};
+use crate::nft::{Chain, Expr};
 use crate::os::netlink::{Netlink, attributes, decode};
 
 const NFT_MSG_GETCHAIN: u16 = 4;
@@ -17,19 +16,19 @@ const NLA_FLAGS: u16 = 0xc000;
 
 /// Whether the table is there and awake, and has our chains with our rules in our order. What others have put beside
 /// them is none of our business.
-pub(crate) fn intact(table: &NftTable) -> Result<bool, RouteError> {
+pub(crate) fn intact(name: &str, wanted: &[Chain]) -> Result<bool, RouteError> {
     let Ok(mut netlink) = Netlink::netfilter() else { return Ok(false) };
     let tables = list(&mut netlink, NFT_MSG_GETTABLE, NFT_MSG_NEWTABLE, None)?;
     let awake = tables.iter().any(|found| {
         let flags = attribute(found, 2).and_then(|v| v.first_chunk()).map_or(0, |v| u32::from_be_bytes(*v));
-        is(found, 1, &table.name) && attribute(found, 6) == Some(TAG) && flags & NFT_TABLE_F_DORMANT == 0
+        is(found, 1, name) && attribute(found, 6) == Some(TAG) && flags & NFT_TABLE_F_DORMANT == 0
     });
     if !awake {
         return Ok(false);
     }
-    let chains = list(&mut netlink, NFT_MSG_GETCHAIN, NFT_MSG_NEWCHAIN, Some(&table.name))?;
-    let rules = list(&mut netlink, NFT_MSG_GETRULE, NFT_MSG_NEWRULE, Some(&table.name))?;
-    Ok(table.chains().iter().all(|chain| has_chain(chain, &chains) && has_rules(chain, &rules)))
+    let chains = list(&mut netlink, NFT_MSG_GETCHAIN, NFT_MSG_NEWCHAIN, Some(name))?;
+    let rules = list(&mut netlink, NFT_MSG_GETRULE, NFT_MSG_NEWRULE, Some(name))?;
+    Ok(wanted.iter().all(|chain| has_chain(chain, &chains) && has_rules(chain, &rules)))
 }
 
 /// Whether a table of ours has the rule that exempts a control group.
@@ -97,15 +96,8 @@ fn is(of: &[u8], kind: u16, text: &str) -> bool {
 }
 
 fn has_chain(chain: &Chain, found: &[Vec<u8>]) -> bool {
-    let hook = if chain.kind == "route" { NF_INET_LOCAL_OUT } else { NF_INET_PRE_ROUTING };
     let mut ours = Bytes::default();
-    ours.string(3, chain.name);
-    ours.nested(4, |b| {
-        b.be32(1, hook);
-        b.be32(2, PRIORITY.cast_unsigned());
-    });
-    ours.be32(5, NF_ACCEPT);
-    ours.string(7, chain.kind);
+    ours.chain(chain);
     found.iter().any(|theirs| contains(theirs, &ours.0))
 }
 

@@ -3,6 +3,8 @@
 //! Every sequence of two events on every kind of host, and long random ones. The host changes as the kernel changes
 //! it: a link that goes down takes its routes along, an address the routes that prefer it.
 
+mod strict;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -77,6 +79,7 @@ const EVENTS: [Event; 25] = [
 const SERVER: &str = "198.51.100.250";
 
 /// A host, what we made of it, and how our sockets are protected.
+#[derive(Clone)]
 struct World {
     host: Snapshot,
     first: Snapshot,
