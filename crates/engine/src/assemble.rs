@@ -138,6 +138,7 @@ pub(crate) fn request(config: &Config, protect: route::Protect) -> route::Reques
         servers: Vec::new(),
         device_is_ours: config.tun.fd.is_none(),
         ipv6: config.capture.ipv6,
+        strict: config.capture.strict,
     }
 }
 

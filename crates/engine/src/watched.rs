@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use oneway_egress::Strategy;
-use oneway_route::Uplinks;
+use oneway_route::{RefuseTable, Uplinks};
 use parking_lot::Mutex;
 
 use crate::control::GuardStatus;
@@ -31,6 +31,8 @@ struct Now {
     strategy: Strategy,
     strategy_why: String,
     proof: Proof,
+    /// What is refused instead of let out, with `--strict`.
+    refusals: Option<RefuseTable>,
     latest: VecDeque<String>,
     counts: GuardStatus,
 }
@@ -42,6 +44,7 @@ impl Watched {
             strategy,
             strategy_why,
             proof,
+            refusals: None,
             latest: VecDeque::new(),
             counts: GuardStatus::default(),
         }))
@@ -73,6 +76,14 @@ impl Watched {
 
     pub(crate) fn set_proof(&self, proof: Proof) {
         self.0.lock().proof = proof;
+    }
+
+    pub(crate) fn refusals(&self) -> Option<RefuseTable> {
+        self.0.lock().refusals.clone()
+    }
+
+    pub(crate) fn set_refusals(&self, refusals: Option<RefuseTable>) {
+        self.0.lock().refusals = refusals;
     }
 
     /// Changes of ours were gone and are made again.

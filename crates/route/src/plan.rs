@@ -23,6 +23,7 @@ use crate::cgroup::Cgroup;
 use crate::change::Change;
 use crate::host::Snapshot;
 use crate::id::{Family, IfIndex, Mark, Table};
+use crate::nft::RefuseTable;
 #[cfg(test)]
 pub(crate) use capture::never;
 #[cfg(any(target_os = "linux", test))]
@@ -375,6 +376,14 @@ impl Plan {
     /// The steps in the words of `ip` and `nft`, each with its undo and its reason.
     pub fn text(&self) -> String {
         text::text(self)
+    }
+
+    /// What refuses what is not captured, with [`Request::strict`].
+    pub fn refusals(&self) -> Option<&RefuseTable> {
+        self.steps.iter().find_map(|step| match &step.change {
+            Change::Refuse(table) => Some(table),
+            _ => None,
+        })
     }
 
     /// The addresses of one family that must be captured.

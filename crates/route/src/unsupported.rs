@@ -11,6 +11,7 @@ use crate::change::{Change, Undo};
 use crate::error::RouteError;
 use crate::host::{NftSupport, Snapshot};
 use crate::monitor::Changes;
+use crate::nft::Chain;
 use crate::query::{RouteAnswer, RouteQuery};
 
 fn no<T>(what: &'static str) -> Result<T, RouteError> {
@@ -66,6 +67,10 @@ pub(crate) fn instance_runs() -> bool {
 }
 
 pub(crate) fn has_rule_for(_: &Cgroup) -> Result<bool, RouteError> {
+    no("list the rules of the packet filter")
+}
+
+pub(crate) fn is_there(_: &str, _: &[Chain]) -> Result<bool, RouteError> {
     no("list the rules of the packet filter")
 }
 

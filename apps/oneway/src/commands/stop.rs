@@ -2,15 +2,18 @@
 
 use std::process::ExitCode;
 
-use oneway::control::{ControlReply, ControlRequest};
+use oneway::control::{ControlReply, ControlRequest, StatePaths};
 
-use super::{connect, unexpected};
+use super::{connect, recover, running, unexpected};
 use crate::args::Global;
 use crate::failure::Failure;
 use crate::output::Output;
 
-/// Stops the running instance and waits until its changes are undone.
+/// Stops the running instance and waits until its changes are undone; or undoes those of one that was killed.
 pub(crate) fn stop(global: &Global, output: Output) -> Result<ExitCode, Failure> {
+    if global.control.is_none() && running(global)?.is_none() && StatePaths::here()?.journal.exists() {
+        return recover::recover(output);
+    }
     let request = ControlRequest::Stop;
     match connect(global)?.request(&request)? {
         ControlReply::Stopped => {

@@ -29,6 +29,8 @@ mod rights;
 #[cfg(target_os = "linux")]
 mod strategies;
 #[cfg(target_os = "linux")]
+mod strict;
+#[cfg(target_os = "linux")]
 mod uplink;
 
 #[cfg(target_os = "linux")]
@@ -62,6 +64,10 @@ fn main() -> std::process::ExitCode {
         exclude::a_circle_is_refused_and_named,
         exec::a_program_goes_through_a_proxy,
         exec::a_program_goes_directly,
+        strict::a_family_that_is_switched_off_is_refused,
+        strict::bound_sockets_are_refused,
+        strict::a_killed_instance_leaves_the_refusal,
+        strict::resolvers_on_the_link_are_captured,
     ];
     let both = strategies::each(both);
     oneway_lab::variants![
@@ -108,6 +114,8 @@ fn main() -> std::process::ExitCode {
         breaker::removing_our_rules_makes_no_loop,
         breaker::a_rule_into_our_table_leads_nowhere,
         breaker::others_with_the_same_port_are_not_taken_for_us,
+        strict::removed_rules_let_nothing_out,
+        strict::what_cannot_be_strict_is_refused_by_name,
     ]
     .run()
 }

@@ -31,8 +31,10 @@ impl Outside {
     pub fn new(config: &mut Config) -> Result<(Self, OwnedFd), EngineError> {
         refuse_what_has_no_meaning(config)?;
         let host = Snapshot::take()?;
-        // Free here, so that nothing that programs want to reach has the same.
-        let request = Request { device_is_ours: true, ..assemble::request(config, Protect::Mark) };
+        // Free here, so that nothing that programs want to reach has the same. Strict it is anyway: in the namespace there
+        // is no other way out.
+        let request =
+            Request { device_is_ours: true, strict: false, ..assemble::request(config, Protect::Mark) };
         let plan = oneway_route::plan(&request, &host)?;
         let nameserver = nameserver(&plan.tun_addresses);
         if config.dns.mode != DnsMode::Off && config.dns.upstream.is_empty() {

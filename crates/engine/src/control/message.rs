@@ -74,6 +74,9 @@ pub struct Status {
     pub stack: String,
     /// The name of the TUN device.
     pub tun: String,
+    /// Whether what cannot be captured is refused.
+    #[serde(default)]
+    pub strict: bool,
     /// What traffic leaves by, per address family.
     pub uplink: UplinkStatus,
     /// What keeps our own sockets out of the capture.

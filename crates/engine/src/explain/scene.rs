@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use oneway_egress::{Egress, KernelRoutes, RouteOracle, Strategy};
 use oneway_route::{
-    Family, IfIndex, PROTOCOL, Packet, RouteAnswer, RouteError, RouteKind, RouteQuery, Snapshot, Table,
-    classes, decide, foreign_ways,
+    Family, IfIndex, PROTOCOL, Packet, RefuseTable, RouteAnswer, RouteError, RouteKind, RouteQuery, Snapshot,
+    Table, classes, decide, foreign_ways,
 };
 
 use super::circles::by_local_proxy;
@@ -48,6 +48,8 @@ pub(super) struct Scene<'a> {
     /// A question that the model and the kernel answer differently.
     pub(super) doubt: Option<String>,
     pub(super) notes: Vec<String>,
+    /// What is refused instead of let out, with `--strict`.
+    pub(super) refusals: Option<RefuseTable>,
     /// The namespace that our sockets are made in, if it is another one.
     pub(super) elsewhere: Option<Snapshot>,
 }
@@ -90,10 +92,22 @@ pub(super) fn running<T>(
     let egress = &engine.shared.egress;
     let dispatch = engine.shared.dispatch.load_full();
     let own = networks(host, link.index);
-    let notes = foreign_ways(host, link.index)
+    let mut notes: Vec<String> = foreign_ways(host, link.index)
         .iter()
         .map(|net| format!("a route of another program leads {net} into {}; delete it", about.tun))
         .collect();
+    let refusals = about.watched.refusals();
+    if let Some(table) = &refusals {
+        let is_there = match table.is_there() {
+            Ok(true) => "is in place".to_owned(),
+            Ok(false) => "is missing or changed, and about to be put back".to_owned(),
+            Err(error) => format!("cannot be looked at: {error}"),
+        };
+        notes.push(format!(
+            "strict: nftables table {}, which refuses what is not captured, {is_there}",
+            table.name
+        ));
+    }
     Ok(answer(&Scene {
         running: true,
         host,
@@ -109,6 +123,7 @@ pub(super) fn running<T>(
         circles: circles(&dispatch, &about.exclusions),
         unresolved: Vec::new(),
         notes,
+        refusals,
         elsewhere: elsewhere(&egress.strategy())?,
     }))
 }
@@ -160,6 +175,9 @@ pub(super) fn planned<T>(config: &Config, answer: impl FnOnce(&Scene<'_>) -> T) 
     let mut notes = plan.notes.clone();
     notes.push(format!("protection: {why}"));
     notes.push(format!("why nothing loops: {}", plan.explanation));
+    if let Some(table) = plan.refusals() {
+        notes.push(format!("strict: nftables table {} refuses what is not captured", table.name));
+    }
     Ok(answer(&Scene {
         running: false,
         host: &after,
@@ -175,6 +193,7 @@ pub(super) fn planned<T>(config: &Config, answer: impl FnOnce(&Scene<'_>) -> T) 
         circles: circles(&dispatch, &exclusions),
         unresolved,
         notes,
+        refusals: plan.refusals().cloned(),
         elsewhere: elsewhere(&strategy)?,
     }))
 }

@@ -7,7 +7,7 @@ use oneway_egress::{Finding, Strategy};
 use oneway_flow::{Network, Owner, Target};
 use oneway_outbound::Outbound;
 use oneway_route::{
-    Family, Outcome, Packet, RouteAnswer, RouteQuery, Snapshot, decide, route_words, rule_words,
+    Family, Leaving, Outcome, Packet, RouteAnswer, RouteQuery, Snapshot, decide, route_words, rule_words,
 };
 
 use super::carried;
@@ -15,6 +15,13 @@ use super::scene::Scene;
 use crate::control::{Dial, LoopFree, Way, Why, WhyQuestion};
 use crate::dispatch::Subject;
 use crate::guard::Destination;
+
+/// `IPPROTO_TCP`
+const TCP: u8 = 6;
+/// `IPPROTO_UDP`
+const UDP: u8 = 17;
+/// The port of DNS.
+const DNS: u16 = 53;
 
 /// Answers one question.
 pub(super) fn why(scene: &Scene<'_>, question: &WhyQuestion) -> Why {
@@ -39,7 +46,7 @@ pub(super) fn why(scene: &Scene<'_>, question: &WhyQuestion) -> Why {
         why: String::new(),
     };
     if !captured {
-        why.why = "it does not come to us: nothing of ours is sent for it".to_owned();
+        why.why = format!("{}: nothing of ours is sent for it", elsewhere(scene, question, &why.program));
         return why;
     }
     let (guard, passes) = guarded(scene.guard.classify(dst));
@@ -80,6 +87,27 @@ pub(super) fn why(scene: &Scene<'_>, question: &WhyQuestion) -> Why {
     why
 }
 
+/// What becomes of a program's packet that is not captured.
+fn elsewhere(scene: &Scene<'_>, question: &WhyQuestion, way: &Way) -> String {
+    let Some(table) = &scene.refusals else { return "it does not come to us".to_owned() };
+    let leaving = way.device.as_deref().map(|device| Leaving {
+        device,
+        dst: question.addr.ip().to_canonical(),
+        mark: 0,
+        user: question.uid,
+        dns: question.addr.port() == DNS,
+    });
+    match leaving {
+        None => "it is refused, as --strict wants it: there is no way to capture it".to_owned(),
+        Some(leaving) if table.refuses(&leaving) => {
+            format!("it is refused, as --strict wants it, by nftables table {}", table.name)
+        }
+        Some(_) => {
+            "it does not come to us, and --strict lets it out: it is local, on-link or excluded".to_owned()
+        }
+    }
+}
+
 /// Why sockets of this kind do not come back, in one sentence.
 fn reason(strategy: &Strategy, tun: &str) -> String {
     match strategy {
@@ -118,7 +146,13 @@ fn guarded(destination: Destination) -> (&'static str, bool) {
 
 /// The way of the program's packet, or of the client's that this host forwards.
 fn program(scene: &Scene<'_>, question: &WhyQuestion, dst: IpAddr) -> Way {
-    let query = RouteQuery { uid: Some(question.uid), src: question.from, ..RouteQuery::to(dst) };
+    let protocol = if question.udp { UDP } else { TCP };
+    let query = RouteQuery {
+        uid: Some(question.uid),
+        src: question.from,
+        dport: Some((protocol, question.addr.port())),
+        ..RouteQuery::to(dst)
+    };
     let own = |from: IpAddr| from.is_loopback() || scene.host.addresses.iter().any(|a| a.net.addr() == from);
     match question.from {
         Some(from) if !own(from) => {

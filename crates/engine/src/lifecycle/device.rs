@@ -221,6 +221,13 @@ fn take_over(config: &Config, tun: Tun) -> Result<Device, EngineError> {
             instead: "grant CAP_NET_ADMIN, or have whoever made the device exclude the group",
         });
     }
+    if config.capture.strict {
+        return Err(EngineError::Unsupported {
+            what: "--strict with a device that was handed over".to_owned(),
+            where_: "without the right to change routes and the packet filter",
+            instead: "grant CAP_NET_ADMIN, or have whoever made the device refuse the rest",
+        });
+    }
     let snapshot = Snapshot::take()?;
     let Some(link) = snapshot.link(tun.name()) else {
         return Err(EngineError::NoAddress { name: tun.name().to_owned() });

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use oneway_route::{Applied, Captured, Prepared, Verified, no_hook};
+use oneway_route::{Applied, Captured, Prepared, RefuseTable, Verified, no_hook};
 
 use crate::error::EngineError;
 
@@ -60,6 +60,14 @@ impl Host<Captured> {
         match self {
             Self::Ours(applied) => applied.plan().samples.clone(),
             Self::Theirs => Vec::new(),
+        }
+    }
+
+    /// What is refused instead of let out.
+    pub(super) fn refusals(&self) -> Option<RefuseTable> {
+        match self {
+            Self::Ours(applied) => applied.plan().refusals().cloned(),
+            Self::Theirs => None,
         }
     }
 

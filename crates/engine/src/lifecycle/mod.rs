@@ -71,6 +71,8 @@ pub(crate) struct About {
     pub(crate) dns: DnsConfig,
     pub(crate) exclusions: Exclusions,
     pub(crate) reloads: Reloads,
+    /// Whether what cannot be captured is refused.
+    pub(crate) strict: bool,
     /// What does change.
     pub(crate) watched: Arc<Watched>,
 }
@@ -297,6 +299,7 @@ impl Engine {
             warn_of_circles(&shared.dispatch.load(), &exclusions);
         }
         let watched = Arc::new(Watched::new(uplinks, strategy, strategy_why, proof));
+        watched.set_refusals(host.refusals());
         let parts = watching::Parts {
             host,
             request,
@@ -327,6 +330,7 @@ impl Engine {
             dns: config.dns.clone(),
             exclusions,
             reloads: Reloads::default(),
+            strict: config.capture.strict,
             watched,
         };
         let running = Mutex::new(Some(Running { threads, watch, lock }));
@@ -363,13 +367,14 @@ impl Engine {
         let About { tun, families, stack, final_outbound, watched, .. } = &self.about;
         let ((strategy, _), proof) = (watched.strategy(), watched.proof());
         let families: Vec<_> = families.iter().map(ToString::to_string).collect();
+        let strict = if self.about.strict { ", all else refused" } else { "" };
         let verdict = if proof.proven { "proven" } else { "not proven" };
         let protected = match self.shared.egress.is_apart() {
             true => "in another network namespace".to_owned(),
             false => format!("protected by {strategy}"),
         };
         format!(
-            "ready: TCP, UDP and ICMP over {} captured by {tun}, stack {stack}, final {final_outbound}, \
+            "ready: TCP, UDP and ICMP over {} captured by {tun}{strict}, stack {stack}, final {final_outbound}, \
              egress {protected}, loop-free: {verdict}",
             families.join(" and "),
         )
@@ -460,9 +465,6 @@ pub(crate) fn available(config: &Config) -> Result<(), EngineError> {
     match config.capture.mode {
         CaptureMode::Tun => {}
         mode => return missing(format!("--capture {mode}"), "use --capture tun"),
-    }
-    if config.capture.strict {
-        return missing("--strict".to_owned(), "leave it out");
     }
     Ok(())
 }

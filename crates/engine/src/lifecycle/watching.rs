@@ -375,6 +375,7 @@ impl Watcher {
         let outcome = applied.change_to(plan, &mut no_hook);
         if outcome.is_ok() {
             self.protect_as(applied.plan());
+            self.watched.set_refusals(applied.plan().refusals().cloned());
         }
         self.uplinks(snapshot, uplinks);
         match outcome {

@@ -19,6 +19,6 @@ pub(crate) use destroy::destroy_tcp;
 pub(crate) use identity::{Lock, boot, create_private, instance_runs, netns};
 pub(crate) use missing::missing;
 pub(crate) use monitor::{Monitor, Waker};
-pub(crate) use nft::has_rule_for;
+pub(crate) use nft::{has_rule_for, intact as is_there};
 pub(crate) use query::query;
 pub(crate) use snapshot::{snapshot, snapshot_again};

@@ -5,8 +5,7 @@
 
 mod intact;
 
-pub(crate) use intact::has_rule_for;
-pub(super) use intact::intact;
+pub(crate) use intact::{has_rule_for, intact};
 
 use ipnet::IpNet;
 

@@ -10,8 +10,13 @@ use crate::plan::CONGESTION;
 /// Per interface and for `all`.
 const PER_DEVICE: [(&str, &str); 3] =
     [("ipv4", "rp_filter"), ("ipv4", "src_valid_mark"), ("ipv6", "disable_ipv6")];
-const GLOBAL: [&str; 4] =
-    ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv4/ip_local_port_range", CONGESTION];
+const GLOBAL: [&str; 5] = [
+    "net/ipv4/ip_forward",
+    "net/ipv6/conf/all/forwarding",
+    "net/ipv4/ip_local_port_range",
+    "net/ipv4/tcp_fwmark_accept",
+    CONGESTION,
+];
 
 fn file(path: &str) -> PathBuf {
     PathBuf::from("/proc/sys").join(path)

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Chain, Expr, TCP, UDP, display};
+use crate::error::RouteError;
 use crate::id::{Family, Mark};
 
 /// The port of DNS.
@@ -67,6 +68,14 @@ impl RefuseTable {
             || self.users.contains(&packet.user)
             || within(&self.excluded);
         !exempt && within(&self.captured) && (packet.dns || !within(&self.direct))
+    }
+
+    /// Whether it is on this host, as it was made.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn is_there(&self) -> Result<bool, RouteError> {
+        crate::os::is_there(&self.name, &self.chains())
     }
 
     /// Its chains: `output`, and `forward` where that is captured.

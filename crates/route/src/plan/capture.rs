@@ -61,6 +61,7 @@ pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
 
     let mut steps = draft.device(&tun_addresses);
     steps.extend(draft.src_valid_mark(nft.is_some()));
+    steps.extend(strict::accept(&draft));
     steps.extend(draft.cgroup());
     steps.extend(nft);
     steps.extend(routes);

@@ -92,6 +92,17 @@ pub(super) fn routes(draft: &Draft<'_>, captured: &[IpNet]) -> Vec<Step> {
     nets.into_iter().map(refuse).collect()
 }
 
+/// The switch that has what is accepted carry the mark of what came in (`inet_request_mark`, include/net/inet_sock.h). The
+/// first route of an answer is looked up before nftables sees it, and there is none for it when the device is gone: without
+/// this nobody could log in to mend it.
+pub(super) fn accept(draft: &Draft<'_>) -> Option<Step> {
+    let path = "net/ipv4/tcp_fwmark_accept";
+    let old = draft.host.sysctls.get(path).map(|value| value.trim())?;
+    let change = Change::Sysctl { path: path.into(), old: old.into(), new: "1".into() };
+    let needed = draft.request.strict && old == "0";
+    needed.then(|| prepare(change, "who asks this host by TCP is answered, also when this program is gone"))
+}
+
 /// How many priorities the rules take.
 pub(super) fn rule_count(request: &Request) -> usize {
     if request.strict { 2 } else { 0 }

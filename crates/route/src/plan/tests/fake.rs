@@ -19,6 +19,7 @@ pub(crate) fn host() -> Snapshot {
         ("net/ipv4/conf/all/rp_filter", "0"),
         ("net/ipv4/conf/all/src_valid_mark", "0"),
         ("net/ipv4/conf/eth0/rp_filter", "0"),
+        ("net/ipv4/tcp_fwmark_accept", "0"),
         ("net/ipv6/conf/all/disable_ipv6", "0"),
     ];
     Snapshot {

@@ -14,11 +14,7 @@ fn strict() -> Request {
 }
 
 fn table(plan: &Plan) -> &RefuseTable {
-    let found = plan.steps.iter().find_map(|step| match &step.change {
-        Change::Refuse(table) => Some(table),
-        _ => None,
-    });
-    found.expect("a table that refuses")
+    plan.refusals().expect("a table that refuses")
 }
 
 fn refusing_routes(plan: &Plan, family: Family) -> usize {

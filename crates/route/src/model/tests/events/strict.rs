@@ -24,11 +24,7 @@ fn requests() -> Vec<Request> {
 }
 
 fn table(plan: &Plan) -> &RefuseTable {
-    let found = plan.steps.iter().find_map(|step| match &step.change {
-        Change::Refuse(table) => Some(table),
-        _ => None,
-    });
-    found.unwrap()
+    plan.refusals().expect("a table that refuses")
 }
 
 impl World {
