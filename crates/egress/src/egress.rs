@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use oneway_route::{Family, IfIndex};
+use oneway_route::{Family, IfIndex, RouteQuery};
 use parking_lot::RwLock;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpStream, UdpSocket};
@@ -384,12 +384,18 @@ impl Egress {
     /// Where `dst` is, for a socket of the present strategy.
     fn reach(&self, dst: IpAddr) -> Result<Reach, EgressError> {
         match &*self.strategy() {
-            Strategy::Bind { index, name } => self.reach.bound(&*self.oracle, dst, (*index, name)),
+            Strategy::Bind { index, name } => {
+                self.reach.bound(&*self.oracle, RouteQuery::to(dst), (*index, name))
+            }
             Strategy::HostRoute(rule) => self.reach.by_host_route(&*self.oracle, dst, rule),
             // From the uplink's address a server on loopback would see a stranger.
             Strategy::SourceRule(_) if dst.is_loopback() => Ok(Reach::Local),
             _ => match self.detours.of(Family::of(dst)) {
-                Some((index, name)) => self.reach.bound(&*self.oracle, dst, (index, &name)),
+                // It has the mark as well: what has none may be refused.
+                Some((index, name)) => {
+                    let question = self.strategy().question(dst);
+                    self.reach.bound(&*self.oracle, question, (index, &name))
+                }
                 None => Ok(Reach::Uplink),
             },
         }

@@ -67,7 +67,7 @@ impl Egress {
         }
         let strategy = self.strategy();
         let reached = match &*strategy {
-            Strategy::Bind { index, name } => reach::ask(oracle, dst, (*index, name)),
+            Strategy::Bind { index, name } => reach::ask(oracle, RouteQuery::to(dst), (*index, name)),
             Strategy::HostRoute(rule) => rule.ask(oracle, dst),
             Strategy::SourceRule(_) if dst.is_loopback() => Ok(Reach::Local),
             Strategy::SourceRule(rule) => rule.address(Family::of(dst)).map(|_| Reach::Uplink),

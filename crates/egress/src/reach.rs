@@ -41,9 +41,10 @@ impl ReachCache {
     pub(crate) fn bound(
         &self,
         oracle: &dyn RouteOracle,
-        dst: IpAddr,
+        question: RouteQuery,
         device: (IfIndex, &str),
     ) -> Result<Reach, EgressError> {
+        let dst = question.dst;
         if dst.is_loopback() {
             return Ok(Reach::Local);
         }
@@ -51,7 +52,7 @@ impl ReachCache {
         if let Some(reach) = self.recall(dst, now) {
             return Ok(reach);
         }
-        let reach = ask(oracle, dst, device)?;
+        let reach = ask(oracle, question, device)?;
         self.remember(dst, now, reach);
         Ok(reach)
     }
@@ -91,17 +92,17 @@ impl ReachCache {
     }
 }
 
-/// [`ReachCache::bound`] without the memory.
+/// [`ReachCache::bound`] without the memory. The question carries what the socket carries besides the device.
 pub(crate) fn ask(
     oracle: &dyn RouteOracle,
-    dst: IpAddr,
+    question: RouteQuery,
     (index, name): (IfIndex, &str),
 ) -> Result<Reach, EgressError> {
+    let dst = question.dst;
     if is_local(oracle, dst)? {
         return Ok(Reach::Local);
     }
-    let query = RouteQuery::to(dst).bound(index);
-    let answer = oracle.route(&query).map_err(|source| EgressError::Route { dst, source })?;
+    let answer = oracle.route(&question.bound(index)).map_err(|source| EgressError::Route { dst, source })?;
     // Without a table the answer is the kernel's guess that the destination is on-link (K2).
     let routed = answer.kind == RouteKind::Unicast && answer.oif == Some(index) && answer.table.is_some();
     if routed { Ok(Reach::Uplink) } else { Err(EgressError::NoRoute { dst, device: name.to_owned() }) }

@@ -100,7 +100,8 @@ pub fn a_published_container_answers_as_without_us() -> TestResult {
     lab.masquerade_container()?;
     lab.publish_container_port(port::ECHO)?;
     let _servers = serve(&lab.container)?;
-    let seen = compare(&lab, port::ECHO, &[&[], &["--forwarded"]])?;
+    let seen =
+        compare(&lab, port::ECHO, &[&[], &["--forwarded"], &["--strict"], &["--strict", "--forwarded"]])?;
     assert!(answered(&seen), "{seen:?}");
     Ok(())
 }
@@ -171,7 +172,8 @@ pub fn bound_programs_are_captured(lab: &Standard) -> TestResult {
 pub fn servers_answer_as_without_us() -> TestResult {
     let lab = Topology::standard()?;
     let _servers = serve(&lab.host)?;
-    let runs: &[&[&str]] = &[&[], &["--forwarded"], &["--protect", "bind"]];
+    let runs: &[&[&str]] =
+        &[&[], &["--forwarded"], &["--protect", "bind"], &["--strict"], &["--strict", "--forwarded"]];
     let seen = compare(&lab, port::ECHO, runs)?;
     assert!(seen.iter().all(|seen| seen.tcp), "{seen:?}");
     // On another laboratory: a program that is just being started may hold the listeners for a moment yet.
@@ -234,7 +236,7 @@ pub fn strict_reverse_path_filter_changes_nothing() -> TestResult {
     lab.strict_rp_filter()?;
     let before = Snapshot::take(&lab.host)?;
     assert_eq!(results(&lab)?, without);
-    for options in [&[][..], &["--protect", "bind"], &["--forwarded"]] {
+    for options in [&[][..], &["--protect", "bind"], &["--forwarded"], &["--strict"]] {
         let mut oneway = run(&lab.host, options)?;
         assert_eq!(results(&lab)?, without, "{options:?}");
         if options.contains(&"--forwarded") {

@@ -102,7 +102,9 @@ pub fn while_it_stops() -> TestResult {
 pub fn a_clean_stop_leaves_nothing() -> TestResult {
     let lab = Topology::standard()?;
     let before = Snapshot::take(&lab.host)?;
-    for options in [&[][..], &["--forwarded"], &["--protect", "bind"], &["--include", "203.0.113.0/24"]] {
+    for options in
+        [&[][..], &["--forwarded"], &["--protect", "bind"], &["--include", "203.0.113.0/24"], &["--strict"]]
+    {
         let mut oneway = run(&lab.host, options)?;
         assert!(reaches_origin(&lab.host, SECOND), "{options:?}");
         assert!(before.expect_same(&lab.host).is_err(), "nothing was changed: {options:?}");

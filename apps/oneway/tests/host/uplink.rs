@@ -177,6 +177,10 @@ pub fn everything_that_happens_to_bound_uplinks() -> TestResult {
     all_that_happens(&["--protect", "bind"])
 }
 
+pub fn everything_that_happens_under_strict() -> TestResult {
+    all_that_happens(&["--strict"])
+}
+
 fn none_at_the_start(options: &[&str]) -> TestResult {
     let lab = Topology::standard()?;
     let host = &lab.host;
