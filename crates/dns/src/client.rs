@@ -5,8 +5,8 @@ use std::collections::hash_map::Entry;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hickory_proto::op::{Message, ResponseCode};
@@ -18,7 +18,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::cache::Cache;
-use crate::exchange::{self, Dropped};
+use crate::carrier::Carrier;
+use crate::exchange::{self, By, Dropped};
 use crate::message::{Asked, Key};
 
 /// When the next server is asked as well, while the first has not answered.
@@ -94,6 +95,8 @@ pub struct Resolved {
 pub struct Client {
     egress: Arc<Egress>,
     config: ClientConfig,
+    /// Takes the questions of programs.
+    carrier: OnceLock<Arc<dyn Carrier>>,
     /// An upstream is on this host.
     local: bool,
     /// The upstream that answered last.
@@ -105,6 +108,15 @@ pub struct Client {
     failed: AtomicU64,
     limited: AtomicU64,
     loops: AtomicU64,
+}
+
+/// For whom something is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    /// For ourselves.
+    Ours,
+    /// For a program.
+    Programs,
 }
 
 type Landing = watch::Receiver<Option<Arc<Message>>>;
@@ -145,6 +157,7 @@ impl Client {
             egress,
             local: config.upstreams.iter().any(|upstream| upstream.addr().ip().is_loopback()),
             config,
+            carrier: OnceLock::new(),
             preferred: AtomicUsize::new(0),
             cache: Mutex::default(),
             flights: Mutex::default(),
@@ -154,6 +167,12 @@ impl Client {
             limited: AtomicU64::new(0),
             loops: AtomicU64::new(0),
         }
+    }
+
+    /// Has what programs ask carried from now on. What is asked for our own sake, the names of proxies, is not: it would
+    /// need the very proxy that it is about.
+    pub fn carry_by(&self, carrier: Arc<dyn Carrier>) {
+        let _ = self.carrier.set(carrier);
     }
 
     /// What it has done.
@@ -183,16 +202,28 @@ impl Client {
         self.resolve(host).await
     }
 
-    /// Finds the addresses of a host; at least one.
+    /// Finds the addresses of a host for our own sake; at least one.
     ///
     /// # Errors
     /// [`io::ErrorKind::NotFound`] if it has none, others if nobody could be asked.
     pub async fn resolve(self: &Arc<Self>, host: &str) -> io::Result<Resolved> {
+        self.resolve_as(host, Whose::Ours).await
+    }
+
+    /// The same for a program.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`].
+    pub async fn resolve_for_program(self: &Arc<Self>, host: &str) -> io::Result<Resolved> {
+        self.resolve_as(host, Whose::Programs).await
+    }
+
+    async fn resolve_as(self: &Arc<Self>, host: &str, whose: Whose) -> io::Result<Resolved> {
         let mut name = Name::from_str(host)
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "it is no host name"))?;
         name.set_fqdn(true);
         let (v4, v6) = (Asked::own(name.clone(), RecordType::A), Asked::own(name, RecordType::AAAA));
-        let (v4, v6) = tokio::join!(self.ask(&v4, None), self.ask(&v6, None));
+        let (v4, v6) = tokio::join!(self.ask_as(&v4, None, whose), self.ask_as(&v6, None, whose));
         let mut found = Resolved { addresses: Vec::new(), ttl: Duration::MAX };
         let mut forbidden = false;
         for record in v4.answers.iter().chain(&v6.answers) {
@@ -220,8 +251,12 @@ impl Client {
         })
     }
 
-    /// The answer to a question; SERVFAIL if there is none. `original` is the server that the client asked.
+    /// The answer to a program's question; SERVFAIL if there is none. `original` is the server that it asked.
     pub(crate) async fn ask(self: &Arc<Self>, asked: &Asked, original: Option<SocketAddr>) -> Message {
+        self.ask_as(asked, original, Whose::Programs).await
+    }
+
+    async fn ask_as(self: &Arc<Self>, asked: &Asked, original: Option<SocketAddr>, whose: Whose) -> Message {
         let key = asked.key();
         if let Some(answer) = self.cached(&key) {
             return answer;
@@ -232,7 +267,7 @@ impl Client {
                 let leading = Leading { client: Arc::clone(self), key };
                 let (client, asked) = (Arc::clone(self), asked.clone());
                 tokio::spawn(async move {
-                    let answer = Arc::new(client.race(&asked, client.order(original)).await);
+                    let answer = Arc::new(client.race(&asked, client.order(original), whose).await);
                     client.cache.lock().put(leading.key.clone(), &answer, std::time::Instant::now());
                     drop(leading);
                     land.send_replace(Some(answer));
@@ -241,7 +276,7 @@ impl Client {
             }
             Join::Escape(server) => {
                 self.loops.fetch_add(1, Relaxed);
-                return self.race(asked, vec![(0, Upstream::Udp(server))]).await;
+                return self.race(asked, vec![(0, Upstream::Udp(server))], whose).await;
             }
             Join::Full => {
                 self.limited.fetch_add(1, Relaxed);
@@ -309,7 +344,8 @@ impl Client {
 
     /// Asks the servers, each after the one before it has failed or been silent for a while; the first answer wins. An
     /// answer that is none (SERVFAIL, REFUSED) only if nobody has a better one.
-    async fn race(&self, asked: &Asked, order: Vec<(usize, Upstream)>) -> Message {
+    async fn race(&self, asked: &Asked, order: Vec<(usize, Upstream)>, whose: Whose) -> Message {
+        let carrier = self.carrier.get().filter(|_| whose == Whose::Programs);
         let deadline = Instant::now() + PATIENCE;
         let mut waiting = order.into_iter();
         let mut running = JoinSet::new();
@@ -318,6 +354,7 @@ impl Client {
         while let Some((place, upstream)) = waiting.next() {
             running.spawn(exchange_with(
                 Arc::clone(&self.egress),
+                carrier.cloned(),
                 upstream,
                 asked.outgoing(),
                 deadline,
@@ -357,13 +394,15 @@ impl Client {
 
 async fn exchange_with(
     egress: Arc<Egress>,
+    carrier: Option<Arc<dyn Carrier>>,
     upstream: Upstream,
     query: Message,
     until: Instant,
     place: usize,
 ) -> (usize, Upstream, Result<Message, crate::ExchangeError>, Dropped) {
     let dropped = Dropped::default();
-    let result = exchange::ask(&egress, upstream, query, until, &dropped).await;
+    let by = By { egress: &egress, carrier: carrier.as_deref() };
+    let result = exchange::ask(by, upstream, query, until, &dropped).await;
     (place, upstream, result, dropped)
 }
 

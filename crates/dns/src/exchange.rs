@@ -8,9 +8,11 @@ use std::time::Duration;
 use hickory_proto::op::{Message, ResponseCode};
 use oneway_egress::{Egress, EgressError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::Upstream;
+use crate::carrier::{Carried, Carrier};
 use crate::message::{Unfit, accept};
 
 /// When a datagram is taken for lost and sent again. Most resolvers answer from their cache within a tenth.
@@ -45,15 +47,24 @@ pub(crate) struct Dropped {
     pub(crate) malformed: AtomicU64,
 }
 
+/// By what a server is asked.
+#[derive(Clone, Copy)]
+pub(crate) struct By<'a> {
+    /// Our own sockets.
+    pub(crate) egress: &'a Egress,
+    /// What comes before them.
+    pub(crate) carrier: Option<&'a dyn Carrier>,
+}
+
 /// Asks one server, over TCP after UDP if the answer is too long, and without EDNS if it does not know that.
 pub(crate) async fn ask(
-    egress: &Egress,
+    by: By<'_>,
     upstream: Upstream,
     query: Message,
     until: Instant,
     dropped: &Dropped,
 ) -> Result<Message, ExchangeError> {
-    let answer = once(egress, upstream, &query, until, dropped).await?;
+    let answer = once(by, upstream, &query, until, dropped).await?;
     if answer.metadata.response_code != ResponseCode::FormErr || query.edns.is_none() {
         return Ok(answer);
     }
@@ -61,17 +72,25 @@ pub(crate) async fn ask(
     let mut plain = Message::query();
     plain.metadata.recursion_desired = query.metadata.recursion_desired;
     plain.queries = query.queries;
-    once(egress, upstream, &plain, until, dropped).await
+    once(by, upstream, &plain, until, dropped).await
 }
 
 async fn once(
-    egress: &Egress,
+    By { egress, carrier }: By<'_>,
     upstream: Upstream,
     query: &Message,
     until: Instant,
     dropped: &Dropped,
 ) -> Result<Message, ExchangeError> {
     let bytes = query.to_vec().map_err(|error| io::Error::other(error.to_string()))?;
+    // A server on this host is no matter of any outbound.
+    if let Some(carrier) = carrier.filter(|_| !upstream.addr().ip().is_loopback()) {
+        let carried = timeout_at(until, carrier.connect(upstream.addr())).await;
+        if let Some(Carried { mut stream, early }) = carried.map_err(|_| ExchangeError::Silent)?? {
+            let talk = talk(&mut stream, &early, query, &bytes, dropped);
+            return timeout_at(until, talk).await.unwrap_or(Err(ExchangeError::Silent));
+        }
+    }
     let timed = match upstream {
         Upstream::Tcp(server) => timeout_at(until, tcp(egress, server, query, &bytes, dropped)).await,
         Upstream::Udp(server) => match timeout_at(until, udp(egress, server, query, &bytes, dropped)).await {
@@ -119,12 +138,24 @@ async fn tcp(
     dropped: &Dropped,
 ) -> Result<Message, ExchangeError> {
     let mut stream = egress.connect_tcp(server).await?;
+    talk(&mut stream, &[], query, bytes, dropped).await
+}
+
+/// `early` comes before what the stream holds.
+async fn talk(
+    stream: &mut TcpStream,
+    early: &[u8],
+    query: &Message,
+    bytes: &[u8],
+    dropped: &Dropped,
+) -> Result<Message, ExchangeError> {
     let mut framed = u16::try_from(bytes.len()).map_err(io::Error::other)?.to_be_bytes().to_vec();
     framed.extend_from_slice(bytes);
     stream.write_all(&framed).await?;
-    let len = stream.read_u16().await?;
+    let mut answer = early.chain(stream);
+    let len = answer.read_u16().await?;
     let mut buffer = vec![0; usize::from(len)];
-    stream.read_exact(&mut buffer).await?;
+    answer.read_exact(&mut buffer).await?;
     match accept(query, &buffer) {
         Ok(answer) => Ok(answer),
         Err(Unfit::Foreign) => {

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod cache;
+mod carrier;
 mod client;
 mod exchange;
 mod fake_ip;
@@ -20,6 +21,7 @@ mod pattern;
 mod server;
 mod system;
 
+pub use carrier::{Carried, Carrier, Connecting};
 pub use client::{Client, ClientConfig, ClientCounters, Resolved, Upstream};
 pub use exchange::ExchangeError;
 pub use fake_ip::{BadPool, FakeIp, FakeIpConfig, Pinned, StoreError, TTL};

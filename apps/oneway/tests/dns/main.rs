@@ -7,6 +7,8 @@ mod fake;
 #[cfg(target_os = "linux")]
 mod real;
 #[cfg(target_os = "linux")]
+mod strict;
+#[cfg(target_os = "linux")]
 mod upstreams;
 
 #[cfg(target_os = "linux")]
@@ -19,6 +21,8 @@ fn main() -> std::process::ExitCode {
         fake::a_stale_address_is_refused_and_never_dialled,
         real::names_get_their_own_addresses,
         real::large_answers_come_whole,
+        strict::no_query_is_on_the_wire,
+        strict::the_bootstrap_is_the_only_query,
     ];
     oneway_lab::variants![
         both,

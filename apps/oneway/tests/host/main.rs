@@ -68,6 +68,7 @@ fn main() -> std::process::ExitCode {
         strict::bound_sockets_are_refused,
         strict::a_killed_instance_leaves_the_refusal,
         strict::resolvers_on_the_link_are_captured,
+        strict::ipv6_never_leaks,
     ];
     let both = strategies::each(both);
     oneway_lab::variants![

@@ -2,15 +2,15 @@
 //! killed.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use oneway_lab::capture::{Packet, Recorder};
 use oneway_lab::client::{Client, Outcome, Ping, RecordType, wait_until};
 use oneway_lab::harness::TestResult;
 use oneway_lab::servers::dns::Zone;
 use oneway_lab::servers::origin::port;
-use oneway_lab::servers::{DnsServer, Origin};
-use oneway_lab::topology::{Standard, address, name};
+use oneway_lab::servers::{DnsServer, Origin, SocksOptions, SocksServer};
+use oneway_lab::topology::{Standard, address, name, port as socks};
 use oneway_lab::{NetNs, Snapshot, Topology};
 
 use crate::common::{
@@ -257,5 +257,84 @@ pub fn what_cannot_be_strict_is_refused_by_name() -> TestResult {
         "{}",
         doctor.stdout
     );
+    Ok(())
+}
+
+/// A program that tries IPv6 first, as most do, and IPv4 as soon as that has failed.
+fn expect_fallback(host: &NetNs, what: &str) -> TestResult {
+    let begin = Instant::now();
+    let first = host.client().tcp(address::ORIGIN.v6_port(port::HTTP), 3 * SECOND)?;
+    assert!(!matches!(first.outcome, Outcome::Done | Outcome::TimedOut), "{what}: {:?}", first.outcome);
+    let second = host.client().tcp(address::ORIGIN.v4_port(port::HTTP), 3 * SECOND)?;
+    assert_eq!(second.outcome, Outcome::Done, "{what}");
+    assert!(begin.elapsed() < AT_ONCE, "{what}: it took {:?}", begin.elapsed());
+    Ok(())
+}
+
+/// S15: IPv6 is proxied; or the proxy has none; or it is switched off.
+pub fn ipv6_never_leaks() -> TestResult {
+    let lab = Topology::standard()?;
+    let host = &lab.host;
+    let before = Snapshot::take(host)?;
+    let v6: IpAddr = address::ORIGIN.v6.into();
+    let proxy = format!("socks5://{}", address::SOCKS.v4_port(socks::SOCKS));
+    let leaks = |wire: &Wire| {
+        wire.expect_none("IPv6 leaks", |p| p.dst.is_ipv6() && p.is_traffic() && !p.dst.is_multicast())
+    };
+    for strict in [&[][..], &["--strict"]] {
+        let mut oneway = run(host, &[&["--proxy", &proxy], strict].concat())?;
+        let wire = Wire::of(host)?;
+        assert!(reaches_origin(host, SECOND), "{strict:?}");
+        leaks(&wire)?;
+        never_captured(&lab)?;
+        stop(&mut oneway, host, &before)?;
+    }
+
+    // A proxy that has no way to it.
+    tool(&lab.r1, "ip -6 route del 2001:db8:100::/64")?;
+    let at = [address::R1_LAN.v4_port(socks::SOCKS)];
+    let _without = SocksServer::start(&lab.r1, &at, SocksOptions::default())?;
+    let proxy = format!("socks5://{}", at[0]);
+    for strict in [&[][..], &["--strict"]] {
+        let mut oneway = run(host, &[&["--proxy", &proxy], strict].concat())?;
+        let wire = Wire::of(host)?;
+        expect_fallback(host, "the proxy has no IPv6")?;
+        leaks(&wire)?;
+        stop(&mut oneway, host, &before)?;
+    }
+
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("oneway.toml");
+    std::fs::write(&file, "[capture]\nipv6 = false\nstrict = true\n")?;
+    let mut oneway = run(host, &["-c", &file.display().to_string(), "--proxy", &proxy])?;
+    let wire = Wire::of(host)?;
+    expect_fallback(host, "IPv6 is switched off")?;
+    expect_refused(&host.client(), v6, "IPv6 is switched off")?;
+    leaks(&wire)?;
+    never_captured(&lab)?;
+    stop(&mut oneway, host, &before)
+}
+
+/// Neighbour discovery, multicast and what asks for an address go as without us.
+fn never_captured(lab: &Standard) -> TestResult {
+    let host = &lab.host;
+    tool(host, "ip -6 neigh flush dev up1")?;
+    expect_neighbours(host)?;
+    let wire = Recorder::start(host, Some(UP1))?;
+    let asks = [("[::]:546", "[ff02::1:2]:547"), ("0.0.0.0:68", "255.255.255.255:67")];
+    for (from, to) in asks {
+        let (from, to): (SocketAddr, SocketAddr) = (from.parse()?, to.parse()?);
+        // Neither is answered.
+        let socket = host.client().source_port(from).device(UP1).udp_socket(to.is_ipv6())?;
+        if to.is_ipv4() {
+            socket.set_broadcast(true)?;
+        }
+        socket.send_to(b"solicit", to)?;
+        wire.wait_for(SECOND, &format!("{to} is asked by the uplink"), |p| {
+            p.dst == to.ip() && p.ports == (from.port(), to.port())
+        })?;
+    }
+    let all_nodes = host.client().device(UP1).ping("ff02::1".parse()?, SECOND)?;
+    assert!(matches!(all_nodes, Ping::Reply { .. }), "{all_nodes:?}");
     Ok(())
 }

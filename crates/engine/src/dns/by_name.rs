@@ -53,7 +53,7 @@ impl Dns {
     /// The real addresses of a target's name, those of the family that the client chose first.
     pub(crate) async fn addresses(&self, target: &Target) -> Result<Vec<IpAddr>, DialError> {
         let Some(host) = &target.host else { return Ok(vec![target.addr.ip()]) };
-        let resolved = self.client.resolve(host).await;
+        let resolved = self.client.resolve_for_program(host).await;
         let mut addresses =
             resolved.map_err(|source| DialError::Name { host: Arc::clone(host), source })?.addresses;
         addresses.sort_by_key(|ip| ip.is_ipv4() != target.addr.is_ipv4());

@@ -1,6 +1,7 @@
 //! Captured DNS, and the names of destinations and proxies.
 
 mod by_name;
+mod carried;
 mod proxies;
 mod resolver;
 
@@ -20,6 +21,7 @@ use oneway_route::{Family, Snapshot};
 use crate::config::{ConfigError, ConfigErrors, DnsConfig, DnsMode, DnsUpstream};
 use crate::control::DnsCounters;
 use crate::error::EngineError;
+pub(crate) use carried::ByRules;
 pub(crate) use proxies::keep as keep_proxies;
 pub(crate) use resolver::ProxyResolver;
 

@@ -31,7 +31,7 @@ use crate::circle;
 use crate::config::{CaptureMode, Config, DnsConfig, Protect, StackKind};
 use crate::control::{FlowInfo, InstanceLock, StatePaths, Status};
 use crate::dispatch::Dispatch;
-use crate::dns::{self, Dns, ProxyResolver};
+use crate::dns::{self, ByRules, Dns, ProxyResolver};
 use crate::error::EngineError;
 use crate::exclude::Exclusions;
 use crate::group::selected::Selected;
@@ -266,6 +266,9 @@ impl Engine {
         let (owners, mailboxes) = Owners::new(queues.len());
         let stacks = Stacks { stack, tcp, owners, shortcuts };
         let shared = Arc::new(shared(dispatch, dns, egress, limits, &addresses, &listeners, stacks));
+        if config.capture.strict {
+            shared.dns.client().carry_by(Arc::new(ByRules(Arc::downgrade(&shared))));
+        }
         listeners.resize_with(queues.len(), Vec::new);
         let (orders, receiver) = watch::channel(Orders::default());
         let end = Arc::new(End::default());
