@@ -57,6 +57,7 @@ fn main() -> std::process::ExitCode {
         health::descriptors_come_back,
         health::a_proxy_that_is_down_refuses_and_recovers,
         uplink::everything_that_happens_to_uplinks,
+        uplink::both_are_down_for_half_a_minute,
         breaker::a_foreign_rule_cannot_make_a_storm,
         breaker::one_destination_that_loops_leaves_the_others_alone,
         health::a_deleted_device_ends_it,

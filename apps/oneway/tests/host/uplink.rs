@@ -2,9 +2,10 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use oneway_lab::client::wait_until;
+use oneway_lab::client::{Outcome, wait_until};
 use oneway_lab::harness::{Failed, TestResult};
 use oneway_lab::servers::origin::port;
 use oneway_lab::topology::{Standard, address};
@@ -166,6 +167,46 @@ fn lab_routes(lab: &Standard) -> Result<(), oneway_lab::LabError> {
             let _ = tool(&lab.host, &words);
         }
     }
+    Ok(())
+}
+
+/// S8: for longer than any program, resolver or timer here waits.
+pub fn both_are_down_for_half_a_minute() -> TestResult {
+    const DOWN: Duration = Duration::from_secs(30);
+    let lab = Topology::standard()?;
+    let host = &lab.host;
+    let mut oneway = run(host, &[])?;
+    works(host, "it works at the start", &oneway)?;
+    let flows = idle(host)?;
+    let begin = Instant::now();
+    host.down(UP1)?;
+    host.down(UP2)?;
+    wait_until(WORKS, "there is no uplink", || uplink_is(host, None))?;
+    are_reset(flows, &oneway)?;
+    let cpu = oneway.cpu_time()?;
+    let client = host.client();
+    while begin.elapsed() < DOWN {
+        for to in address::ORIGIN.ports(port::HTTP) {
+            let dial = client.tcp(to, SECOND)?;
+            assert_ne!(dial.outcome, Outcome::Done, "{to} by no uplink?");
+        }
+        let _ = client.udp(address::ORIGIN.v4_port(port::ECHO), b"x", SECOND / 2)?;
+        assert!(oneway.alive(), "{}", oneway.stderr());
+        // As often as programs try again, and not as often as they could.
+        thread::sleep(SECOND / 5);
+    }
+    let used = oneway.cpu_time()?.saturating_sub(cpu);
+    assert!(used < 2 * SECOND, "{used:?} of processor time with nothing to carry");
+    let lines = oneway.stderr().lines().count();
+    assert!(lines < 100, "{lines} lines are logged");
+    lab.restore_uplink(UP2).or_else(|_| lab_routes(&lab))?;
+    works(host, "the second uplink is back", &oneway)?;
+    wait_until(WORKS, "it is the uplink", || uplink_is(host, Some(UP2)))?;
+    lab.restore_uplink(UP1).or_else(|_| lab_routes(&lab))?;
+    works(host, "both are back", &oneway)?;
+    wait_until(WORKS, "it is the uplink again", || uplink_is(host, Some(UP1)))?;
+    let (status, _) = oneway.stop(2 * SECOND)?;
+    assert!(status.success(), "{}", oneway.stderr());
     Ok(())
 }
 
