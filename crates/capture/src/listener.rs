@@ -1,6 +1,6 @@
-//! The local sockets that a NAT to the OS's own TCP ends in, and that REDIRECT and TPROXY will end in.
+//! The local sockets that connections end in that the kernel's own TCP carries: by a NAT in a device, or by `REDIRECT`.
 
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
-pub use linux::listen_on_device;
+pub use linux::{listen_for_redirected, listen_on_device, original_destination};

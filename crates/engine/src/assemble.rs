@@ -139,6 +139,8 @@ pub(crate) fn request(config: &Config, protect: route::Protect) -> route::Reques
         device_is_ours: config.tun.fd.is_none(),
         ipv6: config.capture.ipv6,
         strict: config.capture.strict,
+        // Its port is chosen when there are listeners.
+        redirect: None,
     }
 }
 

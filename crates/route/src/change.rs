@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::{PROTOCOL, Rule, RuleAction};
 use crate::id::{Family, Table};
-use crate::nft::{NftTable, RefuseTable};
+use crate::nft::{NftTable, RedirectTable, RefuseTable};
 use crate::query::RouteKind;
 
 /// One change to the host.
@@ -53,6 +53,8 @@ pub enum Change {
     Nft(NftTable),
     /// Makes the table of nftables that refuses what would escape the capture; likewise.
     Refuse(RefuseTable),
+    /// Makes the table of nftables that redirects connections to our listeners; likewise.
+    Redirect(RedirectTable),
     /// Sets a switch.
     Sysctl {
         /// Its path below `/proc/sys`.
@@ -179,6 +181,7 @@ impl Change {
             Self::Cgroup { path } => Undo::Cgroup { path: path.clone() },
             Self::Nft(table) => Undo::Nft { name: table.name.clone() },
             Self::Refuse(table) => Undo::Nft { name: table.name.clone() },
+            Self::Redirect(table) => Undo::Nft { name: table.name.clone() },
             Self::Sysctl { path, old, new } => {
                 Undo::Sysctl { path: path.clone(), old: old.clone(), new: new.clone() }
             }
@@ -198,6 +201,7 @@ impl Display for Change {
             Self::Cgroup { path } => write!(f, "mkdir -p /sys/fs/cgroup/{path}"),
             Self::Nft(table) => write!(f, "{table}"),
             Self::Refuse(table) => write!(f, "{table}"),
+            Self::Redirect(table) => write!(f, "{table}"),
             Self::Sysctl { path, new, .. } => write!(f, "sysctl -w {path}={new}"),
         }
     }

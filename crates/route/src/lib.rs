@@ -55,7 +55,7 @@ pub use model::{
     rule_words,
 };
 pub use monitor::{Changes, Monitor, Waker};
-pub use nft::{Inbound, Leaving, NftTable, RefuseTable};
+pub use nft::{Inbound, Leaving, NftTable, RedirectTable, RefuseTable};
 pub use plan::{
     Phase, Plan, PlanError, Protect, Request, Sources, Step, Uplink, Uplinks, find_uplinks, plan, plan_again,
 };

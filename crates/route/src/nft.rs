@@ -1,10 +1,11 @@
-//! Our nftables tables, as data. The first carries our mark between the packets of one connection; the second, which is
-//! there with `--strict` only, is in [`refuse`].
+//! Our nftables tables, as data. The first carries our mark between the packets of one connection; those that are there
+//! with `--strict` and with `--capture redirect` only are in [`refuse`] and [`redirect`].
 //!
 //! What the first is for: a connection that began on an uplink (an SSH session, a DNAT to a container) is
 //! answered by the host, and the answers must not be captured; and a strict `rp_filter` must see our
 //! mark on the replies to our own sockets, or it drops them.
 
+mod redirect;
 mod refuse;
 
 use std::fmt::{self, Display};
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::Cgroup;
 use crate::id::{Family, Mark};
 
+pub use redirect::RedirectTable;
 pub(crate) use refuse::DNS;
 pub use refuse::{Leaving, RefuseTable};
 
@@ -91,6 +93,8 @@ pub(crate) enum Expr {
     Reject,
     /// Answers with a reset; for TCP.
     Reset,
+    /// Sends it to a port of this host.
+    Redirect(u16),
 }
 
 /// A base chain with policy `accept`, named as its hook.
@@ -108,6 +112,7 @@ pub(crate) struct Chain {
 pub(crate) enum HookPriority {
     /// After connection tracking, before routing.
     Mangle = -150,
+    DstNat = -100,
     Filter = 0,
 }
 
@@ -213,6 +218,7 @@ impl Display for Expr {
             Self::Accept => f.write_str("accept"),
             Self::Reject => f.write_str("reject with icmpx admin-prohibited"),
             Self::Reset => f.write_str("reject with tcp reset"),
+            Self::Redirect(port) => write!(f, "redirect to :{port}"),
         }
     }
 }
@@ -221,6 +227,7 @@ impl Display for HookPriority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Mangle => "mangle",
+            Self::DstNat => "-100",
             Self::Filter => "filter",
         })
     }

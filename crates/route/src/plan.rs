@@ -10,6 +10,7 @@ mod capture;
 pub(crate) mod choose;
 mod congestion;
 mod protect;
+mod redirect;
 mod strict;
 mod text;
 mod uplink;
@@ -152,6 +153,9 @@ pub struct Request {
     /// Whether what cannot be captured is refused instead of left alone, also when this program is gone.
     #[serde(default)]
     pub strict: bool,
+    /// The port of our listeners on loopback that this host's own TCP ends in; `None` has it come by the device.
+    #[serde(default)]
+    pub redirect: Option<u16>,
 }
 
 impl Default for Request {
@@ -175,6 +179,7 @@ impl Default for Request {
             device_is_ours: true,
             ipv6: true,
             strict: false,
+            redirect: None,
         }
     }
 }
@@ -367,6 +372,11 @@ pub enum PlanError {
         /// What can be done.
         instead: &'static str,
     },
+    /// There is no NAT.
+    #[error(
+        "this kernel has no nftables with connection tracking, which --capture redirect needs; use --capture tun"
+    )]
+    NoRedirect,
     /// Everything is excluded.
     #[error("there is nothing to capture: every included network is excluded")]
     Nothing,

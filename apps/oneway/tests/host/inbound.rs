@@ -172,8 +172,14 @@ pub fn bound_programs_are_captured(lab: &Standard) -> TestResult {
 pub fn servers_answer_as_without_us() -> TestResult {
     let lab = Topology::standard()?;
     let _servers = serve(&lab.host)?;
-    let runs: &[&[&str]] =
-        &[&[], &["--forwarded"], &["--protect", "bind"], &["--strict"], &["--strict", "--forwarded"]];
+    let runs: &[&[&str]] = &[
+        &[],
+        &["--forwarded"],
+        &["--protect", "bind"],
+        &["--strict"],
+        &["--strict", "--forwarded"],
+        &["--capture", "redirect"],
+    ];
     let seen = compare(&lab, port::ECHO, runs)?;
     assert!(seen.iter().all(|seen| seen.tcp), "{seen:?}");
     // On another laboratory: a program that is just being started may hold the listeners for a moment yet.

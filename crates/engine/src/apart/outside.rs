@@ -10,7 +10,9 @@ use oneway_route::{Change, Protect, Request, Snapshot};
 
 use super::{ApartError, ApartTun, Made, Wish, descriptors};
 use crate::assemble;
-use crate::config::{Config, ConfigError, ConfigErrors, DnsMode, DnsUpstream, FaultSpec, StackKind};
+use crate::config::{
+    CaptureMode, Config, ConfigError, ConfigErrors, DnsMode, DnsUpstream, FaultSpec, StackKind,
+};
 use crate::error::EngineError;
 
 /// The name of the device inside, where nobody has taken it.
@@ -112,7 +114,12 @@ fn nameserver(own: &[IpNet]) -> IpAddr {
 
 fn refuse_what_has_no_meaning(config: &Config) -> Result<(), EngineError> {
     let capture = &config.capture;
-    let wrong: [(&str, bool, &str); 9] = [
+    let wrong: [(&str, bool, &str); 10] = [
+        (
+            "--capture redirect",
+            capture.mode == CaptureMode::Redirect,
+            "what the program sends comes by its device",
+        ),
         ("--tun-fd", config.tun.fd.is_some(), "the device is made for the program"),
         ("--forwarded", capture.forwarded, "nobody is behind the program"),
         ("--include", !capture.include.is_empty(), "there is no other way out; use rules"),

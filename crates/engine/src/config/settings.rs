@@ -246,7 +246,7 @@ impl Settings {
             errors.push(ConfigError::new(Some(origin.clone()), message));
         };
         if let Some(set) = &self.mode
-            && set.value != CaptureMode::Tun
+            && set.value == CaptureMode::Tproxy
         {
             refuse(&set.origin, &format!("capture mode {}", set.value));
         }

@@ -780,7 +780,6 @@ fn protections_that_cannot_be_are_refused_with_a_way_out() {
 #[test]
 fn later_versions_are_refused() {
     for (text, error) in [
-        ("capture.mode = \"redirect\"", "1:16: capture mode redirect is not available in this version"),
         ("capture.mode = \"tproxy\"", "1:16: capture mode tproxy is not available in this version"),
         ("confirm = 0", "1:11: confirm: nobody can confirm in 0 seconds; give at least 1"),
         (

@@ -74,6 +74,9 @@ pub struct Status {
     pub stack: String,
     /// The name of the TUN device.
     pub tun: String,
+    /// The port that this host's own TCP is redirected to, with `--capture redirect`.
+    #[serde(default)]
+    pub redirect: Option<u16>,
     /// Whether what cannot be captured is refused.
     #[serde(default)]
     pub strict: bool,

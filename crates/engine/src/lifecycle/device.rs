@@ -13,10 +13,11 @@ use oneway_route::{
 };
 
 use super::host::Host;
+use super::redirected::{self, Redirected};
 use super::{protection, workers};
 use crate::apart::ApartTun;
 use crate::assemble;
-use crate::config::{Config, FaultSpec, StackKind};
+use crate::config::{CaptureMode, Config, FaultSpec, StackKind};
 use crate::control::StatePaths;
 use crate::error::EngineError;
 use crate::exclude;
@@ -38,6 +39,8 @@ pub(super) struct Device {
     /// Where our own sockets are made, if not here.
     pub(super) namespace: Option<Arc<Namespace>>,
     pub(super) place: Place,
+    /// Where the packet filter sends this host's own TCP, if it does.
+    pub(super) redirected: Redirected,
 }
 
 /// Where a device is.
@@ -101,8 +104,10 @@ pub(super) fn open(config: &Config, paths: &StatePaths, servers: &[IpAddr]) -> R
         })?;
     }
     let name = given.as_ref().map(|tun| tun.name().to_owned());
+    let redirected = redirected::listen(config, workers())?;
     let snapshot = Snapshot::take()?;
-    let Planned { plan, request, strategy, why, namespace } = plan(config, name, &snapshot, servers)?;
+    let Planned { plan, request, strategy, why, namespace } =
+        plan(config, name, &snapshot, servers, redirected.port)?;
     let tun = match given {
         Some(tun) => tun,
         None => {
@@ -129,6 +134,7 @@ pub(super) fn open(config: &Config, paths: &StatePaths, servers: &[IpAddr]) -> R
         nft: snapshot.nft,
         namespace,
         place: Place::Here,
+        redirected,
     })
 }
 
@@ -155,16 +161,19 @@ pub(super) fn shortcuts(config: &Config, tun: &Tun, connections: usize) -> Optio
     }
 }
 
-/// Plans the capture with the protection that works on this host. `given` names a device that was handed over.
+/// Plans the capture with the protection that works on this host. `given` names a device that was handed over, `redirect`
+/// is the port that connections are redirected to.
 pub(super) fn plan(
     config: &Config,
     given: Option<String>,
     snapshot: &Snapshot,
     servers: &[IpAddr],
+    redirect: Option<u16>,
 ) -> Result<Planned, EngineError> {
     let asked = assemble::protect(config);
     let namespace = protection::namespace(config)?;
     let mut request = assemble::request(config, protection::planned_for(asked, namespace.is_some()));
+    request.redirect = redirect;
     request.root = rustix::process::geteuid().is_root();
     if request.protect.is_host_route() {
         request.servers = servers.to_vec();
@@ -221,6 +230,13 @@ fn take_over(config: &Config, tun: Tun) -> Result<Device, EngineError> {
             instead: "grant CAP_NET_ADMIN, or have whoever made the device exclude the group",
         });
     }
+    if config.capture.mode == CaptureMode::Redirect {
+        return Err(EngineError::Unsupported {
+            what: "--capture redirect with a device that was handed over".to_owned(),
+            where_: "without the right to change the packet filter",
+            instead: "grant CAP_NET_ADMIN, or use --capture tun",
+        });
+    }
     if config.capture.strict {
         return Err(EngineError::Unsupported {
             what: "--strict with a device that was handed over".to_owned(),
@@ -265,6 +281,7 @@ fn take_over(config: &Config, tun: Tun) -> Result<Device, EngineError> {
         nft: snapshot.nft,
         namespace,
         place: Place::Here,
+        redirected: Redirected::default(),
     })
 }
 
@@ -292,6 +309,7 @@ pub(super) fn apart(config: &Config, given: ApartTun) -> Result<Device, EngineEr
         nft: snapshot.nft,
         namespace: None,
         place: Place::Apart { netns, mtu, listeners },
+        redirected: Redirected::default(),
     })
 }
 

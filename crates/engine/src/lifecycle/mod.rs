@@ -3,6 +3,7 @@
 mod device;
 mod host;
 pub(crate) mod protection;
+mod redirected;
 mod reload;
 mod watching;
 
@@ -73,6 +74,8 @@ pub(crate) struct About {
     pub(crate) reloads: Reloads,
     /// Whether what cannot be captured is refused.
     pub(crate) strict: bool,
+    /// The port that this host's own TCP is redirected to, if it is.
+    pub(crate) redirect: Option<u16>,
     /// What does change.
     pub(crate) watched: Arc<Watched>,
 }
@@ -125,7 +128,8 @@ impl End {
 pub fn plan(config: &Config) -> Result<Plan, EngineError> {
     available(config)?;
     let (dispatch, _) = assemble::dispatch(config, &assemble::system_resolver())?;
-    let mut planned = device::plan(config, None, &Snapshot::take()?, &servers(config, &dispatch, true)?)?;
+    let servers = servers(config, &dispatch, true)?;
+    let mut planned = device::plan(config, None, &Snapshot::take()?, &servers, redirected::port(config))?;
     planned.plan.notes.push(format!("protection by {}: {}", planned.strategy, planned.why));
     Ok(planned.plan)
 }
@@ -147,7 +151,7 @@ pub(crate) fn servers(
 
 /// The plan for a host that looks like this, and the protection that it counts on.
 pub(crate) fn planned(config: &Config, host: &Snapshot, servers: &[IpAddr]) -> Result<Planned, EngineError> {
-    device::plan(config, None, host, servers)
+    device::plan(config, None, host, servers, redirected::port(config))
 }
 
 /// Undoes what a killed instance left behind in this network namespace; says what that was.
@@ -224,6 +228,7 @@ impl Engine {
             nft,
             namespace,
             place,
+            redirected,
         } = open(&servers)?;
         tracing::info!("our own sockets are protected by {strategy}: {strategy_why}");
         let name = tun.name().to_owned();
@@ -273,10 +278,12 @@ impl Engine {
         let (orders, receiver) = watch::channel(Orders::default());
         let end = Arc::new(End::default());
         let mut threads = Vec::with_capacity(queues.len());
-        let parts = queues.into_iter().zip(listeners).zip(mailboxes);
-        for (number, ((queue, listeners), mail)) in parts.enumerate() {
+        let mut of_workers = redirected.of_workers;
+        of_workers.resize_with(queues.len(), Vec::new);
+        let parts = queues.into_iter().zip(listeners).zip(of_workers).zip(mailboxes);
+        for (number, (((queue, listeners), redirected), mail)) in parts.enumerate() {
             let (shared, receiver) = (Arc::clone(&shared), receiver.clone());
-            let parts = Parts { queue, listeners, number, mail, shared, orders: receiver };
+            let parts = Parts { queue, listeners, redirected, number, mail, shared, orders: receiver };
             match spawn(number, parts, Arc::clone(&end)) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
@@ -334,6 +341,7 @@ impl Engine {
             exclusions,
             reloads: Reloads::default(),
             strict: config.capture.strict,
+            redirect: redirected.port,
             watched,
         };
         let running = Mutex::new(Some(Running { threads, watch, lock }));
@@ -370,6 +378,10 @@ impl Engine {
         let About { tun, families, stack, final_outbound, watched, .. } = &self.about;
         let ((strategy, _), proof) = (watched.strategy(), watched.proof());
         let families: Vec<_> = families.iter().map(ToString::to_string).collect();
+        let redirect = match self.about.redirect {
+            Some(port) => format!(" and redirected to port {port}"),
+            None => String::new(),
+        };
         let strict = if self.about.strict { ", all else refused" } else { "" };
         let verdict = if proof.proven { "proven" } else { "not proven" };
         let protected = match self.shared.egress.is_apart() {
@@ -377,7 +389,7 @@ impl Engine {
             false => format!("protected by {strategy}"),
         };
         format!(
-            "ready: TCP, UDP and ICMP over {} captured by {tun}{strict}, stack {stack}, final {final_outbound}, \
+            "ready: TCP, UDP and ICMP over {} captured by {tun}{redirect}{strict}, stack {stack}, final {final_outbound}, \
              egress {protected}, loop-free: {verdict}",
             families.join(" and "),
         )
@@ -466,8 +478,8 @@ pub(crate) fn available(config: &Config) -> Result<(), EngineError> {
     let missing =
         |what: String, instead| Err(EngineError::Unsupported { what, where_: "in this version", instead });
     match config.capture.mode {
-        CaptureMode::Tun => {}
-        mode => return missing(format!("--capture {mode}"), "use --capture tun"),
+        CaptureMode::Tun | CaptureMode::Redirect => {}
+        mode @ CaptureMode::Tproxy => return missing(format!("--capture {mode}"), "use --capture tun"),
     }
     Ok(())
 }

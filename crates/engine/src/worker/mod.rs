@@ -16,6 +16,7 @@ pub(crate) use user::Owners;
 mod ask;
 mod dns;
 mod icmp;
+mod redirected;
 mod reply;
 mod shortcut;
 mod tcp;
@@ -134,6 +135,8 @@ pub(crate) enum Phase {
 pub(crate) struct Parts {
     pub(crate) queue: Queue,
     pub(crate) listeners: Vec<TcpListener>,
+    /// Those that connections are redirected to.
+    pub(crate) redirected: Vec<TcpListener>,
     /// Which worker this is.
     pub(crate) number: usize,
     /// Packets of its connections that came to another worker.
@@ -183,7 +186,7 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
         .event_interval(31)
         .build()?;
     LocalSet::new().block_on(&runtime, async move {
-        let Parts { queue, listeners, number, mail, shared, orders } = parts;
+        let Parts { queue, listeners, redirected, number, mail, shared, orders } = parts;
         let mut stop = orders.clone();
         let mut listener_v4 = None;
         let mut listener_v6 = None;
@@ -197,6 +200,8 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
             }
             acceptors.push(tokio::net::TcpListener::from_std(listener)?);
         }
+        let redirected: Vec<_> =
+            redirected.into_iter().map(tokio::net::TcpListener::from_std).collect::<io::Result<_>>()?;
         if number == 0 {
             tokio::task::spawn_local(keep_outbounds(Arc::clone(&shared)));
         }
@@ -217,6 +222,9 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
         });
         for acceptor in acceptors {
             tokio::task::spawn_local(Rc::clone(&worker).accept(acceptor));
+        }
+        for acceptor in redirected {
+            tokio::task::spawn_local(Rc::clone(&worker).accept_redirected(acceptor));
         }
         let mut sweep = tokio::task::spawn_local(Rc::clone(&worker).sweep());
         tokio::task::spawn_local(Rc::clone(&worker).flush());

@@ -50,11 +50,11 @@ pub(super) struct Waiting {
 /// Counts a connection for as long as it may hold descriptors. Without a limit on them, the kernel would shake hands with
 /// clients whose connections we then have no descriptor for.
 #[derive(Debug)]
-struct Live(Arc<Shared>);
+pub(super) struct Live(Arc<Shared>);
 
 impl Live {
     /// None at the limit.
-    fn new(shared: &Arc<Shared>) -> Option<Self> {
+    pub(super) fn new(shared: &Arc<Shared>) -> Option<Self> {
         let most = shared.limits.tcp_connections;
         // All workers count here, so that looking and taking are one step.
         let taken = shared
@@ -71,7 +71,7 @@ impl Drop for Live {
 }
 
 /// Counts a dial for as long as it lasts.
-struct Dialing<'a>(&'a Cell<usize>);
+pub(super) struct Dialing<'a>(pub(super) &'a Cell<usize>);
 
 impl Drop for Dialing<'_> {
     fn drop(&mut self) {

@@ -58,6 +58,7 @@ pub(crate) fn make(change: &Change) -> Result<(), RouteError> {
         Change::Cgroup { path } => Ok(cgroup::make(path)?),
         Change::Nft(table) => nft::make(&table.name, &table.chains()),
         Change::Refuse(table) => nft::make(&table.name, &table.chains()),
+        Change::Redirect(table) => nft::make(&table.name, &table.chains()),
         Change::Sysctl { path, new, .. } => sysctl::write(path, new),
     }
 }

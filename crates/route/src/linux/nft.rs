@@ -386,6 +386,7 @@ impl Bytes {
             }),
             Expr::Reject => self.reject(NFT_REJECT_ICMPX_UNREACH, NFT_REJECT_ICMPX_ADMIN_PROHIBITED),
             Expr::Reset => self.reject(NFT_REJECT_TCP_RST, 0),
+            Expr::Redirect(port) => self.redirect(*port),
             Expr::MetaMarkHas(mark) => self.has("meta", META_MARK, *mark),
             Expr::CtMarkHas(mark) => self.has("ct", CT_MARK, *mark),
             Expr::MetaMarkAdd(mark) => self.add("meta", META_MARK, META_SREG, *mark),
@@ -462,6 +463,18 @@ impl Bytes {
             if kind != NFT_REJECT_TCP_RST {
                 b.attribute(2, &[code]);
             }
+        });
+    }
+
+    /// `NFTA_IMMEDIATE_DREG`, `NFTA_IMMEDIATE_DATA`, in it `NFTA_DATA_VALUE`; `NFTA_REDIR_REG_PROTO_{MIN,MAX}`.
+    fn redirect(&mut self, port: u16) {
+        self.expression("immediate", |b| {
+            b.be32(1, NFT_REG_1);
+            b.nested(2, |b| b.attribute(1, &port.to_be_bytes()));
+        });
+        self.expression("redir", |b| {
+            b.be32(1, NFT_REG_1);
+            b.be32(2, NFT_REG_1);
         });
     }
 

@@ -53,7 +53,11 @@ pub fn planned(host: &Snapshot, plan: &Plan) -> Snapshot {
                 });
             }
             Change::Rule(rule) => host.rules.push(rule.clone()),
-            Change::Cgroup { .. } | Change::Nft(_) | Change::Refuse(_) | Change::Sysctl { .. } => {}
+            Change::Cgroup { .. }
+            | Change::Nft(_)
+            | Change::Refuse(_)
+            | Change::Redirect(_)
+            | Change::Sysctl { .. } => {}
         }
     }
     host.rules.sort_by_key(|r| (r.family, r.priority));

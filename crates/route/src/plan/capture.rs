@@ -6,7 +6,8 @@ use ipnet::IpNet;
 
 use super::protect::{self, Guards};
 use super::{
-    Draft, Phase, Plan, PlanError, Protect, Request, Step, addresses, choose, congestion, strict, uplink,
+    Draft, Phase, Plan, PlanError, Protect, Request, Step, addresses, choose, congestion, redirect, strict,
+    uplink,
 };
 use crate::change::{Change, RouteSpec};
 use crate::host::{NftSupport, PROTOCOL, Rule, RuleAction, Snapshot};
@@ -42,6 +43,7 @@ pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
     };
     protect::prepare(&mut draft)?;
     strict::prepare_for(&mut draft)?;
+    redirect::prepare_for(&mut draft)?;
     let tun_addresses = addresses::choose(request, host, &draft.tun, &draft.families)?;
     draft.tun_addresses.clone_from(&tun_addresses);
     if let Some(group) = request.exclude_cgroups.first()
@@ -67,6 +69,7 @@ pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
     steps.extend(routes);
     steps.extend(rules.prepare);
     steps.extend(rules.capture);
+    steps.extend(redirect::table(&draft));
     steps.extend(strict::table(&draft));
     let samples = draft.samples(&tun_addresses, rules.first);
     draft.note_uplinks();

@@ -221,6 +221,15 @@ mod protections;
 mod strict;
 
 #[test]
+fn redirect() {
+    let request = Request { redirect: Some(16_262), ..Request::default() };
+    let plan = golden("redirect", &request, &host());
+    assert_eq!(plan.steps.last().unwrap().phase, Phase::Capture, "not before our sockets are proven exempt");
+    let without = Snapshot { nft: NftSupport::Missing, ..host() };
+    assert_eq!(super::plan(&request, &without), Err(PlanError::NoRedirect));
+}
+
+#[test]
 fn handed_over_device() {
     let mut host = host();
     host.links.push(link(7, "given", Some("tun")));

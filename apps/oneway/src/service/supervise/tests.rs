@@ -41,6 +41,8 @@ impl Instance for Idle {
             reloaded_s: None,
             stack: "system".to_owned(),
             tun: "tun0".to_owned(),
+            redirect: None,
+            strict: false,
             uplink: UplinkStatus::default(),
             protect: ProtectStatus::default(),
             outbounds: Vec::new(),

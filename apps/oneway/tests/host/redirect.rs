@@ -1,0 +1,145 @@
+//! `--capture redirect`: this host's own TCP comes by the packet filter, the rest by the device.
+
+use std::io::{ErrorKind, Read};
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use oneway_lab::capture::Recorder;
+use oneway_lab::client::{Client, Outcome, parallel, wait_until};
+use oneway_lab::harness::{Failed, TestResult};
+use oneway_lab::servers::origin::port;
+use oneway_lab::topology::{Standard, address, port as proxy};
+use oneway_lab::{Snapshot, Topology};
+
+use crate::common::{SECOND, TUN, ask, command, expect_connectivity, number, reaches_origin, run, stop};
+use crate::drift::tool;
+
+const REDIRECT: &[&str] = &["--capture", "redirect"];
+/// Within this time a client must have learned that it goes nowhere.
+const PROMPT: Duration = Duration::from_millis(100);
+
+pub fn programs_are_carried_and_no_segment_is_in_the_device() -> TestResult {
+    let lab = Topology::standard()?;
+    let host = &lab.host;
+    let before = Snapshot::take(host)?;
+    let socks = format!("socks5://{}", address::SOCKS.v4_port(proxy::SOCKS));
+    for options in [&[][..], &["--proxy", &socks], &["--strict"]] {
+        let mut oneway = run(host, &[REDIRECT, options].concat())?;
+        let tun = Recorder::start(host, Some(TUN))?;
+        let wire = Recorder::start(host, Some(Standard::UP1))?;
+        assert!(reaches_origin(host, SECOND), "{options:?}: {}", oneway.stderr());
+        for to in address::ORIGIN.ports(port::HTTP) {
+            let reply = host.client().http_get(to, "/bytes/3000000", 10 * SECOND)?;
+            assert_eq!((reply.status, reply.body.len()), (200, 3_000_000), "{to}");
+        }
+        let segments = tun.matching(|packet| packet.protocol == 6)?;
+        assert!(segments.is_empty(), "{options:?}: {segments:#?}");
+        assert!(tun.count(|packet| packet.is_udp())? >= 2, "datagrams come by the device");
+        // One connection of a program is one of ours.
+        wire.forget()?;
+        let counted = number(&ask(host, "status")?, "/counters/tcp/opened");
+        parallel(40, |n| {
+            let to = address::ORIGIN.ports(port::HTTP)[n % 2];
+            host.client().http_get(to, "/", 5 * SECOND).map(|reply| reply.status)
+        });
+        wait_until(SECOND, "all are counted", || {
+            ask(host, "status").is_ok_and(|status| number(&status, "/counters/tcp/opened") == counted + 40)
+        })?;
+        assert!(wire.count(|packet| packet.is_syn())? <= 44, "{options:?}: more than one for one");
+        stop(&mut oneway, host, &before)?;
+    }
+    Ok(())
+}
+
+/// How a connection ends that is accepted before anybody has been asked.
+fn ends(client: &Client, to: SocketAddr) -> Result<(bool, Duration), Failed> {
+    let begin = Instant::now();
+    let dial = client.tcp(to, SECOND)?;
+    let Some(mut stream) = dial.stream else {
+        return Ok((dial.outcome != Outcome::TimedOut, begin.elapsed()));
+    };
+    stream.set_read_timeout(Some(SECOND))?;
+    let reset = matches!(stream.read(&mut [0]), Err(error) if error.kind() == ErrorKind::ConnectionReset);
+    Ok((reset, begin.elapsed()))
+}
+
+/// S1, and the promise in place of "connect means connected": who cannot be connected is reset at once.
+pub fn what_leads_nowhere_is_reset_at_once() -> TestResult {
+    let lab = Topology::standard()?;
+    let host = &lab.host;
+    let before = Snapshot::take(host)?;
+    let own = ["--tun-address", "10.88.0.1/24", "--tun-address", "fd88::1/64"];
+    let mut oneway = run(host, &[REDIRECT, &own].concat())?;
+    let wire = Recorder::start(host, Some(Standard::UP1))?;
+    let redirected = ask(host, "status")?["redirect"].as_u64().ok_or("no port")?;
+    let mut nowhere: Vec<SocketAddr> = Vec::new();
+    for ip in ["10.88.0.1", "10.88.0.2", "10.88.0.255", "fd88::1", "fd88::77:1", "240.0.0.1", "0.1.2.3"] {
+        nowhere.push(SocketAddr::new(ip.parse()?, 4444));
+    }
+    // Its own listeners, dialled as they are: nothing was redirected, and nothing is dialled for it.
+    for ip in ["127.0.0.1", "::1"] {
+        nowhere.push(SocketAddr::new(ip.parse()?, u16::try_from(redirected)?));
+    }
+    for to in &nowhere {
+        let (refused, took) = ends(&host.client(), *to)?;
+        assert!(refused && took < 3 * PROMPT, "{to}: {refused} after {took:?}");
+    }
+    let left = wire.matching(|packet| packet.is_syn())?;
+    assert!(left.is_empty(), "{left:#?}");
+    // A closed port.
+    for to in address::ORIGIN.ports(4999) {
+        let (refused, took) = ends(&host.client(), to)?;
+        assert!(refused && took < 3 * PROMPT, "{to}: {refused} after {took:?}");
+    }
+    assert!(oneway.cpu_time()? < 5 * SECOND);
+    stop(&mut oneway, host, &before)
+}
+
+/// S10.
+pub fn a_killed_one_leaves_nothing_in_the_way() -> TestResult {
+    let lab = Topology::standard()?;
+    let host = &lab.host;
+    let before = Snapshot::take(host)?;
+    let mut oneway = run(host, REDIRECT)?;
+    let client = host.client();
+    let load = thread::spawn(move || client.download(address::ORIGIN.v4_port(port::CHARGEN), 4, 2 * SECOND));
+    wait_until(5 * SECOND, "the load is on", || {
+        ask(host, "status").is_ok_and(|status| number(&status, "/counters/bytes/down") > 1_000_000)
+    })?;
+    oneway.kill()?;
+    expect_connectivity(host)?;
+    let recovered = command(host, &["recover"])?;
+    assert_eq!(recovered.code, Some(0), "{}", recovered.stderr);
+    before.expect_same(host)?;
+    let mut again = run(host, REDIRECT)?;
+    assert!(reaches_origin(host, SECOND));
+    stop(&mut again, host, &before)?;
+    let _ = load.join();
+    Ok(())
+}
+
+/// Somebody deletes the table: connections come by the device until it is back.
+pub fn a_deleted_table_is_put_back() -> TestResult {
+    let lab = Topology::standard()?;
+    let host = &lab.host;
+    let before = Snapshot::take(host)?;
+    let mut oneway = run(host, REDIRECT)?;
+    for removal in ["nft delete table inet oneway_redirect", "nft flush chain inet oneway_redirect output"] {
+        tool(host, removal)?;
+        assert!(reaches_origin(host, SECOND), "after {removal}");
+        wait_until(2 * SECOND, "it is back", || {
+            tool(host, "nft list table inet oneway_redirect").is_ok_and(|table| table.contains("redirect to"))
+        })?;
+    }
+    // What is forwarded is captured, by the device.
+    stop(&mut oneway, host, &before)?;
+    let mut oneway = run(host, &[REDIRECT, &["--forwarded"]].concat())?;
+    let tun = Recorder::start(host, Some(TUN))?;
+    for to in address::ORIGIN.both() {
+        let reply = lab.container.client().http_get(SocketAddr::new(to, port::HTTP), "/", 2 * SECOND)?;
+        assert_eq!(reply.status, 200, "{to}");
+    }
+    assert!(tun.count(|packet| packet.is_syn())? >= 2);
+    stop(&mut oneway, host, &before)
+}

@@ -1,0 +1,37 @@
+//! The table that has this host's own TCP end in our listeners, as data.
+//!
+//! Which connections are captured the rules and routes have decided before: those that lead into the capture device. What
+//! is bound for there is sent to a port of the loopback address instead (`REDIRECT`), by connection tracking, so that
+//! existing connections go on as they are. Without the device, after a crash for example, the table does nothing.
+
+use std::fmt::{self, Display};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Chain, Expr, HookPriority, display};
+
+/// The table, of family `inet`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RedirectTable {
+    /// Its name.
+    pub name: String,
+    /// The capture device.
+    pub tun: String,
+    /// The port that our listeners have on `127.0.0.1` and `::1`.
+    pub port: u16,
+}
+
+impl RedirectTable {
+    /// Its chain: `output`.
+    pub(crate) fn chains(&self) -> Vec<Chain> {
+        let redirect = vec![Expr::OifName(self.tun.clone()), Expr::Tcp, Expr::Redirect(self.port)];
+        let priority = HookPriority::DstNat;
+        vec![Chain { name: "output", kind: "nat", priority, rules: vec![redirect] }]
+    }
+}
+
+impl Display for RedirectTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        display(&self.name, &self.chains(), f)
+    }
+}
