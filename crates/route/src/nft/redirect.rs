@@ -9,6 +9,7 @@ use std::fmt::{self, Display};
 use serde::{Deserialize, Serialize};
 
 use super::{Chain, Expr, HookPriority, display};
+use crate::id::Mark;
 
 /// The table, of family `inet`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +18,8 @@ pub struct RedirectTable {
     pub name: String,
     /// The capture device.
     pub tun: String,
+    /// Our bit: what is led past the device after its route was first looked up still bears the device's name here.
+    pub mark: Mark,
     /// The port that our listeners have on `127.0.0.1` and `::1`.
     pub port: u16,
 }
@@ -24,7 +27,12 @@ pub struct RedirectTable {
 impl RedirectTable {
     /// Its chain: `output`.
     pub(crate) fn chains(&self) -> Vec<Chain> {
-        let redirect = vec![Expr::OifName(self.tun.clone()), Expr::Tcp, Expr::Redirect(self.port)];
+        let redirect = vec![
+            Expr::OifName(self.tun.clone()),
+            Expr::Tcp,
+            Expr::MetaMarkIs(Mark(0), self.mark.0),
+            Expr::Redirect(self.port),
+        ];
         let priority = HookPriority::DstNat;
         vec![Chain { name: "output", kind: "nat", priority, rules: vec![redirect] }]
     }

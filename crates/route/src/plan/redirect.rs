@@ -31,6 +31,7 @@ pub(super) fn table(draft: &Draft<'_>) -> Option<Step> {
     let table = RedirectTable {
         name: choose::nft_name(draft.host, "oneway_redirect"),
         tun: draft.tun.clone(),
+        mark: draft.mark?,
         port: draft.request.redirect?,
     };
     Some(Step {
