@@ -80,11 +80,6 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
     }
     fails(&["run", "--control"], 2, "a value is required for '--control <PATH>' but none was supplied");
     fails(&["status", "-v", "-q"], 2, "the argument '--verbose...' cannot be used with '--quiet...'");
-    fails(
-        &["run", "--capture", "tproxy"],
-        2,
-        "--capture: capture mode tproxy is not available in this version",
-    );
     let output = oneway(&["run", "--api", "127.0.0.1:1"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).ends_with(" is not available in this version\n"), "{output:?}");

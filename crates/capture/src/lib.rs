@@ -2,7 +2,7 @@
 //!
 //! A [`tun::Tun`] hands over whole IP packets, up to 64 KiB each where the kernel offloads segmentation. Each of its
 //! [`tun::Queue`]s can be recorded ([`pcap`]) and disturbed ([`fault`]). [`listener`] makes the local sockets that a
-//! NAT to the OS's own TCP ends in, and [`shortcut`] lets the kernel do that NAT by itself where it can. [`namespace`] is a
+//! NAT to the OS's own TCP ends in, [`tproxy`] transparent ones, and [`shortcut`] lets the kernel do that NAT by itself where it can. [`namespace`] is a
 //! place for a program of which everything is captured.
 
 pub mod fault;
@@ -10,6 +10,7 @@ pub mod listener;
 pub mod namespace;
 pub mod pcap;
 pub mod shortcut;
+pub mod tproxy;
 pub mod tun;
 
 /// Bytes in front of each packet in a frame: a `virtio_net_hdr` (Linux, `include/uapi/linux/virtio_net.h`).

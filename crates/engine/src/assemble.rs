@@ -141,6 +141,7 @@ pub(crate) fn request(config: &Config, protect: route::Protect) -> route::Reques
         strict: config.capture.strict,
         // Its port is chosen when there are listeners.
         redirect: None,
+        tproxy: None,
     }
 }
 

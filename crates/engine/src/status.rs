@@ -50,7 +50,8 @@ pub(crate) fn status(engine: &Engine) -> Status {
         reloaded_s: reloaded.map(|at| at.elapsed().as_secs()),
         stack: engine.about.stack.to_string(),
         tun: about.tun.clone(),
-        redirect: about.redirect,
+        capture: about.capture.to_string(),
+        port: about.port,
         strict: about.strict,
         uplink: UplinkStatus {
             ipv4: uplinks.v4.as_ref().map(|uplink| uplink.name.clone()),

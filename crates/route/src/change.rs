@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::{PROTOCOL, Rule, RuleAction};
 use crate::id::{Family, Table};
-use crate::nft::{NftTable, RedirectTable, RefuseTable};
+use crate::nft::{NftTable, RedirectTable, RefuseTable, TproxyTable};
 use crate::query::RouteKind;
 
 /// One change to the host.
@@ -55,6 +55,8 @@ pub enum Change {
     Refuse(RefuseTable),
     /// Makes the table of nftables that redirects connections to our listeners; likewise.
     Redirect(RedirectTable),
+    /// Makes the table of nftables that hands packets to our transparent sockets; likewise.
+    Tproxy(TproxyTable),
     /// Sets a switch.
     Sysctl {
         /// Its path below `/proc/sys`.
@@ -66,7 +68,7 @@ pub enum Change {
     },
 }
 
-/// A route to be made: by way of a device, `throw`, or `unreachable`.
+/// A route to be made: by way of a device, `local`, `throw`, or `unreachable`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteSpec {
     /// The table.
@@ -85,6 +87,9 @@ pub struct RouteSpec {
     /// Whether it refuses what it is for (`unreachable`) instead of sending it on.
     #[serde(default)]
     pub refuses: bool,
+    /// Whether what it is for is delivered to this host (`local`).
+    #[serde(default)]
+    pub local: bool,
     /// The congestion control of TCP connections that begin with it (`congctl`); `None` is the host's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub congestion: Option<String>,
@@ -93,13 +98,24 @@ pub struct RouteSpec {
 impl RouteSpec {
     /// A `throw` route: the look-up goes on behind this table.
     pub(crate) fn throw(table: Table, dst: IpNet) -> Self {
-        Self { table, dst, dev: None, gateway: None, src: None, metric: 0, refuses: false, congestion: None }
+        Self {
+            table,
+            dst,
+            dev: None,
+            gateway: None,
+            src: None,
+            metric: 0,
+            refuses: false,
+            local: false,
+            congestion: None,
+        }
     }
 
     /// What it does.
     pub fn kind(&self) -> RouteKind {
         match (self.refuses, &self.dev) {
             (true, _) => RouteKind::Unreachable,
+            (false, Some(_)) if self.local => RouteKind::Local,
             (false, Some(_)) => RouteKind::Unicast,
             (false, None) => RouteKind::Throw,
         }
@@ -182,6 +198,7 @@ impl Change {
             Self::Nft(table) => Undo::Nft { name: table.name.clone() },
             Self::Refuse(table) => Undo::Nft { name: table.name.clone() },
             Self::Redirect(table) => Undo::Nft { name: table.name.clone() },
+            Self::Tproxy(table) => Undo::Nft { name: table.name.clone() },
             Self::Sysctl { path, old, new } => {
                 Undo::Sysctl { path: path.clone(), old: old.clone(), new: new.clone() }
             }
@@ -202,6 +219,7 @@ impl Display for Change {
             Self::Nft(table) => write!(f, "{table}"),
             Self::Refuse(table) => write!(f, "{table}"),
             Self::Redirect(table) => write!(f, "{table}"),
+            Self::Tproxy(table) => write!(f, "{table}"),
             Self::Sysctl { path, new, .. } => write!(f, "sysctl -w {path}={new}"),
         }
     }
@@ -243,6 +261,7 @@ impl Display for Words<'_, RouteSpec> {
         match self.0.kind() {
             RouteKind::Throw => f.write_str("throw ")?,
             RouteKind::Unreachable => f.write_str("unreachable ")?,
+            RouteKind::Local => f.write_str("local ")?,
             _ => {}
         }
         if dst.prefix_len() == 0 {

@@ -119,6 +119,7 @@ fn same_place(a: &Change, b: &Change) -> bool {
         (Change::Nft(a), Change::Nft(b)) => a.name == b.name,
         (Change::Refuse(a), Change::Refuse(b)) => a.name == b.name,
         (Change::Redirect(a), Change::Redirect(b)) => a.name == b.name,
+        (Change::Tproxy(a), Change::Tproxy(b)) => a.name == b.name,
         (Change::Sysctl { path: a, .. }, Change::Sysctl { path: b, .. }) => a == b,
         (Change::Link { name: a, .. }, Change::Link { name: b, .. }) => a == b,
         _ => a == b,
@@ -131,6 +132,7 @@ fn short(change: &Change) -> String {
         Change::Nft(table) => format!("nft table inet {}", table.name),
         Change::Refuse(table) => format!("nft table inet {}", table.name),
         Change::Redirect(table) => format!("nft table inet {}", table.name),
+        Change::Tproxy(table) => format!("nft table inet {}", table.name),
         change => change.to_string(),
     }
 }

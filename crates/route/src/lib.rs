@@ -55,9 +55,10 @@ pub use model::{
     rule_words,
 };
 pub use monitor::{Changes, Monitor, Waker};
-pub use nft::{Inbound, Leaving, NftTable, RedirectTable, RefuseTable};
+pub use nft::{Inbound, Leaving, NftTable, RedirectTable, RefuseTable, TproxyTable};
 pub use plan::{
-    Phase, Plan, PlanError, Protect, Request, Sources, Step, Uplink, Uplinks, find_uplinks, plan, plan_again,
+    Divert, Phase, Plan, PlanError, Protect, Request, Sources, Step, Uplink, Uplinks, find_uplinks, plan,
+    plan_again,
 };
 pub use prove::{Check, Proof, prove_rules};
 pub use query::{RouteAnswer, RouteKind, RouteQuery, destroy_tcp, query};

@@ -1,5 +1,5 @@
 //! Our nftables tables, as data. The first carries our mark between the packets of one connection; those that are there
-//! with `--strict` and with `--capture redirect` only are in [`refuse`] and [`redirect`].
+//! with `--strict`, `--capture redirect` and `--capture tproxy` only are in [`refuse`], [`redirect`] and [`tproxy`].
 //!
 //! What the first is for: a connection that began on an uplink (an SSH session, a DNAT to a container) is
 //! answered by the host, and the answers must not be captured; and a strict `rp_filter` must see our
@@ -7,6 +7,7 @@
 
 mod redirect;
 mod refuse;
+mod tproxy;
 
 use std::fmt::{self, Display};
 
@@ -19,6 +20,7 @@ use crate::id::{Family, Mark};
 pub use redirect::RedirectTable;
 pub(crate) use refuse::DNS;
 pub use refuse::{Leaving, RefuseTable};
+pub use tproxy::TproxyTable;
 
 /// `IPPROTO_TCP`
 pub(crate) const TCP: u8 = 6;
@@ -95,6 +97,10 @@ pub(crate) enum Expr {
     Reset,
     /// Sends it to a port of this host.
     Redirect(u16),
+    /// A protocol above IP.
+    Protocol(u8),
+    /// Hands it to a transparent socket at this port of loopback.
+    Tproxy(Family, u16),
 }
 
 /// A base chain with policy `accept`, named as its hook.
@@ -112,6 +118,8 @@ pub(crate) struct Chain {
 pub(crate) enum HookPriority {
     /// After connection tracking, before routing.
     Mangle = -150,
+    /// One behind that, for what looks at marks that are set there.
+    BehindMangle = -149,
     DstNat = -100,
     Filter = 0,
 }
@@ -219,6 +227,11 @@ impl Display for Expr {
             Self::Reject => f.write_str("reject with icmpx admin-prohibited"),
             Self::Reset => f.write_str("reject with tcp reset"),
             Self::Redirect(port) => write!(f, "redirect to :{port}"),
+            Self::Protocol(TCP) => f.write_str("meta l4proto tcp"),
+            Self::Protocol(UDP) => f.write_str("meta l4proto udp"),
+            Self::Protocol(number) => write!(f, "meta l4proto {number}"),
+            Self::Tproxy(Family::V4, port) => write!(f, "tproxy ip to 127.0.0.1:{port}"),
+            Self::Tproxy(Family::V6, port) => write!(f, "tproxy ip6 to [::1]:{port}"),
         }
     }
 }
@@ -227,6 +240,7 @@ impl Display for HookPriority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Mangle => "mangle",
+            Self::BehindMangle => "-149",
             Self::DstNat => "-100",
             Self::Filter => "filter",
         })

@@ -13,6 +13,7 @@ mod protect;
 mod redirect;
 mod strict;
 mod text;
+mod tproxy;
 mod uplink;
 
 use std::net::IpAddr;
@@ -156,6 +157,9 @@ pub struct Request {
     /// The port of our listeners on loopback that this host's own TCP ends in; `None` has it come by the device.
     #[serde(default)]
     pub redirect: Option<u16>,
+    /// The port of our transparent sockets on loopback that this host's own TCP and UDP come to; likewise.
+    #[serde(default)]
+    pub tproxy: Option<u16>,
 }
 
 impl Default for Request {
@@ -180,6 +184,7 @@ impl Default for Request {
             ipv6: true,
             strict: false,
             redirect: None,
+            tproxy: None,
         }
     }
 }
@@ -224,6 +229,15 @@ pub enum Phase {
     Prepare,
     /// The rules of the capture: the last steps, made only after the proof.
     Capture,
+}
+
+/// What [`Request::tproxy`] needs besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Divert {
+    /// The bit by which packets are led to loopback.
+    pub mark: Mark,
+    /// The table that leads there.
+    pub table: Table,
 }
 
 /// One change and its reason.
@@ -272,6 +286,9 @@ pub struct Plan {
     /// Whether what cannot be captured is refused.
     #[serde(default)]
     pub strict: bool,
+    /// How packets are led to our transparent sockets.
+    #[serde(default)]
+    pub divert: Option<Divert>,
     /// The steps.
     pub steps: Vec<Step>,
     /// The capture rules restricted to a second bit that nothing carries, for
@@ -372,6 +389,9 @@ pub enum PlanError {
         /// What can be done.
         instead: &'static str,
     },
+    /// Packets cannot be handed to transparent sockets.
+    #[error("this host cannot carry --capture tproxy: {0}; use --capture tun")]
+    NoTproxy(String),
     /// There is no NAT.
     #[error(
         "this kernel has no nftables with connection tracking, which --capture redirect needs; use --capture tun"
@@ -415,6 +435,7 @@ struct Draft<'a> {
     uplinks: Uplinks,
     sources: Option<Sources>,
     group: Option<u32>,
+    divert: Option<Divert>,
     tun_addresses: Vec<IpNet>,
     notes: Vec<String>,
 }

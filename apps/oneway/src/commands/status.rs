@@ -34,11 +34,11 @@ fn text(status: &Status) -> String {
     };
     row("oneway", format!("{}, pid {}, up {}", status.version, status.pid, seconds(status.uptime_s)));
     let strict = if status.strict { ", strict: all else is refused" } else { "" };
-    let redirect = match status.redirect {
-        Some(port) => format!("TCP of this host redirected to port {port}, the rest by "),
+    let handed = match status.port {
+        Some(port) => format!("{} to port {port}, the rest by ", status.capture),
         None => String::new(),
     };
-    row("capture", format!("{redirect}tun {}, stack {}{strict}", status.tun, status.stack));
+    row("capture", format!("{handed}tun {}, stack {}{strict}", status.tun, status.stack));
     let uplink = |name: &Option<String>| name.clone().unwrap_or_else(|| "none".to_owned());
     row("uplink", format!("IPv4 {}, IPv6 {}", uplink(&status.uplink.ipv4), uplink(&status.uplink.ipv6)));
     row("protect", format!("{}: {}", status.protect.strategy, status.protect.explanation));
@@ -123,7 +123,8 @@ mod tests {
             uptime_s: 61,
             stack: "system".to_owned(),
             tun: "oneway0".to_owned(),
-            redirect: Some(16_262),
+            capture: "redirect".to_owned(),
+            port: Some(16_262),
             strict: true,
             uplink: UplinkStatus { ipv4: Some("eth0".to_owned()), ipv6: None },
             protect: ProtectStatus { strategy: "mark".to_owned(), explanation: "bit 0x1".to_owned() },
@@ -179,7 +180,7 @@ mod tests {
         assert_eq!(
             text(&status),
             "oneway    1.2.3, pid 42, up 1m 1s\n\
-             capture   TCP of this host redirected to port 16262, the rest by tun oneway0, stack system, strict: all else is refused\n\
+             capture   redirect to port 16262, the rest by tun oneway0, stack system, strict: all else is refused\n\
              uplink    IPv4 eth0, IPv6 none\n\
              protect   mark: bit 0x1\n\
              loop-free not proven: no IPv6\n\

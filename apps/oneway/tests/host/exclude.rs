@@ -139,7 +139,11 @@ fn expect_works(lab: &Standard, kind: &str, oneway: &Oneway) -> TestResult {
     assert!(reaches_origin(&lab.host, 2 * SECOND), "{kind}: {}", oneway.stderr());
     // What this test has sent, a connection and a datagram of each family, and nothing of the proxy; and on the wire the
     // proxy's, and nothing else.
-    let by_device = if kind.contains("redirect") { (0, 2) } else { (2, 2) };
+    let by_device = match kind {
+        kind if kind.contains("redirect") => (0, 2),
+        kind if kind.contains("tproxy") => (0, 0),
+        _ => (2, 2),
+    };
     assert_eq!(watched.captured()?, by_device, "{kind}");
     assert_eq!(watched.left()?, (2, 2), "{kind}");
     watched.expect_no_loopback()?;
@@ -163,7 +167,7 @@ pub fn a_local_proxy_works_when_it_is_excluded() -> TestResult {
     {
         let _proxy = SocksProcess::start(&lab.host, &addresses()?, Some(somebody()))?;
         let uid = somebody().to_string();
-        for more in [&[][..], &["--strict"], &["--capture", "redirect"]] {
+        for more in [&[][..], &["--strict"], &["--capture", "redirect"], &["--capture", "tproxy"]] {
             let mut oneway = run(&lab.host, &[&proxy[..], &["--exclude-uid", &uid], more].concat())?;
             expect_works(&lab, &format!("by user, {more:?}"), &oneway)?;
             stop(&mut oneway, &lab.host, &before)?;
@@ -173,7 +177,7 @@ pub fn a_local_proxy_works_when_it_is_excluded() -> TestResult {
         let group = Group::new()?;
         let server = SocksProcess::start(&lab.host, &addresses()?, None)?;
         group.take(&server.process)?;
-        for more in [&[][..], &["--strict"], &["--capture", "redirect"]] {
+        for more in [&[][..], &["--strict"], &["--capture", "redirect"], &["--capture", "tproxy"]] {
             let excluded = ["--exclude-cgroup", group.path()];
             let mut oneway = run(&lab.host, &[&proxy[..], &excluded, more].concat())?;
             expect_works(&lab, &format!("by control group, {more:?}"), &oneway)?;

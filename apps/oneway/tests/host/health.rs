@@ -137,7 +137,7 @@ pub fn wrong_use_changes_nothing() -> TestResult {
         &["--include", "everything"],
         &["--config", "/nonexistent/oneway.toml"],
         &["--tun", "a name that is too long"],
-        &["--capture", "tproxy"],
+        &["--capture", "elsewhere"],
     ];
     for options in wrong {
         let finished = command(&lab.host, &[&["run"], *options].concat())?;

@@ -177,8 +177,9 @@ pub fn servers_answer_as_without_us() -> TestResult {
         &["--forwarded"],
         &["--protect", "bind"],
         &["--strict"],
-        &["--strict", "--forwarded"],
         &["--capture", "redirect"],
+        &["--capture", "tproxy"],
+        &["--strict", "--forwarded"],
     ];
     let seen = compare(&lab, port::ECHO, runs)?;
     assert!(seen.iter().all(|seen| seen.tcp), "{seen:?}");

@@ -13,6 +13,8 @@ mod exec;
 #[cfg(target_os = "linux")]
 mod flows;
 #[cfg(target_os = "linux")]
+mod handed;
+#[cfg(target_os = "linux")]
 mod health;
 #[cfg(target_os = "linux")]
 mod inbound;
@@ -24,8 +26,6 @@ mod loops;
 mod malformed;
 #[cfg(target_os = "linux")]
 mod prove;
-#[cfg(target_os = "linux")]
-mod redirect;
 #[cfg(target_os = "linux")]
 mod rights;
 #[cfg(target_os = "linux")]
@@ -72,9 +72,9 @@ fn main() -> std::process::ExitCode {
         strict::a_killed_instance_leaves_the_refusal,
         strict::resolvers_on_the_link_are_captured,
         strict::ipv6_never_leaks,
-        redirect::programs_are_carried_and_no_segment_is_in_the_device,
-        redirect::what_leads_nowhere_is_reset_at_once,
-        redirect::a_killed_one_leaves_nothing_in_the_way,
+        handed::programs_are_carried_and_no_segment_is_in_the_device,
+        handed::what_leads_nowhere_is_reset_at_once,
+        handed::a_killed_one_leaves_nothing_in_the_way,
     ];
     let both = strategies::each(both);
     oneway_lab::variants![
@@ -124,7 +124,8 @@ fn main() -> std::process::ExitCode {
         breaker::a_rule_into_our_table_leads_nowhere,
         breaker::others_with_the_same_port_are_not_taken_for_us,
         strict::removed_rules_let_nothing_out,
-        redirect::a_deleted_table_is_put_back,
+        handed::a_deleted_table_is_put_back,
+        handed::a_strict_reverse_path_filter_is_in_nobodys_way,
         strict::what_cannot_be_strict_is_refused_by_name,
     ]
     .run()

@@ -116,8 +116,8 @@ fn refuse_what_has_no_meaning(config: &Config) -> Result<(), EngineError> {
     let capture = &config.capture;
     let wrong: [(&str, bool, &str); 10] = [
         (
-            "--capture redirect",
-            capture.mode == CaptureMode::Redirect,
+            "another --capture than tun",
+            capture.mode != CaptureMode::Tun,
             "what the program sends comes by its device",
         ),
         ("--tun-fd", config.tun.fd.is_some(), "the device is made for the program"),

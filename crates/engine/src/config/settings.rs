@@ -245,11 +245,6 @@ impl Settings {
             let message = format!("{what} is not available in this version");
             errors.push(ConfigError::new(Some(origin.clone()), message));
         };
-        if let Some(set) = &self.mode
-            && set.value == CaptureMode::Tproxy
-        {
-            refuse(&set.origin, &format!("capture mode {}", set.value));
-        }
         if let Some(set) = &self.api {
             refuse(&set.origin, "the HTTP API");
         }

@@ -780,7 +780,6 @@ fn protections_that_cannot_be_are_refused_with_a_way_out() {
 #[test]
 fn later_versions_are_refused() {
     for (text, error) in [
-        ("capture.mode = \"tproxy\"", "1:16: capture mode tproxy is not available in this version"),
         ("confirm = 0", "1:11: confirm: nobody can confirm in 0 seconds; give at least 1"),
         (
             "api = { listen = \"127.0.0.1:9090\", secret = \"s\" }",
@@ -789,16 +788,9 @@ fn later_versions_are_refused() {
     ] {
         wrong(text, &[&format!("etc/oneway.toml:{error}")]);
     }
-    let options = Options {
-        capture: Some(CaptureMode::Tproxy),
-        api: Some(([127, 0, 0, 1], 9).into()),
-        ..Options::default()
-    };
+    let options = Options { api: Some(([127, 0, 0, 1], 9).into()), ..Options::default() };
     let errors = Config::load(None, options).unwrap_err();
-    assert_eq!(
-        errors.to_string(),
-        "--capture: capture mode tproxy is not available in this version (and 1 more; `oneway check` lists all)"
-    );
+    assert_eq!(errors.to_string(), "--api: the HTTP API is not available in this version");
 }
 
 #[test]

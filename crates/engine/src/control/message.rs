@@ -74,9 +74,12 @@ pub struct Status {
     pub stack: String,
     /// The name of the TUN device.
     pub tun: String,
-    /// The port that this host's own TCP is redirected to, with `--capture redirect`.
+    /// How this host's own traffic is taken in: `tun`, `redirect` or `tproxy`.
     #[serde(default)]
-    pub redirect: Option<u16>,
+    pub capture: String,
+    /// The port that the packet filter hands it to, but with `tun`.
+    #[serde(default)]
+    pub port: Option<u16>,
     /// Whether what cannot be captured is refused.
     #[serde(default)]
     pub strict: bool,

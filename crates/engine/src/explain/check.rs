@@ -20,8 +20,7 @@ use crate::lifecycle::{self, Planned};
 /// Everything that is wrong; then what the user should know about the rules.
 pub(super) fn check(loaded: &Loaded) -> (Vec<ConfigError>, Vec<ConfigError>) {
     let Loaded { config, origins, .. } = loaded;
-    let plain = lifecycle::available(config).and_then(|()| assemble::dispatch(config, &system_resolver()));
-    match plain {
+    match assemble::dispatch(config, &system_resolver()) {
         Ok((_, warnings)) => (loops(config, origins), warnings),
         Err(EngineError::Config(errors)) => (errors.as_slice().to_vec(), Vec::new()),
         Err(error) => (vec![ConfigError::new(None, error.to_string())], Vec::new()),

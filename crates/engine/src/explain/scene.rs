@@ -150,7 +150,6 @@ fn networks(host: &Snapshot, tun: IfIndex) -> Vec<IpNet> {
 
 /// Looks at what `run` would make of this host.
 pub(super) fn planned<T>(config: &Config, answer: impl FnOnce(&Scene<'_>) -> T) -> Result<T, EngineError> {
-    lifecycle::available(config)?;
     let (dispatch, _) = assemble::dispatch(config, &assemble::system_resolver())?;
     let real = Snapshot::take()?;
     let before = without_ours(&real);

@@ -12,8 +12,8 @@ use oneway_route::{
     Uplinks, apply, no_hook,
 };
 
+use super::handed::{self, Sockets};
 use super::host::Host;
-use super::redirected::{self, Redirected};
 use super::{protection, workers};
 use crate::apart::ApartTun;
 use crate::assemble;
@@ -39,8 +39,8 @@ pub(super) struct Device {
     /// Where our own sockets are made, if not here.
     pub(super) namespace: Option<Arc<Namespace>>,
     pub(super) place: Place,
-    /// Where the packet filter sends this host's own TCP, if it does.
-    pub(super) redirected: Redirected,
+    /// Where the packet filter hands this host's own traffic to, if it does.
+    pub(super) handed: Sockets,
 }
 
 /// Where a device is.
@@ -104,10 +104,10 @@ pub(super) fn open(config: &Config, paths: &StatePaths, servers: &[IpAddr]) -> R
         })?;
     }
     let name = given.as_ref().map(|tun| tun.name().to_owned());
-    let redirected = redirected::listen(config, workers())?;
+    let handed = handed::open(config, workers())?;
     let snapshot = Snapshot::take()?;
     let Planned { plan, request, strategy, why, namespace } =
-        plan(config, name, &snapshot, servers, redirected.port)?;
+        plan(config, name, &snapshot, servers, handed.port)?;
     let tun = match given {
         Some(tun) => tun,
         None => {
@@ -134,7 +134,7 @@ pub(super) fn open(config: &Config, paths: &StatePaths, servers: &[IpAddr]) -> R
         nft: snapshot.nft,
         namespace,
         place: Place::Here,
-        redirected,
+        handed,
     })
 }
 
@@ -161,19 +161,23 @@ pub(super) fn shortcuts(config: &Config, tun: &Tun, connections: usize) -> Optio
     }
 }
 
-/// Plans the capture with the protection that works on this host. `given` names a device that was handed over, `redirect`
-/// is the port that connections are redirected to.
+/// Plans the capture with the protection that works on this host. `given` names a device that was handed over, `port` is
+/// that of the sockets that the packet filter hands traffic to.
 pub(super) fn plan(
     config: &Config,
     given: Option<String>,
     snapshot: &Snapshot,
     servers: &[IpAddr],
-    redirect: Option<u16>,
+    port: Option<u16>,
 ) -> Result<Planned, EngineError> {
     let asked = assemble::protect(config);
     let namespace = protection::namespace(config)?;
     let mut request = assemble::request(config, protection::planned_for(asked, namespace.is_some()));
-    request.redirect = redirect;
+    match config.capture.mode {
+        CaptureMode::Tun => {}
+        CaptureMode::Redirect => request.redirect = port,
+        CaptureMode::Tproxy => request.tproxy = port,
+    }
     request.root = rustix::process::geteuid().is_root();
     if request.protect.is_host_route() {
         request.servers = servers.to_vec();
@@ -230,9 +234,9 @@ fn take_over(config: &Config, tun: Tun) -> Result<Device, EngineError> {
             instead: "grant CAP_NET_ADMIN, or have whoever made the device exclude the group",
         });
     }
-    if config.capture.mode == CaptureMode::Redirect {
+    if config.capture.mode != CaptureMode::Tun {
         return Err(EngineError::Unsupported {
-            what: "--capture redirect with a device that was handed over".to_owned(),
+            what: "another --capture than tun with a device that was handed over".to_owned(),
             where_: "without the right to change the packet filter",
             instead: "grant CAP_NET_ADMIN, or use --capture tun",
         });
@@ -281,7 +285,7 @@ fn take_over(config: &Config, tun: Tun) -> Result<Device, EngineError> {
         nft: snapshot.nft,
         namespace,
         place: Place::Here,
-        redirected: Redirected::default(),
+        handed: Sockets::default(),
     })
 }
 
@@ -309,7 +313,7 @@ pub(super) fn apart(config: &Config, given: ApartTun) -> Result<Device, EngineEr
         nft: snapshot.nft,
         namespace: None,
         place: Place::Apart { netns, mtu, listeners },
-        redirected: Redirected::default(),
+        handed: Sockets::default(),
     })
 }
 

@@ -1,9 +1,9 @@
 //! Start and stop: protect, verify, capture, and back.
 
 mod device;
+mod handed;
 mod host;
 pub(crate) mod protection;
-mod redirected;
 mod reload;
 mod watching;
 
@@ -40,7 +40,7 @@ use crate::guard::Guard;
 use crate::limits::Limits;
 use crate::stats::Stats;
 use crate::watched::{Proof, Watched};
-use crate::worker::{self, Orders, Owners, Parts, Phase, Shared};
+use crate::worker::{self, Handed, Orders, Owners, Parts, Phase, Shared};
 pub(crate) use device::Planned;
 use device::{Device, Peers, Place};
 use watching::Watch;
@@ -74,8 +74,10 @@ pub(crate) struct About {
     pub(crate) reloads: Reloads,
     /// Whether what cannot be captured is refused.
     pub(crate) strict: bool,
-    /// The port that this host's own TCP is redirected to, if it is.
-    pub(crate) redirect: Option<u16>,
+    /// How this host's own traffic comes here.
+    pub(crate) capture: CaptureMode,
+    /// The port that the packet filter hands it to, if it does.
+    pub(crate) port: Option<u16>,
     /// What does change.
     pub(crate) watched: Arc<Watched>,
 }
@@ -126,10 +128,9 @@ impl End {
 /// # Errors
 /// [`EngineError::Config`], [`EngineError::Unsupported`], [`EngineError::Plan`], [`EngineError::Route`].
 pub fn plan(config: &Config) -> Result<Plan, EngineError> {
-    available(config)?;
     let (dispatch, _) = assemble::dispatch(config, &assemble::system_resolver())?;
     let servers = servers(config, &dispatch, true)?;
-    let mut planned = device::plan(config, None, &Snapshot::take()?, &servers, redirected::port(config))?;
+    let mut planned = device::plan(config, None, &Snapshot::take()?, &servers, handed::port(config))?;
     planned.plan.notes.push(format!("protection by {}: {}", planned.strategy, planned.why));
     Ok(planned.plan)
 }
@@ -151,7 +152,7 @@ pub(crate) fn servers(
 
 /// The plan for a host that looks like this, and the protection that it counts on.
 pub(crate) fn planned(config: &Config, host: &Snapshot, servers: &[IpAddr]) -> Result<Planned, EngineError> {
-    device::plan(config, None, host, servers, redirected::port(config))
+    device::plan(config, None, host, servers, handed::port(config))
 }
 
 /// Undoes what a killed instance left behind in this network namespace; says what that was.
@@ -177,7 +178,6 @@ impl Engine {
     /// # Errors
     /// The step that failed.
     pub fn start(config: &Config) -> Result<Self, EngineError> {
-        available(config)?;
         let paths = StatePaths::here()?.with_control(config.control.clone());
         let lock = InstanceLock::acquire(&paths)?;
         Self::begin(config, Some(lock), |servers| device::open(config, &paths, servers))
@@ -189,7 +189,6 @@ impl Engine {
     /// # Errors
     /// The step that failed.
     pub fn start_apart(config: &Config, tun: crate::apart::ApartTun) -> Result<Self, EngineError> {
-        available(config)?;
         Self::begin(config, None, |_| device::apart(config, tun))
     }
 
@@ -228,7 +227,7 @@ impl Engine {
             nft,
             namespace,
             place,
-            redirected,
+            handed,
         } = open(&servers)?;
         tracing::info!("our own sockets are protected by {strategy}: {strategy_why}");
         let name = tun.name().to_owned();
@@ -278,12 +277,12 @@ impl Engine {
         let (orders, receiver) = watch::channel(Orders::default());
         let end = Arc::new(End::default());
         let mut threads = Vec::with_capacity(queues.len());
-        let mut of_workers = redirected.of_workers;
-        of_workers.resize_with(queues.len(), Vec::new);
+        let mut of_workers = handed.of_workers;
+        of_workers.resize_with(queues.len(), Handed::default);
         let parts = queues.into_iter().zip(listeners).zip(of_workers).zip(mailboxes);
-        for (number, (((queue, listeners), redirected), mail)) in parts.enumerate() {
+        for (number, (((queue, listeners), handed), mail)) in parts.enumerate() {
             let (shared, receiver) = (Arc::clone(&shared), receiver.clone());
-            let parts = Parts { queue, listeners, redirected, number, mail, shared, orders: receiver };
+            let parts = Parts { queue, listeners, handed, number, mail, shared, orders: receiver };
             match spawn(number, parts, Arc::clone(&end)) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
@@ -341,7 +340,8 @@ impl Engine {
             exclusions,
             reloads: Reloads::default(),
             strict: config.capture.strict,
-            redirect: redirected.port,
+            capture: config.capture.mode,
+            port: handed.port,
             watched,
         };
         let running = Mutex::new(Some(Running { threads, watch, lock }));
@@ -378,8 +378,8 @@ impl Engine {
         let About { tun, families, stack, final_outbound, watched, .. } = &self.about;
         let ((strategy, _), proof) = (watched.strategy(), watched.proof());
         let families: Vec<_> = families.iter().map(ToString::to_string).collect();
-        let redirect = match self.about.redirect {
-            Some(port) => format!(" and redirected to port {port}"),
+        let redirect = match self.about.port {
+            Some(port) => format!(" and by {} at port {port}", self.about.capture),
             None => String::new(),
         };
         let strict = if self.about.strict { ", all else refused" } else { "" };
@@ -471,17 +471,6 @@ impl Drop for Engine {
 /// What nothing is sent to, in words.
 pub(crate) fn quarantined(which: Quarantined) -> String {
     watching::name(which)
-}
-
-/// Refuses what this version does not have, before anything is looked at.
-pub(crate) fn available(config: &Config) -> Result<(), EngineError> {
-    let missing =
-        |what: String, instead| Err(EngineError::Unsupported { what, where_: "in this version", instead });
-    match config.capture.mode {
-        CaptureMode::Tun | CaptureMode::Redirect => {}
-        mode @ CaptureMode::Tproxy => return missing(format!("--capture {mode}"), "use --capture tun"),
-    }
-    Ok(())
 }
 
 /// Says which outbounds' proxies are programs of this host that are captured themselves. Their flows are refused when they

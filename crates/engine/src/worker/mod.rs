@@ -9,14 +9,15 @@
 //! Everything of a worker runs on its own thread and waits in one epoll. What workers share is in [`Shared`]; the
 //! kernel may hand any packet to any queue.
 
+pub(crate) use handed::Handed;
 pub(crate) use icmp::EchoSessions;
 pub(crate) use udp::Sessions;
 pub(crate) use user::Owners;
 
 mod ask;
 mod dns;
+mod handed;
 mod icmp;
-mod redirected;
 mod reply;
 mod shortcut;
 mod tcp;
@@ -135,8 +136,8 @@ pub(crate) enum Phase {
 pub(crate) struct Parts {
     pub(crate) queue: Queue,
     pub(crate) listeners: Vec<TcpListener>,
-    /// Those that connections are redirected to.
-    pub(crate) redirected: Vec<TcpListener>,
+    /// What the packet filter hands over comes by these.
+    pub(crate) handed: Handed,
     /// Which worker this is.
     pub(crate) number: usize,
     /// Packets of its connections that came to another worker.
@@ -186,7 +187,7 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
         .event_interval(31)
         .build()?;
     LocalSet::new().block_on(&runtime, async move {
-        let Parts { queue, listeners, redirected, number, mail, shared, orders } = parts;
+        let Parts { queue, listeners, handed, number, mail, shared, orders } = parts;
         let mut stop = orders.clone();
         let mut listener_v4 = None;
         let mut listener_v6 = None;
@@ -200,8 +201,6 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
             }
             acceptors.push(tokio::net::TcpListener::from_std(listener)?);
         }
-        let redirected: Vec<_> =
-            redirected.into_iter().map(tokio::net::TcpListener::from_std).collect::<io::Result<_>>()?;
         if number == 0 {
             tokio::task::spawn_local(keep_outbounds(Arc::clone(&shared)));
         }
@@ -223,9 +222,7 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
         for acceptor in acceptors {
             tokio::task::spawn_local(Rc::clone(&worker).accept(acceptor));
         }
-        for acceptor in redirected {
-            tokio::task::spawn_local(Rc::clone(&worker).accept_redirected(acceptor));
-        }
+        worker.take_handed(handed)?;
         let mut sweep = tokio::task::spawn_local(Rc::clone(&worker).sweep());
         tokio::task::spawn_local(Rc::clone(&worker).flush());
         if worker.shared.stack == StackKind::User {

@@ -59,6 +59,7 @@ pub(crate) fn make(change: &Change) -> Result<(), RouteError> {
         Change::Nft(table) => nft::make(&table.name, &table.chains()),
         Change::Refuse(table) => nft::make(&table.name, &table.chains()),
         Change::Redirect(table) => nft::make(&table.name, &table.chains()),
+        Change::Tproxy(table) => nft::make(&table.name, &table.chains()),
         Change::Sysctl { path, new, .. } => sysctl::write(path, new),
     }
 }
@@ -185,10 +186,12 @@ fn route(spec: &RouteSpec, dev: Option<IfIndex>) -> RouteMessage {
     header.kind = match spec.kind() {
         RouteKind::Unicast => RouteType::Unicast,
         RouteKind::Unreachable => RouteType::Unreachable,
+        RouteKind::Local => RouteType::Local,
         _ => RouteType::Throw,
     };
     // As iproute2 does: link scope for what has no gateway, but an IPv6 route has no scope.
     header.scope = match (family, spec.dev.is_some() && spec.gateway.is_none()) {
+        (Family::V4, true) if spec.local => RouteScope::Host,
         (Family::V4, true) => RouteScope::Link,
         _ => RouteScope::Universe,
     };
@@ -278,7 +281,9 @@ pub(crate) fn unmake_tagged() -> Result<usize, RouteError> {
     });
     for route in routes {
         let dev = match route.oif {
-            Some(index) if route.kind == RouteKind::Unicast => netlink.link_name(index)?,
+            Some(index) if matches!(route.kind, RouteKind::Unicast | RouteKind::Local) => {
+                netlink.link_name(index)?
+            }
             _ => None,
         };
         let spec = RouteSpec {
@@ -289,6 +294,7 @@ pub(crate) fn unmake_tagged() -> Result<usize, RouteError> {
             src: route.prefsrc,
             metric: route.metric,
             refuses: route.kind == RouteKind::Unreachable,
+            local: route.kind == RouteKind::Local,
             // Not named, any is removed.
             congestion: None,
         };

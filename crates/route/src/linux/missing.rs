@@ -75,6 +75,7 @@ impl Seen {
             Change::Nft(table) => nft::intact(&table.name, &table.chains()).map(|intact| !intact),
             Change::Refuse(table) => nft::intact(&table.name, &table.chains()).map(|intact| !intact),
             Change::Redirect(table) => nft::intact(&table.name, &table.chains()).map(|intact| !intact),
+            Change::Tproxy(table) => nft::intact(&table.name, &table.chains()).map(|intact| !intact),
             Change::Sysctl { path, new, .. } => {
                 Ok(sysctl::read(path)?.as_deref().map(str::trim) != Some(new.trim()))
             }

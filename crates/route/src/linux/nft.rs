@@ -7,6 +7,8 @@ mod intact;
 
 pub(crate) use intact::{has_rule_for, intact};
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use ipnet::IpNet;
 
 use super::netlink::{Netlink, acknowledgement, attributes, decode};
@@ -42,6 +44,7 @@ const NF_INET_FORWARD: u32 = 2;
 const NF_INET_LOCAL_OUT: u32 = 3;
 const NFT_REG_VERDICT: u32 = 0;
 const NFT_REG_1: u32 = 1;
+const NFT_REG_2: u32 = 2;
 const IFNAMSIZ: usize = 16;
 
 const EPERM: i32 = 1;
@@ -387,6 +390,11 @@ impl Bytes {
             Expr::Reject => self.reject(NFT_REJECT_ICMPX_UNREACH, NFT_REJECT_ICMPX_ADMIN_PROHIBITED),
             Expr::Reset => self.reject(NFT_REJECT_TCP_RST, 0),
             Expr::Redirect(port) => self.redirect(*port),
+            Expr::Protocol(number) => {
+                self.load("meta", META_L4PROTO);
+                self.compare(EQ, &[*number]);
+            }
+            Expr::Tproxy(family, port) => self.tproxy(*family, *port),
             Expr::MetaMarkHas(mark) => self.has("meta", META_MARK, *mark),
             Expr::CtMarkHas(mark) => self.has("ct", CT_MARK, *mark),
             Expr::MetaMarkAdd(mark) => self.add("meta", META_MARK, META_SREG, *mark),
@@ -466,12 +474,37 @@ impl Bytes {
         });
     }
 
-    /// `NFTA_IMMEDIATE_DREG`, `NFTA_IMMEDIATE_DATA`, in it `NFTA_DATA_VALUE`; `NFTA_REDIR_REG_PROTO_{MIN,MAX}`.
-    fn redirect(&mut self, port: u16) {
+    /// `NFTA_IMMEDIATE_DREG`, `NFTA_IMMEDIATE_DATA`, in it `NFTA_DATA_VALUE`.
+    fn immediate(&mut self, register: u32, value: &[u8]) {
         self.expression("immediate", |b| {
-            b.be32(1, NFT_REG_1);
-            b.nested(2, |b| b.attribute(1, &port.to_be_bytes()));
+            b.be32(1, register);
+            b.nested(2, |b| b.attribute(1, value));
         });
+    }
+
+    /// `NFTA_TPROXY_FAMILY`, `NFTA_TPROXY_REG_ADDR`, `NFTA_TPROXY_REG_PORT`.
+    fn tproxy(&mut self, family: Family, port: u16) {
+        let number = match family {
+            Family::V4 => {
+                self.immediate(NFT_REG_1, &Ipv4Addr::LOCALHOST.octets());
+                NFPROTO_IPV4
+            }
+            Family::V6 => {
+                self.immediate(NFT_REG_1, &Ipv6Addr::LOCALHOST.octets());
+                NFPROTO_IPV6
+            }
+        };
+        self.immediate(NFT_REG_2, &port.to_be_bytes());
+        self.expression("tproxy", |b| {
+            b.be32(1, number.into());
+            b.be32(2, NFT_REG_1);
+            b.be32(3, NFT_REG_2);
+        });
+    }
+
+    /// `NFTA_REDIR_REG_PROTO_{MIN,MAX}`.
+    fn redirect(&mut self, port: u16) {
+        self.immediate(NFT_REG_1, &port.to_be_bytes());
         self.expression("redir", |b| {
             b.be32(1, NFT_REG_1);
             b.be32(2, NFT_REG_1);

@@ -39,13 +39,18 @@ pub fn planned(host: &Snapshot, plan: &Plan) -> Snapshot {
                 let v6 = spec.dst.addr().is_ipv6();
                 let kind = spec.kind();
                 let unicast = kind == RouteKind::Unicast;
+                let leads = unicast || kind == RouteKind::Local;
                 let dev = spec.dev.as_deref().and_then(|name| host.link(name)).map_or(tun, |link| link.index);
                 host.routes.push(Route {
                     table: spec.table,
                     kind,
                     protocol: PROTOCOL,
-                    scope: if unicast && !v6 && spec.gateway.is_none() { LINK } else { 0 },
-                    oif: if unicast { Some(dev) } else { None },
+                    scope: match kind {
+                        RouteKind::Local if !v6 => HOST,
+                        RouteKind::Unicast if !v6 && spec.gateway.is_none() => LINK,
+                        _ => 0,
+                    },
+                    oif: leads.then_some(dev),
                     gateway: spec.gateway,
                     prefsrc: spec.src,
                     metric: if v6 && spec.metric == 0 { IPV6_METRIC } else { spec.metric },
@@ -57,6 +62,7 @@ pub fn planned(host: &Snapshot, plan: &Plan) -> Snapshot {
             | Change::Nft(_)
             | Change::Refuse(_)
             | Change::Redirect(_)
+            | Change::Tproxy(_)
             | Change::Sysctl { .. } => {}
         }
     }

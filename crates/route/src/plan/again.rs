@@ -49,7 +49,8 @@ fn without(plan: &Plan, device_is_ours: bool, host: &Snapshot) -> Snapshot {
     let mut host = host.clone();
     let index = host.link(&plan.tun_name).map(|link| link.index);
     host.rules.retain(|rule| rule.protocol != PROTOCOL);
-    host.routes.retain(|route| route.table != plan.table && (index.is_none() || route.oif != index));
+    let ours = |table| table == plan.table || plan.divert.is_some_and(|divert| table == divert.table);
+    host.routes.retain(|route| !ours(route.table) && (index.is_none() || route.oif != index));
     if device_is_ours {
         host.links.retain(|link| Some(link.index) != index);
         host.addresses.retain(|address| Some(address.index) != index);

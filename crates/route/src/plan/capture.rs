@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::protect::{self, Guards};
 use super::{
     Draft, Phase, Plan, PlanError, Protect, Request, Step, addresses, choose, congestion, redirect, strict,
-    uplink,
+    tproxy, uplink,
 };
 use crate::change::{Change, RouteSpec};
 use crate::host::{NftSupport, PROTOCOL, Rule, RuleAction, Snapshot};
@@ -35,6 +35,7 @@ pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
         mark: Some(bit),
         sources: None,
         group: None,
+        divert: None,
         tun_addresses: Vec::new(),
         notes: Vec::new(),
         tun,
@@ -44,6 +45,7 @@ pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
     protect::prepare(&mut draft)?;
     strict::prepare_for(&mut draft)?;
     redirect::prepare_for(&mut draft)?;
+    tproxy::prepare_for(&mut draft, [bit, rehearsal_mark])?;
     let tun_addresses = addresses::choose(request, host, &draft.tun, &draft.families)?;
     draft.tun_addresses.clone_from(&tun_addresses);
     if let Some(group) = request.exclude_cgroups.first()
@@ -58,6 +60,7 @@ pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
     let halves = request.protect == Protect::HostRouteHalves;
     let mut routes = if halves { Vec::new() } else { draft.routes(&tun_addresses)? };
     routes.extend(protect::routes(&draft));
+    routes.extend(tproxy::routes(&draft));
     let rules =
         if halves { protect::halves(&draft, rehearsal_mark)? } else { draft.rules(rehearsal_mark)? };
 
@@ -70,6 +73,7 @@ pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
     steps.extend(rules.prepare);
     steps.extend(rules.capture);
     steps.extend(redirect::table(&draft));
+    steps.extend(tproxy::table(&draft));
     steps.extend(strict::table(&draft));
     let samples = draft.samples(&tun_addresses, rules.first);
     draft.note_uplinks();
@@ -87,6 +91,7 @@ pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
         uplinks: draft.uplinks,
         families: draft.families,
         strict: request.strict,
+        divert: draft.divert,
         steps,
         rehearsal: rules.rehearsal,
         rehearsal_mark,
@@ -326,7 +331,8 @@ impl Draft<'_> {
         let lead = usize::from(guards.own_table_first);
         let gate = 2 * usize::from(guards.inverted);
         let row = respected_most + 1 + lead;
-        let dns = strict::rule_count(request);
+        let divert = tproxy::rule_count(self);
+        let dns = strict::rule_count(request) + divert;
         let wanted = count(2 * row + gate + dns).saturating_add(count(skips)).saturating_add(1);
         let block = choose::block(self.host, &self.routed, wanted)?;
         let first = block.first;
@@ -337,8 +343,10 @@ impl Draft<'_> {
             self.rehearsal_gate(&mut rules, first, Priority(first.0 + count(row + 1)), rehearsal_mark);
         }
         let captured = count(row + gate + skips);
-        rules.capture =
-            strict::rules(self, Priority(first.0 + captured), |family, at| self.selector(family, at, None));
+        rules.capture = strict::rules(self, Priority(first.0 + captured + count(divert)), |family, at| {
+            self.selector(family, at, None)
+        });
+        tproxy::rules(self, &mut rules, Priority(first.0 + captured));
         let dns_rules = rules.capture.len();
         for family in &self.routed {
             let mut tables: Vec<(Table, Option<u32>, String)> = Vec::new();

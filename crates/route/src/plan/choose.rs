@@ -82,6 +82,12 @@ pub(super) fn marks(request: &Request, host: &Snapshot) -> Result<(Mark, Mark), 
     Ok((ours, Mark(second)))
 }
 
+/// Another free bit than these.
+pub(super) fn mark_but(host: &Snapshot, taken: [Mark; 2]) -> Result<Mark, PlanError> {
+    let used = host.rules.iter().fold(taken[0].0 | taken[1].0, |used, rule| used | bits(rule));
+    MARKS.into_iter().find(|bit| used & bit == 0).map(Mark).ok_or(PlanError::NoFreeMark)
+}
+
 /// A table that holds nothing and that nobody asks.
 pub(super) fn table(host: &Snapshot) -> Result<Table, PlanError> {
     table_but(host, Table::MAIN)

@@ -221,6 +221,22 @@ mod protections;
 mod strict;
 
 #[test]
+fn tproxy() {
+    let request =
+        Request { tproxy: Some(16_262), strict: true, exclude_uids: vec![1234], ..Request::default() };
+    let plan = golden("tproxy", &request, &host());
+    let divert = plan.divert.unwrap();
+    assert!(![plan.mark.unwrap(), plan.rehearsal_mark].contains(&divert.mark) && divert.table != plan.table);
+    let without = Snapshot { nft: NftSupport::Missing, ..host() };
+    let request = Request { tproxy: Some(16_262), ..Request::default() };
+    assert!(matches!(super::plan(&request, &without), Err(PlanError::NoTproxy(_))));
+    // Made once, it is what it would be again.
+    let made = crate::planned(&host(), &plan);
+    let request = Request { strict: true, exclude_uids: vec![1234], ..request };
+    assert_eq!(crate::plan_again(&request, &plan, &made).unwrap().steps, plan.steps);
+}
+
+#[test]
 fn redirect() {
     let request = Request { redirect: Some(16_262), ..Request::default() };
     let plan = golden("redirect", &request, &host());

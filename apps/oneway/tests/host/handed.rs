@@ -1,11 +1,11 @@
-//! `--capture redirect`: this host's own TCP comes by the packet filter, the rest by the device.
+//! `--capture redirect` and `--capture tproxy`: this host's own traffic comes by the packet filter, the rest by the device.
 
 use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use oneway_lab::capture::Recorder;
+use oneway_lab::capture::{Direction, Recorder};
 use oneway_lab::client::{Client, Outcome, parallel, wait_until};
 use oneway_lab::harness::{Failed, TestResult};
 use oneway_lab::servers::origin::port;
@@ -15,7 +15,7 @@ use oneway_lab::{Snapshot, Topology};
 use crate::common::{SECOND, TUN, ask, command, expect_connectivity, number, reaches_origin, run, stop};
 use crate::drift::tool;
 
-const REDIRECT: &[&str] = &["--capture", "redirect"];
+const MODES: [&str; 2] = ["redirect", "tproxy"];
 /// Within this time a client must have learned that it goes nowhere.
 const PROMPT: Duration = Duration::from_millis(100);
 
@@ -24,8 +24,10 @@ pub fn programs_are_carried_and_no_segment_is_in_the_device() -> TestResult {
     let host = &lab.host;
     let before = Snapshot::take(host)?;
     let socks = format!("socks5://{}", address::SOCKS.v4_port(proxy::SOCKS));
-    for options in [&[][..], &["--proxy", &socks], &["--strict"]] {
-        let mut oneway = run(host, &[REDIRECT, options].concat())?;
+    let more = [&[][..], &["--proxy", &socks], &["--strict"]];
+    for (mode, options) in MODES.into_iter().flat_map(|mode| more.map(|options| (mode, options))) {
+        let options = &[&["--capture", mode], options].concat()[..];
+        let mut oneway = run(host, options)?;
         let tun = Recorder::start(host, Some(TUN))?;
         let wire = Recorder::start(host, Some(Standard::UP1))?;
         assert!(reaches_origin(host, SECOND), "{options:?}: {}", oneway.stderr());
@@ -35,7 +37,16 @@ pub fn programs_are_carried_and_no_segment_is_in_the_device() -> TestResult {
         }
         let segments = tun.matching(|packet| packet.protocol == 6)?;
         assert!(segments.is_empty(), "{options:?}: {segments:#?}");
-        assert!(tun.count(|packet| packet.is_udp())? >= 2, "datagrams come by the device");
+        // Datagrams come by the device, or only their answers do.
+        let out = tun.count(|packet| packet.is_udp() && packet.direction == Direction::Out)?;
+        assert_eq!(out > 0, mode == "redirect", "{out} datagrams in the device, {mode}");
+        let asked = host.client().udp(address::ORIGIN.v6_port(port::ECHO), &[7; 8000], SECOND)?;
+        assert_eq!((asked.outcome, asked.data.len()), (Outcome::Done, 8000), "{mode}");
+        // A relay does not tell.
+        if !options.contains(&"--proxy") {
+            let closed = host.client().udp(address::ORIGIN.v4_port(4999), b"x", SECOND)?;
+            assert_eq!(closed.outcome, Outcome::Refused, "{mode}");
+        }
         // One connection of a program is one of ours.
         wire.forget()?;
         let counted = number(&ask(host, "status")?, "/counters/tcp/opened");
@@ -48,6 +59,19 @@ pub fn programs_are_carried_and_no_segment_is_in_the_device() -> TestResult {
         })?;
         assert!(wire.count(|packet| packet.is_syn())? <= 44, "{options:?}: more than one for one");
         stop(&mut oneway, host, &before)?;
+    }
+    Ok(())
+}
+
+/// S14.
+pub fn a_strict_reverse_path_filter_is_in_nobodys_way() -> TestResult {
+    let lab = Topology::standard()?;
+    lab.strict_rp_filter()?;
+    let before = Snapshot::take(&lab.host)?;
+    for mode in MODES {
+        let mut oneway = run(&lab.host, &["--capture", mode])?;
+        assert!(reaches_origin(&lab.host, SECOND), "{mode}");
+        stop(&mut oneway, &lab.host, &before)?;
     }
     Ok(())
 }
@@ -66,26 +90,35 @@ fn ends(client: &Client, to: SocketAddr) -> Result<(bool, Duration), Failed> {
 
 /// S1, and the promise in place of "connect means connected": who cannot be connected is reset at once.
 pub fn what_leads_nowhere_is_reset_at_once() -> TestResult {
+    MODES.into_iter().try_for_each(nowhere)
+}
+
+fn nowhere(mode: &str) -> TestResult {
     let lab = Topology::standard()?;
     let host = &lab.host;
     let before = Snapshot::take(host)?;
     let own = ["--tun-address", "10.88.0.1/24", "--tun-address", "fd88::1/64"];
-    let mut oneway = run(host, &[REDIRECT, &own].concat())?;
+    let mut oneway = run(host, &[&["--capture", mode], &own[..]].concat())?;
     let wire = Recorder::start(host, Some(Standard::UP1))?;
-    let redirected = ask(host, "status")?["redirect"].as_u64().ok_or("no port")?;
+    let handed_to = ask(host, "status")?["port"].as_u64().ok_or("no port")?;
     let mut nowhere: Vec<SocketAddr> = Vec::new();
     for ip in ["10.88.0.1", "10.88.0.2", "10.88.0.255", "fd88::1", "fd88::77:1", "240.0.0.1", "0.1.2.3"] {
         nowhere.push(SocketAddr::new(ip.parse()?, 4444));
     }
     // Its own listeners, dialled as they are: nothing was redirected, and nothing is dialled for it.
     for ip in ["127.0.0.1", "::1"] {
-        nowhere.push(SocketAddr::new(ip.parse()?, u16::try_from(redirected)?));
+        nowhere.push(SocketAddr::new(ip.parse()?, u16::try_from(handed_to)?));
     }
     for to in &nowhere {
         let (refused, took) = ends(&host.client(), *to)?;
-        assert!(refused && took < 3 * PROMPT, "{to}: {refused} after {took:?}");
+        assert!(refused && took < 3 * PROMPT, "{mode}, {to}: {refused} after {took:?}");
+        if !to.ip().is_loopback() {
+            let sent = host.client().udp(*to, b"nobody", SECOND)?;
+            let silent = matches!(sent.outcome, Outcome::Done | Outcome::TimedOut);
+            assert!(!silent && sent.took < 3 * PROMPT, "{mode}, UDP {to}: {sent:?}");
+        }
     }
-    let left = wire.matching(|packet| packet.is_syn())?;
+    let left = wire.matching(|packet| packet.is_syn() || packet.is_udp())?;
     assert!(left.is_empty(), "{left:#?}");
     // A closed port.
     for to in address::ORIGIN.ports(4999) {
@@ -98,10 +131,15 @@ pub fn what_leads_nowhere_is_reset_at_once() -> TestResult {
 
 /// S10.
 pub fn a_killed_one_leaves_nothing_in_the_way() -> TestResult {
+    MODES.into_iter().try_for_each(killed)
+}
+
+fn killed(mode: &str) -> TestResult {
+    let options = &["--capture", mode];
     let lab = Topology::standard()?;
     let host = &lab.host;
     let before = Snapshot::take(host)?;
-    let mut oneway = run(host, REDIRECT)?;
+    let mut oneway = run(host, options)?;
     let client = host.client();
     let load = thread::spawn(move || client.download(address::ORIGIN.v4_port(port::CHARGEN), 4, 2 * SECOND));
     wait_until(5 * SECOND, "the load is on", || {
@@ -112,7 +150,7 @@ pub fn a_killed_one_leaves_nothing_in_the_way() -> TestResult {
     let recovered = command(host, &["recover"])?;
     assert_eq!(recovered.code, Some(0), "{}", recovered.stderr);
     before.expect_same(host)?;
-    let mut again = run(host, REDIRECT)?;
+    let mut again = run(host, options)?;
     assert!(reaches_origin(host, SECOND));
     stop(&mut again, host, &before)?;
     let _ = load.join();
@@ -121,20 +159,27 @@ pub fn a_killed_one_leaves_nothing_in_the_way() -> TestResult {
 
 /// Somebody deletes the table: connections come by the device until it is back.
 pub fn a_deleted_table_is_put_back() -> TestResult {
+    MODES.into_iter().try_for_each(deleted)
+}
+
+fn deleted(mode: &str) -> TestResult {
+    let options = &["--capture", mode];
+    let table = format!("inet oneway_{mode}");
     let lab = Topology::standard()?;
     let host = &lab.host;
     let before = Snapshot::take(host)?;
-    let mut oneway = run(host, REDIRECT)?;
-    for removal in ["nft delete table inet oneway_redirect", "nft flush chain inet oneway_redirect output"] {
-        tool(host, removal)?;
+    let mut oneway = run(host, options)?;
+    let whole = tool(host, &format!("nft list table {table}"))?;
+    for removal in [format!("nft delete table {table}"), format!("nft flush chain {table} output")] {
+        tool(host, &removal)?;
         assert!(reaches_origin(host, SECOND), "after {removal}");
         wait_until(2 * SECOND, "it is back", || {
-            tool(host, "nft list table inet oneway_redirect").is_ok_and(|table| table.contains("redirect to"))
+            tool(host, &format!("nft list table {table}")).is_ok_and(|now| now == whole)
         })?;
     }
     // What is forwarded is captured, by the device.
     stop(&mut oneway, host, &before)?;
-    let mut oneway = run(host, &[REDIRECT, &["--forwarded"]].concat())?;
+    let mut oneway = run(host, &[&options[..], &["--forwarded"]].concat())?;
     let tun = Recorder::start(host, Some(TUN))?;
     for to in address::ORIGIN.both() {
         let reply = lab.container.client().http_get(SocketAddr::new(to, port::HTTP), "/", 2 * SECOND)?;

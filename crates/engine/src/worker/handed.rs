@@ -1,16 +1,24 @@
-//! TCP that the packet filter has redirected to our listeners: the kernel has accepted it before we hear of it.
+//! What the packet filter hands to our own sockets, by `REDIRECT` or TPROXY, in place of the device.
 //!
-//! So "connect means connected" cannot hold here. When the outbound refuses, the client is reset at once.
+//! TCP the kernel has accepted before we hear of it, so that "connect means connected" cannot hold here: when the outbound
+//! refuses, the client is reset at once. Datagrams are taken for what would have come by the device, and answered by it.
 
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use oneway_capture::listener::original_destination;
+use oneway_capture::tproxy::Datagrams;
 use oneway_egress::Transport;
 use oneway_flow::{End, Network, Relay};
 use oneway_outbound::{Answer, Connected, DialError};
+use oneway_wire::emit::udp_datagram;
+use oneway_wire::ip::IpView;
+use oneway_wire::virtio::VirtioNetHdr;
 use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::Worker;
@@ -18,13 +26,86 @@ use super::tcp::{Dialing, Live};
 use crate::dispatch::Subject;
 use crate::guard::Destination;
 
+/// Datagrams that are taken in one turn.
+const TURN: usize = 64;
+
+/// The sockets of one worker.
+#[derive(Debug, Default)]
+pub(crate) struct Handed {
+    /// Whether they are transparent, so that what is accepted has the address that it was meant for as its own.
+    pub(crate) transparent: bool,
+    pub(crate) listeners: Vec<std::net::TcpListener>,
+    pub(crate) datagrams: Vec<Datagrams>,
+}
+
 impl Worker {
-    /// Takes in what was redirected.
-    pub(super) async fn accept_redirected(self: Rc<Self>, listener: TcpListener) {
+    /// Takes in what is handed over, for as long as the worker lives.
+    pub(super) fn take_handed(self: &Rc<Self>, handed: Handed) -> io::Result<()> {
+        for listener in handed.listeners {
+            let listener = TcpListener::from_std(listener)?;
+            tokio::task::spawn_local(Rc::clone(self).accept_handed(listener, handed.transparent));
+        }
+        for datagrams in handed.datagrams {
+            let datagrams = datagrams.into_async()?;
+            tokio::task::spawn_local(Rc::clone(self).receive_handed(datagrams));
+        }
+        Ok(())
+    }
+
+    async fn receive_handed(self: Rc<Self>, datagrams: AsyncFd<Datagrams>) {
+        let mut buffer = vec![0; usize::from(u16::MAX)];
+        let mut packet = Vec::new();
+        loop {
+            let Ok(mut ready) = datagrams.readable().await else { return };
+            for _ in 0..TURN {
+                match datagrams.get_ref().recv(&mut buffer) {
+                    Ok((length, Some((client, dst)))) => {
+                        packet.clear();
+                        let payload = buffer.get(..length).unwrap_or_default();
+                        self.datagram_handed(client, dst, payload, &mut packet);
+                    }
+                    Ok(_) => self.shared.stats.malformed.add(),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        ready.clear_ready();
+                        break;
+                    }
+                    // An error of an earlier datagram: the next one may do better.
+                    Err(error) => {
+                        tracing::debug!(%error, "cannot receive what was handed over");
+                        break;
+                    }
+                }
+            }
+            self.end_datagrams();
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn datagram_handed(
+        self: &Rc<Self>,
+        client: SocketAddr,
+        dst: SocketAddr,
+        payload: &[u8],
+        packet: &mut Vec<u8>,
+    ) {
+        let canonical = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
+        let (client, dst) = (canonical(client), canonical(dst));
+        // Sent to the socket itself, by nobody's hand.
+        if dst.ip().is_loopback() {
+            return self.shared.stats.guarded.add();
+        }
+        if udp_datagram(packet, client, dst, payload).is_ok()
+            && let Ok(ip) = IpView::parse(packet)
+        {
+            self.udp(&VirtioNetHdr::default(), &ip);
+        }
+    }
+
+    async fn accept_handed(self: Rc<Self>, listener: TcpListener, transparent: bool) {
         loop {
             match listener.accept().await {
                 Ok((stream, client)) => {
-                    tokio::task::spawn_local(Rc::clone(&self).redirected(stream, client));
+                    tokio::task::spawn_local(Rc::clone(&self).connection_handed(stream, client, transparent));
                 }
                 // Out of descriptors, or the client was gone. Without the pause a full table would spin.
                 Err(error) => {
@@ -35,11 +116,11 @@ impl Worker {
         }
     }
 
-    async fn redirected(self: Rc<Self>, client: TcpStream, from: SocketAddr) {
+    async fn connection_handed(self: Rc<Self>, client: TcpStream, from: SocketAddr, transparent: bool) {
         // Whatever ends it before it is carried: the client hears a reset when its socket is dropped.
         let _ = SockRef::from(&client).set_linger(Some(Duration::ZERO));
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-        if let Some((live, flow, connected)) = self.connect_redirected(&client, from).await {
+        if let Some((live, flow, connected)) = self.connect_handed(&client, from, transparent).await {
             let _live = live;
             let _ = SockRef::from(&client).set_linger(None);
             let Connected { stream, early } = connected;
@@ -59,17 +140,19 @@ impl Worker {
     }
 
     /// Connects the outbound for it; none if it is to be reset.
-    async fn connect_redirected(
+    async fn connect_handed(
         self: &Rc<Self>,
         client: &TcpStream,
         from: SocketAddr,
+        transparent: bool,
     ) -> Option<(Live, oneway_flow::FlowGuard, Connected)> {
         let shared = &self.shared;
-        let dst = original_destination(client).ok()?;
+        let own = client.local_addr().ok()?;
+        let dst = if transparent { own } else { original_destination(client).ok()? };
         let dst = SocketAddr::new(dst.ip().to_canonical(), dst.port());
-        // Whoever dials the listener itself was not redirected, and would be sent to where it is.
+        // Whoever dials the listener itself was not handed over, and would be sent to where it is.
         let ordinary = matches!(shared.guard.classify(dst.ip()), Destination::Ordinary);
-        if !ordinary || dst.ip().is_loopback() || client.local_addr().ok() == Some(dst) {
+        if !ordinary || dst.ip().is_loopback() || !transparent && own == dst {
             shared.stats.guarded.add();
             return None;
         }
@@ -135,7 +218,7 @@ impl Worker {
 /// Waits until the client has reset the connection.
 async fn gone(client: &TcpStream) {
     loop {
-        match client.ready(tokio::io::Interest::ERROR).await {
+        match client.ready(Interest::ERROR).await {
             Ok(ready) if ready.is_error() => return,
             Ok(_) => {}
             Err(_) => return,
