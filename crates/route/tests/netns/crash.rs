@@ -16,6 +16,7 @@ crate::trials!(
     every_point_of_source_rule,
     every_point_of_host_route,
     every_point_of_host_route_halves,
+    every_point_of_tproxy,
     killed_while_recovering,
 );
 
@@ -25,6 +26,7 @@ const SIGKILL: i32 = 9;
 fn request(name: &str) -> Request {
     match name {
         "default" => Request::default(),
+        "tproxy" => Request { tproxy: Some(16_262), ..Request::default() },
         "everything" => Request {
             forwarded: true,
             protect: Protect::Bind,
@@ -131,6 +133,10 @@ fn every_point_of_host_route() {
 
 fn every_point_of_host_route_halves() {
     every_point("host-route-halves");
+}
+
+fn every_point_of_tproxy() {
+    every_point("tproxy");
 }
 
 /// A recovery that stopped half-way is finished by the next one: the journal goes last.

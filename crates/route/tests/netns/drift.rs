@@ -41,6 +41,14 @@ fn requests() -> Vec<Request> {
     requests
 }
 
+/// Those with further tables of nftables besides.
+fn with_more_tables() -> Vec<Request> {
+    let mut requests = requests();
+    requests.push(Request { strict: true, tproxy: Some(16_262), ..everything() });
+    requests.push(Request { strict: true, redirect: Some(16_262), ipv6: false, ..Request::default() });
+    requests
+}
+
 /// Undoes one change as another program would, without our knowing.
 #[allow(clippy::disallowed_methods, reason = "another program is what is played")]
 fn remove(change: &Change) {
@@ -86,7 +94,7 @@ fn again(request: &Request, applied: &mut Applied<Captured>) -> Vec<String> {
 }
 
 fn every_single_change_is_put_back() {
-    for request in requests() {
+    for request in with_more_tables() {
         let net = Net::new();
         net.host.run(|| {
             set("net/ipv4/conf/all/rp_filter", "1");
@@ -372,7 +380,7 @@ fn another_vpn_that_comes_later_is_not_captured() {
 }
 
 fn a_plan_for_the_same_host_changes_nothing() {
-    for request in requests() {
+    for request in with_more_tables() {
         let net = Net::new();
         net.host.run(|| {
             set("net/ipv4/conf/all/rp_filter", "1");
