@@ -101,7 +101,7 @@ impl World {
 /// Tries a host, a request and what happens one after the other; then the end of our process, and a new start.
 fn after(events: &[Event]) -> usize {
     let mut looked = 0;
-    for (name, host) in hosts() {
+    for (name, host) in hosts().into_iter().skip(1).step_by(2) {
         for (n, request) in requests().into_iter().enumerate() {
             let mut world = World::new(host.clone(), request);
             let mut what = String::from("the start");
