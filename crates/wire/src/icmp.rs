@@ -118,6 +118,11 @@ impl<'a> IcmpView<'a> {
         be16(self.message, 2)
     }
 
+    /// The whole message.
+    pub const fn bytes(&self) -> &'a [u8] {
+        self.message
+    }
+
     /// What follows the first 8 bytes.
     pub fn body(&self) -> &'a [u8] {
         &self.message[HEADER_LEN..]

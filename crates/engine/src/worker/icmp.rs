@@ -88,7 +88,7 @@ impl Echo {
 /// What is the same in a request whatever its identifier: its number and its payload.
 fn fingerprint(icmp: &IcmpView<'_>) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
-    hasher.write(icmp.body().get(2..).unwrap_or_default());
+    hasher.write(icmp.bytes().get(6..).unwrap_or_default());
     // 0 is what a session has that has sent nothing.
     hasher.finish() | 1
 }
@@ -376,10 +376,10 @@ impl Worker {
 
 /// The message with another identifier and without a checksum.
 fn icmp_message(icmp: &IcmpView<'_>, id: u16) -> Vec<u8> {
-    let mut message = vec![icmp.kind(), icmp.code(), 0, 0];
-    message.extend_from_slice(icmp.body());
-    if let Some(place) = message.get_mut(4..6) {
-        place.copy_from_slice(&id.to_be_bytes());
+    let mut message = icmp.bytes().to_vec();
+    let [high, low] = id.to_be_bytes();
+    if let Some(place) = message.get_mut(2..6) {
+        place.copy_from_slice(&[0, 0, high, low]);
     }
     message
 }
@@ -393,5 +393,20 @@ fn complete(message: &mut [u8], pseudo: Option<(IpAddr, IpAddr)>) {
     let checksum = sum.bytes(message).finish();
     if let Some(place) = message.get_mut(2..4) {
         place.copy_from_slice(&checksum.to_be_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_identifier_and_checksum_are_others() {
+        let request = [8, 0, 0x12, 0x34, 0xaa, 0xbb, 0, 7, 1, 2, 3, 4, 5];
+        let view = IcmpView::parse_v4(&request).unwrap();
+        let message = icmp_message(&view, 0x0102);
+        assert_eq!(message, [8, 0, 0, 0, 1, 2, 0, 7, 1, 2, 3, 4, 5]);
+        let sent_on = IcmpView::parse_v4(&message).unwrap();
+        assert_eq!(fingerprint(&view), fingerprint(&sent_on));
     }
 }

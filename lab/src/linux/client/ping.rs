@@ -112,10 +112,12 @@ fn request(to: IpAddr, id: u16) -> Vec<u8> {
 fn classify(packet: &[u8], from: IpAddr, to: IpAddr, id: u16) -> Option<Ping> {
     let took = Duration::ZERO;
     let echo = |icmp: &[u8]| icmp.get(4..6) == Some(&id.to_be_bytes());
+    // RFC 792: the data of the request must be returned.
+    let whole = |icmp: &[u8]| echo(icmp) && icmp.get(6..) == request(to, id).get(6..);
     match to {
         IpAddr::V4(to) => {
             let icmp = packet.get(header_length(packet)?..)?;
-            if *icmp.first()? == 0 && echo(icmp) {
+            if *icmp.first()? == 0 && whole(icmp) {
                 return Some(Ping::Reply { from, took });
             }
             let quoted = icmp.get(8..).filter(|_| matches!(icmp[0], 3 | 11 | 12))?;
@@ -124,7 +126,7 @@ fn classify(packet: &[u8], from: IpAddr, to: IpAddr, id: u16) -> Option<Ping> {
             mine.then_some(Ping::Error { from, kind: icmp[0], code: icmp[1], took })
         }
         IpAddr::V6(to) => {
-            if *packet.first()? == 129 && echo(packet) {
+            if *packet.first()? == 129 && whole(packet) {
                 return Some(Ping::Reply { from, took });
             }
             let quoted = packet.get(8..).filter(|_| packet[0] < 128)?;
