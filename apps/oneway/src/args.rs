@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use oneway::config::{
     CaptureMode, CgroupPath, ConfigError, DnsMode, DnsUpstream, FaultSpec, InterfaceName, LogFormat,
-    LogLevel, Mtu, Options, Origin, Prefix, ProgramName, Protect, StackKind, TunAddress, TunFd, Uid,
+    LogLevel, Mtu, Options, Origin, Prefix, ProgramName, Protect, Safeguard, StackKind, TunAddress, TunFd,
+    Uid,
 };
 
 /// The command line.
@@ -234,6 +235,9 @@ pub(crate) struct CaptureArgs {
     confirm: Option<u32>,
     #[arg(long, value_name = "ADDR:PORT", hide = true)]
     api: Option<SocketAddr>,
+    /// Leave out a guard on purpose; repeatable. For `lab` and tests alone: nothing is proven of what runs so
+    #[arg(long, value_name = "GUARD", hide = true)]
+    without_guard: Vec<Safeguard>,
 }
 
 impl CaptureArgs {
@@ -269,6 +273,7 @@ impl CaptureArgs {
             api: self.api,
             log_level: global.log_level(),
             log_format: global.log_format,
+            without: self.without_guard,
         })
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
-use oneway_egress::{Egress, EgressError};
+use oneway_egress::{Egress, EgressError, Safeguard};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -154,8 +154,9 @@ impl Client {
     /// A client for these upstreams.
     pub fn new(egress: Arc<Egress>, config: ClientConfig) -> Self {
         Self {
+            local: !egress.left_out().has(Safeguard::Circle)
+                && config.upstreams.iter().any(|upstream| upstream.addr().ip().is_loopback()),
             egress,
-            local: config.upstreams.iter().any(|upstream| upstream.addr().ip().is_loopback()),
             config,
             carrier: OnceLock::new(),
             preferred: AtomicUsize::new(0),

@@ -33,7 +33,7 @@ impl Egress {
     /// [`EgressError::Create`], [`EgressError::Protect`], [`EgressError::Route`]; [`EgressError::Connect`] if the kernel has
     /// no way for it.
     pub fn send_canary(&self, of: Quarantined, dst: IpAddr) -> Result<Option<Canary>, EgressError> {
-        let query = self.strategy().question(dst);
+        let query = self.question(dst);
         let answer = self.oracle.route(&query).map_err(|source| EgressError::Route { dst, source })?;
         if answer.kind != RouteKind::Unicast || answer.gateway.is_none() {
             return Ok(None);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use oneway_route::{Family, IfIndex, RouteQuery};
+use oneway_route::{Family, IfIndex, RouteQuery, Safeguard, Without};
 use parking_lot::RwLock;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpStream, UdpSocket};
@@ -21,7 +21,7 @@ use crate::netns::NamespaceRoutes;
 use crate::reach::{ReachCache, is_local};
 use crate::registry::Registry;
 use crate::source_rule::{self, Ports};
-use crate::strategy::Purpose;
+use crate::strategy::{Purpose, Steps};
 use crate::{
     EgressError, IcmpKind, IcmpSocket, KernelRoutes, Protected, Reach, Registered, RouteOracle, Strategy,
     buffers, icmp_error, new_socket,
@@ -77,6 +77,10 @@ pub struct Egress {
     refused: AtomicU64,
     /// The TUN is in another network namespace than the sockets.
     pub(crate) apart: bool,
+    /// The guards that are left out on purpose.
+    pub(crate) without: Without,
+    /// Whether [`Safeguard::Order`] is left out and sockets are not protected yet.
+    early: AtomicBool,
     #[cfg(any(test, feature = "test-util"))]
     unprotected: bool,
 }
@@ -121,6 +125,8 @@ impl Egress {
             made: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             apart: false,
+            without: Without::default(),
+            early: AtomicBool::new(false),
             #[cfg(any(test, feature = "test-util"))]
             unprotected: false,
         })
@@ -164,6 +170,8 @@ impl Egress {
             made: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             apart: false,
+            without: Without::default(),
+            early: AtomicBool::new(false),
             #[cfg(any(test, feature = "test-util"))]
             unprotected: false,
         }
@@ -174,6 +182,38 @@ impl Egress {
     #[doc(hidden)]
     pub fn unprotected_for_loopback_tests() -> Self {
         Self { unprotected: true, ..Self::unmarked(Vec::new()) }
+    }
+
+    /// Leaves guards out on purpose, to show what they are for.
+    #[must_use]
+    pub fn without(mut self, guards: Without) -> Self {
+        self.early = AtomicBool::new(guards.has(Safeguard::Order));
+        self.without = guards;
+        self
+    }
+
+    /// The guards that are left out.
+    pub fn left_out(&self) -> Without {
+        self.without
+    }
+
+    /// Without [`Safeguard::Order`]: protects sockets from now on.
+    pub fn protect_at_last(&self) {
+        self.early.store(false, Relaxed);
+    }
+
+    /// Whether sockets of a family are not protected, because a guard is left out on purpose.
+    pub(crate) fn is_unprotected(&self, family: Family) -> bool {
+        self.without.any()
+            && (self.without.has(Safeguard::Protect)
+                || self.without.has(Safeguard::ProtectIpv6) && family == Family::V6
+                || self.early.load(Relaxed))
+    }
+
+    /// What a socket of ours to a destination beyond the uplink asks the kernel for: [`Strategy::question`], with what
+    /// sockets really have.
+    pub fn question(&self, dst: IpAddr) -> RouteQuery {
+        if self.is_unprotected(Family::of(dst)) { RouteQuery::to(dst) } else { self.strategy().question(dst) }
     }
 
     /// The strategy for sockets made from now on.
@@ -245,7 +285,9 @@ impl Egress {
     /// [`EgressError::Forbidden`], [`EgressError::NoHostRoute`], [`EgressError::Quarantined`].
     pub fn check(&self, dst: IpAddr) -> Result<(), EgressError> {
         let dst = dst.to_canonical();
-        self.forbidden.check(dst)?;
+        if !self.without.has(Safeguard::Egress) {
+            self.forbidden.check(dst)?;
+        }
         self.confined(dst)?;
         self.breaker.check(dst)
     }
@@ -253,6 +295,7 @@ impl Egress {
     /// Whether the strategy allows this destination at all.
     pub(crate) fn confined(&self, dst: IpAddr) -> Result<(), EgressError> {
         if self.confined.load(Relaxed)
+            && !self.is_unprotected(Family::of(dst))
             && let Strategy::HostRoute(rule) = &*self.strategy()
         {
             rule.allows(dst)?;
@@ -267,6 +310,9 @@ impl Egress {
     pub fn check_addr(&self, dst: SocketAddr) -> Result<(), EgressError> {
         let dst = canonical(dst);
         self.check(dst.ip())?;
+        if self.without.has(Safeguard::Egress) {
+            return Ok(());
+        }
         // If the kernel cannot be asked, a listener on every address is taken to be meant.
         self.forbidden.check_listeners(dst, || is_local(&*self.oracle, dst.ip()).unwrap_or(true))
     }
@@ -364,9 +410,8 @@ impl Egress {
                 .fresh(domain, ty, protocol)
                 .map_err(|source| EgressError::Create { what, source })
                 .and_then(|socket| {
-                    let family = if domain == Domain::IPV4 { Family::V4 } else { Family::V6 };
                     let purpose = if ty == Type::STREAM { Purpose::Tcp } else { Purpose::Udp };
-                    self.protect(&socket, family, Reach::Uplink, purpose).map(drop)
+                    self.protect(&socket, family(domain), Reach::Uplink, purpose).map(drop)
                 });
             SelfTest { what, result }
         };
@@ -384,6 +429,7 @@ impl Egress {
     /// Where `dst` is, for a socket of the present strategy.
     fn reach(&self, dst: IpAddr) -> Result<Reach, EgressError> {
         match &*self.strategy() {
+            _ if self.is_unprotected(Family::of(dst)) => Ok(Reach::Uplink),
             Strategy::Bind { index, name } => {
                 self.reach.bound(&*self.oracle, RouteQuery::to(dst), (*index, name))
             }
@@ -412,7 +458,9 @@ impl Egress {
     /// A fresh socket, of the namespace that the strategy names.
     pub(crate) fn fresh(&self, domain: Domain, ty: Type, protocol: Protocol) -> io::Result<Socket> {
         match &*self.strategy() {
-            Strategy::Netns(namespace) => namespace.socket(domain, ty, protocol),
+            Strategy::Netns(namespace) if !self.is_unprotected(family(domain)) => {
+                namespace.socket(domain, ty, protocol)
+            }
             _ => new_socket::nonblocking(domain, ty, protocol),
         }
     }
@@ -433,11 +481,13 @@ impl Egress {
             return Ok(false);
         }
         let strategy = self.strategy();
-        let bound = strategy.apply(socket, (family, reach, purpose), &self.ports)?;
+        let set = !self.is_unprotected(family);
+        let steps = Steps { set, read_back: !self.without.has(Safeguard::Proof) };
+        let bound = strategy.apply(socket, (family, reach, purpose), &self.ports, steps)?;
         if strategy.mark().is_some()
             && let Some((index, name)) = self.detours.of(family)
         {
-            Strategy::Bind { index, name }.apply(socket, (family, reach, purpose), &self.ports)?;
+            Strategy::Bind { index, name }.apply(socket, (family, reach, purpose), &self.ports, steps)?;
         }
         Ok(bound)
     }
@@ -565,6 +615,10 @@ impl Egress {
         }
         Ok((socket, kind, what))
     }
+}
+
+fn family(domain: Domain) -> Family {
+    if domain == Domain::IPV6 { Family::V6 } else { Family::V4 }
 }
 
 impl std::fmt::Debug for Egress {

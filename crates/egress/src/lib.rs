@@ -48,6 +48,7 @@ pub use host_route::HostRoute;
 pub use icmp::{IcmpKind, IcmpSocket};
 pub use icmp_error::{IcmpErrorEvent, IcmpErrorKind, QUOTE_MAX, next_error, recv_error, try_error};
 pub use netns::Namespace;
+pub use oneway_route::{Safeguard, Without};
 pub use oracle::{KernelRoutes, RouteOracle};
 pub use pair::local_pair;
 pub use protected::Protected;

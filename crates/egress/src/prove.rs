@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use oneway_route::{Family, IfIndex, RouteAnswer, RouteKind, RouteQuery};
+use oneway_route::{Family, IfIndex, RouteAnswer, RouteKind, RouteQuery, Safeguard};
 
 use crate::netns::NamespaceRoutes;
 use crate::{Egress, EgressError, Namespace, Reach, RouteOracle, Strategy, reach};
@@ -58,7 +58,9 @@ impl Egress {
 
     fn prove_one(&self, oracle: &dyn RouteOracle, tun: IfIndex, dst: IpAddr) -> Verdict {
         // Not of the breaker: whether that may be closed is what is asked.
-        if let Err(refused) = self.forbidden.check(dst) {
+        if !self.without.has(Safeguard::Egress)
+            && let Err(refused) = self.forbidden.check(dst)
+        {
             return verdict(dst, None, Finding::Proven, format!("no socket is made: {refused}"));
         }
         if self.apart {
@@ -67,6 +69,7 @@ impl Egress {
         }
         let strategy = self.strategy();
         let reached = match &*strategy {
+            _ if self.is_unprotected(Family::of(dst)) => Ok(Reach::Uplink),
             Strategy::Bind { index, name } => reach::ask(oracle, RouteQuery::to(dst), (*index, name)),
             Strategy::HostRoute(rule) => rule.ask(oracle, dst),
             Strategy::SourceRule(_) if dst.is_loopback() => Ok(Reach::Local),
@@ -76,7 +79,7 @@ impl Egress {
         };
         let query = match reached {
             Ok(Reach::Local) => RouteQuery::to(dst),
-            Ok(Reach::Uplink) => strategy.question(dst),
+            Ok(Reach::Uplink) => self.question(dst),
             Err(error @ EgressError::Route { .. }) => {
                 return verdict(dst, None, Finding::NotProven, error.to_string());
             }

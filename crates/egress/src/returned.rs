@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use oneway_route::Family;
+use oneway_route::{Family, Safeguard};
 
 use crate::forbidden::canonical;
 use crate::reach::is_local;
@@ -16,7 +16,7 @@ impl Egress {
     ///
     /// To be asked for packets of no known flow. It costs one look into a hash table.
     pub fn returned(&self, transport: Transport, src: SocketAddr, dst: SocketAddr) -> bool {
-        if self.apart {
+        if self.apart || self.without.has(Safeguard::Detector) {
             // A program there may have the same port as a socket of ours here.
             return false;
         }
@@ -31,9 +31,13 @@ impl Egress {
         ours
     }
 
-    /// An echo request of ours came back.
-    pub fn echo_returned(&self, dst: IpAddr) {
-        self.breaker.trip(dst.to_canonical(), Instant::now());
+    /// An echo request of ours came back. Whether it is to be dropped.
+    pub fn echo_returned(&self, dst: IpAddr) -> bool {
+        let detects = !self.without.has(Safeguard::Detector);
+        if detects {
+            self.breaker.trip(dst.to_canonical(), Instant::now());
+        }
+        detects
     }
 
     /// How many packets ever came back.

@@ -7,4 +7,4 @@ mod os;
 #[path = "so_mark/unsupported.rs"]
 mod os;
 
-pub(crate) use os::{apply, usable};
+pub(crate) use os::{read_back, set, usable};

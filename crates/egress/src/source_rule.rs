@@ -13,7 +13,7 @@ use hashbrown::DefaultHashBuilder;
 use oneway_route::{Family, IfIndex, Sources};
 use socket2::Socket;
 
-use crate::{EgressError, so_bindtodevice};
+use crate::EgressError;
 
 const MECHANISM: &str = "a source address and port";
 
@@ -45,7 +45,7 @@ impl SourceRule {
         self.sources.get(family).ok_or_else(|| refused(why()))
     }
 
-    /// Binds a socket to the address and a port, and reads both back.
+    /// Binds a socket to the address and a port.
     pub(crate) fn bind(
         &self,
         socket: &Socket,
@@ -68,7 +68,13 @@ impl SourceRule {
                 _ => break,
             }
         }
-        outcome.map_err(|source| failed("bind to", address, source))?;
+        outcome.map_err(|source| failed("bind to", address, source))
+    }
+
+    /// Reads address and port back.
+    pub(crate) fn read_back(&self, socket: &Socket, family: Family) -> Result<(), EgressError> {
+        let address = self.address(family)?;
+        let (first, last) = self.sources.ports;
         let found = socket.local_addr().map_err(|source| failed("read back", address, source))?.as_socket();
         match found {
             Some(found) if found.ip() == address && (first..=last).contains(&found.port()) => Ok(()),
@@ -78,11 +84,9 @@ impl SourceRule {
         }
     }
 
-    /// Binds a socket without ports to the uplink's device instead.
-    pub(crate) fn bind_device(&self, socket: &Socket, family: Family) -> Result<(), EgressError> {
-        let (index, name) =
-            self.device(family).ok_or_else(|| refused(format!("there is no {family} uplink to bind to")))?;
-        so_bindtodevice::apply(socket, *index, name)
+    /// The uplink's device, which sockets without ports are bound to instead.
+    pub(crate) fn device_for(&self, family: Family) -> Result<&(IfIndex, String), EgressError> {
+        self.device(family).ok_or_else(|| refused(format!("there is no {family} uplink to bind to")))
     }
 }
 

@@ -36,6 +36,13 @@ pub enum Strategy {
     Netns(Arc<Namespace>),
 }
 
+/// What is done to protect a socket: both, unless a guard is left out on purpose.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Steps {
+    pub(crate) set: bool,
+    pub(crate) read_back: bool,
+}
+
 /// What a socket is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -102,29 +109,54 @@ impl Strategy {
         socket: &Socket,
         (family, reach, purpose): (Family, Reach, Purpose),
         ports: &Ports,
+        steps: Steps,
     ) -> Result<bool, EgressError> {
         match self {
             Self::Mark(mark) | Self::MarkTerminal(mark) | Self::MarkIfgroup(mark) => {
-                so_mark::apply(socket, *mark)?;
+                if steps.set {
+                    so_mark::set(socket, *mark)?;
+                }
+                if steps.read_back {
+                    so_mark::read_back(socket, *mark)?;
+                }
             }
             Self::Bind { index, name } => match reach {
                 Reach::Local => {}
-                Reach::Uplink => so_bindtodevice::apply(socket, *index, name)?,
+                Reach::Uplink => bind_device(socket, (*index, name), steps)?,
             },
             Self::SourceRule(rule) => match (reach, purpose) {
                 (Reach::Local, _) => {}
-                (Reach::Uplink, Purpose::Icmp) => rule.bind_device(socket, family)?,
+                (Reach::Uplink, Purpose::Icmp) => {
+                    let (index, name) = rule.device_for(family)?;
+                    bind_device(socket, (*index, name), steps)?;
+                }
                 (Reach::Uplink, _) => {
-                    rule.bind(socket, family, purpose == Purpose::Tcp, ports)?;
-                    return Ok(true);
+                    if steps.set {
+                        rule.bind(socket, family, purpose == Purpose::Tcp, ports)?;
+                    }
+                    if steps.read_back {
+                        rule.read_back(socket, family)?;
+                    }
+                    return Ok(steps.set);
                 }
             },
             // The destination is what protects, and is looked at before.
             Self::HostRoute(_) => {}
-            Self::Netns(namespace) => namespace.check(socket)?,
+            Self::Netns(namespace) if steps.read_back => namespace.check(socket)?,
+            Self::Netns(_) => {}
         }
         Ok(false)
     }
+}
+
+fn bind_device(socket: &Socket, device: (IfIndex, &str), steps: Steps) -> Result<(), EgressError> {
+    if steps.set {
+        so_bindtodevice::set(socket, device.1)?;
+    }
+    if steps.read_back {
+        so_bindtodevice::read_back(socket, device.0, device.1)?;
+    }
+    Ok(())
 }
 
 impl fmt::Display for Strategy {

@@ -57,7 +57,8 @@ pub(crate) fn dispatch(
     match (ConfigErrors::collect(errors), rules) {
         (None, Some((rules, warnings))) => {
             let dispatch = Dispatch::new(rules, "MATCH", entries);
-            Ok((dispatch.excluding(config.capture.exclude_process.clone()), warnings))
+            let dispatch = dispatch.excluding(config.capture.exclude_process.clone());
+            Ok((dispatch.without_circles(config.without.has(route::Safeguard::Circle)), warnings))
         }
         (Some(errors), _) => Err(EngineError::Config(errors)),
         (None, None) => Err(EngineError::Unsupported {

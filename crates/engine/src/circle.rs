@@ -30,6 +30,8 @@ pub(crate) struct Circles {
     exclusions: RwLock<Exclusions>,
     known: Mutex<Known>,
     refused: AtomicU64,
+    /// Left out on purpose: every flow may go.
+    left_out: bool,
 }
 
 #[derive(Debug, Default)]
@@ -77,7 +79,18 @@ impl Circles {
             exclusions: RwLock::new(self.exclusions.read().clone()),
             known: Mutex::default(),
             refused: AtomicU64::new(self.refused()),
+            left_out: self.left_out,
         }
+    }
+
+    /// The same, or none if they are left out on purpose.
+    pub(crate) fn left_out(self, left_out: bool) -> Self {
+        Self { left_out, ..self }
+    }
+
+    /// Whether they are left out on purpose.
+    pub(crate) fn are_left_out(&self) -> bool {
+        self.left_out
     }
 
     /// Replaces the addresses of this host.
@@ -87,6 +100,9 @@ impl Circles {
 
     /// Whether an address is one of this host, whose traffic is captured. Before [`Circles::set_own`] none is.
     pub(crate) fn is_here(&self, ip: IpAddr) -> bool {
+        if self.left_out {
+            return false;
+        }
         let own = self.own.read();
         !own.is_empty() && (ip.is_loopback() || own.contains(&ip))
     }

@@ -200,7 +200,8 @@ impl Dispatch {
         let addresses = proxy.addrs();
         if !addresses.iter().any(|at| self.circles.is_here(at.ip())) {
             // A proxy in a container of this host, whose traffic is forwarded.
-            let own = addresses.iter().find(|at| at.ip() == subject.source.ip());
+            let own =
+                addresses.iter().find(|at| at.ip() == subject.source.ip() && !self.circles.are_left_out());
             return Ok(own.is_some_and(|at| {
                 self.circles.refuse_forwarded(choice.id, &choice.entry.name, *at, subject.target);
                 true
@@ -226,6 +227,11 @@ impl Dispatch {
             addresses.iter().copied().find(|at| self.circles.is_here(at.ip()))
         };
         (0_u32..).zip(&self.entries).filter_map(|(id, entry)| Some((id, here(entry)?))).collect()
+    }
+
+    /// The same, with circles left out on purpose.
+    pub(crate) fn without_circles(self, left_out: bool) -> Self {
+        Self { circles: Arc::new(Circles::default().left_out(left_out)), ..self }
     }
 
     /// What knows of circles.

@@ -22,16 +22,27 @@ pub enum Destination {
 #[derive(Clone, Debug)]
 pub struct Guard {
     own: Vec<IpNet>,
+    /// Left out on purpose: everything is ordinary.
+    left_out: bool,
 }
 
 impl Guard {
     /// A guard for these prefixes: those of the TUN and of other addresses that only mean something to this program.
     pub fn new(own: Vec<IpNet>) -> Self {
-        Self { own: own.into_iter().map(|net| net.trunc()).collect() }
+        Self { own: own.into_iter().map(|net| net.trunc()).collect(), left_out: false }
+    }
+
+    /// The same, or none if it is left out on purpose.
+    #[must_use]
+    pub fn left_out(self, left_out: bool) -> Self {
+        Self { left_out, ..self }
     }
 
     /// What a destination is. Martians are those of RFC 1812, 5.3.7 and RFC 6890.
     pub fn classify(&self, dst: IpAddr) -> Destination {
+        if self.left_out {
+            return Destination::Ordinary;
+        }
         if self.own.iter().any(|net| net.contains(&dst)) {
             return Destination::Refused;
         }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use oneway_flow::Network;
+use oneway_route::Without;
 
 use crate::Engine;
 use crate::control::{
@@ -81,7 +82,7 @@ pub(crate) fn status(engine: &Engine) -> Status {
             bytes: Bytes { up, down },
             dns: shared.dns.counters(),
         },
-        loops: verdict(&about.watched.proof(), &quarantined),
+        loops: verdict(&about.watched.proof(), &quarantined, shared.egress.left_out()),
         guard: GuardStatus {
             returned: shared.egress.returned_packets(),
             quarantined,
@@ -91,13 +92,17 @@ pub(crate) fn status(engine: &Engine) -> Status {
     }
 }
 
-fn verdict(proof: &Proof, quarantined: &[String]) -> LoopVerdict {
+fn verdict(proof: &Proof, quarantined: &[String], without: Without) -> LoopVerdict {
     if !quarantined.is_empty() {
         let why = format!("packets of our own came back; nothing is sent to {}", quarantined.join(", "));
         return LoopVerdict { verdict: Verdict::Loops, why };
     }
     let verdict = match proof {
         Proof { loops: true, .. } => Verdict::Loops,
+        _ if without.any() => {
+            let why = format!("sabotaged: it runs without its guard {without}");
+            return LoopVerdict { verdict: Verdict::NotProven, why };
+        }
         Proof { proven: true, .. } => Verdict::Proven,
         _ => Verdict::NotProven,
     };

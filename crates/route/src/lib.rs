@@ -31,6 +31,7 @@ mod nft;
 mod plan;
 mod prove;
 mod query;
+mod without;
 
 #[cfg(target_os = "linux")]
 #[path = "linux/mod.rs"]
@@ -57,8 +58,9 @@ pub use model::{
 pub use monitor::{Changes, Monitor, Waker};
 pub use nft::{Inbound, Leaving, NftTable, RedirectTable, RefuseTable, TproxyTable};
 pub use plan::{
-    Divert, Phase, Plan, PlanError, Protect, Request, Sources, Step, Uplink, Uplinks, find_uplinks, plan,
-    plan_again,
+    Divert, Phase, Plan, PlanError, Protect, Request, Sources, Step, Uplink, Uplinks, find_uplinks,
+    find_uplinks_unguarded, plan, plan_again,
 };
 pub use prove::{Check, Proof, prove_rules};
 pub use query::{RouteAnswer, RouteKind, RouteQuery, destroy_tcp, query};
+pub use without::{Safeguard, Without};

@@ -31,7 +31,7 @@ pub(crate) use capture::never;
 #[cfg(any(target_os = "linux", test))]
 pub(crate) use congestion::CONGESTION;
 
-pub use again::{find_uplinks, plan_again};
+pub use again::{find_uplinks, find_uplinks_unguarded, plan_again};
 pub use capture::plan;
 
 /// How our own sockets are kept out of the capture. Each has its own file below `plan/protect/`.

@@ -14,10 +14,14 @@ pub(crate) fn usable() -> Result<(), EgressError> {
     Ok(())
 }
 
-/// Binds to the device and reads it back. A name that has come to mean another device (deleted and created
+/// Binds to the device.
+pub(crate) fn set(socket: &Socket, name: &str) -> Result<(), EgressError> {
+    socket.bind_device(Some(name.as_bytes())).map_err(|source| failed("bind to", name, source))
+}
+
+/// Reads the device back. A name that has come to mean another device (deleted and created
 /// anew) is refused: the routes that were checked belong to the old one.
-pub(crate) fn apply(socket: &Socket, index: IfIndex, name: &str) -> Result<(), EgressError> {
-    socket.bind_device(Some(name.as_bytes())).map_err(|source| failed("bind to", name, source))?;
+pub(crate) fn read_back(socket: &Socket, index: IfIndex, name: &str) -> Result<(), EgressError> {
     let found = socket.device().map_err(|source| failed("read back", name, source))?;
     if found.as_deref() != Some(name.as_bytes()) {
         let found =

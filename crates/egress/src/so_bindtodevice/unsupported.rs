@@ -5,7 +5,11 @@ use socket2::Socket;
 
 use crate::EgressError;
 
-pub(crate) fn apply(_socket: &Socket, _index: IfIndex, _name: &str) -> Result<(), EgressError> {
+pub(crate) fn set(_socket: &Socket, _name: &str) -> Result<(), EgressError> {
+    usable()
+}
+
+pub(crate) fn read_back(_socket: &Socket, _index: IfIndex, _name: &str) -> Result<(), EgressError> {
     usable()
 }
 

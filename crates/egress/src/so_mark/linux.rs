@@ -18,9 +18,13 @@ pub(crate) fn usable(mark: Mark) -> Result<(), EgressError> {
     Ok(())
 }
 
-/// Sets the mark and reads it back.
-pub(crate) fn apply(socket: &Socket, mark: Mark) -> Result<(), EgressError> {
-    socket.set_mark(mark.0).map_err(|source| failed("set", source))?;
+/// Sets the mark.
+pub(crate) fn set(socket: &Socket, mark: Mark) -> Result<(), EgressError> {
+    socket.set_mark(mark.0).map_err(|source| failed("set", source))
+}
+
+/// Reads the mark back and compares.
+pub(crate) fn read_back(socket: &Socket, mark: Mark) -> Result<(), EgressError> {
     let found = socket.mark().map_err(|source| failed("read back", source))?;
     if found != mark.0 {
         let why = format!("set {:#x} but it reads back as {found:#x}", mark.0);

@@ -5,7 +5,11 @@ use socket2::Socket;
 
 use crate::EgressError;
 
-pub(crate) fn apply(_socket: &Socket, mark: Mark) -> Result<(), EgressError> {
+pub(crate) fn set(_socket: &Socket, mark: Mark) -> Result<(), EgressError> {
+    usable(mark)
+}
+
+pub(crate) fn read_back(_socket: &Socket, mark: Mark) -> Result<(), EgressError> {
     usable(mark)
 }
 

@@ -28,6 +28,7 @@ pub(crate) use group::canonical;
 pub use group::{Balance, CheckSpec, CheckUrl, GroupKind, GroupSpec};
 pub use limits::{LimitsConfig, Wait};
 pub use oneway_capture::fault::{BadFaultSpec, FaultSpec};
+pub use oneway_route::{Safeguard, Without};
 pub use outbound::{
     BLOCK, Credentials, DIRECT, OutboundSpec, PROXY, ProxyProtocol, ProxySpec, Secret, Server, ServerHost,
 };
@@ -64,6 +65,8 @@ pub struct Config {
     pub control: Option<PathBuf>,
     /// What is logged.
     pub log: LogConfig,
+    /// Guards that are left out on purpose. No file can ask for it.
+    pub without: Without,
 }
 
 /// What is captured, and how.
@@ -159,6 +162,7 @@ pub struct Options {
     pub api: Option<SocketAddr>,
     pub log_level: Option<LogLevel>,
     pub log_format: Option<LogFormat>,
+    pub without: Vec<Safeguard>,
 }
 
 /// A configuration and what the user should know about it.

@@ -16,6 +16,7 @@ use super::value::{
 };
 use super::{
     CaptureConfig, Config, DEFAULT_STACK, EgressConfig, FaultSpec, LogConfig, Options, Origins, TunConfig,
+    Without,
 };
 
 /// A value and where it came from.
@@ -69,6 +70,7 @@ pub(super) struct Settings {
     pub(super) api: Set<SocketAddr>,
     pub(super) log_level: Set<LogLevel>,
     pub(super) log_format: Set<LogFormat>,
+    pub(super) without: Without,
 }
 
 impl From<Options> for Settings {
@@ -116,6 +118,7 @@ impl From<Options> for Settings {
             api: one(options.api, "--api"),
             log_level: one(options.log_level, "-v"),
             log_format: one(options.log_format, "--log-format"),
+            without: options.without.into_iter().collect(),
         }
     }
 }
@@ -154,6 +157,7 @@ impl Settings {
             api: over.api.or(self.api),
             log_level: over.log_level.or(self.log_level),
             log_format: over.log_format.or(self.log_format),
+            without: over.without,
             ..self
         }
     }
@@ -235,6 +239,7 @@ impl Settings {
                 level: value_or(self.log_level, LogLevel::Info),
                 format: value_or(self.log_format, LogFormat::Text),
             },
+            without: self.without,
         };
         (config, warnings)
     }

@@ -96,6 +96,7 @@ fn nothing_is_a_complete_configuration() {
             confirm: None,
             control: None,
             log: LogConfig { level: LogLevel::Info, format: LogFormat::Text },
+            without: Without::default(),
         }
     );
 }

@@ -14,7 +14,7 @@ use oneway_dns::{
     Client, ClientConfig, DEFAULT_EXCLUDED, FakeIp, FakeIpConfig, Mode, Patterns, Pinned, Server, Upstream,
     nameservers,
 };
-use oneway_egress::{Egress, Strategy};
+use oneway_egress::{Egress, Safeguard, Strategy};
 use oneway_flow::Target;
 use oneway_route::{Family, Snapshot};
 
@@ -43,6 +43,8 @@ pub(crate) struct Dns {
     server: Option<Server>,
     fake: Option<Arc<FakeIp>>,
     client: Arc<Client>,
+    /// The refusal of fake addresses that stand for nothing is left out on purpose.
+    unknown_is_real: bool,
 }
 
 /// Where a captured packet really wants to go.
@@ -75,7 +77,8 @@ impl Dns {
             (None, _) => Some(Mode::Real),
         };
         let server = mode.map(|mode| Server::new(mode, Arc::clone(&client)));
-        Ok(Self { mode: config.mode, server, fake, client })
+        let unknown_is_real = egress.left_out().has(Safeguard::FakeIp);
+        Ok(Self { mode: config.mode, server, fake, client, unknown_is_real })
     }
 
     /// Who asks the upstreams.
@@ -90,7 +93,8 @@ impl Dns {
 
     /// Whether an address only stands for a name.
     pub(crate) fn is_fake(&self, ip: IpAddr) -> bool {
-        self.fake.as_ref().is_some_and(|fake| fake.contains(ip))
+        let stands_for_a_name = |fake: &FakeIp| !self.unknown_is_real || fake.name(ip).is_some();
+        self.fake.as_ref().is_some_and(|fake| fake.contains(ip) && stands_for_a_name(fake))
     }
 
     /// The name that a fake address stands for.

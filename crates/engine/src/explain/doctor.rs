@@ -79,6 +79,16 @@ pub(super) fn doctor(scene: &Scene<'_>) -> Doctor {
             path.why = doubt.clone();
         }
     }
+    let without = scene.egress.left_out();
+    if without.any() {
+        let sabotaged = format!("sabotaged: it runs without its guard {without}");
+        verdict = verdict.max(LoopFree::NotProven);
+        for path in paths.iter_mut().filter(|p| p.loop_free == LoopFree::Proven && p.path != "everything") {
+            path.loop_free = LoopFree::NotProven;
+            path.why.clone_from(&sabotaged);
+        }
+        notes.insert(0, format!("{sabotaged}, and so nothing is proven"));
+    }
     Doctor {
         running: scene.running,
         verdict,

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use oneway_egress::{Egress, KernelRoutes, RouteOracle, Strategy};
 use oneway_route::{
-    Family, IfIndex, PROTOCOL, Packet, RefuseTable, RouteAnswer, RouteError, RouteKind, RouteQuery, Snapshot,
+    Family, IfIndex, PROTOCOL, Packet, RefuseTable, RouteAnswer, RouteError, RouteKind, RouteQuery, Safeguard, Snapshot,
     Table, classes, decide, foreign_ways,
 };
 
@@ -62,6 +62,9 @@ impl Scene<'_> {
 
     /// What a socket of ours asks the kernel for, made as `egress` makes it.
     pub(super) fn own_query(&self, dst: IpAddr) -> RouteQuery {
+        if self.egress.left_out().any() {
+            return self.egress.question(dst);
+        }
         own_query(&self.egress.strategy(), self.host, dst)
     }
 }
@@ -170,7 +173,8 @@ pub(super) fn planned<T>(config: &Config, answer: impl FnOnce(&Scene<'_>) -> T) 
     })?;
     let own: Vec<IpNet> = plan.tun_addresses.iter().map(IpNet::trunc).collect();
     let model = ModelRoutes { host: after.clone(), tun };
-    let egress = Egress::with_oracle(strategy.clone(), own.clone(), Box::new(model.clone()))?;
+    let egress =
+        Egress::with_oracle(strategy.clone(), own.clone(), Box::new(model.clone()))?.without(config.without);
     let mut notes = plan.notes.clone();
     notes.push(format!("protection: {why}"));
     notes.push(format!("why nothing loops: {}", plan.explanation));
@@ -183,7 +187,7 @@ pub(super) fn planned<T>(config: &Config, answer: impl FnOnce(&Scene<'_>) -> T) 
         tun,
         tun_name: &plan.tun_name,
         dispatch: &dispatch,
-        guard: &Guard::new(plan.tun_addresses.clone()),
+        guard: &Guard::new(plan.tun_addresses.clone()).left_out(config.without.has(Safeguard::Ingress)),
         egress: &egress,
         oracle: &model,
         servers: dns::servers(&config.dns, &egress),

@@ -21,7 +21,7 @@ use oneway_capture::shortcut::Shortcuts;
 use oneway_egress::{Egress, EgressError, Finding, Quarantined, Strategy};
 use oneway_flow::FlowTable;
 use oneway_outbound::{DialError, Outbound, Resolve};
-use oneway_route::{Family, IfIndex, JournalState, Link, Plan, Snapshot};
+use oneway_route::{Family, IfIndex, JournalState, Link, Plan, Safeguard, Snapshot, Without};
 use oneway_stack::fragment::Reassembler;
 use oneway_stack::nat::{Nat, NatConfig};
 use oneway_stack::tcp::{self, IsnGenerator};
@@ -229,6 +229,12 @@ impl Engine {
             place,
             handed,
         } = open(&servers)?;
+        if config.without.any() {
+            tracing::error!(
+                "SABOTAGED: this instance runs without its guard {}, to show what that is for; nothing is proven of it",
+                config.without
+            );
+        }
         tracing::info!("our own sockets are protected by {strategy}: {strategy_why}");
         let name = tun.name().to_owned();
         tracing::debug!(tun = name, offload = ?tun.offload(), "device is open");
@@ -241,12 +247,18 @@ impl Engine {
         let queues = tun.into_queues();
         // Our own stack needs no listener: nothing of the kernel's TCP is involved.
         let listening = if stack == StackKind::System { queues.len() } else { 0 };
-        let Guarded { egress, mut listeners, mut proof, mtu, index } =
-            match protect(&name, place, listening, &addresses, &strategy, &proxies, &dns::pools(&config.dns))
-            {
-                Ok(parts) => parts,
-                Err(error) => return Err(host.undo_because(error)),
-            };
+        let Guarded { egress, mut listeners, mut proof, mtu, index } = match protect(
+            &name,
+            place,
+            listening,
+            &addresses,
+            (&strategy, config.without),
+            &proxies,
+            &dns::pools(&config.dns),
+        ) {
+            Ok(parts) => parts,
+            Err(error) => return Err(host.undo_because(error)),
+        };
         let fake_ips = StatePaths::here()?.journal.with_extension("fake-ip");
         let dns = match Dns::new(&config.dns, &egress, &families, &fake_ips) {
             Ok(dns) => dns,
@@ -383,7 +395,11 @@ impl Engine {
             None => String::new(),
         };
         let strict = if self.about.strict { ", all else refused" } else { "" };
-        let verdict = if proof.proven { "proven" } else { "not proven" };
+        let verdict = match self.shared.egress.left_out() {
+            without if without.any() => format!("not proven, SABOTAGED: without its guard {without}"),
+            _ if proof.proven => "proven".to_owned(),
+            _ => "not proven".to_owned(),
+        };
         let protected = match self.shared.egress.is_apart() {
             true => "in another network namespace".to_owned(),
             false => format!("protected by {strategy}"),
@@ -552,14 +568,15 @@ fn protect(
     place: Place,
     workers: usize,
     addresses: &[IpNet],
-    strategy: &Strategy,
+    (strategy, without): (&Strategy, Without),
     proxies: &[IpAddr],
     pools: &[IpNet],
 ) -> Result<Guarded, EngineError> {
     let link = match place {
         Place::Here => link_of(tun)?,
         Place::Apart { netns, mtu, listeners } => {
-            return protect_apart(netns, mtu, listeners, workers, proxies, &forbidden(addresses, pools));
+            let forbidden = forbidden(addresses, pools);
+            return protect_apart(netns, mtu, listeners, workers, proxies, &forbidden, without);
         }
     };
     let mut listeners = Vec::with_capacity(workers);
@@ -573,7 +590,7 @@ fn protect(
         }
         listeners.push(own);
     }
-    let egress = Egress::new(strategy.clone(), forbidden(addresses, pools))?;
+    let egress = Egress::new(strategy.clone(), forbidden(addresses, pools))?.without(without);
     egress.set_listeners(listeners.iter().flatten().filter_map(|l| l.local_addr().ok()).collect());
     // Without an uplink to bind to no socket can be made, and none will be before there is one.
     let tests = if strategy.is_unbound() { Vec::new() } else { egress.self_test() };
@@ -602,11 +619,12 @@ fn protect_apart(
     workers: usize,
     proxies: &[IpAddr],
     forbidden: &[IpNet],
+    without: Without,
 ) -> Result<Guarded, EngineError> {
     let each = given.len().checked_div(workers).unwrap_or(0);
     let mut given = given.into_iter();
     let listeners = (0..workers).map(|_| given.by_ref().take(each).collect()).collect();
-    let egress = Egress::apart_from(netns, forbidden.to_vec())?;
+    let egress = Egress::apart_from(netns, forbidden.to_vec())?.without(without);
     // No device of this namespace has this number.
     let index = IfIndex(0);
     let proof = prove(&egress, index, proxies)?;
@@ -635,7 +653,9 @@ fn link_of(device: &str) -> Result<Link, EngineError> {
 fn prove(egress: &Egress, tun: IfIndex, proxies: &[IpAddr]) -> Result<Proof, EngineError> {
     let destinations: Vec<_> = proxies.iter().copied().chain(Family::ALL.map(watching::far)).collect();
     let verdicts = egress.prove(egress.routes(), tun, &destinations);
-    if let Some(looping) = verdicts.iter().find(|v| v.finding == Finding::Loops) {
+    if let Some(looping) = verdicts.iter().find(|v| v.finding == Finding::Loops)
+        && !egress.left_out().has(Safeguard::Proof)
+    {
         return Err(EngineError::Loops(format!("{}: {}", looping.dst, looping.why)));
     }
     let unproven = verdicts.iter().find(|v| !v.loop_free);
@@ -665,6 +685,7 @@ fn shared(
     Stacks { stack, tcp, owners, shortcuts }: Stacks,
 ) -> Shared {
     let Peers { v4, v6, count } = Peers::of(addresses);
+    let without = egress.left_out();
     Shared {
         nat: Nat::new(NatConfig {
             first_peer_v4: v4,
@@ -686,7 +707,7 @@ fn shared(
         replaced: watch::Sender::default(),
         dns,
         egress,
-        guard: Guard::new(addresses.to_vec()),
+        guard: Guard::new(addresses.to_vec()).left_out(without.has(Safeguard::Ingress)),
         udp: worker::Sessions::default(),
         echo: worker::EchoSessions::default(),
         flushed: AtomicUsize::new(0),

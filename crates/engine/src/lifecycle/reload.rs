@@ -144,6 +144,7 @@ fn fixed(now: &Config, wanted: &Config) -> Vec<&'static str> {
         ("limits", now.limits != wanted.limits),
         ("control", now.control != wanted.control),
         ("log", now.log != wanted.log),
+        ("--without-guard", now.without != wanted.without),
     ];
     all.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
 }

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use oneway_egress::{Egress, Finding, Namespace};
 use oneway_route::{
-    Applied, Captured, Changes, Family, IfIndex, Monitor, NftSupport, Request, RouteError, Snapshot, Waker,
-    Watched as Which, foreign_ways, no_hook, plan_again,
+    Applied, Captured, Changes, Family, IfIndex, Monitor, NftSupport, Request, RouteError, Safeguard,
+    Snapshot, Waker, Watched as Which, foreign_ways, no_hook, plan_again,
 };
 use parking_lot::Mutex;
 
@@ -305,19 +305,22 @@ impl Watcher {
         let Some(host) = &mut *host else { return false };
         let mut again = false;
         match host {
-            Host::Ours(applied) => {
+            Host::Ours(applied) if !self.left_out(Safeguard::Drift) => {
                 if self.regroup() || changes.routing() {
                     again |= self.follow(applied);
                 }
                 again |= self.put_back(applied, Which::All);
             }
-            Host::Theirs => {
+            Host::Ours(_) | Host::Theirs => {
                 if changes.routing() {
                     match Snapshot::take_again(NftSupport::Unknown) {
                         Ok(snapshot) => {
                             self.forbid_foreign_ways(&snapshot);
                             let pinned = self.request.interface.as_deref();
-                            let uplinks = oneway_route::find_uplinks(&snapshot, &self.tun.1, pinned);
+                            let uplinks = match self.left_out(Safeguard::Uplink) {
+                                true => oneway_route::find_uplinks_unguarded(&snapshot),
+                                false => oneway_route::find_uplinks(&snapshot, &self.tun.1, pinned),
+                            };
                             self.uplinks(snapshot, uplinks);
                         }
                         Err(error) => {
@@ -368,7 +371,10 @@ impl Watcher {
                 return false;
             }
         };
-        let uplinks = plan.uplinks.clone();
+        let uplinks = match self.left_out(Safeguard::Uplink) {
+            true => oneway_route::find_uplinks_unguarded(&snapshot),
+            false => plan.uplinks.clone(),
+        };
         if applied.sources_change(&plan) {
             self.close_sources();
         }
@@ -433,8 +439,16 @@ impl Watcher {
         }
     }
 
+    /// Whether a guard is left out on purpose.
+    fn left_out(&self, guard: Safeguard) -> bool {
+        self.egress.left_out().has(guard)
+    }
+
     /// Asks the kernel where our own sockets' packets would go, and sends none where they would come back.
     fn ask_again(&mut self) {
+        if self.left_out(Safeguard::Proof) {
+            return;
+        }
         let mut destinations = assemble::servers(&self.shared.dispatch.load(), &[]);
         destinations.extend(&self.far);
         let verdicts = self.egress.prove(self.egress.routes(), self.tun.0, &destinations);
@@ -470,7 +484,10 @@ impl Watcher {
     /// What nobody tells.
     fn tick(&mut self) {
         let shared_host = Arc::clone(&self.host);
-        if let Some(Host::Ours(applied)) = &mut *shared_host.lock() {
+        self.egress.protect_at_last();
+        if let Some(Host::Ours(applied)) = &mut *shared_host.lock()
+            && !self.left_out(Safeguard::Drift)
+        {
             if applied.has_switches() {
                 self.put_back(applied, Which::Switches);
             }

@@ -176,8 +176,8 @@ impl Worker {
         }
         let key = (ip.src(), ip.dst(), id);
         let found = shared.echo.live.lock().get(&key).cloned();
-        if found.is_none() && shared.echo.sent(ip.dst(), id, icmp) {
-            shared.egress.echo_returned(ip.dst());
+        let is_own = found.is_none() && shared.echo.sent(ip.dst(), id, icmp);
+        if is_own && shared.egress.echo_returned(ip.dst()) {
             return;
         }
         if shared.egress.check(ip.dst()).is_err() {

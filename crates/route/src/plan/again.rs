@@ -44,6 +44,12 @@ pub fn find_uplinks(host: &Snapshot, tun: &str, pinned: Option<&str>) -> Uplinks
     uplink::uplinks(host, tun, pinned).unwrap_or_default()
 }
 
+/// [`find_uplinks`] without [`Safeguard::Uplink`](crate::Safeguard::Uplink): other programs' tunnels count like any device,
+/// and our own does where there is nothing else.
+pub fn find_uplinks_unguarded(host: &Snapshot) -> Uplinks {
+    uplink::unguarded(host)
+}
+
 /// The host as it would be without us.
 fn without(plan: &Plan, device_is_ours: bool, host: &Snapshot) -> Snapshot {
     let mut host = host.clone();

@@ -46,6 +46,27 @@ pub(super) fn candidates<'a>(
     found.into_iter().map(|(_, link, gateway)| (link, gateway)).collect()
 }
 
+/// The devices of the best default routes, whatever they are, and whatever table holds them.
+pub(super) fn unguarded(host: &Snapshot) -> Uplinks {
+    let of = |family: Family| {
+        let default =
+            |r: &&Route| r.family() == family && r.dst.prefix_len() == 0 && r.kind == RouteKind::Unicast;
+        let found = host.routes.iter().filter(default).filter_map(|r| {
+            let (oif, gateway) = hops(r).into_iter().next()?;
+            let link =
+                host.link_at(oif).filter(|link| link.up && !link.loopback && !host.leads_nowhere(link))?;
+            Some(((r.table != Table::MAIN, r.metric), link, gateway))
+        });
+        found.min_by_key(|(order, ..)| *order).map(|(_, link, gateway)| Uplink {
+            name: link.name.clone(),
+            index: link.index,
+            address: address(host, family, link.index),
+            gateway,
+        })
+    };
+    Uplinks { v4: of(Family::V4), v6: of(Family::V6) }
+}
+
 fn hops(route: &Route) -> Vec<(IfIndex, Option<IpAddr>)> {
     match route.oif {
         Some(oif) => vec![(oif, route.gateway)],
