@@ -60,7 +60,7 @@ impl Global {
     }
 }
 
-/// The commands. Those without help text belong to a later version and are hidden.
+/// The commands. Those that other commands start are hidden.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Capture and forward until SIGINT or SIGTERM, then undo every change to this host
@@ -131,8 +131,14 @@ pub(crate) enum Command {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
+    /// Show each kind of routing loop in throw-away network namespaces, first unguarded and then guarded
+    Lab(LabArgs),
+    /// What `lab` starts: a SOCKS server in a process of its own
     #[command(hide = true)]
-    Lab(Later),
+    LabPart {
+        #[arg(required = true)]
+        listen: Vec<SocketAddr>,
+    },
 }
 
 /// The packet that `why` is asked about.
@@ -154,12 +160,15 @@ pub(crate) struct WhyArgs {
     pub(crate) capture: CaptureArgs,
 }
 
-/// Whatever is given to a command of a later version.
+/// Which loops `lab` plays.
 #[derive(Debug, Args)]
-#[command(disable_help_flag = true)]
-pub(crate) struct Later {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    rest: Vec<OsString>,
+pub(crate) struct LabArgs {
+    /// `list`, or the loops to play [default: all]
+    #[arg(value_name = "list|ID")]
+    pub(crate) ids: Vec<String>,
+    /// Leave out also each guard alone, to see that the next one stops the loop
+    #[arg(long)]
+    pub(crate) each: bool,
 }
 
 /// Options that say what to capture and how it leaves. Each is also a key of the configuration, which it overrides.

@@ -39,11 +39,6 @@ impl Failure {
         Self::new(USAGE, message)
     }
 
-    /// Something that a later version will do.
-    pub(crate) fn later(what: &str) -> Self {
-        Self::new(FAILED, format!("`{what}` is not available in this version"))
-    }
-
     /// The exit code.
     pub(crate) fn code(&self) -> u8 {
         self.code

@@ -8,6 +8,7 @@ mod demo;
 mod engine;
 mod exec;
 mod failure;
+mod lab;
 mod logging;
 mod output;
 mod program;
@@ -53,6 +54,7 @@ fn execute(cli: args::Cli, output: Output) -> Result<ExitCode, Failure> {
         Command::Demo => demo::demo(output),
         Command::Import { file } => commands::import::import(&file, output),
         Command::Completions { shell } => commands::completions::completions(shell, output),
-        Command::Lab(_) => Err(Failure::later("oneway lab")),
+        Command::Lab(args) => lab::lab(&args, output),
+        Command::LabPart { listen } => lab::part(&listen),
     }
 }

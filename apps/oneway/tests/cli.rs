@@ -286,13 +286,14 @@ fn help_shows_what_is_there_and_nothing_else() {
         "exclude",
         "import",
         "demo",
+        "lab",
         "completions",
         "help",
     ] {
         assert!(help.contains(&format!("\n  {command} ")), "{command}: {help}");
     }
-    assert!(!help.contains("\n  lab "), "{help}");
-    fails(&["lab", "--some", "-x", "--", "words"], 1, "`oneway lab` is not available in this version");
+    assert!(!help.contains("\n  lab-part "), "{help}");
+    fails(&["lab", "L99"], 2, "there is no loop \"L99\"; `oneway lab list` lists them");
     assert!(help.len() < 2500, "help does not fit a screen");
     let run = oneway(&["help", "run"]);
     for option in [

@@ -63,7 +63,7 @@ impl Report {
 
 impl From<LabError> for Failure {
     fn from(error: LabError) -> Self {
-        Self::new(FAILED, format_args!("the demo's own network failed: {error}"))
+        Self::new(FAILED, format_args!("the laboratory of network namespaces failed: {error}"))
     }
 }
 

@@ -21,6 +21,8 @@ mod inbound;
 #[cfg(target_os = "linux")]
 mod killed;
 #[cfg(target_os = "linux")]
+mod lab;
+#[cfg(target_os = "linux")]
 mod loops;
 #[cfg(target_os = "linux")]
 mod malformed;
@@ -76,7 +78,7 @@ fn main() -> std::process::ExitCode {
         handed::what_leads_nowhere_is_reset_at_once,
         handed::a_killed_one_leaves_nothing_in_the_way,
     ];
-    let both = strategies::each(both);
+    let both = lab::each(strategies::each(both));
     oneway_lab::variants![
         both,
         ["user"],
@@ -127,6 +129,8 @@ fn main() -> std::process::ExitCode {
         handed::a_deleted_table_is_put_back,
         handed::a_strict_reverse_path_filter_is_in_nobodys_way,
         strict::what_cannot_be_strict_is_refused_by_name,
+        lab::without_a_guard_nothing_is_proven,
+        lab::a_guard_is_left_out_by_that_option_alone,
     ]
     .run()
 }
