@@ -1,14 +1,15 @@
 //! Each kind of loop, made and stopped, and each guard left out alone.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use oneway_lab::harness::{Failed, Harness, TestResult};
-use oneway_lab::program::Program;
-use oneway_lab::{NetNs, Snapshot, Topology};
+use oneway_lab::program::{CapabilitySet, Program};
+use oneway_lab::{Entered, NetNs, Snapshot, Topology};
 use serde_json::Value;
 
-use crate::common::{ONEWAY, ask, command, reaches_origin, run, stop};
+use crate::common::{ONEWAY, TUN, ask, command, number, reaches_origin, run, stop};
 
 /// A kind is played once for each guard, and again for all others.
 const PATIENCE: Duration = Duration::from_secs(110);
@@ -121,6 +122,45 @@ fn without(guard: &str, refuses: bool) -> TestResult {
     // The guards that are there do their work.
     assert!(reaches_origin(host, Duration::from_secs(2)), "{}", oneway.stderr());
     stop(&mut oneway, host, &before)
+}
+
+/// Without the watch nothing is put back. Who deletes our rules ends the capture then, and makes no loop.
+pub fn without_the_watch_a_deleted_rule_ends_the_capture() -> TestResult {
+    let lab = Topology::simple()?;
+    let host = &lab.host;
+    let before = Snapshot::take(host)?;
+    let mut oneway = run(host, &["--without-guard", "drift"])?;
+    assert!(reaches_origin(host, Duration::from_secs(2)), "{}", oneway.stderr());
+    host.flush_rules(162)?;
+    let packets = || host.link_counters(TUN).map(|counters| counters.tx_packets);
+    let captured = packets()?;
+    for _ in 0..3 {
+        assert!(reaches_origin(host, Duration::from_secs(2)), "{}", oneway.stderr());
+    }
+    // Nothing but what was under way: the ends of the connections of before.
+    assert!(packets()? - captured < 20, "{} before, {} after", captured, packets()?);
+    assert_eq!(number(&ask(host, "status")?, "/guard/restored"), 0);
+    stop(&mut oneway, host, &before)
+}
+
+/// No right is needed but to make namespaces and to open the device.
+pub fn an_ordinary_user_can_play_it() -> TestResult {
+    let namespace = NetNs::new("lab")?;
+    let folder = tempfile::tempdir()?;
+    let copy = folder.path().join("oneway");
+    fs::copy(ONEWAY, &copy)?;
+    for path in [folder.path(), &copy] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+    }
+    let mut program = Program::new(&namespace, &copy, ["lab", "L2", "--json"]);
+    if oneway_lab::entered() == Some(Entered::Root) {
+        oneway_lab::open_tun_to_everybody()?;
+        program = program.uid(3_300_000_000 + std::process::id()).capabilities(CapabilitySet::empty());
+    }
+    let mut lab = program.start()?;
+    let status = lab.wait(PATIENCE)?;
+    assert!(status.success(), "{status}: {} {}", lab.stdout(), lab.stderr());
+    Ok(())
 }
 
 /// Nobody leaves a guard out by chance.

@@ -130,6 +130,8 @@ fn main() -> std::process::ExitCode {
         handed::a_strict_reverse_path_filter_is_in_nobodys_way,
         strict::what_cannot_be_strict_is_refused_by_name,
         lab::without_a_guard_nothing_is_proven,
+        lab::without_the_watch_a_deleted_rule_ends_the_capture,
+        lab::an_ordinary_user_can_play_it,
         lab::a_guard_is_left_out_by_that_option_alone,
     ]
     .run()

@@ -16,6 +16,8 @@ use crate::failure::{FAILED, Failure};
 /// This very program, also when its file was replaced meanwhile.
 pub(super) const SELF: &str = "/proc/self/exe";
 const TUN: &str = "oneway0";
+/// What it says when a guard keeps it from starting, and not something that is missing on this machine.
+const REFUSALS: [&str; 2] = ["cannot protect outgoing sockets", "cannot start without a loop"];
 /// How long a loop is looked at …
 const LOOK: Duration = Duration::from_secs(1);
 /// … and how many packets it may take before that.
@@ -107,7 +109,11 @@ pub(super) fn run(scene: &Scene, without: &[Safeguard]) -> Result<Outcome, Failu
             stop(&mut oneway)?;
         }
         Err(LabError::NotReady { stderr, .. }) => {
-            outcome.refused = Some(last_line(&stderr));
+            let why = last_line(&stderr);
+            if !without.any() || !REFUSALS.iter().any(|refusal| why.contains(refusal)) {
+                return Err(Failure::new(FAILED, format_args!("oneway does not start here: {why}")));
+            }
+            outcome.refused = Some(why);
             outcome.doctor = doctor(&lab.host, scene, without)?;
         }
         Err(error) => return Err(error.into()),
@@ -179,5 +185,6 @@ fn stop(oneway: &mut Oneway) -> Result<(), Failure> {
 }
 
 fn last_line(stderr: &str) -> String {
-    stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().to_owned()
+    let last = stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+    last.strip_prefix("error: ").unwrap_or(last).to_owned()
 }
