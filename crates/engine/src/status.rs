@@ -100,7 +100,7 @@ fn verdict(proof: &Proof, quarantined: &[String], without: Without) -> LoopVerdi
     let verdict = match proof {
         Proof { loops: true, .. } => Verdict::Loops,
         _ if without.any() => {
-            let why = format!("sabotaged: it runs without its guard {without}");
+            let why = crate::explain::sabotaged(without);
             return LoopVerdict { verdict: Verdict::NotProven, why };
         }
         Proof { proven: true, .. } => Verdict::Proven,

@@ -12,6 +12,7 @@ use oneway_lab::servers::origin::port;
 use oneway_lab::topology::{Simple, address};
 use oneway_lab::{Oneway, Topology};
 
+/// The program, unless PROGRAM in the environment names another build of it.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_oneway");
 /// Rounds, unless ROUNDS in the environment says otherwise.
 const ROUNDS: usize = 10;
@@ -33,12 +34,13 @@ struct Figures {
 
 pub(crate) fn measure() -> Result<(), Box<dyn Error>> {
     oneway_lab::enter()?;
+    let program = std::env::var("PROGRAM").unwrap_or_else(|_| PROGRAM.to_owned());
     let rounds = std::env::var("ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
     let mut all: [Vec<Figures>; 2] = Default::default();
     for round in 0..rounds {
         for turn in 0..2 {
             let without = (round + turn) % 2;
-            let figures = one(without == 1)?;
+            let figures = one(&program, without == 1)?;
             if let Some(list) = all.get_mut(without) {
                 list.push(figures);
             }
@@ -64,10 +66,10 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-fn one(without: bool) -> Result<Figures, Box<dyn Error>> {
+fn one(program: &str, without: bool) -> Result<Figures, Box<dyn Error>> {
     let lab = Topology::simple()?;
     let words: &[&str] = if without { &["run", "--without-guard", "detector"] } else { &["run"] };
-    let mut oneway = Oneway::start(&lab.host, PROGRAM, words)?;
+    let mut oneway = Oneway::start(&lab.host, program, words)?;
     let mut figures = Figures::default();
     let (count, took, cpu) = during(&lab, &oneway, THREADS, |count| {
         let mut stream = TcpStream::connect(address::ORIGIN.v4_port(port::ECHO))?;

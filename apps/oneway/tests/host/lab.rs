@@ -116,6 +116,8 @@ fn without(guard: &str, refuses: bool) -> TestResult {
     let running = command(host, &["doctor"])?;
     assert_eq!(running.code, Some(3), "{}", running.stdout);
     assert!(names_it(&running.stdout), "{}", running.stdout);
+    let why = command(host, &["why", "203.0.113.1"])?;
+    assert!(names_it(&why.stdout), "{}", why.stdout);
     let status = ask(host, "status")?;
     assert_eq!(status["loops"]["verdict"], "not proven", "{status}");
     assert!(names_it(status["loops"]["why"].as_str().unwrap_or_default()), "{status}");

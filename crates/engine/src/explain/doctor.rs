@@ -8,7 +8,7 @@ use oneway_outbound::Outbound;
 use oneway_route::{Family, Packet, RouteKind, classes, decide_socket, rule_words};
 
 use super::carried;
-use super::scene::{MOST, Scene};
+use super::scene::{MOST, Scene, sabotaged};
 use crate::control::{Doctor, LoopFree, PathReport};
 use crate::dispatch::Entry;
 
@@ -81,7 +81,7 @@ pub(super) fn doctor(scene: &Scene<'_>) -> Doctor {
     }
     let without = scene.egress.left_out();
     if without.any() {
-        let sabotaged = format!("sabotaged: it runs without its guard {without}");
+        let sabotaged = sabotaged(without);
         verdict = verdict.max(LoopFree::NotProven);
         for path in paths.iter_mut().filter(|p| p.loop_free == LoopFree::Proven && p.path != "everything") {
             path.loop_free = LoopFree::NotProven;

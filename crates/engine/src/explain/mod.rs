@@ -13,6 +13,7 @@ mod scene;
 mod why;
 
 use oneway_route::Snapshot;
+pub(crate) use scene::sabotaged;
 
 use crate::Engine;
 use crate::config::{Config, ConfigError, Loaded};

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use oneway_egress::{Egress, KernelRoutes, RouteOracle, Strategy};
 use oneway_route::{
     Family, IfIndex, PROTOCOL, Packet, RefuseTable, RouteAnswer, RouteError, RouteKind, RouteQuery, Safeguard, Snapshot,
-    Table, classes, decide, foreign_ways,
+    Table, Without, classes, decide, foreign_ways,
 };
 
 use super::circles::by_local_proxy;
@@ -79,6 +79,11 @@ fn own_query(strategy: &Strategy, host: &Snapshot, dst: IpAddr) -> RouteQuery {
         }
         _ => strategy.question(dst),
     }
+}
+
+/// What is said instead of a proof, where guards are left out on purpose.
+pub(crate) fn sabotaged(without: Without) -> String {
+    format!("sabotaged: it runs without its guard {without}")
 }
 
 /// Looks at a running instance.

@@ -11,7 +11,7 @@ use oneway_route::{
 };
 
 use super::carried;
-use super::scene::Scene;
+use super::scene::{Scene, sabotaged};
 use crate::control::{Dial, LoopFree, Way, Why, WhyQuestion};
 use crate::dispatch::Subject;
 use crate::guard::Destination;
@@ -82,6 +82,7 @@ pub(super) fn why(scene: &Scene<'_>, question: &WhyQuestion) -> Why {
     (why.loop_free, why.why) = match worst {
         None => (LoopFree::NotProven, "the proxy's addresses are not known".to_owned()),
         Some(worst) if worst.loop_free != LoopFree::Proven => (worst.loop_free, worst.why.clone()),
+        Some(_) if scene.egress.left_out().any() => (LoopFree::NotProven, sabotaged(scene.egress.left_out())),
         Some(_) => (LoopFree::Proven, reason(&scene.egress.strategy(), scene.tun_name)),
     };
     why
