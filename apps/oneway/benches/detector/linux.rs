@@ -1,5 +1,7 @@
 //! Connections of one byte each way from 16 threads (`crr`), and one stream up (`up`), in namespaces: both programs run for
 //! a moment in each round, the one that begins changes, and what counts is the median of the ratios of the rounds.
+#![allow(clippy::disallowed_methods, reason = "the load is another program")]
+#![allow(clippy::print_stdout, reason = "a benchmark says what it has found")]
 
 use std::error::Error;
 use std::io::{Read, Write};
@@ -8,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use oneway_lab::program::Program;
 use oneway_lab::servers::origin::port;
 use oneway_lab::topology::{Simple, address};
 use oneway_lab::{Oneway, Topology};
@@ -35,6 +38,9 @@ struct Figures {
 pub(crate) fn measure() -> Result<(), Box<dyn Error>> {
     oneway_lab::enter()?;
     let program = std::env::var("PROGRAM").unwrap_or_else(|_| PROGRAM.to_owned());
+    if std::env::args().any(|word| word == "--instructions") {
+        return instructions(&program);
+    }
     let rounds = std::env::var("ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
     let mut all: [Vec<Figures>; 2] = Default::default();
     for round in 0..rounds {
@@ -60,6 +66,46 @@ pub(crate) fn measure() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// The instructions of the look itself among all of the program, the kernel's left out, as callgrind counts them: the same on a
+/// busy machine as on a quiet one.
+fn instructions(program: &str) -> Result<(), Box<dyn Error>> {
+    const CONNECTIONS: u64 = 1200;
+    let lab = Topology::simple()?;
+    let file = std::env::temp_dir().join(format!("oneway-callgrind-{}", std::process::id()));
+    let file = file.to_str().ok_or("the folder of temporary files has no name")?;
+    let out = format!("--callgrind-out-file={file}");
+    let words = ["--tool=callgrind", &out, program, "run"];
+    let valgrind = Program::new(&lab.host, "/usr/bin/valgrind", words);
+    let mut oneway = valgrind.ready("ready:", Duration::from_secs(60)).start()?;
+    lab.host.run(|| (0..CONNECTIONS).try_for_each(|_| exchange()))??;
+    oneway.stop(Duration::from_secs(30))?;
+    let words = ["--tree=caller", "--inclusive=yes", "--threshold=100", file];
+    let mut annotate = Program::new(&lab.host, "/usr/bin/callgrind_annotate", words).start()?;
+    annotate.wait(Duration::from_secs(60))?;
+    std::fs::remove_file(file)?;
+    let table = annotate.stdout();
+    let first =
+        |line: &str| line.split_whitespace().next().and_then(|n| n.replace(',', "").parse::<u64>().ok());
+    let find =
+        |all: &[&str]| table.lines().find(|line| all.iter().all(|text| line.contains(text))).and_then(first);
+    let total = find(&["PROGRAM TOTALS"]).ok_or("callgrind counted nothing")?;
+    let look = find(&["=> ", "::returned ("]).ok_or("callgrind does not know the look")?;
+    println!("{CONNECTIONS} connections: {total} instructions of the program");
+    println!(
+        "the look: {} for a connection, {:.2} %",
+        look / CONNECTIONS,
+        look as f64 / total as f64 * 100.0
+    );
+    Ok(())
+}
+
+/// A connection with one byte each way.
+fn exchange() -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(address::ORIGIN.v4_port(port::ECHO))?;
+    stream.write_all(b"x")?;
+    stream.read_exact(&mut [0])
+}
+
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
@@ -72,9 +118,7 @@ fn one(program: &str, without: bool) -> Result<Figures, Box<dyn Error>> {
     let mut oneway = Oneway::start(&lab.host, program, words)?;
     let mut figures = Figures::default();
     let (count, took, cpu) = during(&lab, &oneway, THREADS, |count| {
-        let mut stream = TcpStream::connect(address::ORIGIN.v4_port(port::ECHO))?;
-        stream.write_all(b"x")?;
-        stream.read_exact(&mut [0])?;
+        exchange()?;
         count.fetch_add(1, Ordering::Relaxed);
         Ok(())
     })?;
