@@ -24,3 +24,13 @@ mod signal;
 mod supervise;
 
 pub(crate) use supervise::serve;
+
+/// What a signal asks for.
+#[allow(dead_code, reason = "not every system has a signal that asks for a reload")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// To end, by the signal of this name.
+    End(&'static str),
+    /// To read the configuration again.
+    Reload,
+}

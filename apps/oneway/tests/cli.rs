@@ -525,7 +525,7 @@ fn each_namespace_has_its_own_instance() {
 fn signals_stop_and_undo() {
     let here = Namespace::new();
     let before = here.state();
-    for signals in [&["TERM"][..], &["INT"], &["HUP"], &["TERM", "TERM", "INT"]] {
+    for signals in [&["TERM"][..], &["INT"], &["HUP", "TERM"], &["TERM", "HUP", "INT"]] {
         let mut running = here.run(&["-q"]);
         for signal in signals {
             running.signal(signal);

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use oneway_egress::{Egress, EgressError, Safeguard};
@@ -57,12 +58,19 @@ impl Upstream {
 }
 
 /// Whom to ask.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientConfig {
     /// The servers, the first one first.
     pub upstreams: Vec<Upstream>,
     /// Whether the server that the client asked comes before them.
     pub original_first: bool,
+}
+
+impl ClientConfig {
+    /// Whether an upstream is on this host.
+    fn is_local(&self) -> bool {
+        self.upstreams.iter().any(|upstream| upstream.addr().ip().is_loopback())
+    }
 }
 
 /// What a client has done.
@@ -94,11 +102,9 @@ pub struct Resolved {
 /// Asks upstreams by protected sockets. Shared by all workers; a question that one has asked is waited for by others.
 pub struct Client {
     egress: Arc<Egress>,
-    config: ClientConfig,
+    config: ArcSwap<ClientConfig>,
     /// Takes the questions of programs.
     carrier: OnceLock<Arc<dyn Carrier>>,
-    /// An upstream is on this host.
-    local: bool,
     /// The upstream that answered last.
     preferred: AtomicUsize,
     cache: Mutex<Cache>,
@@ -154,10 +160,8 @@ impl Client {
     /// A client for these upstreams.
     pub fn new(egress: Arc<Egress>, config: ClientConfig) -> Self {
         Self {
-            local: !egress.left_out().has(Safeguard::Circle)
-                && config.upstreams.iter().any(|upstream| upstream.addr().ip().is_loopback()),
             egress,
-            config,
+            config: ArcSwap::from_pointee(config),
             carrier: OnceLock::new(),
             preferred: AtomicUsize::new(0),
             cache: Mutex::default(),
@@ -174,6 +178,12 @@ impl Client {
     /// need the very proxy that it is about.
     pub fn carry_by(&self, carrier: Arc<dyn Carrier>) {
         let _ = self.carrier.set(carrier);
+    }
+
+    /// Asks others from now on. What those of before have said is forgotten: they may see other names.
+    pub fn set_config(&self, config: ClientConfig) {
+        self.config.store(Arc::new(config));
+        *self.cache.lock() = Cache::default();
     }
 
     /// What it has done.
@@ -268,8 +278,15 @@ impl Client {
                 let leading = Leading { client: Arc::clone(self), key };
                 let (client, asked) = (Arc::clone(self), asked.clone());
                 tokio::spawn(async move {
+                    let config = client.config.load_full();
                     let answer = Arc::new(client.race(&asked, client.order(original), whose).await);
-                    client.cache.lock().put(leading.key.clone(), &answer, std::time::Instant::now());
+                    {
+                        let mut cache = client.cache.lock();
+                        // Others are asked by now.
+                        if Arc::ptr_eq(&client.config.load(), &config) {
+                            cache.put(leading.key.clone(), &answer, std::time::Instant::now());
+                        }
+                    }
                     drop(leading);
                     land.send_replace(Some(answer));
                 });
@@ -284,7 +301,7 @@ impl Client {
                 return asked.code(ResponseCode::ServFail);
             }
         };
-        let patience = if self.local { PATIENCE_LOCAL } else { PATIENCE };
+        let patience = if self.is_local() { PATIENCE_LOCAL } else { PATIENCE };
         let landed = timeout(patience, landing.wait_for(Option::is_some)).await;
         match landed.ok().and_then(Result::ok).and_then(|answer| answer.clone()) {
             Some(answer) => Message::clone(&answer),
@@ -297,9 +314,14 @@ impl Client {
         self.cache.lock().get(key, std::time::Instant::now())
     }
 
+    /// Whether an upstream is on this host, and questions that come back are looked for.
+    fn is_local(&self) -> bool {
+        !self.egress.left_out().has(Safeguard::Circle) && self.config.load().is_local()
+    }
+
     /// Whether this may be our own question, which an upstream on this host has passed on to somebody else by way of us.
     pub(crate) fn may_loop(&self, asked: &Asked) -> bool {
-        self.local && {
+        self.is_local() && {
             let flights = self.flights.lock();
             asked.key().variants().iter().any(|key| flights.contains_key(key))
         }
@@ -307,7 +329,7 @@ impl Client {
 
     fn join(&self, key: &Key, original: Option<SocketAddr>) -> Join {
         let mut flights = self.flights.lock();
-        if self.local
+        if self.is_local()
             && let Some(server) = original.filter(|server| !server.ip().is_loopback())
             && let Some(own) = key.variants().into_iter().find(|key| flights.contains_key(key))
             && let Some(flight) = flights.get_mut(&own)
@@ -332,11 +354,12 @@ impl Client {
 
     /// The servers to ask, each with its place in the configuration; the one that answered last comes first.
     fn order(&self, original: Option<SocketAddr>) -> Vec<(usize, Upstream)> {
-        let configured = &self.config.upstreams;
+        let config = self.config.load();
+        let configured = &config.upstreams;
         let first = self.preferred.load(Relaxed) % configured.len().max(1);
         let rotated = (0..configured.len()).map(|n| (first + n) % configured.len());
         let mut order: Vec<_> = rotated.filter_map(|n| Some((n, *configured.get(n)?))).collect();
-        if let Some(server) = original.filter(|_| self.config.original_first || order.is_empty()) {
+        if let Some(server) = original.filter(|_| config.original_first || order.is_empty()) {
             order.retain(|(_, upstream)| upstream.addr() != server);
             order.insert(0, (usize::MAX, Upstream::Udp(server)));
         }
@@ -415,7 +438,7 @@ fn is_final(answer: &Message) -> bool {
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Client")
-            .field("config", &self.config)
+            .field("config", &self.config.load())
             .field("counters", &self.counters())
             .finish_non_exhaustive()
     }

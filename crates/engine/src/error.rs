@@ -35,6 +35,9 @@ pub enum EngineError {
         /// The settings, by their keys.
         settings: String,
     },
+    /// Another configuration could not be put into force; that of before stays.
+    #[error("cannot put the configuration into force: {0}; try again")]
+    Reload(&'static str),
     /// No plan could be made for this host; nothing was changed.
     #[error("cannot plan the capture: {0}")]
     Plan(#[from] PlanError),

@@ -13,34 +13,44 @@ use crate::error::EngineError;
 
 pub use enter::exclude_this_process;
 
-/// Which programs those are, now: control groups come and go.
+/// Which programs those are, now: control groups come and go, and the configuration may be read again.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Exclusions {
+pub(crate) struct Exclusions(Arc<Mutex<Excluded>>);
+
+#[derive(Debug, Default)]
+struct Excluded {
     uids: Vec<u32>,
     programs: Vec<ProgramName>,
-    groups: Arc<Mutex<Vec<Cgroup>>>,
+    groups: Vec<Cgroup>,
 }
 
 impl Exclusions {
     pub(crate) fn new(capture: &CaptureConfig, groups: Vec<Cgroup>) -> Self {
-        Self {
-            uids: capture.exclude_uid.iter().map(|uid| uid.get()).collect(),
-            programs: capture.exclude_process.clone(),
-            groups: Arc::new(Mutex::new(groups)),
-        }
+        let exclusions = Self(Arc::new(Mutex::new(Excluded { groups, ..Excluded::default() })));
+        exclusions.set(capture);
+        exclusions
+    }
+
+    /// Replaces users and programs, wherever these are known.
+    pub(crate) fn set(&self, capture: &CaptureConfig) {
+        let mut excluded = self.0.lock();
+        excluded.uids = capture.exclude_uid.iter().map(|uid| uid.get()).collect();
+        excluded.programs.clone_from(&capture.exclude_process);
     }
 
     pub(crate) fn set_groups(&self, groups: Vec<Cgroup>) {
-        *self.groups.lock() = groups;
+        self.0.lock().groups = groups;
     }
 
     /// Whether any program is excluded at all.
     pub(crate) fn any(&self) -> bool {
-        !self.uids.is_empty() || !self.programs.is_empty() || !self.groups.lock().is_empty()
+        let Excluded { uids, programs, groups } = &*self.0.lock();
+        !uids.is_empty() || !programs.is_empty() || !groups.is_empty()
     }
 
     /// Whether the program that listens somewhere is among them.
     pub(crate) fn cover(&self, listener: &Listener) -> bool {
+        let Excluded { uids, programs, groups } = &*self.0.lock();
         let named =
             |program: &ProgramName| program.fits(listener.process.as_deref(), listener.comm.as_deref());
         let grouped = |group: &Cgroup| {
@@ -48,9 +58,7 @@ impl Exclusions {
             listener.cgroup_id == Some(group.id)
                 || listener.cgroup.as_deref().is_some_and(|path| group.holds(path))
         };
-        self.uids.contains(&listener.uid)
-            || self.programs.iter().any(named)
-            || self.groups.lock().iter().any(grouped)
+        uids.contains(&listener.uid) || programs.iter().any(named) || groups.iter().any(grouped)
     }
 }
 

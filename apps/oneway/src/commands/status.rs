@@ -33,6 +33,9 @@ fn text(status: &Status) -> String {
         let _ = writeln!(text, "{name:<9} {value}");
     };
     row("oneway", format!("{}, pid {}, up {}", status.version, status.pid, seconds(status.uptime_s)));
+    if let Some(ago) = status.reloaded_s {
+        row("reloads", format!("{}, the last one {} ago", status.reloads, seconds(ago)));
+    }
     let strict = if status.strict { ", strict: all else is refused" } else { "" };
     let handed = match status.port {
         Some(port) => format!("{} to port {port}, the rest by ", status.capture),

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use super::Asked;
+
 /// Console events that ask for the end.
 pub(crate) struct Signals;
 
@@ -11,11 +13,11 @@ impl Signals {
         Ok(Self)
     }
 
-    /// Waits for the next one and names it.
-    pub(crate) async fn next(&mut self) -> &'static str {
+    /// Waits for the next one and says what it asks for.
+    pub(crate) async fn next(&mut self) -> Asked {
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
-        "Ctrl-C"
+        Asked::End("Ctrl-C")
     }
 }

@@ -1,14 +1,17 @@
-//! The signals that ask for the end.
+//! The signals that ask for the end, and for the configuration to be read again.
 
-use std::io;
+use std::io::{self, IsTerminal};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Signals that ask for the end. From [`Signals::new`] on they no longer kill the process.
+use super::Asked;
+
+/// Signals that ask for something. From [`Signals::new`] on they no longer kill the process.
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    had_terminal: bool,
 }
 
 impl Signals {
@@ -19,15 +22,25 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             // A closed terminal would otherwise kill the process and leave the host captured by nobody.
             hangup: signal(SignalKind::hangup())?,
+            had_terminal: has_terminal(),
         })
     }
 
-    /// Waits for the next one and names it.
-    pub(crate) async fn next(&mut self) -> &'static str {
+    /// Waits for the next one and says what it asks for.
+    pub(crate) async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.hangup.recv() => "SIGHUP",
+            _ = self.interrupt.recv() => Asked::End("SIGINT"),
+            _ = self.terminate.recv() => Asked::End("SIGTERM"),
+            // A terminal that was closed is none any more: `__tty_hangup` (drivers/tty/tty_io.c) sees to that before it
+            // sends the signal.
+            _ = self.hangup.recv() => match self.had_terminal && !has_terminal() {
+                true => Asked::End("SIGHUP"),
+                false => Asked::Reload,
+            },
         }
     }
+}
+
+fn has_terminal() -> bool {
+    io::stdin().is_terminal() || io::stdout().is_terminal() || io::stderr().is_terminal()
 }

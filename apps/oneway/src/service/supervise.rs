@@ -1,9 +1,9 @@
 //! From start to undo: what ends a running engine, and in which order things go.
 
 use std::process;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use oneway::config::Config;
@@ -11,6 +11,7 @@ use oneway::control::{ControlReply, ControlRequest, ControlServer, StatePaths};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
+use super::Asked;
 use super::notify;
 use super::signal::Signals;
 use crate::engine::Instance;
@@ -88,7 +89,8 @@ pub(crate) fn serve(
             Failure::new(FAILED, format!("cannot start the control thread: {e}; check `ulimit -u`"))
         })?;
     let (ends, ended) = channel();
-    watch_signals(&runtime, ends.clone())?;
+    let serving = Arc::new(OnceLock::new());
+    watch_signals(&runtime, ends.clone(), Arc::clone(&serving))?;
     paths.prepare()?;
     let server = Arc::new(ControlServer::bind(&paths.control)?);
     let result = start().and_then(|instance| {
@@ -99,6 +101,7 @@ pub(crate) fn serve(
             confirmation: confirmation.clone(),
             load: Arc::new(load),
         };
+        let _ = serving.set(requests.clone());
         answer_requests(&runtime, server.clone(), requests);
         watch_failure(instance.clone(), ends)?;
         announce(&*instance, paths, output);
@@ -114,7 +117,11 @@ pub(crate) fn serve(
     result
 }
 
-fn watch_signals(runtime: &Runtime, ends: Sender<End>) -> Result<(), Failure> {
+fn watch_signals(
+    runtime: &Runtime,
+    ends: Sender<End>,
+    serving: Arc<OnceLock<Requests>>,
+) -> Result<(), Failure> {
     let entered = runtime.enter();
     let mut signals = Signals::new().map_err(|e| {
         Failure::new(FAILED, format!("cannot take over SIGINT, SIGTERM and SIGHUP: {e}; try again"))
@@ -123,7 +130,18 @@ fn watch_signals(runtime: &Runtime, ends: Sender<End>) -> Result<(), Failure> {
     runtime.spawn(async move {
         let mut asked_before = false;
         loop {
-            let name = signals.next().await;
+            let name = match signals.next().await {
+                Asked::End(name) => name,
+                Asked::Reload => {
+                    if let Some(Requests { instance, load, .. }) = serving.get().cloned()
+                        && !asked_before
+                    {
+                        // What comes of it is in the log.
+                        let _ = tokio::task::spawn_blocking(move || reload(&*instance, &*load)).await;
+                    }
+                    continue;
+                }
+            };
             if asked_before {
                 tracing::info!("{name}: stopping already; the changes to this host are being undone");
             }

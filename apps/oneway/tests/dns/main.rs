@@ -7,6 +7,8 @@ mod fake;
 #[cfg(target_os = "linux")]
 mod real;
 #[cfg(target_os = "linux")]
+mod reload;
+#[cfg(target_os = "linux")]
 mod strict;
 #[cfg(target_os = "linux")]
 mod upstreams;
@@ -29,6 +31,7 @@ fn main() -> std::process::ExitCode {
         ["user"],
         fake::a_restart_keeps_the_addresses,
         fake::what_is_excluded_gets_its_own_address,
+        reload::names_and_servers_may_change,
         real::switched_off_it_is_carried_like_other_traffic,
         real::noise_is_dropped_and_counted,
         upstreams::a_dead_one_is_passed_over,

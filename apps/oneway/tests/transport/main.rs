@@ -42,6 +42,8 @@ fn main() -> std::process::ExitCode {
         reload::flows_that_are_still_allowed_stay,
         reload::a_wrong_file_changes_nothing,
         reload::a_hundred_reloads_leave_nothing_behind,
+        reload::what_is_captured_may_change,
+        reload::new_servers_get_their_routes_first,
         streams::half_close_keeps_every_byte,
         streams::a_reset_travels_as_a_reset,
         streams::short_flows_leave_nothing,

@@ -12,7 +12,7 @@ use oneway_lab::pattern;
 use oneway_lab::program::Program;
 use oneway_lab::servers::origin::port;
 use oneway_lab::servers::{SocksOptions, SocksServer};
-use oneway_lab::topology::{Simple, Topology, address};
+use oneway_lab::topology::{Pair, Simple, Topology, address};
 use serde_json::Value;
 
 use crate::common::{ONEWAY, SECOND, ask, run};
@@ -171,7 +171,7 @@ pub fn a_wrong_file_changes_nothing() -> TestResult {
     std::fs::remove_file(changing.file())?;
     refused("cannot read the configuration")?;
     changing.write(&[("one", ONE)], &["MATCH,one"], "[tun]\nmtu = 1400\n[limits]\nhalf-closed = \"7s\"\n")?;
-    refused("tun, limits cannot change while oneway runs")?;
+    refused("tun.mtu, limits cannot change while oneway runs")?;
 
     echoes(&mut old)?;
     let before = changing.one.requests().len();
@@ -183,6 +183,7 @@ pub fn a_wrong_file_changes_nothing() -> TestResult {
 
 pub fn a_hundred_reloads_leave_nothing_behind() -> TestResult {
     const BYTES: usize = 30_000_000;
+    const KEPT: usize = 16;
     let changing = Changing::new()?;
     changing.write(&[("one", ONE), ("two", TWO)], &["MATCH,one"], "")?;
     let oneway = changing.run()?;
@@ -213,8 +214,8 @@ pub fn a_hundred_reloads_leave_nothing_behind() -> TestResult {
             }
             Ok(count)
         });
-        let both = || !changing.one.requests().is_empty() && !changing.two.requests().is_empty();
-        changing.one.forget();
+        let before = changing.one.requests().len();
+        let both = || changing.one.requests().len() > before && !changing.two.requests().is_empty();
         for n in (0..).take_while(|n| *n < 100 || !both()) {
             let rule = if n % 2 == 0 { "MATCH,two" } else { "MATCH,one" };
             changing.write(&[("one", ONE), ("two", TWO)], &[rule], "")?;
@@ -226,10 +227,66 @@ pub fn a_hundred_reloads_leave_nothing_behind() -> TestResult {
         Ok(())
     })?;
     wait_until(5 * SECOND, "no flow is left", idle)?;
+    // Each worker keeps some pipes for the next connection.
     wait_until(5 * SECOND, "the descriptors are back", || {
-        oneway.fd_count().is_ok_and(|now| now <= descriptors)
+        oneway.fd_count().is_ok_and(|now| now <= descriptors + KEPT)
     })?;
     let grown = oneway.rss()?.saturating_sub(memory);
     assert!(grown < 8 << 20, "grown by {grown} bytes");
+    Ok(())
+}
+
+pub fn what_is_captured_may_change() -> TestResult {
+    let changing = Changing::new()?;
+    let http = |to: Pair| changing.lab.host.client().http_get(to.v4_port(port::HTTP), "/client", 5 * SECOND);
+    changing.write(&[("one", ONE)], &["MATCH,one"], "")?;
+    let mut oneway = changing.run()?;
+    let by = |server: &SocksServer, to: Pair| server.requests_for(&to.v4_port(port::HTTP).to_string()).len();
+    http(address::ORIGIN)?;
+    assert_eq!(by(&changing.one, address::ORIGIN), 1);
+    let mut stream = changing.connect(address::ORIGIN.v4_port(port::ECHO))?;
+    let exclude = format!("[capture]\nexclude = [\"{}/32\"]\n", address::ORIGIN.v4);
+    changing.write(&[("one", ONE)], &["MATCH,one"], &exclude)?;
+    let done = changing.reload()?;
+    assert!(done["reset"].as_u64() >= Some(1), "{done}");
+    assert!(is_reset(&mut stream));
+    http(address::ORIGIN)?;
+    assert_eq!(by(&changing.one, address::ORIGIN), 1, "it is not captured any more");
+    assert!(ask(&changing.lab.host, "flows")?["flows"].as_array().is_some_and(Vec::is_empty));
+    // And back, this time by a signal.
+    changing.write(&[("one", ONE)], &["MATCH,one"], "")?;
+    oneway.signal(rustix::process::Signal::HUP.as_raw())?;
+    wait_until(10 * SECOND, "the configuration was read again", || {
+        ask(&changing.lab.host, "status").is_ok_and(|status| status["reloads"] == 2)
+    })?;
+    http(address::ORIGIN)?;
+    assert_eq!(by(&changing.one, address::ORIGIN), 2);
+    oneway.stop(2 * SECOND)?;
+    Ok(())
+}
+
+pub fn new_servers_get_their_routes_first() -> TestResult {
+    let changing = Changing::new()?;
+    let spare = address::SPARE.v4_port(ONE).to_string();
+    let moved = address::SOCKS.v4_port(oneway_lab::topology::port::SOCKS).to_string();
+    let write = |server: &str| {
+        let text = format!(
+            "[egress]\nprotect = \"host-route\"\n[dns]\nmode = \"off\"\n[outbound.one]\ntype = \"socks5\"\n\
+             server = \"{server}\"\n[rules]\nfinal = \"one\"\n"
+        );
+        std::fs::write(changing.file(), text)
+    };
+    write(&spare)?;
+    let mut oneway = changing.run()?;
+    let client = changing.lab.host.client();
+    let http = || client.http_get(address::ORIGIN.v4_port(port::HTTP), "/", 5 * SECOND);
+    assert_eq!(http()?.status, 200);
+    write(&moved)?;
+    changing.reload()?;
+    assert_eq!(http()?.status, 200, "the very first flow");
+    assert_eq!(changing.lab.socks.requests().len(), 1);
+    let status = ask(&changing.lab.host, "status")?;
+    assert_eq!((&status["guard"]["returned"], &status["loops"]["verdict"]), (&0.into(), &"proven".into()));
+    oneway.stop(2 * SECOND)?;
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use parking_lot::Mutex;
 
@@ -64,7 +65,7 @@ pub(crate) enum Fake {
 pub struct FakeIp {
     v4: Option<Ipv4Net>,
     v6: Option<Ipv6Net>,
-    exclude: Patterns,
+    exclude: ArcSwap<Patterns>,
     inner: Mutex<Inner>,
 }
 
@@ -118,7 +119,8 @@ impl FakeIp {
             }
             None => (Table::new(capacity), None),
         };
-        Ok(Self { v4, v6, exclude: config.exclude, inner: Mutex::new(Inner { table, store }) })
+        let exclude = ArcSwap::from_pointee(config.exclude);
+        Ok(Self { v4, v6, exclude, inner: Mutex::new(Inner { table, store }) })
     }
 
     /// The prefixes that fake addresses are in. Nothing may ever be sent there.
@@ -136,7 +138,12 @@ impl FakeIp {
 
     /// Whether a name (in lower case) keeps its real address.
     pub fn excludes(&self, name: &str) -> bool {
-        self.exclude.matches(name)
+        self.exclude.load().matches(name)
+    }
+
+    /// Replaces the names that keep their real addresses. Addresses that were given out go on to stand for their names.
+    pub fn set_excluded(&self, exclude: Patterns) {
+        self.exclude.store(Arc::new(exclude));
     }
 
     /// The address that stands for a name, a new one if it has none.

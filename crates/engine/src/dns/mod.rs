@@ -18,12 +18,14 @@ use oneway_egress::{Egress, Safeguard, Strategy};
 use oneway_flow::Target;
 use oneway_route::{Family, Snapshot};
 
-use crate::config::{ConfigError, ConfigErrors, DnsConfig, DnsMode, DnsUpstream};
+use crate::config::{
+    ConfigError, ConfigErrors, DnsConfig, DnsMode, DnsUpstream, FakeIpConfig as FakeIpSettings,
+};
 use crate::control::DnsCounters;
 use crate::error::EngineError;
 pub(crate) use carried::ByRules;
 pub(crate) use proxies::keep as keep_proxies;
-pub(crate) use resolver::ProxyResolver;
+pub(crate) use resolver::{ProxyResolver, known};
 
 /// The port that queries go to.
 const PORT: u16 = 53;
@@ -45,6 +47,13 @@ pub(crate) struct Dns {
     client: Arc<Client>,
     /// The refusal of fake addresses that stand for nothing is left out on purpose.
     unknown_is_real: bool,
+}
+
+/// What can be replaced while it runs.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) client: ClientConfig,
+    exclude: Patterns,
 }
 
 /// Where a captured packet really wants to go.
@@ -79,6 +88,20 @@ impl Dns {
         let server = mode.map(|mode| Server::new(mode, Arc::clone(&client)));
         let unknown_is_real = egress.left_out().has(Safeguard::FakeIp);
         Ok(Self { mode: config.mode, server, fake, client, unknown_is_real })
+    }
+
+    /// What another configuration says that may change while it runs: whom to ask, and which names keep their addresses.
+    pub(crate) fn prepare(&self, config: &DnsConfig, egress: &Egress) -> Result<Prepared, EngineError> {
+        Ok(Prepared { client: client_config(config, egress), exclude: excluded(&config.fake_ip)? })
+    }
+
+    /// Puts it into force. Fake addresses go on to stand for their names.
+    pub(crate) fn set(&self, prepared: Prepared) {
+        let Prepared { client, exclude } = prepared;
+        self.client.set_config(client);
+        if let Some(fake) = &self.fake {
+            fake.set_excluded(exclude);
+        }
     }
 
     /// Who asks the upstreams.
@@ -164,12 +187,7 @@ pub(crate) fn warn_of_routes(pools: &[IpNet], host: &Snapshot) {
 
 fn fake_ip(config: &DnsConfig, families: &[Family], state: &Path) -> Result<FakeIp, EngineError> {
     let settings = &config.fake_ip;
-    let wrong = |why: String| {
-        let error = ConfigError::new(None, format!("dns.fake-ip: {why}"));
-        EngineError::Config(ConfigErrors::from(error))
-    };
-    let patterns = DEFAULT_EXCLUDED.iter().copied().chain(settings.exclude.iter().map(|p| p.as_str()));
-    let exclude = Patterns::new(patterns).map_err(|error| wrong(error.to_string()))?;
+    let exclude = excluded(settings)?;
     let has = |family| families.contains(&family);
     FakeIp::new(FakeIpConfig {
         v4: has(Family::V4).then(|| settings.v4.net()),
@@ -178,7 +196,17 @@ fn fake_ip(config: &DnsConfig, families: &[Family], state: &Path) -> Result<Fake
         file: settings.persist.then(|| state.to_owned()),
         place: oneway_route::netns()?.to_string(),
     })
-    .map_err(|error| wrong(error.to_string()))
+    .map_err(|error| wrong(&error))
+}
+
+/// The names that keep their real addresses.
+fn excluded(settings: &FakeIpSettings) -> Result<Patterns, EngineError> {
+    let patterns = DEFAULT_EXCLUDED.iter().copied().chain(settings.exclude.iter().map(|p| p.as_str()));
+    Patterns::new(patterns).map_err(|error| wrong(&error))
+}
+
+fn wrong(why: &dyn std::fmt::Display) -> EngineError {
+    EngineError::Config(ConfigErrors::from(ConfigError::new(None, format!("dns.fake-ip: {why}"))))
 }
 
 /// Where our own questions go: to these servers, and with `true` before that to the one that a client asked.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use oneway_outbound::Proxy;
 use tokio::task::JoinSet;
 
-use super::resolver::known;
+use super::known;
 use crate::dispatch::{Dispatch, Entry};
 use crate::worker::Shared;
 

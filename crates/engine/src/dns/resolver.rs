@@ -41,7 +41,7 @@ impl Resolve for ProxyResolver {
 }
 
 /// The addresses of a name in the system's own list.
-pub(super) fn known(host: &str) -> Vec<std::net::IpAddr> {
+pub(crate) fn known(host: &str) -> Vec<std::net::IpAddr> {
     let read = || -> io::Result<_> { std::fs::read_to_string(HOSTS) };
     hosts(&read().unwrap_or_default(), host)
 }

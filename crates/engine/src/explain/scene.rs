@@ -125,7 +125,7 @@ pub(super) fn running<T>(
         guard: &engine.shared.guard,
         egress,
         oracle: egress.routes(),
-        servers: dns::servers(&about.dns, egress),
+        servers: dns::servers(&engine.config().dns, egress),
         doubt: compare(host, &egress.strategy(), &own),
         own,
         circles: circles(&dispatch, &about.exclusions),

@@ -29,7 +29,7 @@ use tokio::sync::watch;
 
 use crate::assemble;
 use crate::circle;
-use crate::config::{CaptureMode, Config, DnsConfig, Protect, StackKind};
+use crate::config::{CaptureMode, Config, Protect, StackKind};
 use crate::control::{FlowInfo, InstanceLock, StatePaths, Status};
 use crate::dispatch::Dispatch;
 use crate::dns::{self, ByRules, Dns, ProxyResolver};
@@ -55,7 +55,10 @@ pub struct Engine {
     pub(crate) about: About,
     orders: watch::Sender<Orders>,
     resolver: Arc<ProxyResolver>,
+    /// What is in force.
     config: Mutex<Config>,
+    /// One reload at a time: each goes on from the one before.
+    reloading: Mutex<()>,
     running: Mutex<Option<Running>>,
     end: Arc<End>,
     selected: Selected,
@@ -68,8 +71,6 @@ pub(crate) struct About {
     pub(crate) tun: String,
     pub(crate) stack: StackKind,
     pub(crate) families: Vec<Family>,
-    pub(crate) final_outbound: String,
-    pub(crate) dns: DnsConfig,
     pub(crate) exclusions: Exclusions,
     pub(crate) reloads: Reloads,
     /// Whether what cannot be captured is refused.
@@ -347,8 +348,6 @@ impl Engine {
             tun: name,
             stack,
             families,
-            final_outbound: config.rules.final_outbound.clone(),
-            dns: config.dns.clone(),
             exclusions,
             reloads: Reloads::default(),
             strict: config.capture.strict,
@@ -358,7 +357,8 @@ impl Engine {
         };
         let running = Mutex::new(Some(Running { threads, watch, lock }));
         let config = Mutex::new(config.clone());
-        Ok(Self { shared, about, orders, resolver, config, running, end, selected })
+        let reloading = Mutex::default();
+        Ok(Self { shared, about, orders, resolver, config, reloading, running, end, selected })
     }
 
     /// Lets a group of type `select` take one of its members for new flows, from now on and after a restart.
@@ -377,17 +377,15 @@ impl Engine {
         running.as_ref().is_some_and(|running| running.lock.is_some())
     }
 
-    /// Makes the watch over the host look at what our own sockets connect to.
-    fn wake_watch(&self) {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = running.as_ref() {
-            running.watch.wake();
-        }
+    /// The configuration that is in force.
+    pub(crate) fn config(&self) -> MutexGuard<'_, Config> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One line that says what is captured and how it leaves.
     pub fn ready_line(&self) -> String {
-        let About { tun, families, stack, final_outbound, watched, .. } = &self.about;
+        let About { tun, families, stack, watched, .. } = &self.about;
+        let final_outbound = self.config().rules.final_outbound.clone();
         let ((strategy, _), proof) = (watched.strategy(), watched.proof());
         let families: Vec<_> = families.iter().map(ToString::to_string).collect();
         let redirect = match self.about.port {

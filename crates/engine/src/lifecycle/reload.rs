@@ -1,56 +1,75 @@
 //! Another configuration for an engine that runs.
 //!
-//! Everything is read, compiled and looked up first. Then one pointer is replaced, and what the new configuration does not
-//! allow is reset. Outbounds that are defined as before stay what they are, with their connections.
+//! Everything is read, compiled, looked up and made ready on the host first. Then one pointer is replaced, and what the new
+//! configuration does not allow is reset. Outbounds that are defined as before stay what they are, with their connections.
 
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::PoisonError;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
+use oneway_dns::Client;
+use oneway_egress::Strategy;
 use oneway_flow::{FlowInfo, Network, Target};
-use oneway_outbound::Resolve;
+use oneway_outbound::{DialError, Resolve};
 
-use super::{Engine, select_again, warn_of_circles};
+use super::watching::Wanted;
+use super::{Engine, available, select_again, warn_of_circles};
 use crate::assemble;
-use crate::config::{Config, ConfigError};
-use crate::dispatch::{Dispatch, Subject};
+use crate::config::{CaptureConfig, Config, ConfigError, DnsConfig, FakeIpConfig};
+use crate::dispatch::{Dispatch, Entry, Subject};
+use crate::dns::{self, Prepared};
 use crate::error::EngineError;
 use crate::reloaded::Reloaded;
 
+/// How long the host may take to be changed, while others change it too.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 impl Engine {
-    /// Puts another configuration into force: its outbounds, groups, rules, rule sets, databases, and programs that are left
-    /// out by name. Flows stay where they are if their outbound is defined as before and the rules do not block them;
-    /// all others are reset.
+    /// Puts another configuration into force: its outbounds, groups, rules, rule sets and databases, the DNS servers and the
+    /// names that get no fake addresses, and what is captured. Flows stay where they are if their outbound is defined as
+    /// before and the rules do not block them; all others are reset.
     ///
     /// # Errors
     /// Nothing is changed then. [`EngineError::Config`] with everything that is wrong; [`EngineError::Restart`] if a setting
-    /// differs that cannot change while it runs; [`EngineError::Proxy`] if a new proxy's name cannot be resolved.
+    /// differs that cannot change while it runs; [`EngineError::Proxy`] if a new proxy's name cannot be resolved;
+    /// [`EngineError::Plan`] and [`EngineError::Route`] if the host cannot be captured in that way.
     pub fn reload(&self, config: &Config) -> Result<Reloaded, EngineError> {
-        // One at a time: each goes on from the one before.
-        let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        available(config)?;
         let resolver = Arc::clone(&self.resolver) as Arc<dyn Resolve>;
         let (dispatch, warnings) = assemble::dispatch(config, &resolver)?;
-        let fixed = fixed(&current, config);
+        let now = self.config().clone();
+        let fixed = fixed(&now, config);
         if !fixed.is_empty() {
             return Err(EngineError::Restart { settings: fixed.join(", ") });
         }
-        let before = self.shared.dispatch.load_full();
+        let shared = &self.shared;
+        let names = (now.dns != config.dns).then(|| shared.dns.prepare(&config.dns, &shared.egress));
+        let names = names.transpose()?;
+        let before = shared.dispatch.load_full();
         let dispatch = Arc::new(dispatch.in_place_of(&before));
-        resolve_new(&dispatch, &before)?;
+        resolve_new(&dispatch, &before, &self.asker(names.as_ref()))?;
         select_again(&dispatch, &self.selected);
+        self.prepare_host(config, &dispatch)?;
+
+        // From here on nothing fails.
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
+        let mut done = compare(&dispatch, &before, &warnings);
+        if let Some(names) = names {
+            shared.dns.set(names);
+        }
+        self.about.exclusions.set(&config.capture);
+        shared.dispatch.store(Arc::clone(&dispatch));
+        shared.replaced.send_replace(());
+        *self.config() = config.clone();
+        done.reset = self.reset_disallowed(&dispatch, &config.capture);
         if self.is_capturing_here() {
             warn_of_circles(&dispatch, &self.about.exclusions);
         }
-        let mut done = compare(&dispatch, &before, &warnings);
-
-        self.shared.dispatch.store(Arc::clone(&dispatch));
-        self.shared.replaced.send_replace(());
-        done.reset = self.reset_disallowed(&dispatch);
-        self.wake_watch();
-        *current = config.clone();
         self.about.reloads.note();
         tracing::info!(
             outbounds = done.outbounds,
@@ -62,8 +81,37 @@ impl Engine {
         Ok(done)
     }
 
-    /// Resets the flows that a table does not let stay. Returns how many.
-    fn reset_disallowed(&self, dispatch: &Dispatch) -> usize {
+    /// Who is asked for the names of new proxies: the servers of the new configuration.
+    fn asker(&self, names: Option<&Prepared>) -> Arc<Client> {
+        let shared = &self.shared;
+        match names {
+            // With host routes nothing can be sent to a new server before it has one.
+            Some(names) if !matches!(*shared.egress.strategy(), Strategy::HostRoute(_)) => {
+                Arc::new(Client::new(Arc::clone(&shared.egress), names.client.clone()))
+            }
+            _ => Arc::clone(shared.dns.client()),
+        }
+    }
+
+    /// Lets the watch over the host capture what is to be captured, and make routes to servers that need them.
+    fn prepare_host(&self, config: &Config, dispatch: &Dispatch) -> Result<(), EngineError> {
+        let dns_servers = dns::server_addresses(&config.dns);
+        let servers = assemble::servers(dispatch, &dns_servers);
+        let wanted = Wanted::of(config, dns_servers, servers);
+        let answered = {
+            let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            running.as_ref().map(|running| running.watch.ask(wanted))
+        };
+        let answer = answered.ok_or(RecvTimeoutError::Disconnected);
+        match answer.and_then(|answered| answered.recv_timeout(PATIENCE)) {
+            Ok(granted) => granted,
+            Err(RecvTimeoutError::Timeout) => Err(EngineError::Reload("this host takes too long to change")),
+            Err(RecvTimeoutError::Disconnected) => Err(EngineError::Reload("oneway is being stopped")),
+        }
+    }
+
+    /// Resets the flows that a table does not let stay, or that are not captured any more. Returns how many.
+    fn reset_disallowed(&self, dispatch: &Dispatch, capture: &CaptureConfig) -> usize {
         let shared = &self.shared;
         let stays = |flow: &FlowInfo| {
             let ip = flow.target.addr.ip();
@@ -71,19 +119,21 @@ impl Engine {
             let judged = Target { addr: flow.target.addr, host };
             let (network, source, is_fake) = (flow.network, flow.source, shared.dns.is_fake(ip));
             let subject = Subject { network, source, target: &judged, is_fake, dscp: 0 };
-            dispatch.lets_stay(&flow.outbound, &subject)
+            (is_fake || is_captured(capture, ip)) && dispatch.lets_stay(&flow.outbound, &subject)
         };
         let mut doomed = HashSet::new();
+        let mut echo = false;
         for flow in shared.flows.list() {
             // What is answered here leaves by no outbound.
             let answered = shared.dns.hijacks(flow.target.addr).is_some();
             if !answered && !stays(&flow) {
+                echo |= flow.network == Network::Icmp;
                 doomed.insert(flow.id);
             }
         }
         let count = doomed.len();
         shared.udp.end(|session| doomed.contains(&session.flow()));
-        if shared.flows.list().iter().any(|flow| flow.network == Network::Icmp && doomed.contains(&flow.id)) {
+        if echo {
             shared.echo.forget();
         }
         self.orders.send_modify(|orders| orders.doomed = Arc::new(doomed));
@@ -91,60 +141,94 @@ impl Engine {
     }
 }
 
+/// Whether what is sent to this address is captured at all, as far as the configuration says.
+fn is_captured(capture: &CaptureConfig, ip: IpAddr) -> bool {
+    let holds = |prefixes: &[crate::config::Prefix]| prefixes.iter().any(|p| p.net().contains(&ip));
+    !holds(&capture.exclude) && (capture.include.is_empty() || holds(&capture.include))
+}
+
 /// Finds the addresses of proxies that were not there before.
-fn resolve_new(dispatch: &Dispatch, before: &Dispatch) -> Result<(), EngineError> {
+fn resolve_new(dispatch: &Dispatch, before: &Dispatch, client: &Arc<Client>) -> Result<(), EngineError> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(EngineError::Worker)?;
     runtime.block_on(async {
-        for entry in dispatch.entries().iter().filter(|entry| !before.has(entry)) {
-            entry.outbound.resolve().await?;
+        let new = dispatch.entries().iter().filter(|entry| !before.has(entry));
+        for proxy in new.filter_map(|entry| entry.outbound.proxy()) {
+            let config = proxy.config();
+            if config.host.parse::<IpAddr>().is_ok() {
+                continue;
+            }
+            let mut found = dns::known(&config.host);
+            if found.is_empty() {
+                let failed = |source| DialError::Resolve { proxy: Arc::clone(proxy.label()), source };
+                found = client.resolve(&config.host).await.map_err(failed)?.addresses;
+            }
+            proxy.set_addrs(found.into_iter().map(|ip| SocketAddr::new(ip, config.port)).collect());
         }
         Ok(())
     })
 }
 
 fn compare(now: &Dispatch, before: &Dispatch, warnings: &[ConfigError]) -> Reloaded {
-    let name = |entry: &Arc<crate::dispatch::Entry>| entry.name.to_string();
-    let is_group = |entry: &crate::dispatch::Entry| entry.group.is_some();
-    let named = |table: &Dispatch, name: &str| {
-        table.entries().iter().any(|entry| *entry.name == *name && is_group(entry))
+    let name = |entry: &Arc<Entry>| entry.name.to_string();
+    let named = |table: &Dispatch, name: &str| table.entries().iter().any(|entry| *entry.name == *name);
+    // A group is made anew each time.
+    let was_group = |name: &str| {
+        let group = |entry: &&Arc<Entry>| *entry.name == *name && entry.group.is_some();
+        before.entries().iter().any(|entry| group(&entry))
     };
-    let changed = now
-        .entries()
-        .iter()
-        .filter(|entry| !before.has(entry) && (!is_group(entry) || !named(before, &entry.name)));
-    let removed =
-        before.entries().iter().filter(|entry| !now.entries().iter().any(|other| other.name == entry.name));
+    let stayed = |entry: &Entry| before.has(entry) || entry.group.is_some() && was_group(&entry.name);
+    let is_new = |entry: &&Arc<Entry>| !stayed(entry);
+    let is_gone = |entry: &&Arc<Entry>| !named(now, &entry.name);
     Reloaded {
         outbounds: now.entries().len(),
-        changed: changed.map(name).collect(),
-        removed: removed.map(name).collect(),
+        changed: now.entries().iter().filter(is_new).map(name).collect(),
+        removed: before.entries().iter().filter(is_gone).map(name).collect(),
         reset: 0,
         warnings: warnings.iter().map(ToString::to_string).collect(),
     }
 }
 
 /// The settings that differ and cannot change while an engine runs: the host was changed for them, threads were started
-/// for them, or answers were given by them.
+/// for them, or answers were given by them. Each field is named, so that a new one is not forgotten.
 fn fixed(now: &Config, wanted: &Config) -> Vec<&'static str> {
-    let (a, b) = (&now.capture, &wanted.capture);
+    let Config { capture, tun, egress, outbounds: _, rules: _, dns, confirm: _, limits, control, log, without } =
+        now;
+    let CaptureConfig {
+        mode,
+        stack,
+        include: _,
+        exclude: _,
+        exclude_uid: _,
+        exclude_cgroup: _,
+        exclude_process: _,
+        forwarded,
+        ipv6,
+        strict,
+    } = capture;
+    let DnsConfig { mode: dns_mode, upstream: _, fake_ip: FakeIpConfig { v4, v6, persist, exclude: _ } } =
+        dns;
+    let pools = &wanted.dns.fake_ip;
     let all = [
-        ("capture.mode", a.mode != b.mode),
-        ("capture.stack", a.stack != b.stack),
-        ("capture.include", a.include != b.include),
-        ("capture.exclude", a.exclude != b.exclude),
-        ("capture.exclude-uid", a.exclude_uid != b.exclude_uid),
-        ("capture.exclude-cgroup", a.exclude_cgroup != b.exclude_cgroup),
-        ("capture.forwarded", a.forwarded != b.forwarded),
-        ("capture.ipv6", a.ipv6 != b.ipv6),
-        ("capture.strict", a.strict != b.strict),
-        ("tun", now.tun != wanted.tun),
-        ("egress", now.egress != wanted.egress),
-        ("dns", now.dns != wanted.dns),
-        ("limits", now.limits != wanted.limits),
-        ("control", now.control != wanted.control),
-        ("log", now.log != wanted.log),
-        ("--without-guard", now.without != wanted.without),
+        ("capture.mode", *mode != wanted.capture.mode),
+        ("capture.stack", *stack != wanted.capture.stack),
+        ("capture.forwarded", *forwarded != wanted.capture.forwarded),
+        ("capture.ipv6", *ipv6 != wanted.capture.ipv6),
+        ("capture.strict", *strict != wanted.capture.strict),
+        ("tun.name", tun.name != wanted.tun.name),
+        ("tun.address", tun.addresses != wanted.tun.addresses),
+        ("tun.mtu", tun.mtu != wanted.tun.mtu),
+        ("tun", (&tun.fd, &tun.pcap, &tun.fault) != (&wanted.tun.fd, &wanted.tun.pcap, &wanted.tun.fault)),
+        ("egress.protect", egress.protect != wanted.egress.protect),
+        ("egress.interface", egress.interface != wanted.egress.interface),
+        ("egress.mark", egress.mark != wanted.egress.mark),
+        ("egress.netns", egress.netns != wanted.egress.netns),
+        ("dns.mode", *dns_mode != wanted.dns.mode),
+        ("dns.fake-ip", (v4, v6, persist) != (&pools.v4, &pools.v6, &pools.persist)),
+        ("limits", *limits != wanted.limits),
+        ("control", *control != wanted.control),
+        ("log", *log != wanted.log),
+        ("--without-guard", *without != wanted.without),
     ];
     all.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
 }
@@ -159,9 +243,27 @@ mod tests {
         assert_eq!(fixed(&now, &now), [""; 0]);
         let mut wanted = now.clone();
         wanted.rules.final_outbound = "block".to_owned();
+        wanted.capture.exclude = vec!["192.0.2.0/24".parse().unwrap()];
         assert_eq!(fixed(&now, &wanted), [""; 0]);
         wanted.capture.strict = !now.capture.strict;
         wanted.tun.mtu = "1400".parse().ok();
-        assert_eq!(fixed(&now, &wanted), ["capture.strict", "tun"]);
+        assert_eq!(fixed(&now, &wanted), ["capture.strict", "tun.mtu"]);
+    }
+
+    #[test]
+    fn what_is_not_captured_any_more_is_known() {
+        let mut capture = Config::default().capture;
+        let ip = "192.0.2.7".parse().unwrap();
+        assert!(is_captured(&capture, ip));
+        capture.include = vec!["192.0.2.0/24".parse().unwrap()];
+        assert!(is_captured(&capture, ip));
+        capture.exclude = vec!["192.0.2.7/32".parse().unwrap()];
+        assert!(!is_captured(&capture, ip));
+        capture = CaptureConfig {
+            exclude: Vec::new(),
+            include: vec!["198.51.100.0/24".parse().unwrap()],
+            ..capture
+        };
+        assert!(!is_captured(&capture, ip));
     }
 }

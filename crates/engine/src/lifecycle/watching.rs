@@ -9,10 +9,12 @@ mod breakers;
 mod elsewhere;
 mod protection;
 mod uplinks;
+mod wanted;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -35,6 +37,8 @@ use elsewhere::Elsewhere;
 use uplinks::Outline;
 
 pub(super) use breakers::name;
+pub(super) use wanted::Wanted;
+use wanted::Wish;
 
 /// A change seldom comes alone: the host is looked at when it was quiet for so long …
 const QUIET: Duration = Duration::from_millis(30);
@@ -74,6 +78,7 @@ pub(super) struct Watch {
     stop: Arc<AtomicBool>,
     waker: Waker,
     host: Arc<Mutex<Option<Host<Captured>>>>,
+    wishes: Arc<Mutex<Option<Wish>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -113,10 +118,12 @@ impl Watch {
                     });
                 }
             };
+        let wishes = Arc::default();
         let alarm = waker.clone();
         shared.egress.on_return(move || alarm.wake());
         let watcher = Watcher {
             monitor,
+            wishes: Arc::clone(&wishes),
             stop: Arc::clone(&stop),
             host: Arc::clone(&host),
             request,
@@ -143,7 +150,7 @@ impl Watch {
         };
         let spawned = thread::Builder::new().name("oneway-guard".to_owned()).spawn(move || watcher.run());
         match spawned {
-            Ok(thread) => Ok(Self { stop, waker, host, thread: Some(thread) }),
+            Ok(thread) => Ok(Self { stop, waker, host, wishes, thread: Some(thread) }),
             Err(error) => {
                 let error = EngineError::Worker(error);
                 Err(match host.lock().take() {
@@ -154,9 +161,13 @@ impl Watch {
         }
     }
 
-    /// Makes it look at the host, and at what our own sockets connect to.
-    pub(super) fn wake(&self) {
+    /// Asks for what another configuration wants of the host. The answer comes when that is real, or refused; none if it
+    /// ends before.
+    pub(super) fn ask(&self, wanted: Wanted) -> Receiver<Result<(), EngineError>> {
+        let (answer, answered) = channel();
+        *self.wishes.lock() = Some((wanted, answer));
         self.waker.wake();
+        answered
     }
 
     /// Ends it and hands the host over, so that what is undone stays undone.
@@ -190,6 +201,7 @@ struct Said {
 
 struct Watcher {
     monitor: Monitor,
+    wishes: Arc<Mutex<Option<Wish>>>,
     stop: Arc<AtomicBool>,
     host: Arc<Mutex<Option<Host<Captured>>>>,
     request: Request,
@@ -242,6 +254,7 @@ impl Watcher {
                 return;
             }
             pending.add(changes);
+            self.grant();
             let now = Instant::now();
             let mut looked = false;
             if pending.any() && now >= not_before {

@@ -435,10 +435,10 @@ impl Worker {
         let _ = orders.wait_for(|orders| orders.phase != Phase::Run).await;
     }
 
-    /// Whether what was connected by a table is allowed still: it has not been replaced, or the one of now allows it.
-    fn still_allowed(&self, by: &Arc<Dispatch>, outbound: &Entry, subject: &Subject<'_>) -> bool {
+    /// Whether a table by which `outbound` was chosen has been replaced meanwhile, and the one of now does not allow that.
+    fn is_disallowed(&self, by: &Arc<Dispatch>, outbound: &Entry, subject: &Subject<'_>) -> bool {
         let now = self.shared.dispatch.load();
-        Arc::ptr_eq(&now, by) || now.lets_stay(&outbound.name, subject)
+        !Arc::ptr_eq(&now, by) && !now.lets_stay(&outbound.name, subject)
     }
 
     /// Resolves when this flow is to be reset.

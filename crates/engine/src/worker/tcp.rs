@@ -234,8 +234,10 @@ impl Worker {
                 return;
             }
         };
-        let allowed = || self.still_allowed(&dispatch, choice.entry, &subject);
-        let result = if result.is_err() || allowed() { result } else { Err(DialError::Blocked) };
+        let result = match result {
+            Ok(_) if self.is_disallowed(&dispatch, choice.entry, &subject) => Err(DialError::Blocked),
+            result => result,
+        };
         if shared.dns.hijacks(target.addr).is_none() {
             choice.entry.observe(result.as_ref().err());
         }

@@ -265,7 +265,12 @@ impl Worker {
             Some(session) => session,
             None if shared.egress.returned(Transport::Udp, client, dst) => return,
             None => match self.open_session(key, &choice, &target) {
-                Some(session) => session,
+                Some(session) => {
+                    if self.is_disallowed(&dispatch, choice.entry, &subject) {
+                        session.end.notify_one();
+                    }
+                    session
+                }
                 None => {
                     shared.stats.udp_refused.add();
                     return self.unreachable(ip.packet(), Unreachable::AdminProhibited);

@@ -22,7 +22,7 @@ struct Idle {
     /// What `wait_until_failed` waits for.
     may_fail: Option<Mutex<Receiver<&'static str>>>,
     stop_fails: bool,
-    reloaded: AtomicUsize,
+    reloaded: Arc<AtomicUsize>,
     /// The final outbound of the configuration that is read again; "" cannot be read.
     final_outbound: Mutex<&'static str>,
 }
@@ -151,6 +151,24 @@ fn a_configuration_is_read_again_or_the_one_of_before_stays() {
         });
         assert_eq!((result, idle.reloaded.load(Ordering::SeqCst)), (Ok(()), tried));
     }
+}
+
+#[test]
+fn a_hangup_reads_the_configuration_again() {
+    let idle = Idle { final_outbound: Mutex::new("direct"), ..Idle::default() };
+    let reloaded = Arc::new(AtomicUsize::new(0));
+    let idle = Idle { reloaded: Arc::clone(&reloaded), ..idle };
+    let (_, result) = serving(idle, |_, mut client| {
+        // The test may run in a terminal, which is still there.
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        kill_process(getpid(), Signal::HUP).unwrap();
+        while reloaded.load(Ordering::SeqCst) == 0 {
+            assert!(std::time::Instant::now() < deadline, "not read again");
+            std::thread::yield_now();
+        }
+        client.request(&ControlRequest::Stop).unwrap();
+    });
+    assert_eq!(result, Ok(()));
 }
 
 #[test]
