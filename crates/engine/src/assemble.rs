@@ -52,13 +52,19 @@ pub(crate) fn dispatch(
         let name = &config.rules.final_outbound;
         errors.push(ConfigError::new(None, format!("the final outbound {name:?} is not defined")));
     }
-    let rules =
-        rules::compile(&config.rules, &outbound, last.unwrap_or(OutboundId(0)), config.dns.mode, &mut errors);
+    let rules = rules::compile(
+        &config.rules,
+        &outbound,
+        last.unwrap_or(OutboundId(0)),
+        has_names(config),
+        &mut errors,
+    );
     match (ConfigErrors::collect(errors), rules) {
         (None, Some((rules, warnings))) => {
             let dispatch = Dispatch::new(rules, "MATCH", entries);
             let dispatch = dispatch.excluding(config.capture.exclude_process.clone());
-            Ok((dispatch.without_circles(config.without.has(route::Safeguard::Circle)), warnings))
+            let dispatch = dispatch.without_circles(config.without.has(route::Safeguard::Circle));
+            Ok((dispatch.sniffing(config.sniff.clone()), warnings))
         }
         (Some(errors), _) => Err(EngineError::Config(errors)),
         (None, None) => Err(EngineError::Unsupported {
@@ -67,6 +73,11 @@ pub(crate) fn dispatch(
             instead: "`oneway check` says why",
         }),
     }
+}
+
+/// Whether anything tells the names of flows.
+fn has_names(config: &Config) -> bool {
+    config.dns.mode != DnsMode::Off || config.sniff.enable
 }
 
 /// The number of an outbound. Clash's own names for the two that always exist are known, too.

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::circle::{Circles, Verdict};
-use crate::config::ProgramName;
+use crate::config::{ProgramName, SniffConfig};
 use crate::control::MemberStatus;
 use crate::group::{Group, Key, number_of};
 
@@ -29,6 +29,7 @@ pub(crate) struct Dispatch {
     circles: Arc<Circles>,
     /// Programs whose flows leave directly, whatever the rules say. Whose a packet is can be found out only when it is here.
     excluded: Vec<ProgramName>,
+    sniff: SniffConfig,
 }
 
 /// A flow that asks where to go.
@@ -107,6 +108,11 @@ enum Because {
 }
 
 impl Choice<'_> {
+    /// Whether the rules decided, and nothing that comes before them.
+    pub(crate) fn is_by_rule(&self) -> bool {
+        matches!(self.because, Because::Rule(_))
+    }
+
     /// What `flows` shows: the rule as it was written.
     pub(crate) fn rule(&self) -> Arc<str> {
         let rule = match self.because {
@@ -130,12 +136,23 @@ impl Dispatch {
             owners: Arc::default(),
             circles: Arc::default(),
             excluded: Vec::new(),
+            sniff: SniffConfig::default(),
         }
     }
 
     /// The same, but that what these programs send leaves directly.
     pub(crate) fn excluding(self, excluded: Vec<ProgramName>) -> Self {
         Self { excluded, ..self }
+    }
+
+    /// The same, but that names are looked for in the first bytes of flows.
+    pub(crate) fn sniffing(self, sniff: SniffConfig) -> Self {
+        Self { sniff, ..self }
+    }
+
+    /// Where names are looked for in the first bytes of flows, if any rule wants to know them.
+    pub(crate) fn sniff(&self) -> Option<&SniffConfig> {
+        (self.sniff.enable && self.asks_names()).then_some(&self.sniff)
     }
 
     /// The same in place of `before`: outbounds that have not changed stay the ones that they are, with all that is known of

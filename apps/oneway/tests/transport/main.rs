@@ -27,6 +27,8 @@ mod reload;
 #[cfg(target_os = "linux")]
 mod shortcut;
 #[cfg(target_os = "linux")]
+mod sniff;
+#[cfg(target_os = "linux")]
 mod streams;
 
 #[cfg(target_os = "linux")]
@@ -44,6 +46,11 @@ fn main() -> std::process::ExitCode {
         reload::a_hundred_reloads_leave_nothing_behind,
         reload::what_is_captured_may_change,
         reload::new_servers_get_their_routes_first,
+        sniff::a_name_leads_to_its_outbound,
+        sniff::what_has_no_name_goes_by_its_address,
+        sniff::a_server_that_speaks_first_is_heard,
+        sniff::a_name_may_be_refused,
+        sniff::a_name_in_datagrams_leads_to_its_outbound,
         streams::half_close_keeps_every_byte,
         streams::a_reset_travels_as_a_reset,
         streams::short_flows_leave_nothing,

@@ -8,14 +8,14 @@ use oneway_rule::{
     SetError, SetId, SubId,
 };
 
-use crate::config::{ConfigError, DataFile, DnsMode, Origin, RuleLine, RulesConfig};
+use crate::config::{ConfigError, DataFile, Origin, RuleLine, RulesConfig};
 
-/// Parses and compiles, for flows whose names are known in this way. What is wrong goes to `errors`, and then there are no rules.
+/// Parses and compiles, for flows whose names are known, or not. What is wrong goes to `errors`, and then there are no rules.
 pub(super) fn compile(
     config: &RulesConfig,
     outbound: &dyn Fn(&str) -> Option<OutboundId>,
     last: OutboundId,
-    names: DnsMode,
+    has_names: bool,
     errors: &mut Vec<ConfigError>,
 ) -> Option<(RuleSet, Vec<ConfigError>)> {
     let mut warnings = Vec::new();
@@ -81,9 +81,8 @@ pub(super) fn compile(
     let asn = asn.map(Arc::new);
     match RuleSet::compile(Program { rules, subs, sets, geosite, geoip, asn, last }) {
         Ok(rules) => {
-            if rules.needs().host && names == DnsMode::Off {
-                let message =
-                    "rules on names match nothing with dns.mode = \"off\": nothing tells the names of flows";
+            if rules.needs().host && !has_names {
+                let message = "rules on names match nothing with dns.mode = \"off\": nothing tells the names of flows; see [sniff]";
                 warnings.push(ConfigError::new(None, message));
             }
             Some((rules, warnings))

@@ -8,6 +8,7 @@ use toml::de::DeTable;
 
 use super::dns::FakeIpSettings;
 use super::error::ConfigError;
+use super::limits::Wait;
 use super::outbound::{
     self, BLOCK, Credentials, DIRECT, OutboundKind, OutboundSpec, ProxyProtocol, ProxySpec, Server,
     kind_from_word,
@@ -15,6 +16,7 @@ use super::outbound::{
 use super::reader::{FromToml, Number, Reader, Section, Text};
 use super::rules::{self, ReadFile};
 use super::settings::{Located, Settings, beside};
+use super::sniff::SniffConfig;
 use super::value::either;
 
 /// Reads a whole file. If its syntax is wrong only that is reported: what follows would be guesswork.
@@ -43,6 +45,9 @@ pub(super) fn read(file: &Path, text: &str, read_file: ReadFile<'_>) -> (Setting
     }
     if let Some(section) = root.section("dns", &mut reader) {
         dns(section, &mut settings, &mut reader);
+    }
+    if let Some(section) = root.section("sniff", &mut reader) {
+        sniff(section, &mut settings, &mut reader);
     }
     if let Some(section) = root.section("limits", &mut reader) {
         limits(section, &mut settings, &mut reader);
@@ -116,6 +121,19 @@ fn dns(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reade
         };
         fake_ip.finish(reader);
     }
+    section.finish(reader);
+}
+
+fn sniff(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reader<'_>) {
+    let defaults = SniffConfig::default();
+    settings.sniff = SniffConfig {
+        enable: section.read("enable", reader).unwrap_or(defaults.enable),
+        timeout: text_at::<Wait>(&mut section, "timeout", reader)
+            .map_or(defaults.timeout, |set| set.value.get()),
+        tls: number_list(&mut section, "tls", reader).unwrap_or(defaults.tls),
+        http: number_list(&mut section, "http", reader).unwrap_or(defaults.http),
+        quic: number_list(&mut section, "quic", reader).unwrap_or(defaults.quic),
+    };
     section.finish(reader);
 }
 
@@ -227,6 +245,15 @@ where
     section
         .read::<Located<Vec<Text<T>>>>(key, reader)
         .map(|set| set.map(|texts| texts.into_iter().map(|text| text.0).collect()))
+}
+
+/// Reads a list of values that are written as numbers.
+fn number_list<T>(section: &mut Section<'_, '_>, key: &'static str, reader: &mut Reader<'_>) -> Option<Vec<T>>
+where
+    Number<T>: FromToml,
+{
+    let numbers: Vec<Number<T>> = section.read(key, reader)?;
+    Some(numbers.into_iter().map(|number| number.0).collect())
 }
 
 /// Reads a value that is written as a number.

@@ -13,6 +13,7 @@ mod program;
 mod reader;
 mod rules;
 mod settings;
+mod sniff;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -34,6 +35,7 @@ pub use outbound::{
 };
 pub use program::{CgroupPath, ProgramName};
 pub use rules::{DataFile, RuleLine, RuleSetConfig, RulesConfig};
+pub use sniff::{Port, SniffConfig};
 pub use value::{
     CaptureMode, DnsMode, InterfaceName, InvalidValue, LogFormat, LogLevel, MarkBit, Mtu, NetnsName, Prefix,
     Protect, StackKind, TunAddress, TunFd, Uid,
@@ -57,6 +59,8 @@ pub struct Config {
     pub rules: RulesConfig,
     /// What is done with DNS.
     pub dns: DnsConfig,
+    /// Whether the first bytes of flows are looked at for a name.
+    pub sniff: SniffConfig,
     /// Seconds after which everything is undone, unless it is confirmed before.
     pub confirm: Option<u32>,
     /// How much of some things there may be.

@@ -10,6 +10,7 @@ use super::limits::{LimitsConfig, Wait};
 use super::outbound::{BLOCK, DIRECT, OutboundSpec, PROXY, ProxySpec};
 use super::program::{CgroupPath, ProgramName};
 use super::rules::RuleSettings;
+use super::sniff::SniffConfig;
 use super::value::{
     CaptureMode, DnsMode, InterfaceName, LogFormat, LogLevel, MarkBit, Mtu, NetnsName, Prefix, Protect,
     StackKind, TunAddress, TunFd, Uid,
@@ -60,6 +61,7 @@ pub(super) struct Settings {
     pub(super) dns_mode: Set<DnsMode>,
     pub(super) dns_upstream: Set<Vec<DnsUpstream>>,
     pub(super) fake_ip: FakeIpSettings,
+    pub(super) sniff: SniffConfig,
     pub(super) half_closed: Set<Wait>,
     pub(super) proxy: Set<ProxySpec>,
     pub(super) outbounds: BTreeMap<String, Located<OutboundSpec>>,
@@ -108,6 +110,7 @@ impl From<Options> for Settings {
             dns_mode: one(options.dns, "--dns"),
             dns_upstream: many(options.dns_upstream, "--dns-upstream"),
             fake_ip: FakeIpSettings::default(),
+            sniff: SniffConfig::default(),
             half_closed: None,
             proxy: one(options.proxy, "--proxy"),
             outbounds: BTreeMap::new(),
@@ -232,6 +235,7 @@ impl Settings {
             outbounds,
             rules: self.rules.into_config(final_outbound),
             dns,
+            sniff: self.sniff,
             limits: LimitsConfig { half_closed: self.half_closed.map(|set| set.value) },
             confirm: self.confirm.map(|set| set.value),
             control: self.control.map(|set| set.value),

@@ -92,6 +92,7 @@ fn nothing_is_a_complete_configuration() {
                     exclude: vec![],
                 },
             },
+            sniff: SniffConfig::default(),
             limits: LimitsConfig::default(),
             confirm: None,
             control: None,
@@ -115,6 +116,28 @@ fn limits_keys() {
             "etc/oneway.toml:2:15: limits.half-closed: \"90\" is no time from 1ms to 24h; write it as 500ms, 300s, \
              5m or 1h",
             "etc/oneway.toml:3:1: unknown key `half-open` in [limits]; the keys are half-closed",
+        ],
+    );
+}
+
+#[test]
+fn sniff_keys() {
+    let config =
+        parse("[sniff]\nenable = true\ntimeout = \"1s\"\ntls = [443, 8443]\nhttp = []\nquic = [443]\n").sniff;
+    assert!(config.enable);
+    assert_eq!(config.timeout, std::time::Duration::from_secs(1));
+    let ports = |ports: &[Port]| ports.iter().map(|port| port.get()).collect::<Vec<_>>();
+    assert_eq!(
+        (ports(&config.tls), ports(&config.http), ports(&config.quic)),
+        (vec![443, 8443], vec![], vec![443])
+    );
+    wrong(
+        "[sniff]\ntls = [0]\nhttp = [65536]\nquic = \"443\"\nports = [1]\n",
+        &[
+            "etc/oneway.toml:2:8: sniff.tls: 0 is no port; use 1 to 65535",
+            "etc/oneway.toml:3:9: sniff.http: 65536 is no port; use 1 to 65535",
+            "etc/oneway.toml:4:8: sniff.quic: expected a list, found a string",
+            "etc/oneway.toml:5:1: unknown key `ports` in [sniff]; the keys are enable, timeout, tls, http, quic",
         ],
     );
 }
@@ -452,7 +475,7 @@ fn unknown_keys() {
         "[captur]\n",
         &[
             "etc/oneway.toml:1:2: unknown key `captur` at the top; the keys are proxy, confirm, control, capture, tun, \
-           egress, dns, limits, outbound, rules, rule-set, sub-rules, api, log",
+           egress, dns, sniff, limits, outbound, rules, rule-set, sub-rules, api, log",
         ],
     );
     wrong(

@@ -707,6 +707,7 @@ fn shared(
         egress,
         guard: Guard::new(addresses.to_vec()).left_out(without.has(Safeguard::Ingress)),
         udp: worker::Sessions::default(),
+        quic: worker::QuicNames::default(),
         echo: worker::EchoSessions::default(),
         flushed: AtomicUsize::new(0),
         fragments: parking_lot::Mutex::new(Reassembler::new(Default::default())),

@@ -192,8 +192,20 @@ fn compare(now: &Dispatch, before: &Dispatch, warnings: &[ConfigError]) -> Reloa
 /// The settings that differ and cannot change while an engine runs: the host was changed for them, threads were started
 /// for them, or answers were given by them. Each field is named, so that a new one is not forgotten.
 fn fixed(now: &Config, wanted: &Config) -> Vec<&'static str> {
-    let Config { capture, tun, egress, outbounds: _, rules: _, dns, confirm: _, limits, control, log, without } =
-        now;
+    let Config {
+        capture,
+        tun,
+        egress,
+        outbounds: _,
+        rules: _,
+        dns,
+        sniff: _,
+        confirm: _,
+        limits,
+        control,
+        log,
+        without,
+    } = now;
     let CaptureConfig {
         mode,
         stack,

@@ -11,7 +11,7 @@
 
 pub(crate) use handed::Handed;
 pub(crate) use icmp::EchoSessions;
-pub(crate) use udp::Sessions;
+pub(crate) use udp::{QuicNames, Sessions};
 pub(crate) use user::Owners;
 
 mod ask;
@@ -20,6 +20,7 @@ mod handed;
 mod icmp;
 mod reply;
 mod shortcut;
+mod sniff;
 mod tcp;
 mod udp;
 mod user;
@@ -88,6 +89,7 @@ pub(crate) struct Shared {
     /// Workers that have done [`Phase::Flush`].
     pub(crate) flushed: AtomicUsize,
     pub(crate) udp: udp::Sessions,
+    pub(crate) quic: QuicNames,
     pub(crate) echo: icmp::EchoSessions,
     pub(crate) fragments: Mutex<Reassembler>,
     /// The listeners of all workers. They stand on the TUN's own addresses.

@@ -23,6 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use super::shortcut::{self, Shortcut};
+use super::sniff::{Nameless, Renamed};
 use super::{Shared, Worker, dscp};
 use crate::dispatch::Subject;
 use crate::guard::Destination;
@@ -41,6 +42,8 @@ pub(crate) struct Held {
 #[derive(Debug)]
 pub(super) struct Waiting {
     connected: Connected,
+    /// What its client may tell.
+    nameless: Option<Nameless>,
     conn: Arc<Conn<Held>>,
     flow: FlowGuard,
     live: Live,
@@ -250,11 +253,12 @@ impl Worker {
                     return shared.nat.forget(&conn);
                 }
                 flow.set_established();
+                let nameless = self.nameless(&dispatch, &choice, &destined, conn.client, dscp);
                 let peer = conn.peer;
                 let (from, to) = (conn.peer, conn.local);
                 self.waiting
                     .borrow_mut()
-                    .insert(peer, Waiting { connected, conn, flow, live, since: Instant::now() });
+                    .insert(peer, Waiting { connected, nameless, conn, flow, live, since: Instant::now() });
                 self.let_in(syn, from, to);
             }
             Err(error) => {
@@ -308,8 +312,34 @@ impl Worker {
     }
 
     /// Carries one connection until it ends.
-    async fn relay(self: Rc<Self>, client: TcpStream, waiting: Waiting) {
-        let Waiting { connected, conn, flow, live: _live, .. } = waiting;
+    async fn relay(self: Rc<Self>, mut client: TcpStream, waiting: Waiting) {
+        let Waiting { mut connected, nameless, conn, mut flow, live: _live, .. } = waiting;
+        if let Some(nameless) = nameless.filter(|_| connected.early.is_empty()) {
+            let name = tokio::select! {
+                name = self.wait_for_name(&client, &connected.stream, &nameless) => name,
+                () = self.ended(flow.id) => None,
+            };
+            let renamed = match name {
+                Some(name) => self.by_name(&nameless, name).await,
+                None => Some(Renamed { flow, connected: None }),
+            };
+            // What was only looked at is no news any more; a socket that is registered anew tells what it has.
+            match (renamed, client.into_std().and_then(TcpStream::from_std)) {
+                (Some(renamed), Ok(again)) => {
+                    client = again;
+                    flow = renamed.flow;
+                    connected = renamed.connected.unwrap_or(connected);
+                }
+                (_, again) => {
+                    if let Ok(client) = again {
+                        let _ = SockRef::from(&client).set_linger(Some(Duration::ZERO));
+                    }
+                    self.shared.stats.tcp_reset.add();
+                    shortcut::end(&self.shared, &conn);
+                    return self.shared.nat.close(Instant::now(), &conn);
+                }
+            }
+        }
         let stop = self.ended(flow.id);
         let relay = Relay {
             client,

@@ -2,6 +2,7 @@
 
 mod names;
 mod outbox;
+mod quic;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -28,11 +29,13 @@ use tokio::sync::Notify;
 
 use super::Worker;
 use super::reply::{DATAGRAM_HEADROOM, reported};
+use super::sniff::has;
 use crate::dispatch::{Choice, Entry, Subject};
 use crate::guard::Destination;
 use names::{Names, Next};
 use oneway_dns::Pinned;
 pub(super) use outbox::Outbox;
+pub(crate) use quic::QuicNames;
 
 /// Datagrams kept for a session whose outbound is not ready yet, and their bytes.
 const QUEUED: usize = 1024;
@@ -251,11 +254,20 @@ impl Worker {
                 return self.unreachable(ip.packet(), Unreachable::Port);
             }
         }
-        let host = if fake { target.host.clone() } else { self.name_for_rules(dst.ip()) };
+        let mut host = if fake { target.host.clone() } else { self.name_for_rules(dst.ip()) };
+        let dispatch = shared.dispatch.load();
+        if host.is_none()
+            && let Some(sniff) = dispatch.sniff().filter(|sniff| has(&sniff.quic, dst.port()))
+        {
+            let (packet, timeout) = (ip.packet(), sniff.timeout);
+            match self.quic_name((client, dst), header, packet, payload, segment, timeout) {
+                Some(name) => host = name,
+                None => return,
+            }
+        }
         let judged = Target { addr: dst, host };
         let dscp = ip.traffic_class() >> 2;
         let subject = Subject { network: Network::Udp, source: client, target: &judged, is_fake: fake, dscp };
-        let dispatch = shared.dispatch.load();
         let choice = match dispatch.choose(&subject) {
             Ok(choice) => choice,
             Err(missing) => return self.ask_owner(header, ip.packet(), &subject, missing),

@@ -11,6 +11,7 @@ use oneway_stack::tcp::{Connection, State, Syn, Time};
 use tokio::sync::Notify;
 
 use super::Key;
+use super::Naming;
 use super::buffers::{BUFFER, BufferPool, Chunk};
 use super::upstream::Upstream;
 
@@ -66,6 +67,8 @@ pub(super) struct Open {
     pub(super) read: u64,
     /// What the outbound's far end had yet to acknowledge when [`Open::is_silent`] last looked.
     pub(super) unacknowledged: u32,
+    /// Its name is looked for; its outbound's socket is held meanwhile.
+    pub(super) naming: Option<Box<Naming>>,
     /// Ended from here, whatever its ends have still to say.
     pub(super) given_up: bool,
 }
@@ -194,10 +197,8 @@ impl Open {
     /// silent.
     pub(super) fn next_timeout(&self, half_closed: Duration) -> Option<Time> {
         let connection = self.conn.next_timeout();
-        match self.silent_at(half_closed) {
-            Some(at) => Some(connection.map_or(at, |other| other.min(at))),
-            None => connection,
-        }
+        let naming = self.naming.as_ref().and_then(|naming| naming.deadline);
+        [connection, self.silent_at(half_closed), naming].into_iter().flatten().min()
     }
 
     /// When a half-closed connection has been silent for too long, as far as is known without asking the kernel.

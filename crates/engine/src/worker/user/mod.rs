@@ -10,6 +10,7 @@
 
 mod buffers;
 mod flow;
+mod naming;
 mod owners;
 mod timers;
 mod upstream;
@@ -38,14 +39,16 @@ use oneway_wire::virtio::{DATA_VALID, VirtioNetHdr};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::Receiver;
 
+use super::sniff::Nameless;
 use super::{Phase, Worker, dscp};
 use crate::dispatch::Subject;
 use crate::guard::Destination;
 use buffers::{BufferPool, Chunk};
 use flow::{Dialing, Flow, Open, Stage};
+use naming::Naming;
 pub(crate) use owners::Owners;
 use timers::Timers;
-use upstream::Upstream;
+use upstream::{Held, Upstream};
 
 /// A connection: the client, and where it wants to go.
 pub(super) type Key = (SocketAddr, SocketAddr);
@@ -289,7 +292,8 @@ impl Worker {
             Ok(connected) => {
                 shared.stats.tcp_connected.add();
                 guard.set_established();
-                self.open_user(flow, &dialing.syn, connected, guard);
+                let nameless = self.nameless(&dispatch, &choice, &destined, client, dscp);
+                self.open_user(flow, &dialing.syn, connected, guard, nameless);
             }
             Err(error) => {
                 let answer = error.answer();
@@ -317,6 +321,7 @@ impl Worker {
         syn: &Syn,
         connected: Connected,
         guard: oneway_flow::FlowGuard,
+        nameless: Option<Nameless>,
     ) {
         let shared = &self.shared;
         let now = self.now();
@@ -328,9 +333,15 @@ impl Worker {
         if !connected.early.is_empty() {
             conn.send(Chunk::Owned(connected.early.into_boxed_slice()));
         }
+        let mut upstream = Upstream::new(connected.stream);
+        // A server that speaks first is in no need of a name.
+        let naming = nameless.filter(|_| read == 0).map(|nameless| {
+            upstream.hold(Held::Writes);
+            Box::new(Naming::new(nameless))
+        });
         let open = Open {
             conn,
-            upstream: Some(Upstream::new(connected.stream)),
+            upstream: Some(upstream),
             flow: guard,
             waker: Waker::noop().clone(),
             appointment: None,
@@ -338,6 +349,7 @@ impl Worker {
             moved: now,
             read,
             unacknowledged: 0,
+            naming,
             given_up: false,
         };
         *flow.stage.borrow_mut() = Stage::Open(Box::new(open));
@@ -380,8 +392,15 @@ impl Worker {
         let Stage::Open(open) = &mut *stage else { return true };
         open.dirty = false;
         let (client, dst) = flow.key;
-        let more = open
-            .move_data(now, &self.user.pool, |conn| conn.transmit(now, |out| self.emit(dst, client, out)));
+        let move_data = |open: &mut Open| {
+            open.move_data(now, &self.user.pool, |conn| {
+                conn.transmit(now, |out| self.emit(dst, client, out));
+            })
+        };
+        let mut more = move_data(open);
+        if open.naming.is_some() && self.look_for_name(now, flow, open) {
+            more = move_data(open);
+        }
         if more {
             open.waker.wake_by_ref();
         }

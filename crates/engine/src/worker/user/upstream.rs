@@ -20,6 +20,18 @@ pub(super) struct Upstream {
     read: Read,
     write: OwnedWriteHalf,
     shut: bool,
+    held: Held,
+}
+
+/// What of a socket waits until it is known whether it is the right one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// Nothing.
+    No,
+    /// What the client sends.
+    Writes,
+    /// Both directions.
+    Both,
 }
 
 enum Read {
@@ -38,7 +50,12 @@ impl Upstream {
     pub(super) fn new(stream: Protected<TcpStream>) -> Self {
         let (stream, registered) = stream.into_parts();
         let (read, write) = stream.into_split();
-        Self { _registered: registered, read: Read::Open(read), write, shut: false }
+        Self { _registered: registered, read: Read::Open(read), write, shut: false, held: Held::No }
+    }
+
+    /// Holds back what is to be sent, or lets it go. Whoever lets it go sees to it that it is tried again.
+    pub(super) fn hold(&mut self, held: Held) {
+        self.held = held;
     }
 
     /// Whether everything was read.
@@ -59,6 +76,9 @@ impl Upstream {
     /// Reads into `buffer`; 0 at the end of the stream.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let Read::Open(half) = &mut self.read else { return Poll::Pending };
+        if self.held == Held::Both {
+            return Poll::Pending;
+        }
         let mut buffer = ReadBuf::new(buffer);
         Pin::new(half).poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len())
     }
@@ -92,6 +112,9 @@ impl Upstream {
         bytes: &[u8],
         more: bool,
     ) -> Poll<io::Result<usize>> {
+        if self.held != Held::No {
+            return Poll::Pending;
+        }
         let stream = self.write.as_ref();
         let flags = if more { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
         loop {

@@ -1,0 +1,198 @@
+//! Names in the first bytes of flows: what follows them, and what must not wait for them.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Instant;
+
+use oneway_lab::Oneway;
+use oneway_lab::client::Outcome;
+use oneway_lab::harness::{Failed, TestResult};
+use oneway_lab::servers::origin::port;
+use oneway_lab::servers::{SocksOptions, SocksServer, Zone};
+use oneway_lab::topology::{Simple, Topology, address};
+
+use crate::common::{SECOND, ask, run};
+
+/// What `openssl s_client -servername www.Example.com` sends.
+const HELLO: &[u8] = include_bytes!("../../../../crates/sniff/src/tests/openssl.bin");
+const NAME: &str = "www.example.com";
+const REQUEST: &str = "GET /client HTTP/1.1\r\nHost: WWW.example.com\r\nConnection: close\r\n\r\n";
+
+struct Sniffing {
+    lab: Simple,
+    proxy: SocksServer,
+    _oneway: Oneway,
+    _folder: tempfile::TempDir,
+}
+
+impl Sniffing {
+    fn new(rules: &[&str]) -> Result<Self, Failed> {
+        let lab = Topology::simple()?;
+        let zone = Zone::new().a(NAME, address::ORIGIN.v4).aaaa(NAME, address::ORIGIN.v6);
+        let options = SocksOptions { zone, ..SocksOptions::default() };
+        let proxy = SocksServer::start(&lab.net, &[address::SPARE.v4_port(1081)], options)?;
+        let folder = tempfile::tempdir()?;
+        let file = folder.path().join("oneway.toml");
+        let text = format!(
+            "[dns]\nmode = \"off\"\n[sniff]\nenable = true\ntimeout = \"500ms\"\ntls = [{echo}, {first}]\n\
+             http = [{http}]\nquic = [{echo}]\n[outbound.out]\ntype = \"socks5\"\nserver = \"{}\"\n[rules]\nlist = {rules:?}\n",
+            address::SPARE.v4_port(1081),
+            echo = port::ECHO,
+            first = port::FIN_FIRST,
+            http = port::HTTP,
+        );
+        std::fs::write(&file, text)?;
+        let oneway =
+            run(&lab.host, None, &["--config", file.to_str().ok_or("the folder's name is no text")?])?;
+        Ok(Self { lab, proxy, _oneway: oneway, _folder: folder })
+    }
+
+    fn connect(&self, to: SocketAddr) -> Result<TcpStream, Failed> {
+        let stream = self.lab.host.client().tcp(to, 5 * SECOND)?.connected()?;
+        stream.set_read_timeout(Some(5 * SECOND))?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
+/// Whether these bytes come back.
+fn echoes(stream: &mut TcpStream, bytes: &[u8]) -> TestResult {
+    let mut heard = vec![0; bytes.len()];
+    stream.read_exact(&mut heard)?;
+    assert!(heard == bytes, "other bytes");
+    Ok(())
+}
+
+pub fn a_name_leads_to_its_outbound() -> TestResult {
+    let sniffing = Sniffing::new(&["DOMAIN-SUFFIX,example.com,out", "MATCH,direct"])?;
+    for to in address::ORIGIN.ports(port::ECHO) {
+        sniffing.proxy.forget();
+        let mut stream = sniffing.connect(to)?;
+        assert!(sniffing.proxy.requests().is_empty(), "connected by the address");
+        // In pieces, and more behind it.
+        for piece in HELLO.chunks(97) {
+            stream.write_all(piece)?;
+        }
+        stream.write_all(&[7; 100_000])?;
+        echoes(&mut stream, HELLO)?;
+        echoes(&mut stream, &[7; 100_000])?;
+        assert_eq!(sniffing.proxy.requests_for(&format!("{NAME}:{}", port::ECHO)).len(), 1);
+        let flows = ask(&sniffing.lab.host, "flows")?;
+        let flow = &flows["flows"][0];
+        assert_eq!(flow["target"], format!("{NAME}:{} ({})", port::ECHO, to.ip()), "{flows}");
+        assert_eq!(
+            (&flow["outbound"], &flow["rule"]),
+            (&"out".into(), &"DOMAIN-SUFFIX,example.com,out".into())
+        );
+        // Its end travels, too.
+        stream.shutdown(Shutdown::Write)?;
+        assert_eq!(stream.read(&mut [0])?, 0);
+    }
+    let mut stream = sniffing.connect(address::ORIGIN.v4_port(port::HTTP))?;
+    stream.write_all(REQUEST.as_bytes())?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply)?;
+    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+    assert_eq!(sniffing.proxy.requests_for(&format!("{NAME}:{}", port::HTTP)).len(), 1);
+    Ok(())
+}
+
+pub fn what_has_no_name_goes_by_its_address() -> TestResult {
+    let sniffing = Sniffing::new(&["DOMAIN-SUFFIX,example.org,out", "MATCH,direct"])?;
+    let echo = address::ORIGIN.v4_port(port::ECHO);
+    let mut other = sniffing.connect(echo)?;
+    other.write_all(HELLO)?;
+    echoes(&mut other, HELLO)?;
+    let mut plain = sniffing.connect(echo)?;
+    plain.write_all(b"hello")?;
+    echoes(&mut plain, b"hello")?;
+    // Half a ClientHello goes on when time is up, and what follows at once.
+    let mut slow = sniffing.connect(echo)?;
+    let begin = Instant::now();
+    slow.write_all(&HELLO[..50])?;
+    echoes(&mut slow, &HELLO[..50])?;
+    assert!((SECOND / 3..3 * SECOND).contains(&begin.elapsed()), "{:?}", begin.elapsed());
+    slow.write_all(&HELLO[50..])?;
+    echoes(&mut slow, &HELLO[50..])?;
+    // A client that ends what it has not finished, and one that only ends.
+    for bytes in [&HELLO[..50], b""] {
+        let mut ended = sniffing.connect(echo)?;
+        ended.write_all(bytes)?;
+        ended.shutdown(Shutdown::Write)?;
+        echoes(&mut ended, bytes)?;
+        assert_eq!(ended.read(&mut [0])?, 0);
+    }
+    assert!(sniffing.proxy.requests().is_empty());
+    Ok(())
+}
+
+pub fn a_server_that_speaks_first_is_heard() -> TestResult {
+    let sniffing = Sniffing::new(&["DOMAIN-SUFFIX,example.com,out", "MATCH,direct"])?;
+    let begin = Instant::now();
+    let mut stream = sniffing.connect(address::ORIGIN.v4_port(port::FIN_FIRST))?;
+    let mut heard = String::new();
+    stream.read_to_string(&mut heard)?;
+    assert_eq!(heard, "bye\n");
+    assert!(begin.elapsed() < SECOND / 3, "{:?}", begin.elapsed());
+    // Too late for a name: the server has spoken.
+    stream.write_all(HELLO)?;
+    stream.shutdown(Shutdown::Write)?;
+    assert!(sniffing.proxy.requests().is_empty());
+    // Connected still means connected.
+    let closed = sniffing.lab.host.client().tcp(address::SPARE.v4_port(port::ECHO), 5 * SECOND)?;
+    assert_eq!(closed.outcome, Outcome::Refused);
+    Ok(())
+}
+
+pub fn a_name_may_be_refused() -> TestResult {
+    let sniffing = Sniffing::new(&["DOMAIN,www.example.com,block", "MATCH,direct"])?;
+    let mut stream = sniffing.connect(address::ORIGIN.v4_port(port::ECHO))?;
+    stream.write_all(HELLO)?;
+    let error = stream.read(&mut [0]).err().map(|error| error.kind());
+    assert_eq!(error, Some(std::io::ErrorKind::ConnectionReset));
+    let flows = ask(&sniffing.lab.host, "flows")?;
+    assert!(flows["flows"].as_array().is_some_and(Vec::is_empty), "{flows}");
+    Ok(())
+}
+
+/// The QUIC packets of a ClientHello in two parts.
+fn initials() -> Result<[Vec<u8>; 2], Failed> {
+    let hello = &HELLO[5..];
+    let frame = |from: usize, to: usize| {
+        let varint = |number: usize| (number as u16 | 1 << 14).to_be_bytes();
+        [&[6][..], &varint(from), &varint(to - from), &hello[from..to], &[0; 900]].concat()
+    };
+    let packet = |number, frame: &[u8]| oneway_sniff::initial(1, b"client's", number, frame);
+    let both = (packet(0, &frame(0, 60)), packet(1, &frame(60, hello.len())));
+    both.0.zip(both.1).map(|(a, b)| [a, b]).ok_or_else(|| "no packet".into())
+}
+
+pub fn a_name_in_datagrams_leads_to_its_outbound() -> TestResult {
+    let sniffing = Sniffing::new(&["DOMAIN-SUFFIX,example.com,out", "MATCH,direct"])?;
+    let echo = address::ORIGIN.v4_port(port::ECHO);
+    let client = sniffing.lab.host.client();
+    let [first, second] = initials()?;
+    let socket = client.udp_socket(false)?;
+    socket.set_read_timeout(Some(5 * SECOND))?;
+    socket.send_to(&first, echo)?;
+    socket.send_to(&second, echo)?;
+    let mut buffer = [0; 2000];
+    for expected in [&first, &second] {
+        let (len, from) = socket.recv_from(&mut buffer)?;
+        assert!((&buffer[..len], from) == (expected.as_slice(), echo), "{len} bytes from {from}");
+    }
+    // What cannot be read follows.
+    socket.send_to(&[0x40; 100], echo)?;
+    assert_eq!(socket.recv(&mut buffer)?, 100);
+    assert_eq!((sniffing.proxy.counters().associations, sniffing.proxy.counters().datagrams_out), (1, 3));
+    // One that stays incomplete goes by its address, when time is up.
+    let other = client.udp_socket(false)?;
+    other.set_read_timeout(Some(5 * SECOND))?;
+    let begin = Instant::now();
+    other.send_to(&first, echo)?;
+    assert_eq!(other.recv(&mut buffer)?, first.len());
+    assert!(begin.elapsed() > SECOND / 3, "{:?}", begin.elapsed());
+    assert_eq!(sniffing.proxy.counters().datagrams_out, 3);
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! Flows of which only the address is known, and whose first bytes may tell the name.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oneway_flow::{FlowGuard, Network, Target};
+use oneway_outbound::Connected;
+use oneway_sniff::{MOST, Sniffed};
+use rustix::net::RecvFlags;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until};
+
+use super::Worker;
+use crate::config::{Port, SniffConfig};
+use crate::dispatch::{Choice, Dispatch, Entry, Subject};
+use crate::dns::Destined;
+
+/// The first byte of a TLS stream: the content type of handshake records.
+const TLS: u8 = 22;
+
+/// A connection of which the address is known alone.
+#[derive(Debug)]
+pub(super) struct Nameless {
+    client: SocketAddr,
+    addr: SocketAddr,
+    dscp: u8,
+    /// Where the address leads.
+    entry: Arc<Entry>,
+    timeout: Duration,
+    tls: bool,
+    http: bool,
+}
+
+/// What a name has changed.
+#[derive(Debug)]
+pub(super) struct Renamed {
+    pub(super) flow: FlowGuard,
+    /// None if it leads where the address does.
+    pub(super) connected: Option<Connected>,
+}
+
+impl Nameless {
+    /// How long the name may take from the first byte on.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Looks at all that the client has sent.
+    pub(super) fn look(&self, bytes: &[u8]) -> Sniffed {
+        let wanted = match bytes.first() {
+            None => true,
+            Some(&TLS) => self.tls,
+            Some(_) => self.http,
+        };
+        if wanted { oneway_sniff::stream(bytes) } else { Sniffed::Nothing }
+    }
+}
+
+/// Whether a port is among these.
+pub(super) fn has(ports: &[Port], port: u16) -> bool {
+    ports.iter().any(|listed| listed.get() == port)
+}
+
+impl Worker {
+    /// What there is to look for in a connection that an outbound was chosen for; none if the rules would not choose
+    /// otherwise for any name, or it is known.
+    pub(super) fn nameless(
+        &self,
+        dispatch: &Dispatch,
+        choice: &Choice<'_>,
+        destined: &Destined,
+        client: SocketAddr,
+        dscp: u8,
+    ) -> Option<Nameless> {
+        let SniffConfig { timeout, tls, http, .. } = dispatch.sniff()?;
+        let addr = destined.target.addr;
+        let (tls, http) = (has(tls, addr.port()), has(http, addr.port()));
+        let is_named = destined.judged.host.is_some() || self.shared.dns.hijacks(addr).is_some();
+        if is_named || !choice.is_by_rule() || !(tls || http) {
+            return None;
+        }
+        let entry = Arc::clone(choice.entry);
+        Some(Nameless { client, addr, dscp, entry, timeout: *timeout, tls, http })
+    }
+
+    /// Decides again, now that the name is known, and connects if that leads elsewhere. None if it is refused, or cannot be
+    /// connected.
+    pub(super) async fn by_name(self: &Rc<Self>, nameless: &Nameless, name: String) -> Option<Renamed> {
+        let Nameless { client, addr, dscp, ref entry, .. } = *nameless;
+        let shared = &self.shared;
+        let target = Target { addr, host: Some(name.into()) };
+        let subject =
+            Subject { network: Network::Tcp, source: client, target: &target, is_fake: false, dscp };
+        let dispatch = shared.dispatch.load_full();
+        let choice = dispatch.choose_waiting(&subject).await;
+        let (rule, outbound) = (choice.rule(), Arc::clone(&choice.entry.name));
+        let flow = shared.flows.enter(Network::Tcp, client, target.clone(), rule, outbound);
+        if Arc::ptr_eq(choice.entry, entry) {
+            flow.set_established();
+            return Some(Renamed { flow, connected: None });
+        }
+        // A proxy is told the name. Without one the client has resolved it already.
+        let told = if choice.entry.is_direct() { Target::from_addr(addr) } else { target.clone() };
+        let result = tokio::select! {
+            result = choice.entry.outbound.connect(&shared.egress, &told) => result,
+            () = self.ended(flow.id) => return None,
+        };
+        choice.entry.observe(result.as_ref().err());
+        match result {
+            Ok(_) if self.is_disallowed(&dispatch, choice.entry, &subject) => None,
+            Ok(connected) => {
+                flow.set_established();
+                Some(Renamed { flow, connected: Some(connected) })
+            }
+            Err(error) => {
+                tracing::debug!(%client, %target, outbound = %choice.entry.name, %error, "not connected by its name");
+                None
+            }
+        }
+    }
+
+    /// Waits for a name in what a client of the kernel's stack sends. None if it says none, or the server speaks first.
+    pub(super) async fn wait_for_name(
+        &self,
+        client: &TcpStream,
+        upstream: &TcpStream,
+        nameless: &Nameless,
+    ) -> Option<String> {
+        let mut buffer = vec![0; MOST];
+        let mut seen = 0;
+        let mut deadline = None;
+        loop {
+            let silent = async {
+                match deadline {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let ready = tokio::select! {
+                biased;
+                _ = upstream.readable() => return None,
+                ready = client.ready(Interest::READABLE) => ready.ok()?,
+                () = silent => return None,
+            };
+            // What was seen before is no news.
+            let peeked = client.try_io(Interest::READABLE, || {
+                let (len, _) = rustix::net::recv(client, &mut buffer[..], RecvFlags::PEEK)?;
+                if len > 0 && len == seen { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(len) }
+            });
+            match peeked {
+                Ok(0) => return None,
+                Ok(len) => seen = len,
+                // Where the client has closed its half there is no more to wait for.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !ready.is_read_closed() => {
+                    continue;
+                }
+                Err(_) => return None,
+            }
+            match nameless.look(buffer.get(..seen)?) {
+                Sniffed::Name(name) => return Some(name),
+                Sniffed::Nothing => return None,
+                Sniffed::More => {
+                    deadline.get_or_insert(Instant::now() + nameless.timeout);
+                }
+            }
+        }
+    }
+}
