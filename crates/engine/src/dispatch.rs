@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use oneway_rule::{Answer, Fact, Query, RuleSet, Step};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::addresses::Addresses;
 use crate::circle::{Circles, Verdict};
 use crate::config::{ProgramName, SniffConfig};
 use crate::control::MemberStatus;
@@ -27,6 +28,7 @@ pub(crate) struct Dispatch {
     entries: Vec<Arc<Entry>>,
     owners: Arc<Owners>,
     circles: Arc<Circles>,
+    addresses: Arc<Addresses>,
     /// Programs whose flows leave directly, whatever the rules say. Whose a packet is can be found out only when it is here.
     excluded: Vec<ProgramName>,
     sniff: SniffConfig,
@@ -44,10 +46,13 @@ pub(crate) struct Subject<'a> {
     pub(crate) dscp: u8,
 }
 
-/// The rules ask whose a flow is, and that is not known yet. See [`Dispatch::find_owner`].
+/// What the rules ask of a flow, and is not known yet. See [`Dispatch::find`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ownerless {
-    with_process: bool,
+pub(crate) enum Missing {
+    /// Whose it is.
+    Owner { with_process: bool },
+    /// The address of its name.
+    Address,
 }
 
 /// An outbound and its name.
@@ -135,6 +140,7 @@ impl Dispatch {
             entries: entries.into_iter().map(Arc::new).collect(),
             owners: Arc::default(),
             circles: Arc::default(),
+            addresses: Arc::default(),
             excluded: Vec::new(),
             sniff: SniffConfig::default(),
         }
@@ -176,7 +182,12 @@ impl Dispatch {
                 });
             }
         }
-        Self { owners: Arc::clone(&before.owners), circles: Arc::new(before.circles.anew()), ..self }
+        Self {
+            owners: Arc::clone(&before.owners),
+            circles: Arc::new(before.circles.anew()),
+            addresses: Arc::clone(&before.addresses),
+            ..self
+        }
     }
 
     /// Whether this table still has an outbound that another one had.
@@ -185,26 +196,38 @@ impl Dispatch {
     }
 
     /// Whether this table lets a flow stay that another one let leave by `outbound`: it is there, and the rules do not block
-    /// the flow. Looks for the flow's owner if the rules ask for it, which takes milliseconds.
+    /// the flow, as far as is known without waiting.
     pub(crate) fn lets_stay(&self, outbound: &Arc<str>, subject: &Subject<'_>) -> bool {
-        if !self.entries.iter().any(|entry| Arc::ptr_eq(&entry.name, outbound)) {
-            return false;
-        }
+        let blocks = |choice: Choice<'_>| matches!(choice.entry.outbound, Outbound::Block);
+        self.has_named(outbound) && !self.choose(subject).is_ok_and(blocks)
+    }
+
+    /// The same on a thread that may block: finds out what the rules ask for.
+    pub(crate) fn lets_stay_surely(&self, outbound: &Arc<str>, subject: &Subject<'_>) -> bool {
+        // Each finds out one thing; what is not found by then is gone itself, most likely.
         for _ in 0..3 {
             match self.choose(subject) {
-                Ok(choice) => return !matches!(choice.entry.outbound, Outbound::Block),
-                Err(missing) => self.look_for_owner(subject, missing),
+                Err(missing) if self.has_named(outbound) => self.look(subject, missing),
+                _ => break,
             }
         }
-        // It is gone itself, most likely.
-        true
+        self.lets_stay(outbound, subject)
+    }
+
+    /// Whether the very outbound that a flow has this name from is here.
+    fn has_named(&self, outbound: &Arc<str>) -> bool {
+        self.entries.iter().any(|entry| Arc::ptr_eq(&entry.name, outbound))
     }
 
     /// The outbound for a flow, from what is known without waiting. The rules were compiled against this table, so that
     /// every number in them is here.
-    pub(crate) fn choose(&self, subject: &Subject<'_>) -> Result<Choice<'_>, Ownerless> {
-        let choice = self
-            .choose_by(subject, |with_process| self.owner(subject.network, subject.source, with_process))?;
+    pub(crate) fn choose(&self, subject: &Subject<'_>) -> Result<Choice<'_>, Missing> {
+        let v4 = subject.target.addr.is_ipv4();
+        let choice = self.choose_by(
+            subject,
+            |with_process| self.owner(subject.network, subject.source, with_process),
+            |host| self.addresses.known(host, v4).ok_or(Missing::Address),
+        )?;
         if self.closes_circle(&choice, subject)? {
             return Ok(self.refusal());
         }
@@ -212,7 +235,7 @@ impl Dispatch {
     }
 
     /// Whether a flow comes from the very proxy that it would be sent to.
-    fn closes_circle(&self, choice: &Choice<'_>, subject: &Subject<'_>) -> Result<bool, Ownerless> {
+    fn closes_circle(&self, choice: &Choice<'_>, subject: &Subject<'_>) -> Result<bool, Missing> {
         let Some(proxy) = choice.entry.outbound.proxy() else { return Ok(false) };
         let addresses = proxy.addrs();
         if !addresses.iter().any(|at| self.circles.is_here(at.ip())) {
@@ -233,7 +256,7 @@ impl Dispatch {
         match self.circles.judge(choice.id, &choice.entry.name, &local, &owner, subject.target) {
             Verdict::Open => Ok(false),
             Verdict::Closed => Ok(true),
-            Verdict::Unknown => Err(Ownerless { with_process: true }),
+            Verdict::Unknown => Err(Missing::Owner { with_process: true }),
         }
     }
 
@@ -272,9 +295,12 @@ impl Dispatch {
         }
     }
 
-    /// The outbound for a flow whose owner is given.
+    /// The outbound for a flow whose owner is given. Waits for the address of its name if the rules ask for it, and so must
+    /// not be called on a worker.
     pub(crate) fn choose_for(&self, subject: &Subject<'_>, owner: &oneway_flow::Owner) -> Choice<'_> {
-        let Ok(choice) = self.choose_by(subject, |_| Ok::<_, Infallible>(owner.clone()));
+        let v4 = subject.target.addr.is_ipv4();
+        let address = |host: &str| Ok(self.addresses.look(host, v4));
+        let Ok(choice) = self.choose_by(subject, |_| Ok::<_, Infallible>(owner.clone()), address);
         choice
     }
 
@@ -283,6 +309,7 @@ impl Dispatch {
         &self,
         subject: &Subject<'_>,
         find: impl Fn(bool) -> Result<oneway_flow::Owner, E>,
+        address: impl Fn(&str) -> Result<Option<IpAddr>, E>,
     ) -> Result<Choice<'_>, E> {
         let Subject { network, source, target, is_fake, dscp } = *subject;
         if !self.excluded.is_empty() {
@@ -339,8 +366,10 @@ impl Dispatch {
                         None => Answer::Unknown,
                     };
                 }
-                // The address that a client dialled is known; a name that a fake one stands for is not looked up for a rule.
-                Step::Needs { fact: Fact::Address, rule } => query = query.with_address(None, rule),
+                // The address that a client dialled is known, unless it only stands for its name.
+                Step::Needs { fact: Fact::Address, rule } => {
+                    query = query.with_address(address(query.host.unwrap_or_default())?, rule);
+                }
             }
         }
     }
@@ -350,16 +379,23 @@ impl Dispatch {
         loop {
             match self.choose(subject) {
                 Ok(choice) => return choice,
-                Err(missing) => self.find_owner(subject, missing).await,
+                Err(missing) => self.find(subject, missing).await,
             }
         }
     }
 
-    /// Finds out whose a flow is, so that [`Dispatch::choose`] knows.
-    pub(crate) async fn find_owner(&self, subject: &Subject<'_>, missing: Ownerless) {
-        let owners = Arc::clone(&self.owners);
+    /// Finds out what is missing, so that [`Dispatch::choose`] knows.
+    pub(crate) async fn find(&self, subject: &Subject<'_>, missing: Missing) {
         let Subject { network, source, target, .. } = *subject;
-        let (addr, Ownerless { with_process }) = (target.addr, missing);
+        let with_process = match missing {
+            Missing::Owner { with_process } => with_process,
+            Missing::Address => match &target.host {
+                Some(host) => return self.addresses.find(host).await,
+                None => return,
+            },
+        };
+        let owners = Arc::clone(&self.owners);
+        let addr = target.addr;
         let (circles, local) = (Arc::clone(&self.circles), self.local());
         let found = tokio::task::spawn_blocking(move || {
             owners.find(network, source, addr, with_process);
@@ -370,9 +406,22 @@ impl Dispatch {
     }
 
     /// The same on a thread that may block.
-    fn look_for_owner(&self, subject: &Subject<'_>, missing: Ownerless) {
-        self.owners.find(subject.network, subject.source, subject.target.addr, missing.with_process);
-        self.circles.look(&self.local());
+    fn look(&self, subject: &Subject<'_>, missing: Missing) {
+        match missing {
+            Missing::Owner { with_process } => {
+                self.owners.find(subject.network, subject.source, subject.target.addr, with_process);
+                self.circles.look(&self.local());
+            }
+            Missing::Address => {
+                let host = subject.target.host.as_deref().unwrap_or_default();
+                self.addresses.look(host, subject.target.addr.is_ipv4());
+            }
+        }
+    }
+
+    /// The addresses of names that the rules have asked for.
+    pub(crate) fn addresses(&self) -> &Addresses {
+        &self.addresses
     }
 
     fn owner(
@@ -380,12 +429,12 @@ impl Dispatch {
         network: Network,
         source: SocketAddr,
         with_process: bool,
-    ) -> Result<oneway_flow::Owner, Ownerless> {
+    ) -> Result<oneway_flow::Owner, Missing> {
         // What sends echo requests has no port to be found by.
         if network == Network::Icmp {
             return Ok(oneway_flow::Owner::default());
         }
-        self.owners.known(network, source, with_process).ok_or(Ownerless { with_process })
+        self.owners.known(network, source, with_process).ok_or(Missing::Owner { with_process })
     }
 
     /// The outbound of a number that [`Dispatch::choose`] gave.

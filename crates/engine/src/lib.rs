@@ -13,6 +13,8 @@ mod error;
 
 // These know no operating system and are compiled on each, so that they stay so; used where there is a capture.
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no capture on this system yet"))]
+mod addresses;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no capture on this system yet"))]
 mod assemble;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no capture on this system yet"))]
 mod circle;

@@ -9,6 +9,8 @@ mod real;
 #[cfg(target_os = "linux")]
 mod reload;
 #[cfg(target_os = "linux")]
+mod rules;
+#[cfg(target_os = "linux")]
 mod strict;
 #[cfg(target_os = "linux")]
 mod upstreams;
@@ -22,6 +24,7 @@ fn main() -> std::process::ExitCode {
         fake::without_a_proxy_the_name_is_resolved_here,
         fake::a_stale_address_is_refused_and_never_dialled,
         real::names_get_their_own_addresses,
+        rules::a_name_is_looked_up_for_a_rule_on_addresses,
         real::large_answers_come_whole,
         strict::no_query_is_on_the_wire,
         strict::the_bootstrap_is_the_only_query,
@@ -32,6 +35,8 @@ fn main() -> std::process::ExitCode {
         fake::a_restart_keeps_the_addresses,
         fake::what_is_excluded_gets_its_own_address,
         reload::names_and_servers_may_change,
+        rules::no_resolve_asks_nobody,
+        rules::a_silent_server_costs_a_flow_two_seconds_once,
         real::switched_off_it_is_carried_like_other_traffic,
         real::noise_is_dropped_and_counted,
         upstreams::a_dead_one_is_passed_over,

@@ -266,6 +266,7 @@ impl Engine {
             Err(error) => return Err(host.undo_because(error)),
         };
         resolver.hand_over(dns.client());
+        dispatch.addresses().ask(dns.client());
         if elsewhere {
             proxies = match resolve_proxies(&dispatch) {
                 Ok(proxies) => proxies,

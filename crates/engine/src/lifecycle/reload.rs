@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use oneway_dns::Client;
 use oneway_egress::Strategy;
@@ -25,6 +25,8 @@ use crate::reloaded::Reloaded;
 
 /// How long the host may take to be changed, while others change it too.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long flows are looked into of which the rules ask more than is known. After that what is known has to do.
+const LOOKING: Duration = Duration::from_secs(5);
 
 impl Engine {
     /// Puts another configuration into force: its outbounds, groups, rules, rule sets and databases, the DNS servers and the
@@ -61,6 +63,7 @@ impl Engine {
         let mut done = compare(&dispatch, &before, &warnings);
         if let Some(names) = names {
             shared.dns.set(names);
+            dispatch.addresses().forget();
         }
         self.about.exclusions.set(&config.capture);
         shared.dispatch.store(Arc::clone(&dispatch));
@@ -113,13 +116,18 @@ impl Engine {
     /// Resets the flows that a table does not let stay, or that are not captured any more. Returns how many.
     fn reset_disallowed(&self, dispatch: &Dispatch, capture: &CaptureConfig) -> usize {
         let shared = &self.shared;
+        let patience = Instant::now() + LOOKING;
+        let lets_stay = |outbound: &Arc<str>, subject: &Subject<'_>| match Instant::now() < patience {
+            true => dispatch.lets_stay_surely(outbound, subject),
+            false => dispatch.lets_stay(outbound, subject),
+        };
         let stays = |flow: &FlowInfo| {
             let ip = flow.target.addr.ip();
             let host = flow.target.host.clone().or_else(|| shared.dns.asked_name(ip));
             let judged = Target { addr: flow.target.addr, host };
             let (network, source, is_fake) = (flow.network, flow.source, shared.dns.is_fake(ip));
             let subject = Subject { network, source, target: &judged, is_fake, dscp: 0 };
-            (is_fake || is_captured(capture, ip)) && dispatch.lets_stay(&flow.outbound, &subject)
+            (is_fake || is_captured(capture, ip)) && lets_stay(&flow.outbound, &subject)
         };
         let mut doomed = HashSet::new();
         let mut echo = false;

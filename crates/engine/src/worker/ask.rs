@@ -1,7 +1,7 @@
-//! Datagrams that wait until it is known whose they are.
+//! Datagrams that wait for what the rules ask of them: whose they are, or where their name is.
 //!
-//! A connection's SYN waits anyway; a datagram of a client of whom the rules ask the program is kept here for the
-//! milliseconds that the answer takes, and then goes its way as if it had just come.
+//! A connection's SYN waits anyway; a datagram of a client of whom the rules ask more than the packet says is
+//! kept here for as long as the answer takes, and then goes its way as if it had just come.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use oneway_wire::ip::IpView;
 use oneway_wire::virtio::VirtioNetHdr;
 
 use super::Worker;
-use crate::dispatch::{Ownerless, Subject};
+use crate::dispatch::{Missing, Subject};
 
 /// Clients of one worker that are asked about at once.
 const CLIENTS: usize = 256;
@@ -23,13 +23,13 @@ const DATAGRAMS: usize = 32;
 pub(super) type Asking = HashMap<SocketAddr, Vec<(VirtioNetHdr, Box<[u8]>)>>;
 
 impl Worker {
-    /// Keeps a datagram until it is known whose it is. At the limits it is lost, as datagrams may be.
-    pub(super) fn ask_owner(
+    /// Keeps a datagram until that is known. At the limits it is lost, as datagrams may be.
+    pub(super) fn ask_about(
         self: &Rc<Self>,
         header: &VirtioNetHdr,
         packet: &[u8],
         subject: &Subject<'_>,
-        missing: Ownerless,
+        missing: Missing,
     ) {
         let mut asking = self.asking.borrow_mut();
         let waiting = asking.len();
@@ -51,7 +51,7 @@ impl Worker {
         let (is_fake, dscp) = (subject.is_fake, subject.dscp);
         tokio::task::spawn_local(async move {
             let subject = Subject { network, source, target: &target, is_fake, dscp };
-            worker.shared.dispatch.load_full().find_owner(&subject, missing).await;
+            worker.shared.dispatch.load_full().find(&subject, missing).await;
             let kept = worker.asking.borrow_mut().remove(&source).unwrap_or_default();
             for (header, packet) in kept {
                 if let Ok(ip) = IpView::parse(&packet) {

@@ -270,7 +270,7 @@ impl Worker {
         let subject = Subject { network: Network::Udp, source: client, target: &judged, is_fake: fake, dscp };
         let choice = match dispatch.choose(&subject) {
             Ok(choice) => choice,
-            Err(missing) => return self.ask_owner(header, ip.packet(), &subject, missing),
+            Err(missing) => return self.ask_about(header, ip.packet(), &subject, missing),
         };
         let key = (client, choice.entry.serial);
         let session = match shared.udp.get(&key) {

@@ -1,0 +1,93 @@
+//! The addresses of names that rules on addresses ask for.
+//!
+//! A flow to a fake address has a name alone. A rule on addresses that does not say `no-resolve` wants to know where that is.
+//! What was found is kept here, so that a flow need not wait for what another one has waited for.
+
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+use oneway_dns::Client;
+use parking_lot::Mutex;
+
+/// Names that are kept; the one that was asked for longest ago gives way.
+const MOST: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+/// How long a flow waits for its name's address. Without one, the rules on addresses do not match it.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// For how long an answer holds, whatever it says itself: a flow must find what it has waited for.
+const LEAST: Duration = Duration::from_secs(5);
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// What is known of names, and who is asked about others.
+#[derive(Debug)]
+pub(crate) struct Addresses {
+    client: OnceLock<Arc<Client>>,
+    known: Mutex<LruCache<Arc<str>, Known>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    addresses: Vec<IpAddr>,
+    until: Instant,
+}
+
+impl Default for Addresses {
+    fn default() -> Self {
+        Self { client: OnceLock::new(), known: Mutex::new(LruCache::new(MOST)) }
+    }
+}
+
+impl Addresses {
+    /// Lets this client be asked. Without any no name has an address.
+    pub(crate) fn ask(&self, client: &Arc<Client>) {
+        let _ = self.client.set(Arc::clone(client));
+    }
+
+    /// Forgets everything: others are asked from now on.
+    pub(crate) fn forget(&self) {
+        self.known.lock().clear();
+    }
+
+    /// The address of a name, one of this family if it has any; the inner `None` if it has none. The outer one if it has to
+    /// be looked for.
+    pub(crate) fn known(&self, host: &str, v4: bool) -> Option<Option<IpAddr>> {
+        if self.client.get().is_none() {
+            return Some(None);
+        }
+        let mut known = self.known.lock();
+        let Known { addresses, until } = known.get(host)?;
+        if *until <= Instant::now() {
+            return None;
+        }
+        let alike = addresses.iter().find(|ip| ip.is_ipv4() == v4);
+        Some(alike.or(addresses.first()).copied())
+    }
+
+    /// Looks for the addresses of a name, so that they are known.
+    pub(crate) async fn find(&self, host: &Arc<str>) {
+        let Some(client) = self.client.get() else { return };
+        let found = tokio::time::timeout(PATIENCE, client.resolve(host)).await;
+        let (addresses, ttl) = match found {
+            Ok(Ok(found)) => (found.addresses, found.ttl.clamp(LEAST, LONGEST)),
+            Ok(Err(error)) => {
+                tracing::debug!(%host, %error, "no address for the rules");
+                (Vec::new(), LEAST)
+            }
+            Err(_) => (Vec::new(), LEAST),
+        };
+        let known = Known { addresses, until: Instant::now() + ttl };
+        self.known.lock().put(Arc::clone(host), known);
+    }
+
+    /// The same on a thread that may block, and runs no other tasks. None if it has none.
+    pub(crate) fn look(&self, host: &str, v4: bool) -> Option<IpAddr> {
+        if let Some(known) = self.known(host, v4) {
+            return known;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+        runtime.block_on(self.find(&host.into()));
+        self.known(host, v4).flatten()
+    }
+}
