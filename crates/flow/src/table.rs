@@ -23,6 +23,8 @@ pub struct Flow {
     pub source: SocketAddr,
     /// Where it wants to go. Of a UDP session: the first destination.
     pub target: Target,
+    /// The differentiated services code point of its first packet.
+    pub dscp: u8,
     /// The rule that decided.
     pub rule: Arc<str>,
     /// The outbound that carries it.
@@ -53,6 +55,8 @@ pub struct FlowInfo {
     pub source: SocketAddr,
     /// See [`Flow::target`].
     pub target: Target,
+    /// See [`Flow::dscp`].
+    pub dscp: u8,
     /// See [`Flow::rule`].
     pub rule: Arc<str>,
     /// See [`Flow::outbound`].
@@ -84,6 +88,7 @@ impl FlowTable {
         network: Network,
         source: SocketAddr,
         target: Target,
+        dscp: u8,
         rule: Arc<str>,
         outbound: Arc<str>,
     ) -> FlowGuard {
@@ -93,6 +98,7 @@ impl FlowTable {
             network,
             source,
             target,
+            dscp,
             rule,
             outbound,
             up: AtomicU64::new(0),
@@ -130,6 +136,7 @@ impl FlowTable {
                 network: f.network,
                 source: f.source,
                 target: f.target.clone(),
+                dscp: f.dscp,
                 rule: Arc::clone(&f.rule),
                 outbound: Arc::clone(&f.outbound),
                 up: f.up.load(Ordering::Relaxed),
@@ -192,7 +199,7 @@ mod tests {
         let source = "192.0.2.1:50000".parse().unwrap();
         let target = Target::from_addr("198.51.100.1:443".parse().unwrap());
         let guards: Vec<_> = (0..40)
-            .map(|_| table.enter(Network::Tcp, source, target.clone(), "MATCH".into(), "direct".into()))
+            .map(|_| table.enter(Network::Tcp, source, target.clone(), 0, "MATCH".into(), "direct".into()))
             .collect();
         guards[7].up.store(99, Ordering::Relaxed);
         let list = table.list();
@@ -200,7 +207,7 @@ mod tests {
         assert_eq!(list.iter().filter(|f| f.up == 99).count(), 1);
         let held = Arc::new(());
         let holding = table
-            .enter(Network::Tcp, source, target, "MATCH".into(), "direct".into())
+            .enter(Network::Tcp, source, target, 0, "MATCH".into(), "direct".into())
             .holding(Arc::clone(&held));
         assert_eq!(Arc::strong_count(&held), 2);
         drop(holding);

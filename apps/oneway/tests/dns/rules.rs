@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 
 use oneway_lab::client::{Outcome, RecordType};
 use oneway_lab::harness::{Failed, TestResult};
+use oneway_lab::program::Program;
 use oneway_lab::servers::origin::port;
 use oneway_lab::topology::{Simple, address, name};
 use oneway_lab::{Oneway, Topology};
+use serde_json::Value;
 
-use crate::common::{SECOND, address_of, expect_reachable, is_fake, proxy, run, upstream};
+use crate::common::{ONEWAY, SECOND, address_of, expect_reachable, is_fake, proxy, run, upstream};
 
 fn start(lab: &Simple, upstream: &str, rules: &[&str]) -> Result<(Oneway, tempfile::TempDir), Failed> {
     let folder = tempfile::tempdir()?;
@@ -45,6 +47,15 @@ pub fn a_name_is_looked_up_for_a_rule_on_addresses() -> TestResult {
     }
     assert!(lab.socks.requests().is_empty(), "{:?}", lab.socks.requests());
     assert_eq!(lab.dns.asked(name::ORIGIN), 2, "for both of its addresses, once");
+    // And it can be asked about.
+    let fake = address_of(&lab, name::ORIGIN, RecordType::A)?;
+    let mut why = Program::new(&lab.host, ONEWAY, ["why", &format!("{fake}:80"), "--json"]).start()?;
+    why.wait(10 * SECOND)?;
+    let why: Value = serde_json::from_str(&why.stdout())?;
+    let why = &why["answers"][0];
+    assert_eq!(why["rule"], format!("IP-CIDR,{}/32,direct", address::ORIGIN.v4), "{why:#}");
+    assert_eq!(why["dials"][0]["address"], format!("{}:80", address::ORIGIN.v4), "{why:#}");
+    assert_eq!(why["loop_free"], "proven", "{why:#}");
     // Another one is elsewhere, or nowhere: the last rule takes it, and the proxy knows better.
     let other = address_of(&lab, name::SOCKS, RecordType::A)?;
     let nowhere = address_of(&lab, "nobody.example", RecordType::A)?;

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::Path;
 use std::time::Instant;
 
 use oneway_lab::Oneway;
@@ -22,7 +23,19 @@ struct Sniffing {
     lab: Simple,
     proxy: SocksServer,
     _oneway: Oneway,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
+}
+
+fn write(file: &Path, rules: &[&str]) -> TestResult {
+    let text = format!(
+        "[dns]\nmode = \"off\"\n[sniff]\nenable = true\ntimeout = \"500ms\"\ntls = [{echo}, {first}]\nhttp = [{http}]\n\
+         quic = [{echo}]\n[outbound.out]\ntype = \"socks5\"\nserver = \"{}\"\n[rules]\nlist = {rules:?}\n",
+        address::SPARE.v4_port(1081),
+        echo = port::ECHO,
+        first = port::FIN_FIRST,
+        http = port::HTTP,
+    );
+    Ok(std::fs::write(file, text)?)
 }
 
 impl Sniffing {
@@ -33,18 +46,15 @@ impl Sniffing {
         let proxy = SocksServer::start(&lab.net, &[address::SPARE.v4_port(1081)], options)?;
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("oneway.toml");
-        let text = format!(
-            "[dns]\nmode = \"off\"\n[sniff]\nenable = true\ntimeout = \"500ms\"\ntls = [{echo}, {first}]\n\
-             http = [{http}]\nquic = [{echo}]\n[outbound.out]\ntype = \"socks5\"\nserver = \"{}\"\n[rules]\nlist = {rules:?}\n",
-            address::SPARE.v4_port(1081),
-            echo = port::ECHO,
-            first = port::FIN_FIRST,
-            http = port::HTTP,
-        );
-        std::fs::write(&file, text)?;
+        write(&file, rules)?;
         let oneway =
             run(&lab.host, None, &["--config", file.to_str().ok_or("the folder's name is no text")?])?;
-        Ok(Self { lab, proxy, _oneway: oneway, _folder: folder })
+        Ok(Self { lab, proxy, _oneway: oneway, folder })
+    }
+
+    /// Replaces the rules, for a reload.
+    fn write(&self, rules: &[&str]) -> TestResult {
+        write(&self.folder.path().join("oneway.toml"), rules)
     }
 
     fn connect(&self, to: SocketAddr) -> Result<TcpStream, Failed> {
@@ -194,5 +204,11 @@ pub fn a_name_in_datagrams_leads_to_its_outbound() -> TestResult {
     assert_eq!(other.recv(&mut buffer)?, first.len());
     assert!(begin.elapsed() > SECOND / 3, "{:?}", begin.elapsed());
     assert_eq!(sniffing.proxy.counters().datagrams_out, 3);
+    // By its name it may stay where it is when all else may not.
+    sniffing.write(&["DOMAIN-SUFFIX,example.com,out", "NETWORK,udp,block", "MATCH,direct"])?;
+    assert_eq!(ask(&sniffing.lab.host, "reload")?["reset"], 1, "the other one");
+    socket.send_to(&[0x40; 99], echo)?;
+    assert_eq!(socket.recv(&mut buffer)?, 99);
+    assert_eq!((sniffing.proxy.counters().associations, sniffing.proxy.counters().datagrams_out), (1, 4));
     Ok(())
 }

@@ -34,6 +34,8 @@ pub(super) struct Scene<'a> {
     pub(super) tun_name: &'a str,
     pub(super) dispatch: &'a Dispatch,
     pub(super) guard: &'a Guard,
+    /// The names of addresses; none where nothing runs.
+    pub(super) dns: Option<&'a dns::Dns>,
     pub(super) egress: &'a Egress,
     /// Answers for that host.
     pub(super) oracle: &'a dyn RouteOracle,
@@ -123,6 +125,7 @@ pub(super) fn running<T>(
         tun_name: &about.tun,
         dispatch: &dispatch,
         guard: &engine.shared.guard,
+        dns: Some(&engine.shared.dns),
         egress,
         oracle: egress.routes(),
         servers: dns::servers(&engine.config().dns, egress),
@@ -202,6 +205,7 @@ pub(super) fn planned<T>(config: &Config, answer: impl FnOnce(&Scene<'_>) -> T) 
         unresolved,
         notes,
         refusals: plan.refusals().cloned(),
+        dns: None,
         elsewhere: elsewhere(&strategy)?,
     }))
 }

@@ -14,6 +14,7 @@ use super::carried;
 use super::scene::{Scene, sabotaged};
 use crate::control::{Dial, LoopFree, Way, Why, WhyQuestion};
 use crate::dispatch::Subject;
+use crate::dns::Dns;
 use crate::guard::Destination;
 
 /// `IPPROTO_TCP`
@@ -28,7 +29,10 @@ pub(super) fn why(scene: &Scene<'_>, question: &WhyQuestion) -> Why {
     let dst = question.addr.ip().to_canonical();
     let addr = SocketAddr::new(dst, question.addr.port());
     let network = if question.udp { Network::Udp } else { Network::Tcp };
-    let target = Target { addr, host: question.host.as_deref().map(Arc::from) };
+    let named = |dns: &Dns| dns.fake_name(dst).or_else(|| dns.asked_name(dst));
+    let host = question.host.as_deref().map(Arc::from).or_else(|| scene.dns.and_then(named));
+    let is_fake = scene.dns.is_some_and(|dns| dns.is_fake(dst));
+    let target = Target { addr, host };
     let program = program(scene, question, dst);
     let captured = program.device.as_deref() == Some(scene.tun_name) && program.kind != "local";
     let mut why = Why {
@@ -57,7 +61,7 @@ pub(super) fn why(scene: &Scene<'_>, question: &WhyQuestion) -> Why {
     }
     let unspecified = if dst.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let source = SocketAddr::new(question.from.unwrap_or(unspecified), 0);
-    let subject = Subject { network, source, target: &target, is_fake: false, dscp: 0 };
+    let subject = Subject { network, source, target: &target, is_fake, dscp: 0 };
     let owner = Owner { uid: Some(question.uid), ..Owner::default() };
     let choice = scene.dispatch.choose_for(&subject, &owner);
     why.rule = Some(choice.rule().to_string());
@@ -67,6 +71,12 @@ pub(super) fn why(scene: &Scene<'_>, question: &WhyQuestion) -> Why {
         Outbound::Block => {
             why.why = "the outbound refuses it: nothing of ours is sent for it".to_owned();
             return why;
+        }
+        // Nothing is sent to a fake address, but to where its name is.
+        Outbound::Direct if is_fake => {
+            let host = target.host.as_deref().unwrap_or_default();
+            let real = scene.dispatch.addresses().look(host, dst.is_ipv4());
+            ("the destination", real.map(|ip| SocketAddr::new(ip, addr.port())).into_iter().collect())
         }
         Outbound::Direct => ("the destination", vec![addr]),
         Outbound::Socks4(_) | Outbound::Http(_) if question.udp => {
@@ -80,7 +90,7 @@ pub(super) fn why(scene: &Scene<'_>, question: &WhyQuestion) -> Why {
     why.dials = addresses.into_iter().map(|address| dial(scene, address, whose)).collect();
     let worst = why.dials.iter().max_by_key(|dial| dial.loop_free);
     (why.loop_free, why.why) = match worst {
-        None => (LoopFree::NotProven, "the proxy's addresses are not known".to_owned()),
+        None => (LoopFree::NotProven, format!("the address of {whose} is not known")),
         Some(worst) if worst.loop_free != LoopFree::Proven => (worst.loop_free, worst.why.clone()),
         Some(_) if scene.egress.left_out().any() => (LoopFree::NotProven, sabotaged(scene.egress.left_out())),
         Some(_) => (LoopFree::Proven, reason(&scene.egress.strategy(), scene.tun_name)),

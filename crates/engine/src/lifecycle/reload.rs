@@ -126,7 +126,7 @@ impl Engine {
             let host = flow.target.host.clone().or_else(|| shared.dns.asked_name(ip));
             let judged = Target { addr: flow.target.addr, host };
             let (network, source, is_fake) = (flow.network, flow.source, shared.dns.is_fake(ip));
-            let subject = Subject { network, source, target: &judged, is_fake, dscp: 0 };
+            let subject = Subject { network, source, target: &judged, is_fake, dscp: flow.dscp };
             (is_fake || is_captured(capture, ip)) && lets_stay(&flow.outbound, &subject)
         };
         let mut doomed = HashSet::new();

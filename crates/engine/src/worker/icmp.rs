@@ -193,6 +193,7 @@ impl Worker {
                     Network::Icmp,
                     SocketAddr::new(ip.src(), id),
                     target,
+                    dscp,
                     choice.rule(),
                     Arc::clone(&choice.entry.name),
                 );

@@ -98,7 +98,7 @@ impl Worker {
         let dispatch = shared.dispatch.load_full();
         let choice = dispatch.choose_waiting(&subject).await;
         let (rule, outbound) = (choice.rule(), Arc::clone(&choice.entry.name));
-        let flow = shared.flows.enter(Network::Tcp, client, target.clone(), rule, outbound);
+        let flow = shared.flows.enter(Network::Tcp, client, target.clone(), dscp, rule, outbound);
         if Arc::ptr_eq(choice.entry, entry) {
             flow.set_established();
             return Some(Renamed { flow, connected: None });

@@ -225,7 +225,7 @@ impl Worker {
         let choice = dispatch.choose_waiting(&subject).await;
         let target = destined.target.clone();
         let (rule, outbound) = self.labels(&choice, &target);
-        let flow = shared.flows.enter(Network::Tcp, conn.client, target.clone(), rule, outbound);
+        let flow = shared.flows.enter(Network::Tcp, conn.client, target.clone(), dscp, rule, outbound);
         let result = tokio::select! {
             result = self.connect(choice.entry, &destined) => result,
             () = conn.data.cancelled.notified() => {

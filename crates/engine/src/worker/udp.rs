@@ -256,17 +256,19 @@ impl Worker {
         }
         let mut host = if fake { target.host.clone() } else { self.name_for_rules(dst.ip()) };
         let dispatch = shared.dispatch.load();
-        if host.is_none()
-            && let Some(sniff) = dispatch.sniff().filter(|sniff| has(&sniff.quic, dst.port()))
-        {
+        let is_known = host.is_some();
+        if !is_known && let Some(sniff) = dispatch.sniff().filter(|sniff| has(&sniff.quic, dst.port())) {
             let (packet, timeout) = (ip.packet(), sniff.timeout);
             match self.quic_name((client, dst), header, packet, payload, segment, timeout) {
                 Some(name) => host = name,
                 None => return,
             }
         }
+        let sniffed = !fake && host.is_some() && !is_known;
         let judged = Target { addr: dst, host };
         let dscp = ip.traffic_class() >> 2;
+        // What its first bytes have told is shown.
+        let named = if sniffed { &judged } else { &target };
         let subject = Subject { network: Network::Udp, source: client, target: &judged, is_fake: fake, dscp };
         let choice = match dispatch.choose(&subject) {
             Ok(choice) => choice,
@@ -276,7 +278,7 @@ impl Worker {
         let session = match shared.udp.get(&key) {
             Some(session) => session,
             None if shared.egress.returned(Transport::Udp, client, dst) => return,
-            None => match self.open_session(key, &choice, &target) {
+            None => match self.open_session(key, &choice, named, dscp) {
                 Some(session) => {
                     if self.is_disallowed(&dispatch, choice.entry, &subject) {
                         session.end.notify_one();
@@ -334,18 +336,19 @@ impl Worker {
         }
     }
 
-    fn open_session(self: &Rc<Self>, key: Key, choice: &Choice<'_>, target: &Target) -> Option<Arc<Session>> {
+    fn open_session(
+        self: &Rc<Self>,
+        key: Key,
+        choice: &Choice<'_>,
+        target: &Target,
+        dscp: u8,
+    ) -> Option<Arc<Session>> {
         let shared = &self.shared;
         if self.draining() || shared.udp.len() >= shared.limits.udp_sessions {
             return None;
         }
-        let flow = shared.flows.enter(
-            Network::Udp,
-            key.0,
-            target.clone(),
-            choice.rule(),
-            Arc::clone(&choice.entry.name),
-        );
+        let (rule, outbound) = (choice.rule(), Arc::clone(&choice.entry.name));
+        let flow = shared.flows.enter(Network::Udp, key.0, target.clone(), dscp, rule, outbound);
         let once = answers_once(target.addr.port());
         let idle = if once { shared.limits.udp_idle_short } else { shared.limits.udp_idle };
         let session = Arc::new(Session {

@@ -269,7 +269,7 @@ impl Worker {
         let choice = dispatch.choose_waiting(&subject).await;
         let target = destined.target.clone();
         let (rule, outbound) = self.labels(&choice, &target);
-        let guard = shared.flows.enter(Network::Tcp, client, target.clone(), rule, outbound);
+        let guard = shared.flows.enter(Network::Tcp, client, target.clone(), dscp, rule, outbound);
         let result = tokio::select! {
             result = self.connect(choice.entry, &destined) => result,
             () = cancelled.notified() => return self.give_up(flow),
