@@ -616,6 +616,12 @@ fn systemd_is_told() {
         .spawn()
         .unwrap();
     assert!(told().starts_with("READY=1\nSTATUS="));
+    assert_eq!(here.oneway(&["reload"]).status.code(), Some(0));
+    let reloading = told();
+    let since =
+        reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").map(|since| since.trim().parse::<u64>());
+    assert!(matches!(since, Some(Ok(1..))), "{reloading}");
+    assert!(told().starts_with("READY=1\nSTATUS="));
     assert_eq!(here.oneway(&["stop"]).status.code(), Some(0));
     assert_eq!(told(), "STOPPING=1\nSTATUS=undoing the changes to this host\n");
     assert!(child.wait().unwrap().success());
@@ -625,7 +631,7 @@ fn systemd_is_told() {
 fn where_nothing_runs_commands_say_so() {
     let here = Namespace::new();
     let socket = format!("/run/oneway-{}.sock", here.number());
-    for command in ["status", "flows", "stop"] {
+    for command in ["status", "flows", "reload", "stop"] {
         let output = here.oneway(&[command]);
         assert_eq!(
             text(&output.stderr),
