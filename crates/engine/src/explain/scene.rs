@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use oneway_egress::{Egress, KernelRoutes, RouteOracle, Strategy};
 use oneway_route::{
-    Family, IfIndex, PROTOCOL, Packet, RefuseTable, RouteAnswer, RouteError, RouteKind, RouteQuery, Safeguard, Snapshot,
-    Table, Without, classes, decide, foreign_ways,
+    Family, IfIndex, PROTOCOL, Packet, RefuseTable, RouteAnswer, RouteError, RouteKind, RouteQuery,
+    Safeguard, Snapshot, Table, Without, classes, decide, foreign_ways,
 };
 
 use super::circles::by_local_proxy;

@@ -15,7 +15,7 @@ use oneway_flow::{FlowInfo, Network, Target};
 use oneway_outbound::{DialError, Resolve};
 
 use super::watching::Wanted;
-use super::{Engine, available, select_again, warn_of_circles};
+use super::{Engine, select_again, warn_of_circles};
 use crate::assemble;
 use crate::config::{CaptureConfig, Config, ConfigError, DnsConfig, FakeIpConfig};
 use crate::dispatch::{Dispatch, Entry, Subject};
@@ -39,7 +39,6 @@ impl Engine {
     /// [`EngineError::Plan`] and [`EngineError::Route`] if the host cannot be captured in that way.
     pub fn reload(&self, config: &Config) -> Result<Reloaded, EngineError> {
         let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
-        available(config)?;
         let resolver = Arc::clone(&self.resolver) as Arc<dyn Resolve>;
         let (dispatch, warnings) = assemble::dispatch(config, &resolver)?;
         let now = self.config().clone();

@@ -185,14 +185,16 @@ impl Worker {
         let choice = dispatch.choose_waiting(&subject).await;
         let target = destined.target.clone();
         let (rule, outbound) = self.labels(&choice, &target);
-        let flow = shared.flows.enter(Network::Tcp, from, target.clone(), rule, outbound);
+        let flow = shared.flows.enter(Network::Tcp, from, target.clone(), 0, rule, outbound);
         let result = tokio::select! {
             result = self.connect(choice.entry, &destined) => result,
             () = gone(client) => return None,
             () = self.ended(flow.id) => return None,
         };
-        let allowed = || self.still_allowed(&dispatch, choice.entry, &subject);
-        let result = if result.is_err() || allowed() { result } else { Err(DialError::Blocked) };
+        let result = match result {
+            Ok(_) if self.is_disallowed(&dispatch, choice.entry, &subject) => Err(DialError::Blocked),
+            result => result,
+        };
         if shared.dns.hijacks(target.addr).is_none() {
             choice.entry.observe(result.as_ref().err());
         }
