@@ -1,0 +1,16 @@
+//! TLS towards servers that the configuration names: proxies and resolvers.
+//!
+//! [`TlsClient`] decides whom to trust and runs the handshake over any stream; it makes no socket. The cryptography is
+//! written in Rust, so that no system needs a C compiler to build for it.
+#![forbid(unsafe_code)]
+
+mod client;
+mod error;
+mod provider;
+mod roots;
+mod settings;
+mod unverified;
+
+pub use client::{TlsClient, TlsStream};
+pub use error::TlsError;
+pub use settings::TlsSettings;
