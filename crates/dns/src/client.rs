@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::cache::Cache;
+use crate::Upstream;
 use crate::carrier::Carrier;
 use crate::exchange::{self, By, Dropped};
 use crate::message::{Asked, Key};
@@ -39,24 +40,6 @@ const MOST_FLIGHTS: usize = 1024;
 /// Addresses of one name that are of use.
 const MOST_ADDRESSES: usize = 16;
 
-/// A server to ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Upstream {
-    /// Over UDP, and over TCP what does not fit.
-    Udp(SocketAddr),
-    /// Over TCP.
-    Tcp(SocketAddr),
-}
-
-impl Upstream {
-    /// Where it is.
-    pub fn addr(self) -> SocketAddr {
-        match self {
-            Self::Udp(addr) | Self::Tcp(addr) => addr,
-        }
-    }
-}
-
 /// Whom to ask.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientConfig {
@@ -69,7 +52,7 @@ pub struct ClientConfig {
 impl ClientConfig {
     /// Whether an upstream is on this host.
     fn is_local(&self) -> bool {
-        self.upstreams.iter().any(|upstream| upstream.addr().ip().is_loopback())
+        self.upstreams.iter().any(Upstream::is_local)
     }
 }
 
@@ -358,9 +341,9 @@ impl Client {
         let configured = &config.upstreams;
         let first = self.preferred.load(Relaxed) % configured.len().max(1);
         let rotated = (0..configured.len()).map(|n| (first + n) % configured.len());
-        let mut order: Vec<_> = rotated.filter_map(|n| Some((n, *configured.get(n)?))).collect();
+        let mut order: Vec<_> = rotated.filter_map(|n| Some((n, configured.get(n)?.clone()))).collect();
         if let Some(server) = original.filter(|_| config.original_first || order.is_empty()) {
-            order.retain(|(_, upstream)| upstream.addr() != server);
+            order.retain(|(_, upstream)| upstream.addr() != Some(server));
             order.insert(0, (usize::MAX, Upstream::Udp(server)));
         }
         order
@@ -371,6 +354,7 @@ impl Client {
     async fn race(&self, asked: &Asked, order: Vec<(usize, Upstream)>, whose: Whose) -> Message {
         let carrier = self.carrier.get().filter(|_| whose == Whose::Programs);
         let deadline = Instant::now() + PATIENCE;
+        let others: Arc<[Upstream]> = self.config.load().upstreams.as_slice().into();
         let mut waiting = order.into_iter();
         let mut running = JoinSet::new();
         let mut second_best = None;
@@ -380,6 +364,7 @@ impl Client {
                 Arc::clone(&self.egress),
                 carrier.cloned(),
                 upstream,
+                Arc::clone(&others),
                 asked.outgoing(),
                 deadline,
                 place,
@@ -402,7 +387,7 @@ impl Client {
                             }
                             Ok(answer) => { second_best.get_or_insert(answer); }
                             Err(error) => {
-                                tracing::debug!(server = %upstream.addr(), %error, "an upstream does not answer");
+                                tracing::debug!(server = %upstream, %error, "an upstream does not answer");
                             }
                         }
                         next = waiting.len() > 0 || running.is_empty();
@@ -420,13 +405,14 @@ async fn exchange_with(
     egress: Arc<Egress>,
     carrier: Option<Arc<dyn Carrier>>,
     upstream: Upstream,
+    others: Arc<[Upstream]>,
     query: Message,
     until: Instant,
     place: usize,
 ) -> (usize, Upstream, Result<Message, crate::ExchangeError>, Dropped) {
     let dropped = Dropped::default();
-    let by = By { egress: &egress, carrier: carrier.as_deref() };
-    let result = exchange::ask(by, upstream, query, until, &dropped).await;
+    let by = By { egress: &egress, carrier: carrier.as_deref(), others: &others };
+    let result = exchange::ask(by, &upstream, query, until, &dropped).await;
     (place, upstream, result, dropped)
 }
 

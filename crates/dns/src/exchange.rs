@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -51,15 +52,17 @@ pub(crate) struct Dropped {
 #[derive(Clone, Copy)]
 pub(crate) struct By<'a> {
     /// Our own sockets.
-    pub(crate) egress: &'a Egress,
-    /// What comes before them.
+    pub(crate) egress: &'a Arc<Egress>,
+    /// What comes before them, for servers that are asked in the clear.
     pub(crate) carrier: Option<&'a dyn Carrier>,
+    /// They are asked for a server's name, if it is given by one.
+    pub(crate) others: &'a Arc<[Upstream]>,
 }
 
 /// Asks one server, over TCP after UDP if the answer is too long, and without EDNS if it does not know that.
 pub(crate) async fn ask(
     by: By<'_>,
-    upstream: Upstream,
+    upstream: &Upstream,
     query: Message,
     until: Instant,
     dropped: &Dropped,
@@ -76,25 +79,32 @@ pub(crate) async fn ask(
 }
 
 async fn once(
-    By { egress, carrier }: By<'_>,
-    upstream: Upstream,
+    By { egress, carrier, others }: By<'_>,
+    upstream: &Upstream,
     query: &Message,
     until: Instant,
     dropped: &Dropped,
 ) -> Result<Message, ExchangeError> {
     let bytes = query.to_vec().map_err(|error| io::Error::other(error.to_string()))?;
+    let clear = match upstream {
+        Upstream::Udp(server) | Upstream::Tcp(server) => Some(*server),
+        Upstream::Secure(_) => None,
+    };
     // A server on this host is no matter of any outbound.
-    if let Some(carrier) = carrier.filter(|_| !upstream.addr().ip().is_loopback()) {
-        let carried = timeout_at(until, carrier.connect(upstream.addr())).await;
+    if let (Some(carrier), Some(server)) = (carrier, clear.filter(|server| !server.ip().is_loopback())) {
+        let carried = timeout_at(until, carrier.connect(server)).await;
         if let Some(Carried { mut stream, early }) = carried.map_err(|_| ExchangeError::Silent)?? {
             let talk = talk(&mut stream, &early, query, &bytes, dropped);
             return timeout_at(until, talk).await.unwrap_or(Err(ExchangeError::Silent));
         }
     }
     let timed = match upstream {
-        Upstream::Tcp(server) => timeout_at(until, tcp(egress, server, query, &bytes, dropped)).await,
-        Upstream::Udp(server) => match timeout_at(until, udp(egress, server, query, &bytes, dropped)).await {
-            Ok(Ok(None)) => timeout_at(until, tcp(egress, server, query, &bytes, dropped)).await,
+        Upstream::Secure(server) => {
+            timeout_at(until, server.ask(egress, others, query, &bytes, dropped)).await
+        }
+        Upstream::Tcp(server) => timeout_at(until, tcp(egress, *server, query, &bytes, dropped)).await,
+        Upstream::Udp(server) => match timeout_at(until, udp(egress, *server, query, &bytes, dropped)).await {
+            Ok(Ok(None)) => timeout_at(until, tcp(egress, *server, query, &bytes, dropped)).await,
             Ok(Ok(Some(answer))) => return Ok(answer),
             Ok(Err(error)) => return Err(error),
             Err(elapsed) => Err(elapsed),
@@ -156,15 +166,19 @@ async fn talk(
     let len = answer.read_u16().await?;
     let mut buffer = vec![0; usize::from(len)];
     answer.read_exact(&mut buffer).await?;
-    match accept(query, &buffer) {
-        Ok(answer) => Ok(answer),
-        Err(Unfit::Foreign) => {
-            dropped.foreign.fetch_add(1, Relaxed);
-            Err(ExchangeError::Malformed)
-        }
-        Err(Unfit::Malformed | Unfit::Truncated) => {
-            dropped.malformed.fetch_add(1, Relaxed);
-            Err(ExchangeError::Malformed)
-        }
-    }
+    judge(accept(query, &buffer), dropped)
+}
+
+/// Where only one answer can come, a wrong one is all that there is.
+pub(crate) fn judge(
+    accepted: Result<Message, Unfit>,
+    dropped: &Dropped,
+) -> Result<Message, ExchangeError> {
+    accepted.map_err(|unfit| {
+        match unfit {
+            Unfit::Foreign => dropped.foreign.fetch_add(1, Relaxed),
+            Unfit::Malformed | Unfit::Truncated => dropped.malformed.fetch_add(1, Relaxed),
+        };
+        ExchangeError::Malformed
+    })
 }

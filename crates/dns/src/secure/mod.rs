@@ -1,0 +1,335 @@
+//! DNS over TLS (RFC 7858) and over HTTPS (RFC 8484): one connection to a server, kept, for many questions at a time.
+
+mod https;
+mod tls;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_proto::op::Message;
+use hickory_proto::rr::{Name, RecordType};
+use oneway_egress::{Egress, Protected};
+use oneway_tls::{TlsClient, TlsError, TlsSettings, TlsStream};
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::exchange::{self, Dropped, ExchangeError};
+use crate::message::Asked;
+use crate::{Upstream, accept};
+
+type Stream = TlsStream<Protected<TcpStream>>;
+
+/// A connection to come, and whether it is a new one. Boxed, as looking for a server's name may need another server's.
+type Connecting = Pin<Box<dyn Future<Output = Result<(Connection, bool), ExchangeError>> + Send>>;
+
+/// How long a connection may take, with the handshakes. Nobody waits longer for an answer either.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// When a question on a connection from before is asked again on a new one: a firewall or a translation on the way may
+/// have forgotten the old one, and then nothing ever comes back.
+const STALE: Duration = Duration::from_millis(1500);
+
+/// Addresses of a server's name that are tried.
+const MOST_ADDRESSES: usize = 4;
+
+/// How long an address of a server's name is kept, at least and at most.
+const LEAST_TTL: Duration = Duration::from_secs(30);
+const MOST_TTL: Duration = Duration::from_secs(3600);
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// By address.
+    Addr(SocketAddr),
+    /// By name, which upstreams that are given by address are asked for, and port.
+    Name(Arc<str>, u16),
+}
+
+/// The protocol spoken on TLS.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum SecureKind {
+    /// Messages as over TCP.
+    Tls,
+    /// HTTP/2, by POST to this path.
+    Https {
+        /// With its slash.
+        path: String,
+    },
+}
+
+/// A server that is asked by TLS.
+pub struct Secure {
+    place: Place,
+    kind: SecureKind,
+    settings: TlsSettings,
+    /// Made when first needed, as it reads files.
+    tls: Mutex<Option<TlsClient>>,
+    connection: tokio::sync::Mutex<Option<Connection>>,
+    found: Mutex<Option<(Arc<[SocketAddr]>, Instant)>>,
+}
+
+/// A connection that questions can be sent on. Cheap to clone.
+#[derive(Clone)]
+enum Connection {
+    Tls(tls::Pipe),
+    Https(https::Pipe),
+}
+
+impl Connection {
+    fn is_open(&self) -> bool {
+        match self {
+            Self::Tls(pipe) => pipe.is_open(),
+            Self::Https(pipe) => pipe.is_open(),
+        }
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tls(one), Self::Tls(other)) => one.is(other),
+            (Self::Https(one), Self::Https(other)) => one.is(other),
+            _ => false,
+        }
+    }
+
+    /// The bytes of the answer to a message, whose number they have.
+    async fn ask(&self, bytes: &[u8]) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Tls(pipe) => pipe.ask(bytes).await,
+            Self::Https(pipe) => pipe.ask(bytes).await,
+        }
+    }
+}
+
+impl Secure {
+    /// A server whose certificate is known by `settings`, and otherwise by its address or name. Nothing is connected yet.
+    pub fn new(place: Place, kind: SecureKind, mut settings: TlsSettings) -> Self {
+        settings.alpn = vec![match kind {
+            SecureKind::Tls => "dot".to_owned(),
+            SecureKind::Https { .. } => "h2".to_owned(),
+        }];
+        Self {
+            place,
+            kind,
+            settings,
+            tls: Mutex::default(),
+            connection: tokio::sync::Mutex::default(),
+            found: Mutex::default(),
+        }
+    }
+
+    /// Where it is, if that is known without asking.
+    pub fn addr(&self) -> Option<SocketAddr> {
+        match self.place {
+            Place::Addr(addr) => Some(addr),
+            Place::Name(..) => None,
+        }
+    }
+
+    /// Reads what is needed to know the server by.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn prepare(&self) -> Result<(), TlsError> {
+        self.client().map(drop)
+    }
+
+    fn client(&self) -> Result<TlsClient, TlsError> {
+        let mut tls = self.tls.lock();
+        if let Some(client) = &*tls {
+            return Ok(client.clone());
+        }
+        let host = match &self.place {
+            Place::Addr(addr) => addr.ip().to_string(),
+            Place::Name(name, _) => name.to_string(),
+        };
+        Ok(tls.insert(TlsClient::new(&host, &self.settings)?).clone())
+    }
+
+    /// Asks it. `others` are asked for its name, if it is given by one.
+    pub(crate) async fn ask(
+        self: &Arc<Self>,
+        egress: &Arc<Egress>,
+        others: &Arc<[Upstream]>,
+        query: &Message,
+        bytes: &[u8],
+        dropped: &Dropped,
+    ) -> Result<Message, ExchangeError> {
+        let (connection, is_new) = self.connection(egress, others, None).await?;
+        let first = timeout(STALE, connection.ask(bytes));
+        let answer = if is_new {
+            connection.ask(bytes).await
+        } else {
+            match first.await {
+                Ok(Ok(answer)) => Ok(answer),
+                // Servers close what is idle (RFC 7766, 6.2.3).
+                Ok(Err(_)) | Err(_) => {
+                    let (connection, _) = self.connection(egress, others, Some(&connection)).await?;
+                    connection.ask(bytes).await
+                }
+            }
+        };
+        exchange::judge(accept(query, &answer?), dropped)
+    }
+
+    /// The connection, made if there is none but `useless`; and whether it is a new one.
+    fn connection(
+        self: &Arc<Self>,
+        egress: &Arc<Egress>,
+        others: &Arc<[Upstream]>,
+        useless: Option<&Connection>,
+    ) -> Connecting {
+        // In a task of its own, so that it is not given up when somebody else answers sooner: it is for the next
+        // question, too.
+        let (server, egress, others, useless) =
+            (Arc::clone(self), Arc::clone(egress), Arc::clone(others), useless.cloned());
+        let made = tokio::spawn(async move {
+            let mut kept = server.connection.lock().await;
+            if let Some(connection) = &*kept
+                && connection.is_open()
+                && !useless.is_some_and(|useless| useless.is(connection))
+            {
+                return Ok((connection.clone(), false));
+            }
+            *kept = None;
+            let made = timeout(CONNECT, server.connect(&egress, &others)).await;
+            let connection = made.unwrap_or(Err(ExchangeError::Silent))?;
+            *kept = Some(connection.clone());
+            Ok((connection, true))
+        });
+        Box::pin(async move {
+            made.await.unwrap_or_else(|_| Err(io::Error::other("the runtime is shutting down").into()))
+        })
+    }
+
+    async fn connect(
+        &self,
+        egress: &Arc<Egress>,
+        others: &Arc<[Upstream]>,
+    ) -> Result<Connection, ExchangeError> {
+        let tls = self.client().map_err(io::Error::from)?;
+        let addresses = match &self.place {
+            Place::Addr(addr) => Arc::from([*addr]),
+            Place::Name(name, port) => self.find(egress, others, name, *port).await?,
+        };
+        let end = Instant::now() + CONNECT;
+        let mut failed = ExchangeError::Silent;
+        for (n, addr) in addresses.iter().enumerate() {
+            let left = end.saturating_duration_since(Instant::now());
+            let share = left / u32::try_from(addresses.len() - n).unwrap_or(u32::MAX);
+            let connecting = async {
+                let stream = egress.connect_tcp(*addr).await?;
+                self.greet(tls.connect(stream).await?).await
+            };
+            match timeout_at(Instant::now() + share, connecting).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => failed = error,
+                Err(_) => {}
+            }
+        }
+        // Perhaps it is somewhere else now.
+        *self.found.lock() = None;
+        Err(failed)
+    }
+
+    async fn greet(&self, stream: Stream) -> Result<Connection, ExchangeError> {
+        Ok(match &self.kind {
+            SecureKind::Tls => Connection::Tls(tls::Pipe::new(stream)),
+            SecureKind::Https { path } => {
+                Connection::Https(https::Pipe::new(stream, &self.authority(), path).await?)
+            }
+        })
+    }
+
+    /// Host and port as in a URL; the port only if it is not that of HTTPS (RFC 9110, 4.2.2).
+    fn authority(&self) -> String {
+        match &self.place {
+            Place::Addr(SocketAddr::V6(addr)) if addr.port() == https::PORT => format!("[{}]", addr.ip()),
+            Place::Addr(addr) if addr.port() == https::PORT => addr.ip().to_string(),
+            Place::Addr(addr) => addr.to_string(),
+            Place::Name(name, https::PORT) => name.to_string(),
+            Place::Name(name, port) => format!("{name}:{port}"),
+        }
+    }
+
+    /// The addresses of its name, from those servers that have an address themselves. It never enters the capture, as all
+    /// that is asked is asked by protected sockets, and it cannot turn in a circle, as those have no name to ask for.
+    async fn find(
+        &self,
+        egress: &Arc<Egress>,
+        others: &Arc<[Upstream]>,
+        name: &str,
+        port: u16,
+    ) -> Result<Arc<[SocketAddr]>, ExchangeError> {
+        if let Some((found, until)) = &*self.found.lock()
+            && *until > Instant::now()
+        {
+            return Ok(Arc::clone(found));
+        }
+        let mut name = Name::from_ascii(name).map_err(|error| io::Error::other(error.to_string()))?;
+        name.set_fqdn(true);
+        let mut failed = ExchangeError::Io(io::Error::other("its name has no address"));
+        let end = Instant::now() + CONNECT;
+        let nobody: Arc<[Upstream]> = Arc::from([]);
+        let known: Vec<&Upstream> = others.iter().filter(|other| other.addr().is_some()).collect();
+        for (n, other) in known.iter().enumerate() {
+            let left = end.saturating_duration_since(Instant::now());
+            let until = Instant::now() + left / u32::try_from(known.len() - n).unwrap_or(u32::MAX);
+            let dropped = Dropped::default();
+            let ask = |kind| {
+                let query = Asked::own(name.clone(), kind).outgoing();
+                exchange::ask(egress, other, &nobody, query, until, &dropped)
+            };
+            let (v4, v6) = tokio::join!(ask(RecordType::A), ask(RecordType::AAAA));
+            let mut addresses: Vec<SocketAddr> = Vec::new();
+            let mut ttl = MOST_TTL;
+            for answer in [v4, v6] {
+                match answer {
+                    Ok(answer) => {
+                        for record in &answer.answers {
+                            let Some(ip) = record.data.ip_addr() else { continue };
+                            ttl = ttl.min(Duration::from_secs(record.ttl.into()));
+                            if egress.check(ip).is_ok() && addresses.len() < MOST_ADDRESSES {
+                                addresses.push(SocketAddr::new(ip, port));
+                            }
+                        }
+                    }
+                    Err(error) => failed = error,
+                }
+            }
+            if !addresses.is_empty() {
+                let found: Arc<[SocketAddr]> = addresses.into();
+                *self.found.lock() =
+                    Some((Arc::clone(&found), Instant::now() + ttl.clamp(LEAST_TTL, MOST_TTL)));
+                return Ok(found);
+            }
+        }
+        Err(failed)
+    }
+}
+
+impl fmt::Display for Secure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, path) = match &self.kind {
+            SecureKind::Tls => ("tls", ""),
+            SecureKind::Https { path } => ("https", path.as_str()),
+        };
+        match &self.place {
+            Place::Addr(addr) => write!(f, "{scheme}://{addr}{path}"),
+            Place::Name(name, port) => write!(f, "{scheme}://{name}:{port}{path}"),
+        }
+    }
+}
+
+impl fmt::Debug for Secure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Secure").field(&self.to_string()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;
