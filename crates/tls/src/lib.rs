@@ -13,4 +13,5 @@ mod unverified;
 
 pub use client::{TlsClient, TlsStream};
 pub use error::TlsError;
+pub use provider::provider;
 pub use settings::TlsSettings;

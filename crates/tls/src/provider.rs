@@ -10,7 +10,7 @@ use crate::TlsError;
 ///
 /// # Errors
 /// [`TlsError::Processor`]: found out here, as the library panics.
-pub(crate) fn provider() -> Result<Arc<CryptoProvider>, TlsError> {
+pub fn provider() -> Result<Arc<CryptoProvider>, TlsError> {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     {
         if !graviola::util::is_cpu_supported() {
