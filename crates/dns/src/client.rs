@@ -18,8 +18,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::cache::Cache;
 use crate::Upstream;
+use crate::cache::Cache;
 use crate::carrier::Carrier;
 use crate::exchange::{self, By, Dropped};
 use crate::message::{Asked, Key};

@@ -103,12 +103,14 @@ async fn once(
             timeout_at(until, server.ask(egress, others, query, &bytes, dropped)).await
         }
         Upstream::Tcp(server) => timeout_at(until, tcp(egress, *server, query, &bytes, dropped)).await,
-        Upstream::Udp(server) => match timeout_at(until, udp(egress, *server, query, &bytes, dropped)).await {
-            Ok(Ok(None)) => timeout_at(until, tcp(egress, *server, query, &bytes, dropped)).await,
-            Ok(Ok(Some(answer))) => return Ok(answer),
-            Ok(Err(error)) => return Err(error),
-            Err(elapsed) => Err(elapsed),
-        },
+        Upstream::Udp(server) => {
+            match timeout_at(until, udp(egress, *server, query, &bytes, dropped)).await {
+                Ok(Ok(None)) => timeout_at(until, tcp(egress, *server, query, &bytes, dropped)).await,
+                Ok(Ok(Some(answer))) => return Ok(answer),
+                Ok(Err(error)) => return Err(error),
+                Err(elapsed) => Err(elapsed),
+            }
+        }
     };
     timed.unwrap_or(Err(ExchangeError::Silent))
 }
@@ -170,10 +172,7 @@ async fn talk(
 }
 
 /// Where only one answer can come, a wrong one is all that there is.
-pub(crate) fn judge(
-    accepted: Result<Message, Unfit>,
-    dropped: &Dropped,
-) -> Result<Message, ExchangeError> {
+pub(crate) fn judge(accepted: Result<Message, Unfit>, dropped: &Dropped) -> Result<Message, ExchangeError> {
     accepted.map_err(|unfit| {
         match unfit {
             Unfit::Foreign => dropped.foreign.fetch_add(1, Relaxed),

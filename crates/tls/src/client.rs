@@ -34,8 +34,8 @@ impl TlsClient {
         let server =
             ServerName::try_from(name.to_owned()).map_err(|_| TlsError::Name { name: name.to_owned() })?;
         let provider = provider()?;
-        let builder =
-            ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()?;
         let mut config = if settings.skip_verify {
             tracing::warn!(server = name, "skip-verify: whoever answers for this server is trusted");
             let verifier = Arc::new(Unverified(provider));

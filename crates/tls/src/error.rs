@@ -22,13 +22,17 @@ pub enum TlsError {
         why: String,
     },
     /// The system has none, or they cannot be read.
-    #[error("the system's certificate authorities cannot be used: {why}; install them (ca-certificates) or name a file by `ca`")]
+    #[error(
+        "the system's certificate authorities cannot be used: {why}; install them (ca-certificates) or name a file by `ca`"
+    )]
     Roots {
         /// What was found instead.
         why: String,
     },
     /// The processor is too old.
-    #[error("this processor lacks the instructions for TLS (AES, AVX2, BMI2 and ADX, or ARM's AES and SHA-2)")]
+    #[error(
+        "this processor lacks the instructions for TLS (AES, AVX2, BMI2 and ADX, or ARM's AES and SHA-2)"
+    )]
     Processor,
     /// The library refuses the combination.
     #[error("cannot set up TLS: {0}")]

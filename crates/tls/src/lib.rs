@@ -14,4 +14,5 @@ mod unverified;
 pub use client::{TlsClient, TlsStream};
 pub use error::TlsError;
 pub use provider::provider;
+pub use roots::check_ca;
 pub use settings::TlsSettings;

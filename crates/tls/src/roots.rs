@@ -9,6 +9,14 @@ use rustls::pki_types::pem::PemObject;
 
 use crate::TlsError;
 
+/// Whether a file holds authorities to trust.
+///
+/// # Errors
+/// [`TlsError::Ca`].
+pub fn check_ca(path: &Path) -> Result<(), TlsError> {
+    of_file(path).map(drop)
+}
+
 /// Those of a file.
 pub(crate) fn of_file(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
     let wrong = |why: String| TlsError::Ca { path: path.to_owned(), why };

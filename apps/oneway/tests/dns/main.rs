@@ -11,7 +11,12 @@ mod reload;
 #[cfg(target_os = "linux")]
 mod rules;
 #[cfg(target_os = "linux")]
+mod secure;
+#[cfg(target_os = "linux")]
 mod strict;
+#[cfg(target_os = "linux")]
+#[path = "../support/tls.rs"]
+mod tls;
 #[cfg(target_os = "linux")]
 mod upstreams;
 
@@ -43,6 +48,11 @@ fn main() -> std::process::ExitCode {
         upstreams::when_all_are_dead_the_answer_says_so,
         upstreams::a_stub_that_asks_us_gets_its_answer,
         upstreams::a_proxy_given_by_name_is_followed,
+        secure::names_are_asked_by_tls_on_one_connection,
+        secure::names_are_asked_by_https_on_one_connection,
+        secure::an_impostor_is_not_asked,
+        secure::a_resolver_given_by_name_is_found_outside_the_capture,
+        secure::a_lost_connection_is_made_again,
     ]
     .run()
 }

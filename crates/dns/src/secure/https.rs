@@ -95,7 +95,10 @@ async fn whole(response: Response<h2::RecvStream>) -> io::Result<Vec<u8>> {
     while let Some(part) = body.data().await {
         let part = part.map_err(io::Error::other)?;
         if answer.len() + part.len() > MOST {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "it answers with more than any message has"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it answers with more than any message has",
+            ));
         }
         answer.extend_from_slice(&part);
         body.flow_control().release_capacity(part.len()).map_err(io::Error::other)?;

@@ -91,7 +91,12 @@ async fn server(manner: Manner, names: &[&str]) -> Server {
             });
         }
     });
-    Server { addr, settings: TlsSettings { ca: Some(ca), ..TlsSettings::default() }, connections, _folder: folder }
+    Server {
+        addr,
+        settings: TlsSettings { ca: Some(ca), ..TlsSettings::default() },
+        connections,
+        _folder: folder,
+    }
 }
 
 async fn speak(

@@ -55,7 +55,8 @@ impl Pipe {
 
     pub(super) async fn ask(&self, bytes: &[u8]) -> io::Result<Vec<u8>> {
         let (answer, answered) = oneshot::channel();
-        let closed = || io::Error::new(io::ErrorKind::ConnectionAborted, "the server has closed the connection");
+        let closed =
+            || io::Error::new(io::ErrorKind::ConnectionAborted, "the server has closed the connection");
         self.0.send(Question { bytes: bytes.to_vec(), answer }).await.map_err(|_| closed())?;
         answered.await.map_err(|_| closed())
     }

@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use oneway_dns::Patterns;
+use oneway_dns::{Patterns, Place, SecureKind};
 
 use super::value::{DnsMode, InvalidValue};
 
@@ -16,6 +18,10 @@ pub struct DnsConfig {
     pub mode: DnsMode,
     /// The resolvers to ask, in order; empty: the server that a client asked, and those of the system.
     pub upstream: Vec<DnsUpstream>,
+    /// A PEM file with the only authorities that resolvers asked by TLS are known by; without it those of the system.
+    pub ca: Option<PathBuf>,
+    /// Whether resolvers asked by TLS are trusted whoever they are.
+    pub skip_verify: bool,
     /// Settings of the mode `fake-ip`.
     pub fake_ip: FakeIpConfig,
 }
@@ -154,8 +160,8 @@ impl FromStr for NamePattern {
     }
 }
 
-/// A resolver: `system`, or a URL with the scheme `udp` or `tcp`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A resolver: `system`, or a URL with the scheme `udp`, `tcp`, `tls` or `https`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DnsUpstream {
     /// What the operating system is set to use.
     System,
@@ -163,17 +169,53 @@ pub enum DnsUpstream {
     Udp(SocketAddr),
     /// Over TCP.
     Tcp(SocketAddr),
+    /// Over TLS (RFC 7858) or HTTPS (RFC 8484).
+    Secure(SecureUpstream),
+}
+
+/// A resolver that is asked by TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecureUpstream {
+    /// Where it is.
+    pub place: Place,
+    /// What is spoken on TLS.
+    pub kind: SecureKind,
+    /// The name that its certificate is for, where that is not its address or name: the fragment of the URL.
+    pub server_name: Option<String>,
+}
+
+impl DnsUpstream {
+    /// The name that has to be resolved before it can be asked.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Secure(SecureUpstream { place: Place::Name(name, _), .. }) => Some(name),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for DnsUpstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::System => f.write_str("system"),
-            Self::Udp(addr) => write!(f, "udp://{addr}"),
-            Self::Tcp(addr) => write!(f, "tcp://{addr}"),
+        let secure = match self {
+            Self::System => return f.write_str("system"),
+            Self::Udp(addr) => return write!(f, "udp://{addr}"),
+            Self::Tcp(addr) => return write!(f, "tcp://{addr}"),
+            Self::Secure(secure) => secure,
+        };
+        let (scheme, path) = match &secure.kind {
+            SecureKind::Tls => ("tls", ""),
+            SecureKind::Https { path } => ("https", path.as_str()),
+        };
+        match &secure.place {
+            Place::Addr(addr) => write!(f, "{scheme}://{addr}{path}")?,
+            Place::Name(name, port) => write!(f, "{scheme}://{name}:{port}{path}")?,
         }
+        secure.server_name.as_ref().map_or(Ok(()), |name| write!(f, "#{name}"))
     }
 }
+
+/// The path that resolvers are asked by if the URL has none; most use it.
+const DNS_QUERY: &str = "/dns-query";
 
 impl FromStr for DnsUpstream {
     type Err = InvalidValue;
@@ -183,33 +225,51 @@ impl FromStr for DnsUpstream {
         }
         let wrong = || {
             InvalidValue(format!(
-                "{text:?} is no DNS upstream; use system, udp:// or tcp:// and an address, such as udp://9.9.9.9"
+                "{text:?} is no DNS upstream; use system, or udp://, tcp://, tls:// or https:// and an address, such as \
+                 udp://9.9.9.9 or https://9.9.9.9/dns-query"
             ))
         };
         let url = url::Url::parse(text).map_err(|_| wrong())?;
-        let known = matches!(url.scheme(), "udp" | "tcp" | "tls" | "https");
-        let Some(host) = url.host_str().filter(|host| known && !host.is_empty()) else { return Err(wrong()) };
-        let secure = matches!(url.scheme(), "tls" | "https");
-        let beside = !url.username().is_empty() || url.query().is_some() || url.fragment().is_some();
-        if !secure && (beside || !matches!(url.path(), "" | "/")) {
-            return Err(wrong());
-        }
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let Ok(ip) = bare.parse::<IpAddr>() else {
-            return Err(InvalidValue(format!(
-                "{text:?} is a cycle: to ask this resolver its own name would have to be resolved first, and DNS is \
-                 captured; give its address"
-            )));
+        let default_port = match url.scheme() {
+            "udp" | "tcp" => 53,
+            "tls" => 853,
+            "https" => 443,
+            _ => return Err(wrong()),
         };
-        if secure {
-            return Err(InvalidValue(format!(
-                "{text:?}: DNS over TLS and HTTPS are not available in this version; use udp:// or tcp://"
-            )));
-        }
-        let addr = SocketAddr::new(ip.to_canonical(), url.port().unwrap_or(53));
-        if addr.port() == 0 || ip.is_unspecified() || ip.is_multicast() {
+        let Some(host) = url.host_str().filter(|host| !host.is_empty()) else { return Err(wrong()) };
+        let (is_tls, is_https) = (url.scheme() == "tls", url.scheme() == "https");
+        let bare = matches!(url.path(), "" | "/");
+        let beside = !url.username().is_empty() || url.password().is_some() || url.query().is_some();
+        if beside || (!is_https && !bare) || (url.fragment().is_some() && !is_tls && !is_https) {
             return Err(wrong());
         }
-        Ok(if url.scheme() == "tcp" { Self::Tcp(addr) } else { Self::Udp(addr) })
+        let port = url.port().unwrap_or(default_port);
+        let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
+        if port == 0 || ip.is_some_and(|ip| ip.is_unspecified() || ip.is_multicast()) {
+            return Err(wrong());
+        }
+        let place = match ip {
+            Some(ip) => Place::Addr(SocketAddr::new(ip.to_canonical(), port)),
+            None => Place::Name(Arc::from(host.to_ascii_lowercase()), port),
+        };
+        let kind = match (url.scheme(), &place) {
+            ("tls", _) => SecureKind::Tls,
+            ("https", _) => {
+                SecureKind::Https { path: if bare { DNS_QUERY.to_owned() } else { url.path().to_owned() } }
+            }
+            ("tcp", Place::Addr(addr)) => return Ok(Self::Tcp(*addr)),
+            (_, Place::Addr(addr)) => return Ok(Self::Udp(*addr)),
+            (_, Place::Name(..)) => return Err(cycle(text)),
+        };
+        let server_name = url.fragment().filter(|name| !name.is_empty()).map(str::to_owned);
+        Ok(Self::Secure(SecureUpstream { place, kind, server_name }))
     }
+}
+
+/// A resolver that only another one could find.
+pub(super) fn cycle(text: &str) -> InvalidValue {
+    InvalidValue(format!(
+        "{text:?} is a cycle: to ask this resolver its own name would have to be resolved first, and DNS is captured; \
+         give its address"
+    ))
 }

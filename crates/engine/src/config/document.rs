@@ -44,7 +44,7 @@ pub(super) fn read(file: &Path, text: &str, read_file: ReadFile<'_>) -> (Setting
         egress(section, &mut settings, &mut reader);
     }
     if let Some(section) = root.section("dns", &mut reader) {
-        dns(section, &mut settings, &mut reader);
+        dns(section, &mut settings, &mut reader, file);
     }
     if let Some(section) = root.section("sniff", &mut reader) {
         sniff(section, &mut settings, &mut reader);
@@ -109,9 +109,12 @@ fn egress(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Re
     section.finish(reader);
 }
 
-fn dns(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reader<'_>) {
+fn dns(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reader<'_>, file: &Path) {
     settings.dns_mode = text_at(&mut section, "mode", reader);
     settings.dns_upstream = texts_at(&mut section, "upstream", reader);
+    settings.dns_ca =
+        section.read::<Located<String>>("ca", reader).map(|set| set.map(|path| beside(file, &path)));
+    settings.dns_skip_verify = section.read("skip-verify", reader);
     if let Some(mut fake_ip) = section.section("fake-ip", reader) {
         settings.fake_ip = FakeIpSettings {
             v4: fake_ip.read::<Text<_>>("v4", reader).map(|text| text.0),

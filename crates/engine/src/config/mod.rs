@@ -23,7 +23,7 @@ use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-pub use dns::{DnsConfig, DnsUpstream, FakeIpConfig, FakePoolV4, FakePoolV6, NamePattern};
+pub use dns::{DnsConfig, DnsUpstream, FakeIpConfig, FakePoolV4, FakePoolV6, NamePattern, SecureUpstream};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub(crate) use group::canonical;
 pub use group::{Balance, CheckSpec, CheckUrl, GroupKind, GroupSpec};

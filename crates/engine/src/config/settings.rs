@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::dns::{DnsConfig, DnsUpstream, FakeIpConfig, FakeIpSettings};
+use super::dns::{DnsConfig, DnsUpstream, FakeIpConfig, FakeIpSettings, cycle};
 use super::error::{ConfigError, Origin};
 use super::limits::{LimitsConfig, Wait};
 use super::outbound::{BLOCK, DIRECT, OutboundSpec, PROXY, ProxySpec};
@@ -60,6 +60,8 @@ pub(super) struct Settings {
     pub(super) netns: Set<NetnsName>,
     pub(super) dns_mode: Set<DnsMode>,
     pub(super) dns_upstream: Set<Vec<DnsUpstream>>,
+    pub(super) dns_ca: Set<PathBuf>,
+    pub(super) dns_skip_verify: Set<bool>,
     pub(super) fake_ip: FakeIpSettings,
     pub(super) sniff: SniffConfig,
     pub(super) half_closed: Set<Wait>,
@@ -109,6 +111,8 @@ impl From<Options> for Settings {
             netns: None,
             dns_mode: one(options.dns, "--dns"),
             dns_upstream: many(options.dns_upstream, "--dns-upstream"),
+            dns_ca: None,
+            dns_skip_verify: None,
             fake_ip: FakeIpSettings::default(),
             sniff: SniffConfig::default(),
             half_closed: None,
@@ -337,9 +341,19 @@ impl Settings {
         let proxied = outbounds.values().any(|outbound| matches!(outbound, OutboundSpec::Proxy(_)));
         let default = if proxied { DnsMode::FakeIp } else { DnsMode::Real };
         let mode = self.dns_mode.as_ref().map_or(default, |set| set.value);
+        if let Some(set) = &self.dns_upstream {
+            self.check_named_resolvers(set, errors);
+        }
+        if let Some(Located { value, origin }) = &self.dns_ca
+            && let Err(error) = oneway_tls::check_ca(value)
+        {
+            errors.push(ConfigError::new(Some(origin.clone()), format!("dns.ca: {error}")));
+        }
         let dns = DnsConfig {
             mode,
             upstream: self.dns_upstream.take().map(|set| set.value).unwrap_or_default(),
+            ca: self.dns_ca.take().map(|set| set.value),
+            skip_verify: self.dns_skip_verify.take().is_some_and(|set| set.value),
             fake_ip: FakeIpConfig::from(std::mem::take(&mut self.fake_ip)),
         };
         if mode != DnsMode::FakeIp {
@@ -358,6 +372,27 @@ impl Settings {
             }
         }
         dns
+    }
+
+    /// A resolver given by name is found by those that are not, and by marked sockets or such as are bound.
+    fn check_named_resolvers(&self, upstreams: &Located<Vec<DnsUpstream>>, errors: &mut Vec<ConfigError>) {
+        let Some(named) = upstreams.value.iter().find(|upstream| upstream.name().is_some()) else { return };
+        let mut wrong = |why: String| {
+            errors.push(ConfigError::new(Some(upstreams.origin.clone()), format!("dns.upstream: {why}")));
+        };
+        if upstreams.value.iter().all(|upstream| upstream.name().is_some()) {
+            let cycle = cycle(&named.to_string());
+            wrong(format!("{cycle}, or add a resolver that has one, such as udp://9.9.9.9"));
+        }
+        if let Some(set) = &self.protect
+            && matches!(set.value, Protect::HostRoute | Protect::HostRouteHalves)
+        {
+            wrong(format!(
+                "{named}: {} needs the address of each server beforehand; give its address, and its name behind it as in \
+                 tls://192.0.2.53#dns.example",
+                set.value
+            ));
+        }
     }
 
     /// Adds the outbounds that always exist and finds out which one is final.

@@ -83,6 +83,8 @@ fn nothing_is_a_complete_configuration() {
                 final_outbound: "direct".to_owned(),
             },
             dns: DnsConfig {
+                ca: None,
+                skip_verify: false,
                 mode: DnsMode::Real,
                 upstream: vec![],
                 fake_ip: FakeIpConfig {
@@ -491,7 +493,7 @@ fn unknown_keys() {
     wrong(
         "[dns]\nx = 1\nfake-ip = { y = 1 }",
         &[
-            "etc/oneway.toml:2:1: unknown key `x` in [dns]; the keys are mode, upstream, fake-ip",
+            "etc/oneway.toml:2:1: unknown key `x` in [dns]; the keys are mode, upstream, ca, skip-verify, fake-ip",
             "etc/oneway.toml:3:13: unknown key `y` in [dns.fake-ip]; the keys are v4, v6, persist, exclude",
         ],
     );
@@ -627,8 +629,8 @@ fn wrong_values() {
         ),
         (
             "dns.upstream = [\"1.1.1.1\"]",
-            "1:17: dns.upstream: \"1.1.1.1\" is no DNS upstream; use system, udp:// or tcp:// and an address, such \
-             as udp://9.9.9.9",
+            "1:17: dns.upstream: \"1.1.1.1\" is no DNS upstream; use system, or udp://, tcp://, tls:// or \
+             https:// and an address, such as udp://9.9.9.9 or https://9.9.9.9/dns-query",
         ),
         ("api.listen = \"x\"", "1:14: api.listen: invalid socket address syntax"),
         ("rules.final = \"x\"", "1:15: rules.final: no outbound is named \"x\"; there are direct, block"),
@@ -900,9 +902,10 @@ fn dns_upstreams_that_cannot_be_asked_are_errors() {
             "udp://dns.example",
             "is a cycle: to ask this resolver its own name would have to be resolved first",
         ),
-        ("https://dns.example/dns-query", "is a cycle: to ask this resolver its own name"),
-        ("https://1.1.1.1/dns-query", "DNS over TLS and HTTPS are not available in this version"),
-        ("tls://192.0.2.53", "DNS over TLS and HTTPS are not available in this version"),
+        ("tls://192.0.2.53/x", "is no DNS upstream"),
+        ("https://user@192.0.2.53/dns-query", "is no DNS upstream"),
+        ("https://192.0.2.53/dns-query?dns=x", "is no DNS upstream"),
+        ("udp://192.0.2.53#dns.example", "is no DNS upstream"),
         ("udp://192.0.2.53/x", "is no DNS upstream"),
         ("udp://192.0.2.53:0", "is no DNS upstream"),
         ("udp://0.0.0.0", "is no DNS upstream"),
@@ -912,6 +915,46 @@ fn dns_upstreams_that_cannot_be_asked_are_errors() {
         let found = upstream.parse::<DnsUpstream>().unwrap_err().to_string();
         assert!(found.contains(error), "{upstream}: {found}");
     }
+}
+
+#[test]
+fn resolvers_that_are_asked_by_tls() {
+    for (text, shown) in [
+        ("tls://192.0.2.53", "tls://192.0.2.53:853"),
+        ("tls://[2001:db8::53]:8853#dns.example", "tls://[2001:db8::53]:8853#dns.example"),
+        ("https://1.1.1.1/dns-query", "https://1.1.1.1:443/dns-query"),
+        ("https://192.0.2.53", "https://192.0.2.53:443/dns-query"),
+        ("https://DNS.example:8443/a/b", "https://dns.example:8443/a/b"),
+    ] {
+        let upstream = text.parse::<DnsUpstream>().unwrap();
+        assert_eq!(upstream.to_string(), shown);
+        assert_eq!(shown.parse::<DnsUpstream>().unwrap(), upstream);
+    }
+    let config = parse("dns.upstream = [\"https://dns.example/dns-query\", \"udp://9.9.9.9\"]");
+    assert_eq!(config.dns.upstream.len(), 2);
+    wrong(
+        "dns.upstream = [\"https://dns.example/dns-query\"]",
+        &[
+            "etc/oneway.toml:1:16: dns.upstream: \"https://dns.example:443/dns-query\" is a cycle: to ask this resolver its \
+           own name would have to be resolved first, and DNS is captured; give its address, or add a resolver that has \
+           one, such as udp://9.9.9.9",
+        ],
+    );
+    wrong(
+        "proxy = \"socks5://192.0.2.1:1080\"\negress.protect = \"host-route\"\n\
+         dns.upstream = [\"tls://dns.example\", \"udp://9.9.9.9\"]",
+        &[
+            "etc/oneway.toml:3:16: dns.upstream: tls://dns.example:853: host-route needs the address of each server \
+           beforehand; give its address, and its name behind it as in tls://192.0.2.53#dns.example",
+        ],
+    );
+    wrong(
+        "dns.ca = \"none.pem\"",
+        &[
+            "etc/oneway.toml:1:10: dns.ca: cannot read the certificates in etc/none.pem: I/O error: No such file or directory \
+           (os error 2)",
+        ],
+    );
 }
 
 #[test]

@@ -11,12 +11,13 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use oneway_dns::{
-    Client, ClientConfig, DEFAULT_EXCLUDED, FakeIp, FakeIpConfig, Mode, Patterns, Pinned, Server, Upstream,
-    nameservers,
+    Client, ClientConfig, DEFAULT_EXCLUDED, FakeIp, FakeIpConfig, Mode, Patterns, Pinned, Secure, Server,
+    Upstream, nameservers,
 };
 use oneway_egress::{Egress, Safeguard, Strategy};
 use oneway_flow::Target;
 use oneway_route::{Family, Snapshot};
+use oneway_tls::TlsSettings;
 
 use crate::config::{
     ConfigError, ConfigErrors, DnsConfig, DnsMode, DnsUpstream, FakeIpConfig as FakeIpSettings,
@@ -75,7 +76,15 @@ impl Dns {
         families: &[Family],
         state: &Path,
     ) -> Result<Self, EngineError> {
-        let client = Arc::new(Client::new(Arc::clone(egress), client_config(config, egress)));
+        let asked = client_config(config, egress);
+        for upstream in &asked.upstreams {
+            if let Upstream::Secure(secure) = upstream
+                && let Err(error) = secure.prepare()
+            {
+                tracing::warn!(server = %upstream, %error, "this DNS upstream cannot be asked");
+            }
+        }
+        let client = Arc::new(Client::new(Arc::clone(egress), asked));
         let fake = match config.mode {
             DnsMode::FakeIp => Some(Arc::new(fake_ip(config, families, state)?)),
             DnsMode::Real | DnsMode::Off => None,
@@ -212,15 +221,12 @@ fn wrong(why: &dyn std::fmt::Display) -> EngineError {
 /// Where our own questions go: to these servers, and with `true` before that to the one that a client asked.
 pub(crate) fn servers(config: &DnsConfig, egress: &Egress) -> (Vec<SocketAddr>, bool) {
     let ClientConfig { upstreams, original_first } = client_config(config, egress);
-    (
-        upstreams.iter().map(|upstream| upstream.addr()).collect(),
-        original_first && config.mode != DnsMode::Off,
-    )
+    (upstreams.iter().filter_map(Upstream::addr).collect(), original_first && config.mode != DnsMode::Off)
 }
 
 /// The servers that our own questions may go to, whether or not they can be asked.
 pub(crate) fn server_addresses(config: &DnsConfig) -> Vec<IpAddr> {
-    upstreams(config, None).0.iter().map(|upstream| upstream.addr().ip()).collect()
+    upstreams(config, None).0.iter().filter_map(|upstream| Some(upstream.addr()?.ip())).collect()
 }
 
 /// Without any upstream in the configuration, the server that a client asks is the one that it trusts; those of the
@@ -233,6 +239,16 @@ fn upstreams(config: &DnsConfig, netns: Option<&str>) -> (Vec<Upstream>, bool) {
             DnsUpstream::System => upstreams.extend(system()),
             DnsUpstream::Udp(addr) => upstreams.push(Upstream::Udp(*addr)),
             DnsUpstream::Tcp(addr) => upstreams.push(Upstream::Tcp(*addr)),
+            DnsUpstream::Secure(secure) => upstreams.push(Upstream::Secure(Arc::new(Secure::new(
+                secure.place.clone(),
+                secure.kind.clone(),
+                TlsSettings {
+                    server_name: secure.server_name.clone(),
+                    ca: config.ca.clone(),
+                    skip_verify: config.skip_verify,
+                    ..TlsSettings::default()
+                },
+            )))),
         }
     }
     let original_first = config.upstream.is_empty();
@@ -251,11 +267,13 @@ fn client_config(config: &DnsConfig, egress: &Egress) -> ClientConfig {
     let (mut upstreams, original_first) = upstreams(config, netns);
     // What leads into the TUN is ourselves.
     upstreams.retain(|upstream| {
-        let checked = egress.check_addr(upstream.addr());
+        let checked = upstream.addr().map_or(Ok(()), |addr| egress.check_addr(addr));
         if let Err(error) = &checked {
-            tracing::warn!(server = %upstream.addr(), %error, "this DNS upstream cannot be asked");
+            tracing::warn!(server = %upstream, %error, "this DNS upstream cannot be asked");
         }
-        checked.is_ok()
+        // Without the last of the others the server is asked that a client asks. Instead of one that is asked by TLS that
+        // would say in the clear what was to be secret: it stays, and every question to it is refused.
+        checked.is_ok() || matches!(upstream, Upstream::Secure(_))
     });
     ClientConfig { upstreams, original_first }
 }
