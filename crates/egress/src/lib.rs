@@ -38,6 +38,7 @@ mod so_bindtodevice;
 mod so_mark;
 mod source_rule;
 mod strategy;
+mod tie;
 
 pub use breaker::Quarantined;
 pub use canary::Canary;
@@ -50,7 +51,7 @@ pub use icmp_error::{IcmpErrorEvent, IcmpErrorKind, QUOTE_MAX, next_error, recv_
 pub use netns::Namespace;
 pub use oneway_route::{Safeguard, Without};
 pub use oracle::{KernelRoutes, RouteOracle};
-pub use pair::local_pair;
+pub use pair::{datagram_pair, local_pair, tunnel_pair};
 pub use protected::Protected;
 pub use prove::{Finding, Verdict};
 pub use reach::Reach;
@@ -58,3 +59,4 @@ pub use recv_batch::{Datagram, RecvBatch};
 pub use registry::{Registered, Transport};
 pub use source_rule::SourceRule;
 pub use strategy::{Protect, Strategy};
+pub use tie::{FlowEnd, TunnelEnd};

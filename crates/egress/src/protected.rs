@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::Registered;
+use crate::{FlowEnd, Registered};
 
 /// A socket that [`Egress`](crate::Egress) has made, protected, and read back.
 ///
@@ -17,12 +17,24 @@ use crate::Registered;
 pub struct Protected<S> {
     /// Before the socket, as it is to be dropped before: a closed descriptor's number is soon another's.
     registered: Option<Registered>,
+    /// To the tunnel, where the socket leads to one.
+    tie: Option<FlowEnd>,
     socket: S,
 }
 
 impl<S> Protected<S> {
     pub(crate) fn new(socket: S, registered: Option<Registered>) -> Self {
-        Self { registered, socket }
+        Self { registered, tie: None, socket }
+    }
+
+    pub(crate) fn tied(self, tie: FlowEnd) -> Self {
+        Self { tie: Some(tie), ..self }
+    }
+
+    /// Takes what a flow and its tunnel tell each other by, where there is a tunnel. For the flow's owner, who keeps it as
+    /// long as the socket.
+    pub fn take_tie(&mut self) -> Option<FlowEnd> {
+        self.tie.take()
     }
 
     /// Returns the socket, for APIs that want it by value, and its place among our own sockets, which is to be dropped

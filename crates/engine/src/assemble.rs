@@ -99,6 +99,10 @@ fn outbound(spec: &OutboundSpec, resolver: &Arc<dyn Resolve>) -> Result<Outbound
 
 fn proxy_config(proxy: &ProxySpec) -> Result<ProxyConfig, String> {
     let credentials = match &proxy.credentials {
+        // A password is what Trojan has alone.
+        Some(c) if proxy.protocol == ProxyProtocol::Trojan => {
+            Some(Credentials::new("trojan", c.password.expose()).map_err(|e| e.to_string())?)
+        }
         Some(c) => {
             Some(Credentials::new(c.username.clone(), c.password.expose()).map_err(|e| e.to_string())?)
         }
@@ -110,6 +114,7 @@ fn proxy_config(proxy: &ProxySpec) -> Result<ProxyConfig, String> {
             // A name is sent where one is known, an address otherwise: 4a is 4 with that.
             ProxyProtocol::Socks4 => Protocol::Socks4a,
             ProxyProtocol::Http => Protocol::Http,
+            ProxyProtocol::Trojan => Protocol::Trojan,
         },
         host: match &proxy.server.host {
             ServerHost::Ip(ip) => ip.to_string(),
@@ -117,7 +122,9 @@ fn proxy_config(proxy: &ProxySpec) -> Result<ProxyConfig, String> {
         },
         port: proxy.server.port.get(),
         credentials,
-        pipeline: proxy.pipeline,
+        // What saves a round trip of a SOCKS5 handshake may need a connection of its own to be tried.
+        pipeline: proxy.pipeline && proxy.tls.is_none(),
+        tls: proxy.tls.clone(),
     })
 }
 

@@ -8,6 +8,6 @@ mod table;
 mod target;
 
 pub use process::{Listener, Owner, Owners, Process, listener};
-pub use relay::{End, PipePool, Relay, Side, unacknowledged};
+pub use relay::{End, PipePool, Relay, Side, Tunnel, unacknowledged};
 pub use table::{Flow, FlowGuard, FlowInfo, FlowTable};
 pub use target::{Network, Target};

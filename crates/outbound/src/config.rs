@@ -5,6 +5,8 @@ use std::net::Ipv6Addr;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use oneway_tls::TlsSettings;
+
 /// The protocol of a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
@@ -16,6 +18,8 @@ pub enum Protocol {
     Socks4a,
     /// HTTP `CONNECT`. Carries TCP; is given names where they are known.
     Http,
+    /// Trojan, on TLS. Carries TCP and UDP; is given names where they are known.
+    Trojan,
 }
 
 impl Protocol {
@@ -26,6 +30,7 @@ impl Protocol {
             Self::Socks4 => "socks4",
             Self::Socks4a => "socks4a",
             Self::Http => "http",
+            Self::Trojan => "trojan",
         }
     }
 }
@@ -83,12 +88,18 @@ pub struct ProxyConfig {
     /// Whether messages may be sent together that need not wait for one another, once the proxy has been seen to
     /// take them. SOCKS5 without credentials has such messages.
     pub pipeline: bool,
+    /// How the server is known, where it is spoken to by TLS. Trojan always is.
+    pub tls: Option<TlsSettings>,
 }
 
 impl fmt::Display for ProxyConfig {
     /// A URL without user and password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = self.protocol.scheme();
+        let scheme = match (self.protocol, &self.tls) {
+            (Protocol::Http, Some(_)) => "https",
+            (Protocol::Socks5, Some(_)) => "socks5+tls",
+            (protocol, _) => protocol.scheme(),
+        };
         if self.host.contains(':') {
             write!(f, "{scheme}://[{}]:{}", self.host, self.port)
         } else {
@@ -109,8 +120,8 @@ pub enum OutboundConfig {
 }
 
 impl OutboundConfig {
-    /// Parses `scheme://[user:password@]host:port` with the schemes `socks5`, `socks5h`, `socks4`, `socks4a`
-    /// and `http`. User and password may be percent-encoded (RFC 3986, 2.1).
+    /// Parses `scheme://[user:password@]host:port` with the schemes `socks5`, `socks5h`, `socks4`, `socks4a`,
+    /// `http`, `https` and `trojan`, where a password alone stands in place of user and password. User and password may be percent-encoded (RFC 3986, 2.1).
     ///
     /// # Errors
     /// One line on what is wrong and what is expected; never with the password in it.
@@ -135,10 +146,10 @@ impl FromStr for ProxyConfig {
             "socks5" | "socks5h" => Protocol::Socks5,
             "socks4" => Protocol::Socks4,
             "socks4a" => Protocol::Socks4a,
-            "http" => Protocol::Http,
-            "https" => return Err(UrlError("https:// proxies are not supported yet; http:// is".to_owned())),
+            "http" | "https" => Protocol::Http,
+            "trojan" => Protocol::Trojan,
             _ => {
-                let known = "socks5, socks5h, socks4, socks4a and http are known";
+                let known = "socks5, socks5h, socks4, socks4a, http, https and trojan are known";
                 return Err(UrlError(format!("unknown kind of proxy {scheme:?}; {known}")));
             }
         };
@@ -149,8 +160,18 @@ impl FromStr for ProxyConfig {
         };
         let authority = authority.strip_suffix('/').unwrap_or(authority);
         let (host, port) = host_and_port(authority)?;
-        let credentials = userinfo.map(credentials).transpose()?;
-        Ok(Self { protocol, host, port, credentials, pipeline: true })
+        let credentials = match (protocol, userinfo) {
+            (Protocol::Trojan, Some(password)) => {
+                Some(Credentials::new("trojan", percent_decode(password)?)?)
+            }
+            (Protocol::Trojan, None) => {
+                return Err(UrlError("Trojan needs a password: trojan://password@host:port".to_owned()));
+            }
+            (_, userinfo) => userinfo.map(credentials).transpose()?,
+        };
+        let is_tls = protocol == Protocol::Trojan || scheme.eq_ignore_ascii_case("https");
+        let tls = is_tls.then(TlsSettings::default);
+        Ok(Self { protocol, host, port, credentials, pipeline: true, tls })
     }
 }
 

@@ -5,8 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Poll, ready};
 
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::ProxyFault;
 use crate::handshake::{Handshake, Progress};
@@ -35,7 +34,7 @@ const CHUNK: usize = 512;
 
 /// Drives `machine` to its end and returns the bytes that were read behind it. One write per message.
 pub(crate) async fn run(
-    stream: &mut TcpStream,
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     machine: &mut (dyn Handshake + Send),
     pipelined: bool,
 ) -> Result<Vec<u8>, Broken> {
@@ -44,7 +43,8 @@ pub(crate) async fn run(
     machine.start(pipelined, &mut out);
     loop {
         if !out.is_empty() {
-            write_all(stream, &out).await?;
+            stream.write_all(&out).await?;
+            stream.flush().await?;
             out.clear();
         }
         match machine.step(&input, &mut out)? {
@@ -60,7 +60,11 @@ pub(crate) async fn run(
 }
 
 /// Appends what has come, at most `most` bytes.
-async fn read_some(stream: &mut TcpStream, input: &mut Vec<u8>, most: usize) -> io::Result<()> {
+async fn read_some(
+    stream: &mut (impl AsyncRead + Unpin),
+    input: &mut Vec<u8>,
+    most: usize,
+) -> io::Result<()> {
     let len = input.len();
     input.resize(len + most, 0);
     // Not `try_read`: a short read tells tokio that the socket is empty, which saves the next one.
@@ -75,16 +79,4 @@ async fn read_some(stream: &mut TcpStream, input: &mut Vec<u8>, most: usize) -> 
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
         _ => Ok(()),
     }
-}
-
-async fn write_all(stream: &TcpStream, mut out: &[u8]) -> io::Result<()> {
-    while !out.is_empty() {
-        stream.writable().await?;
-        match stream.try_write(out) {
-            Ok(written) => out = &out[written..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

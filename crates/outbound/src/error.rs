@@ -149,6 +149,22 @@ pub enum DialError {
         /// The limit.
         after: Duration,
     },
+    /// There can be no TLS with the proxy, or it is not the one that it should be.
+    #[error("cannot speak TLS with proxy {proxy}: {source}; see its certificate, and `server-name` and `ca`")]
+    Tls {
+        /// The proxy, as a URL without its password.
+        proxy: Arc<str>,
+        /// Why.
+        source: io::Error,
+    },
+    /// No sockets could be made inside this program to carry a stream by.
+    #[error("cannot carry a connection by proxy {proxy}: {source}")]
+    Tunnel {
+        /// The proxy, as a URL without its password.
+        proxy: Arc<str>,
+        /// The step that failed.
+        source: EgressError,
+    },
     /// The proxy closed or reset the connection before it had answered.
     #[error("proxy {proxy} broke the connection off: {source}")]
     ProxyBroke {
@@ -205,6 +221,8 @@ impl DialError {
             | Self::ProxyDown { .. }
             | Self::ProxySilent { .. }
             | Self::ProxyBroke { .. }
+            | Self::Tls { .. }
+            | Self::Tunnel { .. }
             | Self::HandshakeTimeout { .. } => Answer::Rst,
         }
     }

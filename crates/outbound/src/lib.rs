@@ -17,6 +17,8 @@ mod proxy;
 mod resolve;
 mod socks4;
 mod socks5;
+mod trojan;
+mod tunnel;
 mod udp;
 
 pub use config::{Credentials, OutboundConfig, Protocol, ProxyConfig, UrlError};

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use crate::config::{OutboundConfig, Protocol};
 use crate::proxy::{Proxy, Timeouts};
 use crate::socks5::pipelining;
-use crate::{Answer, DialError, HttpConnect, Resolve, Socks4, Socks5, UdpPath, direct, udp};
+use crate::{Answer, DialError, HttpConnect, Resolve, Socks4, Socks5, UdpPath, direct, trojan, tunnel, udp};
 
 /// A connection to the destination.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ pub enum Outbound {
     Socks4(Arc<Proxy>),
     /// HTTP `CONNECT`.
     Http(Arc<Proxy>),
+    /// Trojan.
+    Trojan(Arc<Proxy>),
 }
 
 impl Outbound {
@@ -51,6 +53,7 @@ impl Outbound {
             Protocol::Socks5 => Self::Socks5(proxy),
             Protocol::Socks4 | Protocol::Socks4a => Self::Socks4(proxy),
             Protocol::Http => Self::Http(proxy),
+            Protocol::Trojan => Self::Trojan(proxy),
         }
     }
 
@@ -58,7 +61,9 @@ impl Outbound {
     pub fn proxy(&self) -> Option<&Arc<Proxy>> {
         match self {
             Self::Direct | Self::Block => None,
-            Self::Socks5(proxy) | Self::Socks4(proxy) | Self::Http(proxy) => Some(proxy),
+            Self::Socks5(proxy) | Self::Socks4(proxy) | Self::Http(proxy) | Self::Trojan(proxy) => {
+                Some(proxy)
+            }
         }
     }
 
@@ -73,7 +78,8 @@ impl Outbound {
         }
     }
 
-    /// Connects to `target`. When this returns a connection, the destination has accepted it.
+    /// Connects to `target`. When this returns a connection, the destination has accepted it; but for Trojan, which does
+    /// not tell: there the server has.
     ///
     /// # Errors
     /// [`DialError`], whose [`answer`](DialError::answer) is what the client must see.
@@ -105,6 +111,12 @@ impl Outbound {
                 let machine = HttpConnect::connect(target, proxy.credentials());
                 proxy.dial(egress, &mut machine.map_err(|fault| proxy.fault(fault))?).await
             }
+            Self::Trojan(proxy) => {
+                let request = trojan::connect(proxy.password(), target);
+                let request = request.map_err(|fault| proxy.fault(fault))?;
+                let carrier = proxy.connect_by_tls(egress).await?;
+                tunnel::open(carrier, request, Vec::new()).map_err(|source| proxy.no_tunnel(source))
+            }
         }
     }
 
@@ -116,8 +128,10 @@ impl Outbound {
         match self {
             Self::Direct => udp::direct(egress, family).map_err(DialError::Udp),
             Self::Block => Err(DialError::Blocked),
-            Self::Socks5(proxy) => Box::pin(udp::socks5(egress, proxy)).await,
-            Self::Socks4(proxy) | Self::Http(proxy) => Err(DialError::Unsupported {
+            // Its relay would be sent the datagrams in the clear.
+            Self::Socks5(proxy) if proxy.config().tls.is_none() => Box::pin(udp::socks5(egress, proxy)).await,
+            Self::Trojan(proxy) => Box::pin(udp::trojan(egress, proxy)).await,
+            Self::Socks5(proxy) | Self::Socks4(proxy) | Self::Http(proxy) => Err(DialError::Unsupported {
                 proxy: Arc::clone(proxy.label()),
                 what: "UDP",
                 answer: Answer::IcmpPort,

@@ -1,13 +1,16 @@
 //! A proxy server: its addresses, and the way to it.
 
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use oneway_egress::{Egress, EgressError, Protected};
+use oneway_tls::{TlsClient, TlsError, TlsStream};
 use parking_lot::RwLock;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -15,7 +18,7 @@ use crate::config::{Credentials, ProxyConfig};
 use crate::drive::{self, Broken};
 use crate::handshake::Handshake;
 use crate::socks5::pipelining::Pipelining;
-use crate::{Connected, DialError, ProxyFault, Resolve};
+use crate::{Connected, DialError, ProxyFault, Resolve, tunnel};
 
 /// How long a proxy may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +48,8 @@ pub struct Proxy {
     preferred: AtomicUsize,
     /// What is known of the address that worked last.
     pipelining: Pipelining,
+    /// For a proxy that is spoken to by TLS; or why that cannot be.
+    tls: Option<Result<TlsClient, Arc<TlsError>>>,
 }
 
 impl Proxy {
@@ -52,6 +57,8 @@ impl Proxy {
     pub fn new(config: ProxyConfig, timeouts: Timeouts, resolver: Arc<dyn Resolve>) -> Self {
         let literal =
             config.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip.to_canonical(), config.port));
+        let tls = config.tls.as_ref();
+        let tls = tls.map(|settings| TlsClient::new(&config.host, settings).map_err(Arc::new));
         Self {
             label: config.to_string().into(),
             config,
@@ -60,6 +67,7 @@ impl Proxy {
             addrs: RwLock::new(literal.into_iter().collect()),
             preferred: AtomicUsize::new(0),
             pipelining: Pipelining::default(),
+            tls,
         }
     }
 
@@ -109,7 +117,7 @@ impl Proxy {
 
     /// Whether the protocol and the configuration allow it.
     pub(crate) fn may_pipeline(&self) -> bool {
-        self.config.pipeline && self.config.credentials.is_none()
+        self.config.pipeline && self.config.credentials.is_none() && self.config.tls.is_none()
     }
 
     pub(crate) fn pipelining(&self) -> &Pipelining {
@@ -164,8 +172,61 @@ impl Proxy {
         machine: &mut (dyn Handshake + Send),
         pipelined: bool,
     ) -> Result<Connected, DialError> {
-        match timeout(self.timeouts.handshake, drive::run(&mut stream, machine, pipelined)).await {
-            Ok(Ok(early)) => Ok(Connected { stream, early }),
+        if self.tls.is_some() {
+            let mut carrier = Box::pin(self.by_tls(stream)).await?;
+            let early = self.shake_hands(&mut carrier, machine, pipelined).await?;
+            return tunnel::open(carrier, Vec::new(), early).map_err(|source| self.no_tunnel(source));
+        }
+        let early = self.shake_hands(&mut stream, machine, pipelined).await?;
+        Ok(Connected { stream, early })
+    }
+
+    /// Connects, and makes TLS of it.
+    pub(crate) async fn connect_by_tls(
+        &self,
+        egress: &Egress,
+    ) -> Result<TlsStream<Protected<TcpStream>>, DialError> {
+        let stream = self.connect(egress).await?;
+        self.by_tls(stream).await
+    }
+
+    async fn by_tls(
+        &self,
+        stream: Protected<TcpStream>,
+    ) -> Result<TlsStream<Protected<TcpStream>>, DialError> {
+        let failed = |source| DialError::Tls { proxy: Arc::clone(&self.label), source };
+        let client = match &self.tls {
+            Some(Ok(client)) => client,
+            Some(Err(error)) => return Err(failed(io::Error::other(Arc::clone(error)))),
+            None => return Err(failed(io::Error::other("it is configured without TLS"))),
+        };
+        match timeout(self.timeouts.handshake, client.connect(stream)).await {
+            Ok(connected) => connected.map_err(failed),
+            Err(_) => Err(DialError::HandshakeTimeout {
+                proxy: Arc::clone(&self.label),
+                after: self.timeouts.handshake,
+                requested: false,
+            }),
+        }
+    }
+
+    pub(crate) fn no_tunnel(&self, source: EgressError) -> DialError {
+        DialError::Tunnel { proxy: Arc::clone(&self.label), source }
+    }
+
+    /// The password alone, where there is no user.
+    pub(crate) fn password(&self) -> &str {
+        self.credentials().map_or("", Credentials::password)
+    }
+
+    async fn shake_hands(
+        &self,
+        stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+        machine: &mut (dyn Handshake + Send),
+        pipelined: bool,
+    ) -> Result<Vec<u8>, DialError> {
+        match timeout(self.timeouts.handshake, drive::run(stream, machine, pipelined)).await {
+            Ok(Ok(early)) => Ok(early),
             Ok(Err(Broken::Fault(fault))) => Err(self.fault(fault)),
             Ok(Err(Broken::Io(source))) => {
                 Err(DialError::ProxyBroke { proxy: Arc::clone(&self.label), source })

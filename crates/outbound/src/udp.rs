@@ -2,7 +2,9 @@
 
 mod direct;
 mod keeper;
+mod relayed;
 mod socks5;
+mod trojan;
 
 use std::future;
 use std::io;
@@ -16,11 +18,13 @@ use tokio::net::UdpSocket;
 
 pub(crate) use direct::open as direct;
 pub(crate) use socks5::open as socks5;
+pub(crate) use trojan::open as trojan;
 
 use crate::socks5::datagram::HEADER_MAX;
 
 use self::direct::DirectUdp;
 use self::socks5::Socks5Udp;
+use self::trojan::TrojanUdp;
 
 /// Datagrams that a path has dropped on receipt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +51,8 @@ pub enum UdpPath {
     Direct(DirectUdp),
     /// Datagrams behind a SOCKS5 header, to and from a relay.
     Socks5(Socks5Udp),
+    /// Datagrams in a stream to a Trojan server.
+    Trojan(TrojanUdp),
 }
 
 /// What a path has for its owner, as far as is known without looking.
@@ -96,6 +102,14 @@ impl UdpPath {
                         each(slot, payload, size, source);
                     }
                 }
+                // The stream is over: what comes by it has a header.
+                Self::Trojan(_) if len == 0 => return Err(io::ErrorKind::ConnectionAborted.into()),
+                Self::Trojan(path) => {
+                    if let Some((payload, source)) = path.unwrap(slot, datagram) {
+                        let size = payload.len().max(1);
+                        each(slot, payload, size, source);
+                    }
+                }
             }
         }
         Ok(more)
@@ -110,6 +124,7 @@ impl UdpPath {
         match self {
             Self::Direct(path) => path.try_send_to(payload, dst),
             Self::Socks5(path) => path.try_send_to(payload, dst),
+            Self::Trojan(path) => path.try_send_to(payload, dst),
         }
     }
 
@@ -137,6 +152,9 @@ impl UdpPath {
     /// # Errors
     /// Those of `recvmsg(2)`.
     pub fn try_icmp_error(&self) -> io::Result<Option<IcmpErrorEvent>> {
+        if matches!(self, Self::Trojan(_)) {
+            return Ok(None);
+        }
         loop {
             match (try_error(self.socket())?, self) {
                 (Some(_), Self::Socks5(_)) => {}
@@ -151,6 +169,7 @@ impl UdpPath {
         match self {
             Self::Direct(_) => future::pending().await,
             Self::Socks5(path) => path.control_closed().await,
+            Self::Trojan(path) => path.control_closed().await,
         }
     }
 
@@ -159,6 +178,7 @@ impl UdpPath {
         match self {
             Self::Direct(_) => UdpCounters::default(),
             Self::Socks5(path) => path.counters(),
+            Self::Trojan(path) => path.counters(),
         }
     }
 
@@ -174,6 +194,7 @@ impl UdpPath {
         match self {
             Self::Direct(path) => path.socket(),
             Self::Socks5(path) => path.socket(),
+            Self::Trojan(path) => path.socket(),
         }
     }
 }

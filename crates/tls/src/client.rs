@@ -31,8 +31,7 @@ impl TlsClient {
     /// [`TlsError`]: a file, a name, or this machine.
     pub fn new(host: &str, settings: &TlsSettings) -> Result<Self, TlsError> {
         let name = settings.server_name.as_deref().unwrap_or(host);
-        let server =
-            ServerName::try_from(name.to_owned()).map_err(|_| TlsError::Name { name: name.to_owned() })?;
+        let server = server_name(name)?;
         let provider = provider()?;
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()?;
@@ -58,6 +57,18 @@ impl TlsClient {
     pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<TlsStream<S>> {
         self.connector.connect(self.name.clone(), stream).await
     }
+}
+
+/// Whether a certificate can be for this name.
+///
+/// # Errors
+/// [`TlsError::Name`].
+pub fn check_name(name: &str) -> Result<(), TlsError> {
+    server_name(name).map(drop)
+}
+
+fn server_name(name: &str) -> Result<ServerName<'static>, TlsError> {
+    ServerName::try_from(name.to_owned()).map_err(|_| TlsError::Name { name: name.to_owned() })
 }
 
 impl fmt::Debug for TlsClient {

@@ -11,7 +11,7 @@ mod roots;
 mod settings;
 mod unverified;
 
-pub use client::{TlsClient, TlsStream};
+pub use client::{TlsClient, TlsStream, check_name};
 pub use error::TlsError;
 pub use provider::provider;
 pub use roots::check_ca;

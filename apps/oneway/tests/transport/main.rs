@@ -30,6 +30,14 @@ mod shortcut;
 mod sniff;
 #[cfg(target_os = "linux")]
 mod streams;
+#[cfg(target_os = "linux")]
+#[path = "../support/tls.rs"]
+mod tls;
+#[cfg(target_os = "linux")]
+#[path = "../support/trojan.rs"]
+mod trojan;
+#[cfg(target_os = "linux")]
+mod tunnels;
 
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {
@@ -95,6 +103,13 @@ fn main() -> std::process::ExitCode {
         groups::a_selection_survives,
         groups::flows_are_spread,
         groups::datagrams_take_a_member_that_carries_them,
+        tunnels::every_byte_travels_and_each_half_ends_for_itself,
+        tunnels::both_directions_carry_at_once,
+        tunnels::a_reset_travels_as_a_reset,
+        tunnels::a_refused_target_is_no_connection,
+        tunnels::a_server_that_dies_resets_its_flows,
+        tunnels::an_impostor_carries_nothing,
+        tunnels::datagrams_travel_in_a_stream,
     ];
     let both = oneway_lab::variants![
         both,

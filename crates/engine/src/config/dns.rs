@@ -262,6 +262,9 @@ impl FromStr for DnsUpstream {
             (_, Place::Name(..)) => return Err(cycle(text)),
         };
         let server_name = url.fragment().filter(|name| !name.is_empty()).map(str::to_owned);
+        if let Some(name) = &server_name {
+            oneway_tls::check_name(name).map_err(|error| InvalidValue(format!("{text:?}: {error}")))?;
+        }
         Ok(Self::Secure(SecureUpstream { place, kind, server_name }))
     }
 }

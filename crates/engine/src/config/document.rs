@@ -53,7 +53,7 @@ pub(super) fn read(file: &Path, text: &str, read_file: ReadFile<'_>) -> (Setting
         limits(section, &mut settings, &mut reader);
     }
     if let Some(section) = root.section("outbound", &mut reader) {
-        settings.outbounds = outbounds(&section, &mut reader);
+        settings.outbounds = outbounds(&section, &mut reader, file);
     }
     if let Some(section) = root.section("rules", &mut reader) {
         rules::rules(section, &mut settings, &mut reader, file, read_file);
@@ -145,7 +145,11 @@ fn limits(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Re
     section.finish(reader);
 }
 
-fn outbounds(section: &Section<'_, '_>, reader: &mut Reader<'_>) -> BTreeMap<String, Located<OutboundSpec>> {
+fn outbounds(
+    section: &Section<'_, '_>,
+    reader: &mut Reader<'_>,
+    file: &Path,
+) -> BTreeMap<String, Located<OutboundSpec>> {
     let mut outbounds = BTreeMap::new();
     for (name, span, section) in section.each(reader) {
         if name == DIRECT || name == BLOCK {
@@ -157,7 +161,7 @@ fn outbounds(section: &Section<'_, '_>, reader: &mut Reader<'_>) -> BTreeMap<Str
             );
         } else {
             let origin = reader.origin(&span);
-            if let Some(value) = one_outbound(section, &span, reader) {
+            if let Some(value) = one_outbound(section, &span, reader, file) {
                 outbounds.insert(name, Located { value, origin });
             }
         }
@@ -169,6 +173,7 @@ fn one_outbound(
     mut section: Section<'_, '_>,
     span: &std::ops::Range<usize>,
     reader: &mut Reader<'_>,
+    file: &Path,
 ) -> Option<OutboundSpec> {
     let Some(kind_value) = section.raw("type") else {
         reader.error(span, format!("[{}] has no `type`; use {}", section.name(), either(&outbound::types())));
@@ -195,15 +200,17 @@ fn one_outbound(
                 reader.error(span, format!("[{}] has no `server`; add HOST:PORT", section.name()));
             }
             let server = section.read::<Text<Server>>("server", reader);
-            let username = section.read("username", reader);
+            let username =
+                if protocol == ProxyProtocol::Trojan { None } else { section.read("username", reader) };
             let password = section.read("password", reader);
             // The other protocols have nothing that could go ahead.
             let pipeline =
                 protocol != ProxyProtocol::Socks5 || section.read("pipeline", reader).unwrap_or(true);
+            let tls = super::tls::read(protocol, &mut section, span, reader, file);
             match Credentials::new(protocol, username, password) {
                 Ok(credentials) => server.map(|server| {
                     let server = server.0;
-                    OutboundSpec::Proxy(ProxySpec { protocol, server, credentials, pipeline })
+                    OutboundSpec::Proxy(ProxySpec { protocol, server, credentials, pipeline, tls })
                 }),
                 Err(why) => {
                     reader.error(span, format!("[{}] {why}", section.name()));

@@ -16,6 +16,7 @@ mod settings;
 mod sniff;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod value;
 
 use std::collections::BTreeMap;

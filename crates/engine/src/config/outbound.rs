@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
+use oneway_tls::TlsSettings;
+
 use super::group::{GroupSpec, GroupWord};
 use super::value::{InvalidValue, either};
 
@@ -52,6 +54,8 @@ pub struct ProxySpec {
     /// Whether a SOCKS5 server that has been seen to take the request together with the greeting is sent both at
     /// once, which saves a round trip.
     pub pipeline: bool,
+    /// How the server is known, where it is spoken to by TLS. Trojan always is.
+    pub tls: Option<TlsSettings>,
 }
 
 /// A protocol for asking a proxy server to connect.
@@ -63,6 +67,8 @@ pub enum ProxyProtocol {
     Socks4,
     /// HTTP CONNECT (RFC 9110, 9.3.6).
     Http,
+    /// Trojan, which is TLS with a password.
+    Trojan,
 }
 
 impl ProxyProtocol {
@@ -72,6 +78,7 @@ impl ProxyProtocol {
             Self::Socks5 => "socks5",
             Self::Socks4 => "socks4",
             Self::Http => "http",
+            Self::Trojan => "trojan",
         }
     }
 
@@ -82,6 +89,7 @@ impl ProxyProtocol {
             "socks5" | "socks5h" => Some(Self::Socks5),
             "socks4" | "socks4a" => Some(Self::Socks4),
             "http" => Some(Self::Http),
+            "trojan" => Some(Self::Trojan),
             _ => None,
         }
     }
@@ -152,7 +160,7 @@ impl FromStr for Server {
 /// What a proxy server asks of its users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
-    /// The user's name.
+    /// The user's name; empty for Trojan, which has none.
     pub username: String,
     /// The password; empty for SOCKS4, which has none.
     pub password: Secret,
@@ -188,6 +196,15 @@ impl Credentials {
         username: Option<String>,
         password: Option<String>,
     ) -> Result<Option<Self>, InvalidValue> {
+        if protocol == ProxyProtocol::Trojan {
+            return match (username, password) {
+                (Some(_), _) => Err(InvalidValue("Trojan has no user name, only a password".to_owned())),
+                (None, Some(password)) if (1..=255).contains(&password.len()) => {
+                    Ok(Some(Self { username: String::new(), password: Secret(password) }))
+                }
+                (None, _) => Err(InvalidValue("Trojan needs a `password` of 1 to 255 bytes".to_owned())),
+            };
+        }
         let Some(username) = username else {
             return match password {
                 Some(_) => Err(InvalidValue("a password needs a user name".to_owned())),
@@ -220,16 +237,20 @@ const URL_HINT: &str = "use one such as socks5://user:password@proxy.example:108
 impl FromStr for ProxySpec {
     type Err = InvalidValue;
 
-    /// Parses `socks5://[user:pass@]host:port`, `socks5h`, `socks4`, `socks4a` and `http`. The port is required:
+    /// Parses `socks5://[user:pass@]host:port`, `socks5h`, `socks4`, `socks4a`, `http`, `https` and
+    /// `trojan://password@host:port`. The port is required:
     /// there is no default that all proxy programs agree on. Passwords never appear in the error.
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let (scheme, rest) = text
             .split_once("://")
             .ok_or_else(|| InvalidValue(format!("this is no proxy URL; {URL_HINT}")))?;
-        let protocol = ProxyProtocol::from_word(&scheme.to_ascii_lowercase()).ok_or_else(|| {
-            let words = either(&["socks5", "socks5h", "socks4", "socks4a", "http"]);
+        let scheme = scheme.to_ascii_lowercase();
+        let word = if scheme == "https" { "http" } else { &scheme };
+        let protocol = ProxyProtocol::from_word(word).ok_or_else(|| {
+            let words = either(&["socks5", "socks5h", "socks4", "socks4a", "http", "https", "trojan"]);
             InvalidValue(format!("{scheme:?} is no proxy protocol; use {words}"))
         })?;
+        let is_tls = protocol == ProxyProtocol::Trojan || scheme == "https";
         // Under a scheme that the URL standard does not know the port stays as written; for `http` it would drop
         // port 80 and so accept a URL without one.
         let url = url::Url::parse(&format!("proxy://{rest}"))
@@ -244,8 +265,12 @@ impl FromStr for ProxySpec {
         let server = Server::new(&percent_decoded(host)?, &port.to_string())?;
         let username = (!url.username().is_empty()).then(|| percent_decoded(url.username())).transpose()?;
         let password = url.password().map(percent_decoded).transpose()?;
+        let (username, password) = match (protocol, username, password) {
+            (ProxyProtocol::Trojan, Some(password), None) => (None, Some(password)),
+            (_, username, password) => (username, password),
+        };
         let credentials = Credentials::new(protocol, username, password)?;
-        Ok(Self { protocol, server, credentials, pipeline: true })
+        Ok(Self { protocol, server, credentials, pipeline: true, tls: is_tls.then(TlsSettings::default) })
     }
 }
 
@@ -274,7 +299,7 @@ pub(super) fn kind_from_word(word: &str) -> Result<OutboundKind, InvalidValue> {
 
 /// Every `type` of an outbound.
 pub(super) fn types() -> Vec<&'static str> {
-    [DIRECT, BLOCK, "socks5", "socks4", "http"].into_iter().chain(GroupWord::WORDS).collect()
+    [DIRECT, BLOCK, "socks5", "socks4", "http", "trojan"].into_iter().chain(GroupWord::WORDS).collect()
 }
 
 /// The `type` of an outbound.

@@ -253,6 +253,7 @@ fn outbounds() {
         server: Server { host: ServerHost::Name("proxy.example".to_owned()), port: 1080.try_into().unwrap() },
         credentials: Some(Credentials { username: "me".to_owned(), password: "secret".to_owned().into() }),
         pipeline: true,
+        tls: None,
     };
     assert_eq!(config.outbounds["home"], OutboundSpec::Proxy(home));
     assert!(!format!("{config:?}").contains("secret"));
@@ -353,8 +354,9 @@ fn proxy_urls() {
     for (url, why) in [
         ("proxy.example:1080", format!("this is no proxy URL; {HINT}")),
         (
-            "https://proxy.example:443",
-            "\"https\" is no proxy protocol; use socks5, socks5h, socks4, socks4a or http".to_owned(),
+            "vless://proxy.example:443",
+            "\"vless\" is no proxy protocol; use socks5, socks5h, socks4, socks4a, http, https or trojan"
+                .to_owned(),
         ),
         ("http://proxy.example", format!("the proxy URL has no port; {HINT}")),
         ("socks5://:1080", format!("this is no proxy URL: empty host; {HINT}")),
@@ -508,7 +510,7 @@ fn unknown_keys() {
     wrong(
         "[outbound.p]\ntype = \"http\"\nserver = \"192.0.2.1:80\"\nx = 1",
         &[
-            "etc/oneway.toml:4:1: unknown key `x` in [outbound.p]; the keys are type, server, username, password",
+            "etc/oneway.toml:4:1: unknown key `x` in [outbound.p]; the keys are type, server, username, password, tls",
         ],
     );
     wrong(
@@ -696,12 +698,12 @@ fn wrong_outbounds() {
         ),
         (
             "[outbound.p]",
-            "1:11: [outbound.p] has no `type`; use direct, block, socks5, socks4, http, select, url-test, fallback \
+            "1:11: [outbound.p] has no `type`; use direct, block, socks5, socks4, http, trojan, select, url-test, fallback \
              or load-balance",
         ),
         (
             "[outbound.p]\ntype = \"socks\"",
-            "2:8: outbound.p.type: \"socks\" is no type of outbound; use direct, block, socks5, socks4, http, select, \
+            "2:8: outbound.p.type: \"socks\" is no type of outbound; use direct, block, socks5, socks4, http, trojan, select, \
              url-test, fallback or load-balance",
         ),
         (
@@ -915,6 +917,50 @@ fn dns_upstreams_that_cannot_be_asked_are_errors() {
         let found = upstream.parse::<DnsUpstream>().unwrap_err().to_string();
         assert!(found.contains(error), "{upstream}: {found}");
     }
+}
+
+#[test]
+fn proxies_that_are_spoken_to_by_tls() {
+    let config = parse(
+        r#"
+        [outbound.t]
+        type = "trojan"
+        server = "t.example:443"
+        password = "secret"
+        server-name = "other.example"
+        alpn = ["h2", "http/1.1"]
+        [outbound.web]
+        type = "http"
+        server = "192.0.2.1:8443"
+        tls = true
+        skip-verify = true
+        [rules]
+        list = ["A,t", "B,web"]
+        "#,
+    );
+    assert!(!format!("{config:?}").contains("secret"));
+    let OutboundSpec::Proxy(trojan) = &config.outbounds["t"] else { panic!("{:?}", config.outbounds) };
+    let tls = trojan.tls.as_ref().unwrap();
+    assert_eq!(
+        (tls.server_name.as_deref(), tls.alpn.len(), tls.skip_verify),
+        (Some("other.example"), 2, false)
+    );
+    let OutboundSpec::Proxy(web) = &config.outbounds["web"] else { panic!("{:?}", config.outbounds) };
+    assert!(web.tls.as_ref().unwrap().skip_verify);
+    let url: ProxySpec = "trojan://p%40ss@t.example:443".parse().unwrap();
+    assert_eq!(url.credentials.unwrap().password.expose(), "p@ss");
+    assert!("https://192.0.2.1:8443".parse::<ProxySpec>().unwrap().tls.is_some());
+    assert!("http://192.0.2.1:8080".parse::<ProxySpec>().unwrap().tls.is_none());
+    let said = |url: &str| url.parse::<ProxySpec>().unwrap_err().to_string();
+    assert_eq!(said("trojan://t.example:443"), "Trojan needs a `password` of 1 to 255 bytes");
+    assert_eq!(said("trojan://user:pass@t.example:443"), "Trojan has no user name, only a password");
+    wrong(
+        "[outbound.t]\ntype = \"trojan\"\nserver = \"192.0.2.1:443\"\npassword = \"x\"\nca = \"none.pem\"",
+        &[
+            "etc/oneway.toml:1:11: [outbound.t] cannot read the certificates in etc/none.pem: I/O error: No such file or \
+           directory (os error 2)",
+        ],
+    );
 }
 
 #[test]

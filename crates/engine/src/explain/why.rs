@@ -83,9 +83,14 @@ pub(super) fn why(scene: &Scene<'_>, question: &WhyQuestion) -> Why {
             why.why = format!("{} carries no UDP: it is refused", choice.entry.kind);
             return why;
         }
-        Outbound::Socks5(proxy) | Outbound::Socks4(proxy) | Outbound::Http(proxy) => {
-            ("the proxy", proxy.addrs().to_vec())
+        Outbound::Socks5(proxy) if question.udp && proxy.config().tls.is_some() => {
+            why.why = "SOCKS5 over TLS carries no UDP: it is refused".to_owned();
+            return why;
         }
+        Outbound::Socks5(proxy)
+        | Outbound::Socks4(proxy)
+        | Outbound::Http(proxy)
+        | Outbound::Trojan(proxy) => ("the proxy", proxy.addrs().to_vec()),
     };
     why.dials = addresses.into_iter().map(|address| dial(scene, address, whose)).collect();
     let worst = why.dials.iter().max_by_key(|dial| dial.loop_free);

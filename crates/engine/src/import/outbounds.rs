@@ -14,6 +14,8 @@ struct Outbound {
     server: String,
     username: Option<String>,
     password: Option<String>,
+    /// Further lines.
+    keys: Vec<String>,
 }
 
 /// A group that is carried over.
@@ -92,6 +94,9 @@ impl Outbounds {
             if let Some(password) = &outbound.password {
                 let _ = writeln!(toml, "password = {}", quoted(password));
             }
+            for line in &outbound.keys {
+                let _ = writeln!(toml, "{line}");
+            }
         }
         for group in &self.groups {
             let members: Vec<_> = group.members.iter().map(|member| quoted(member)).collect();
@@ -107,11 +112,12 @@ impl Outbounds {
         let kind = match node.str("type") {
             Some("socks5") => "socks5",
             Some("http") => "http",
+            Some("trojan") => "trojan",
             Some(other) => return Err(format!("proxies of type {other} are not available")),
             None => return Err("it has no type".to_owned()),
         };
-        if node.is("tls") {
-            return Err("TLS to the proxy is not available".to_owned());
+        if let Some(network) = node.str("network").filter(|network| *network != "tcp") {
+            return Err(format!("{network} around the protocol is not available"));
         }
         let (Some(host), Some(port)) = (node.str("server"), node.str("port")) else {
             return Err("it has no server or no port".to_owned());
@@ -125,7 +131,8 @@ impl Outbounds {
         let given = |key: &str| node.str(key).filter(|text| !text.is_empty()).map(str::to_owned);
         let (username, password) = (given("username"), given("password"));
         crate::config::check_credentials(kind, username.clone(), password.clone())?;
-        Ok(Outbound { name, kind, server, username, password })
+        let keys = if kind == "trojan" || node.is("tls") { tls(kind, node)? } else { Vec::new() };
+        Ok(Outbound { name, kind, server, username, password, keys })
     }
 
     /// Groups of the types that there are become groups; of others, their first member that is carried over. Members may
@@ -207,6 +214,32 @@ impl Outbounds {
         self.groups.push(Group { name: called.clone(), kind, members: ours, keys });
         Some(called)
     }
+}
+
+/// The keys about TLS, as lines of ours.
+fn tls(kind: &str, node: &Node) -> Result<Vec<String>, String> {
+    for key in ["fingerprint", "reality-opts", "ss-opts", "ech-opts"] {
+        if node.get(key).is_some() {
+            return Err(format!("`{key}` is not available"));
+        }
+    }
+    let mut keys = Vec::new();
+    if kind != "trojan" {
+        keys.push("tls = true".to_owned());
+    }
+    if let Some(name) = node.str("sni").or_else(|| node.str("servername")).filter(|name| !name.is_empty()) {
+        oneway_tls::check_name(name).map_err(|error| error.to_string())?;
+        keys.push(format!("server-name = {}", quoted(name)));
+    }
+    let words: Vec<String> =
+        node.get("alpn").map_or(&[][..], Node::list).iter().filter_map(Node::text).map(quoted).collect();
+    if !words.is_empty() {
+        keys.push(format!("alpn = [{}]", words.join(", ")));
+    }
+    if node.is("skip-cert-verify") {
+        keys.push("skip-verify = true".to_owned());
+    }
+    Ok(keys)
 }
 
 /// The keys that say how a group checks and balances, as lines of ours.

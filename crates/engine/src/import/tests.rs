@@ -97,6 +97,28 @@ list = [
 "#;
 
 #[test]
+fn proxies_by_tls_are_carried_over() {
+    let found = clash(
+        Path::new("clash.yaml"),
+        "proxies:\n\
+         - {name: t, type: trojan, server: t.example, port: 443, password: p, sni: other.example, alpn: [h2], udp: true}\n\
+         - {name: w, type: http, server: 192.0.2.1, port: 8443, tls: true, skip-cert-verify: true}\n\
+         - {name: ws, type: trojan, server: t.example, port: 443, password: p, network: ws}\n\
+         - {name: no, type: trojan, server: t.example, port: 443}\n\
+         rules: [\"DOMAIN,a.example,w\", \"MATCH,t\"]\n",
+    )
+    .unwrap();
+    let wanted = "\n[outbound.t]\ntype = \"trojan\"\nserver = \"t.example:443\"\npassword = \"p\"\n\
+                  server-name = \"other.example\"\nalpn = [\"h2\"]\n\
+                  \n[outbound.w]\ntype = \"http\"\nserver = \"192.0.2.1:8443\"\ntls = true\nskip-verify = true\n";
+    assert!(found.toml.contains(wanted), "{}", found.toml);
+    let notes: Vec<String> = found.notes.iter().map(ToString::to_string).collect();
+    assert_eq!(notes.len(), 2, "{notes:?}");
+    assert!(notes[0].contains("ws around the protocol is not available"), "{notes:?}");
+    assert!(notes[1].contains("Trojan needs a `password`"), "{notes:?}");
+}
+
+#[test]
 fn a_configuration_is_carried_over() {
     let imported = clash(Path::new("clash.yaml"), CLASH).unwrap();
     let notes: Vec<String> = imported.notes.iter().map(ToString::to_string).collect();

@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use oneway_capture::FRAME_HEADER;
-use oneway_egress::Transport;
-use oneway_flow::{End, FlowGuard, Network, Relay};
+use oneway_egress::{FlowEnd, Transport};
+use oneway_flow::{End, FlowGuard, Network, Relay, Tunnel};
 use oneway_outbound::{Answer, Connected, DialError};
 use oneway_stack::nat::{Conn, Direction, OpenError, State};
 use oneway_wire::emit::{IpHeader, Unreachable, ip_header};
@@ -341,9 +341,11 @@ impl Worker {
             }
         }
         let stop = self.ended(flow.id);
+        let tie = connected.stream.take_tie().map(Tie);
         let relay = Relay {
             client,
             upstream: connected.stream,
+            tunnel: tie.as_ref().map(|tie| tie as &dyn Tunnel),
             early: connected.early,
             up: &flow.up,
             down: &flow.down,
@@ -374,5 +376,19 @@ impl Worker {
             }
             keep
         });
+    }
+}
+
+/// What a relay knows a tunnel by.
+#[derive(Debug)]
+struct Tie(FlowEnd);
+
+impl Tunnel for Tie {
+    fn is_cut(&self) -> bool {
+        self.0.is_cut()
+    }
+
+    fn reset(&self) {
+        self.0.reset();
     }
 }

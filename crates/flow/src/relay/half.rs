@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use super::splice::{AVAILABLE, Pipe, PipePool, splice_in, splice_out};
-use super::{End, Side};
+use super::{End, Side, Tunnel};
 
 /// A read that fills this is taken for the start of a bulk transfer.
 const SCRATCH: usize = 64 * 1024;
@@ -27,8 +27,10 @@ thread_local! {
 }
 
 /// What one direction holds between two polls: nothing, unless bytes are in flight.
-#[derive(Debug, Default)]
-pub(super) struct Half {
+#[derive(Default)]
+pub(super) struct Half<'a> {
+    /// What the near socket leads to, if not to a network.
+    tunnel: Option<&'a (dyn Tunnel + 'a)>,
     /// Copied bytes that the far socket did not take yet.
     rest: Vec<u8>,
     rest_at: usize,
@@ -62,10 +64,10 @@ impl Broken {
     }
 }
 
-impl Half {
-    /// A direction that has these bytes to deliver first.
-    pub(super) fn with_bytes(rest: Vec<u8>) -> Self {
-        Self { rest, ..Self::default() }
+impl<'a> Half<'a> {
+    /// A direction from a tunnel, if that is what is there, with these bytes to deliver first.
+    pub(super) fn new(rest: Vec<u8>, tunnel: Option<&'a (dyn Tunnel + 'a)>) -> Self {
+        Self { rest, tunnel, ..Self::default() }
     }
 
     /// The other direction has ended: the sockets are closed right after this one, which says the same as a shutdown.
@@ -85,6 +87,9 @@ impl Half {
     ) -> Poll<Result<(), Broken>> {
         for _ in 0..TURNS {
             ready!(self.flush(cx, to, count, pipes)).map_err(Broken::Write)?;
+            if self.eof && self.tunnel.is_some_and(Tunnel::is_cut) {
+                return Poll::Ready(Err(Broken::Read(io::ErrorKind::ConnectionReset.into())));
+            }
             if self.eof && self.last {
                 return Poll::Ready(Ok(()));
             }

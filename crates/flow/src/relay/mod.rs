@@ -48,6 +48,14 @@ pub enum End {
     Stopped,
 }
 
+/// What lies behind the outbound's socket, where that leads to a tunnel inside this program: such sockets have no resets.
+pub trait Tunnel: std::fmt::Debug {
+    /// Whether the end of what it delivered is not the end of the stream.
+    fn is_cut(&self) -> bool;
+    /// Has the far end see a reset.
+    fn reset(&self);
+}
+
 /// One connection's two sockets, and where its bytes are counted.
 #[derive(Debug)]
 pub struct Relay<'a, S> {
@@ -55,6 +63,8 @@ pub struct Relay<'a, S> {
     pub client: TcpStream,
     /// The outbound's socket, or what holds it: that is dropped with it.
     pub upstream: S,
+    /// What the outbound's socket leads to, if not to a network.
+    pub tunnel: Option<&'a (dyn Tunnel + 'a)>,
     /// Bytes that the upstream sent before the relay began: behind a proxy's reply.
     pub early: Vec<u8>,
     /// Counts payload delivered to the upstream.
@@ -70,14 +80,17 @@ impl<S: DerefMut<Target = TcpStream>> Relay<'_, S> {
     ///
     /// A FIN travels as a FIN (half-close) and a RST as a RST.
     pub async fn run(self, pipes: &PipePool, stop: impl Future<Output = ()>) -> End {
-        let Self { mut client, mut upstream, early, up, down, half_closed_limit } = self;
+        let Self { mut client, mut upstream, tunnel, early, up, down, half_closed_limit } = self;
         let end = tokio::select! {
-            end = carry(&mut client, &mut upstream, early, (up, down), half_closed_limit, pipes) => end,
+            end = carry((&mut client, &mut upstream), tunnel, early, (up, down), half_closed_limit, pipes) => end,
             () = stop => End::Stopped,
         };
         if !matches!(end, End::Closed) {
             reset_on_close(&client);
             reset_on_close(&upstream);
+            if let Some(tunnel) = tunnel {
+                tunnel.reset();
+            }
         }
         end
     }
@@ -90,8 +103,8 @@ fn reset_on_close(socket: &TcpStream) {
 }
 
 async fn carry(
-    client: &mut TcpStream,
-    upstream: &mut TcpStream,
+    (client, upstream): (&mut TcpStream, &mut TcpStream),
+    tunnel: Option<&dyn Tunnel>,
     early: Vec<u8>,
     (up_count, down_count): (&AtomicU64, &AtomicU64),
     half_closed_limit: Duration,
@@ -100,7 +113,7 @@ async fn carry(
     let (mut from_client, mut to_client) = client.split();
     let (mut from_upstream, mut to_upstream) = upstream.split();
     let mut up = Half::default();
-    let mut down = Half::with_bytes(early);
+    let mut down = Half::new(early, tunnel);
 
     let first = poll_fn(|cx| {
         match up.poll(cx, &mut from_client, &mut to_upstream, up_count, pipes) {
@@ -136,7 +149,7 @@ async fn carry(
 
 /// A relay of which one direction has ended.
 struct HalfClosed<'a> {
-    half: &'a mut Half,
+    half: &'a mut Half<'a>,
     count: &'a AtomicU64,
     closed: Side,
     open: Side,

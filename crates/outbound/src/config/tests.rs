@@ -41,7 +41,7 @@ fn errors_are_one_line_and_keep_the_secret() {
         "",
         "proxy.example:1080",
         "ftp://h:1",
-        "https://h:1",
+        "vless://h:1",
         "socks5://",
         "socks5://h",
         "socks5://h:",

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use oneway_egress::{Protected, Registered};
+use oneway_egress::{FlowEnd, Protected, Registered};
 use rustix::net::SendFlags;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, Interest, ReadBuf};
@@ -17,6 +17,8 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 pub(super) struct Upstream {
     /// Before the socket, so that it is dropped before.
     _registered: Option<Registered>,
+    /// To the tunnel, where the socket leads to one.
+    tie: Option<FlowEnd>,
     read: Read,
     write: OwnedWriteHalf,
     shut: bool,
@@ -47,10 +49,11 @@ impl fmt::Debug for Upstream {
 }
 
 impl Upstream {
-    pub(super) fn new(stream: Protected<TcpStream>) -> Self {
+    pub(super) fn new(mut stream: Protected<TcpStream>) -> Self {
+        let tie = stream.take_tie();
         let (stream, registered) = stream.into_parts();
         let (read, write) = stream.into_split();
-        Self { _registered: registered, read: Read::Open(read), write, shut: false, held: Held::No }
+        Self { _registered: registered, tie, read: Read::Open(read), write, shut: false, held: Held::No }
     }
 
     /// Holds back what is to be sent, or lets it go. Whoever lets it go sees to it that it is tried again.
@@ -80,7 +83,12 @@ impl Upstream {
             return Poll::Pending;
         }
         let mut buffer = ReadBuf::new(buffer);
-        Pin::new(half).poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len())
+        ready!(Pin::new(half).poll_read(cx, &mut buffer))?;
+        let len = buffer.filled().len();
+        if len == 0 && self.tie.as_ref().is_some_and(FlowEnd::is_cut) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        Poll::Ready(Ok(len))
     }
 
     /// Stops reading, after the end of the stream.
@@ -150,6 +158,9 @@ impl Upstream {
     /// Closes the socket with a reset (`SO_LINGER` with time 0).
     pub(super) fn reset(self) {
         let _ = SockRef::from(self.write.as_ref()).set_linger(Some(Duration::ZERO));
+        if let Some(tie) = &self.tie {
+            tie.reset();
+        }
         self.write.forget();
     }
 }

@@ -1,0 +1,226 @@
+//! Proxies that are spoken to by TLS, so that what a flow leaves by is no socket of its own.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Shutdown};
+use std::time::Instant;
+
+use oneway_lab::client::{Outcome, RecordType, wait_until};
+use oneway_lab::harness::{Failed, TestResult};
+use oneway_lab::pattern::{self, Sum};
+use oneway_lab::servers::origin::port as origin;
+use oneway_lab::topology::{Simple, address, name, port};
+use oneway_lab::{Oneway, Topology};
+
+use crate::common::{SECOND, ask, run};
+use crate::tls::{Identity, TlsServer};
+use crate::trojan::Trojan;
+
+const PORT: u16 = 443;
+const KINDS: [&str; 3] = ["http", "socks5", "trojan"];
+
+/// The server of the test, of any of the kinds.
+enum Server {
+    InFront(TlsServer),
+    Trojan(Trojan),
+}
+
+impl Server {
+    fn accepted(&self) -> usize {
+        match self {
+            Self::InFront(server) => server.accepted(),
+            Self::Trojan(server) => server.accepted(),
+        }
+    }
+}
+
+/// A proxy of this kind at the spare address, and the program that goes by it.
+fn lab(kind: &str, options: &[&str]) -> Result<(Simple, Server, Oneway), Failed> {
+    lab_with(kind, "proxy.example", options)
+}
+
+/// The same, where the certificate has to be for `wanted`.
+fn lab_with(kind: &str, wanted: &str, options: &[&str]) -> Result<(Simple, Server, Oneway), Failed> {
+    let lab = Topology::simple()?;
+    let identity = Identity::new(&["proxy.example"], &[])?;
+    let addresses = address::SPARE.ports(PORT);
+    let server = match kind {
+        "trojan" => {
+            Server::Trojan(Trojan::start(&lab.net, &addresses, &identity, address::ORIGIN.v4.into())?)
+        }
+        _ => {
+            let behind = match kind {
+                "http" => address::HTTP_PROXY.v4_port(port::HTTP_PROXY),
+                _ => address::SOCKS.v4_port(port::SOCKS),
+            };
+            Server::InFront(TlsServer::in_front_of(&lab.net, &addresses, &identity, behind)?)
+        }
+    };
+    let keys = if kind == "trojan" { "password = \"password\"" } else { "tls = true" };
+    let file = identity.folder().join("oneway.toml");
+    let server_address = address::SPARE.v4_port(PORT);
+    std::fs::write(
+        &file,
+        format!(
+            "[outbound.proxy]\ntype = \"{kind}\"\nserver = \"{server_address}\"\n{keys}\nca = \"ca.pem\"\n\
+             server-name = \"{wanted}\"\n[rules]\nfinal = \"proxy\"\n"
+        ),
+    )?;
+    let file = file.to_str().ok_or("a path that is no text")?;
+    let oneway = run(&lab.host, None, &[&["--config", file], options].concat())?;
+    Ok((lab, server, oneway))
+}
+
+pub fn every_byte_travels_and_each_half_ends_for_itself() -> TestResult {
+    for kind in KINDS {
+        let (lab, server, _oneway) = lab(kind, &[])?;
+        for to in address::ORIGIN.ports(origin::SUM) {
+            let mut stream = lab.host.client().tcp(to, 5 * SECOND)?.connected()?;
+            let data = pattern::bytes(5_000_011);
+            stream.write_all(&data)?;
+            stream.shutdown(Shutdown::Write)?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            assert_eq!(Sum::parse(answer.trim()), Some(Sum::of(&data)), "{kind} {to}: {answer:?}");
+        }
+        for to in address::ORIGIN.ports(origin::FIN_FIRST) {
+            let mut stream = lab.host.client().tcp(to, 5 * SECOND)?.connected()?;
+            let mut bye = String::new();
+            stream.read_to_string(&mut bye)?;
+            assert_eq!(bye, "bye\n", "{kind} {to}");
+            stream.write_all(b"still here")?;
+        }
+        for to in address::ORIGIN.ports(origin::HTTP) {
+            let reply = lab.host.client().http_get(to, "/bytes/9000000", 10 * SECOND)?;
+            assert!(reply.body == pattern::bytes(9_000_000), "{kind} {to}");
+        }
+        assert_eq!(server.accepted(), 6, "{kind}");
+        wait_until(5 * SECOND, "no flow is left", || {
+            ask(&lab.host, "flows").is_ok_and(|flows| flows["flows"].as_array().is_some_and(Vec::is_empty))
+        })?;
+    }
+    Ok(())
+}
+
+/// Both directions full at the same time.
+pub fn both_directions_carry_at_once() -> TestResult {
+    const SIZE: usize = 6_000_011;
+    for kind in KINDS {
+        let (lab, _server, _oneway) = lab(kind, &[])?;
+        let mut stream =
+            lab.host.client().tcp(address::ORIGIN.v4_port(origin::ECHO), 5 * SECOND)?.connected()?;
+        let mut sending = stream.try_clone()?;
+        let sender = std::thread::spawn(move || -> std::io::Result<()> {
+            sending.write_all(&pattern::bytes(SIZE))?;
+            sending.shutdown(Shutdown::Write)
+        });
+        let mut back = Vec::new();
+        stream.read_to_end(&mut back)?;
+        sender.join().map_err(|_| "the sender panicked")??;
+        assert!(back == pattern::bytes(SIZE), "{kind}: {} bytes came back", back.len());
+    }
+    Ok(())
+}
+
+pub fn a_reset_travels_as_a_reset() -> TestResult {
+    for kind in KINDS {
+        let (lab, _server, _oneway) = lab(kind, &[])?;
+        for to in address::ORIGIN.ports(origin::RESET) {
+            let mut stream = lab.host.client().tcp(to, 5 * SECOND)?.connected()?;
+            stream.write_all(b"x")?;
+            let error = stream.read(&mut [0; 8]).expect_err("a reset is an error");
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{kind} {to}");
+        }
+    }
+    Ok(())
+}
+
+/// Where the proxy says so it is a refusal; Trojan servers only break off.
+pub fn a_refused_target_is_no_connection() -> TestResult {
+    for kind in KINDS {
+        let (lab, _server, _oneway) = lab(kind, &[])?;
+        for to in address::SPARE.ports(4) {
+            let dial = lab.host.client().tcp(to, 5 * SECOND)?;
+            if kind == "trojan" {
+                let error = dial.connected()?.read(&mut [0; 8]).expect_err("nobody is there");
+                assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{kind} {to}");
+            } else {
+                assert_eq!(dial.outcome, Outcome::Refused, "{kind} {to}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is cut off in the middle does not look complete.
+pub fn a_server_that_dies_resets_its_flows() -> TestResult {
+    for kind in KINDS {
+        for half_closed in [false, true] {
+            let (lab, server, _oneway) = lab(kind, &[])?;
+            let to = address::ORIGIN.v4_port(origin::CHARGEN);
+            let mut stream = lab.host.client().tcp(to, 5 * SECOND)?.connected()?;
+            let mut some = [0; 1000];
+            stream.read_exact(&mut some)?;
+            if half_closed {
+                stream.shutdown(Shutdown::Write)?;
+            }
+            drop(server);
+            let begin = Instant::now();
+            let mut chunk = vec![0; 65_536];
+            let error = loop {
+                match stream.read(&mut chunk) {
+                    Ok(0) => return Err(format!("{kind} {half_closed}: the end looks like one").into()),
+                    Ok(_) => assert!(begin.elapsed() < 10 * SECOND, "{kind}: it goes on"),
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{kind} {half_closed}");
+            let dial = lab.host.client().tcp(to, 5 * SECOND)?;
+            assert_eq!(dial.outcome, Outcome::Refused, "{kind}: nobody listens any more");
+        }
+    }
+    Ok(())
+}
+
+pub fn an_impostor_carries_nothing() -> TestResult {
+    for kind in KINDS {
+        let (lab, server, _oneway) = lab_with(kind, "other.example", &["--dns", "off"])?;
+        let dial = lab.host.client().tcp(address::ORIGIN.v4_port(origin::HTTP), 5 * SECOND)?;
+        assert_eq!(dial.outcome, Outcome::Refused, "{kind}");
+        assert_eq!(server.accepted(), 0, "{kind}");
+        assert!(lab.socks.requests().is_empty() && lab.http_proxy.requests().is_empty(), "{kind}");
+    }
+    Ok(())
+}
+
+pub fn datagrams_travel_in_a_stream() -> TestResult {
+    let (lab, server, _oneway) = lab("trojan", &[])?;
+    let Server::Trojan(trojan) = &server else { return Err("another server".into()) };
+    let client = lab.host.client();
+    for to in address::ORIGIN.ports(origin::ECHO) {
+        for size in [0, 1, 1400, 9000, 60_000] {
+            let data = pattern::bytes(size);
+            let exchange = client.udp(to, &data, 5 * SECOND)?;
+            assert_eq!((exchange.outcome, exchange.from), (Outcome::Done, Some(to)), "{to} {size}");
+            assert!(exchange.data == data, "{to} {size}");
+        }
+    }
+    for to in address::ORIGIN.ports(origin::FROM_OTHER_PORT) {
+        let socket = client.udp_socket(to.is_ipv6())?;
+        socket.set_read_timeout(Some(5 * SECOND))?;
+        socket.send_to(b"who", to)?;
+        let mut buffer = [0; 16];
+        let (len, from) = socket.recv_from(&mut buffer)?;
+        assert_eq!((&buffer[..len], from.ip(), from.port()), (&b"who"[..], to.ip(), origin::STRANGER));
+    }
+    // By name: the server is told it, and finds the address.
+    let server = address::DNS.v4_port(port::DNS);
+    let answer = client.dns(server, name::ORIGIN, RecordType::A, false, 5 * SECOND)?;
+    let [fake] = answer.addresses.as_slice() else { return Err(format!("{:?}", answer.addresses).into()) };
+    assert_ne!(*fake, IpAddr::from(address::ORIGIN.v4));
+    let to = std::net::SocketAddr::new(*fake, origin::ECHO);
+    let exchange = client.udp(to, b"by name", 5 * SECOND)?;
+    assert_eq!((exchange.from, exchange.data.as_slice()), (Some(to), &b"by name"[..]));
+    let wanted = format!("udp {}:{}", name::ORIGIN, origin::ECHO);
+    assert!(trojan.requests().contains(&wanted), "{:?}", trojan.requests());
+    Ok(())
+}
