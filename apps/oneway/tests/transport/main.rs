@@ -110,6 +110,7 @@ fn main() -> std::process::ExitCode {
         tunnels::a_server_that_dies_resets_its_flows,
         tunnels::an_impostor_carries_nothing,
         tunnels::datagrams_travel_in_a_stream,
+        tunnels::a_lost_stream_of_datagrams_is_made_again,
     ];
     let both = oneway_lab::variants![
         both,

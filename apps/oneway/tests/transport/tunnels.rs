@@ -21,14 +21,14 @@ const KINDS: [&str; 3] = ["http", "socks5", "trojan"];
 /// The server of the test, of any of the kinds.
 enum Server {
     InFront(TlsServer),
-    Trojan(Trojan),
+    Trojan(Trojan, Identity),
 }
 
 impl Server {
     fn accepted(&self) -> usize {
         match self {
             Self::InFront(server) => server.accepted(),
-            Self::Trojan(server) => server.accepted(),
+            Self::Trojan(server, _) => server.accepted(),
         }
     }
 }
@@ -38,23 +38,15 @@ fn lab(kind: &str, options: &[&str]) -> Result<(Simple, Server, Oneway), Failed>
     lab_with(kind, "proxy.example", options)
 }
 
+fn trojan(lab: &Simple, identity: &Identity) -> Result<Trojan, Failed> {
+    Trojan::start(&lab.net, &address::SPARE.ports(PORT), identity, address::ORIGIN.v4.into())
+}
+
 /// The same, where the certificate has to be for `wanted`.
 fn lab_with(kind: &str, wanted: &str, options: &[&str]) -> Result<(Simple, Server, Oneway), Failed> {
     let lab = Topology::simple()?;
     let identity = Identity::new(&["proxy.example"], &[])?;
     let addresses = address::SPARE.ports(PORT);
-    let server = match kind {
-        "trojan" => {
-            Server::Trojan(Trojan::start(&lab.net, &addresses, &identity, address::ORIGIN.v4.into())?)
-        }
-        _ => {
-            let behind = match kind {
-                "http" => address::HTTP_PROXY.v4_port(port::HTTP_PROXY),
-                _ => address::SOCKS.v4_port(port::SOCKS),
-            };
-            Server::InFront(TlsServer::in_front_of(&lab.net, &addresses, &identity, behind)?)
-        }
-    };
     let keys = if kind == "trojan" { "password = \"password\"" } else { "tls = true" };
     let file = identity.folder().join("oneway.toml");
     let server_address = address::SPARE.v4_port(PORT);
@@ -67,6 +59,17 @@ fn lab_with(kind: &str, wanted: &str, options: &[&str]) -> Result<(Simple, Serve
     )?;
     let file = file.to_str().ok_or("a path that is no text")?;
     let oneway = run(&lab.host, None, &[&["--config", file], options].concat())?;
+    let behind = match kind {
+        "http" => Some(address::HTTP_PROXY.v4_port(port::HTTP_PROXY)),
+        "socks5" => Some(address::SOCKS.v4_port(port::SOCKS)),
+        _ => None,
+    };
+    let server = match behind {
+        Some(behind) => {
+            Server::InFront(TlsServer::in_front_of(&lab.net, &addresses, &identity, behind)?)
+        }
+        None => Server::Trojan(trojan(&lab, &identity)?, identity),
+    };
     Ok((lab, server, oneway))
 }
 
@@ -194,7 +197,7 @@ pub fn an_impostor_carries_nothing() -> TestResult {
 
 pub fn datagrams_travel_in_a_stream() -> TestResult {
     let (lab, server, _oneway) = lab("trojan", &[])?;
-    let Server::Trojan(trojan) = &server else { return Err("another server".into()) };
+    let Server::Trojan(trojan, _) = &server else { return Err("another server".into()) };
     let client = lab.host.client();
     for to in address::ORIGIN.ports(origin::ECHO) {
         for size in [0, 1, 1400, 9000, 60_000] {
@@ -222,5 +225,29 @@ pub fn datagrams_travel_in_a_stream() -> TestResult {
     assert_eq!((exchange.from, exchange.data.as_slice()), (Some(to), &b"by name"[..]));
     let wanted = format!("udp {}:{}", name::ORIGIN, origin::ECHO);
     assert!(trojan.requests().contains(&wanted), "{:?}", trojan.requests());
+    Ok(())
+}
+
+/// A program's datagrams go on by another stream.
+pub fn a_lost_stream_of_datagrams_is_made_again() -> TestResult {
+    let (lab, server, _oneway) = lab("trojan", &[])?;
+    let Server::Trojan(first, identity) = server else { return Err("another server".into()) };
+    let to = address::ORIGIN.v4_port(origin::ECHO);
+    let socket = lab.host.client().udp_socket(false)?;
+    socket.set_read_timeout(Some(SECOND / 10))?;
+    let echoes = || {
+        let mut buffer = [0; 16];
+        socket.send_to(b"again", to).is_ok()
+            && socket.recv_from(&mut buffer).is_ok_and(|(len, from)| (len, from) == (5, to))
+    };
+    wait_until(5 * SECOND, "the first stream carries", echoes)?;
+    drop(first);
+    wait_until(5 * SECOND, "nothing is carried", || !echoes())?;
+    let mut second = None;
+    wait_until(5 * SECOND, "the server is there again", || {
+        second = trojan(&lab, &identity).ok();
+        second.is_some()
+    })?;
+    wait_until(5 * SECOND, "another stream carries", echoes)?;
     Ok(())
 }
