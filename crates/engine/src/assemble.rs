@@ -99,9 +99,9 @@ fn outbound(spec: &OutboundSpec, resolver: &Arc<dyn Resolve>) -> Result<Outbound
 
 fn proxy_config(proxy: &ProxySpec) -> Result<ProxyConfig, String> {
     let credentials = match &proxy.credentials {
-        // A password is what Trojan has alone.
-        Some(c) if proxy.protocol == ProxyProtocol::Trojan => {
-            Some(Credentials::new("trojan", c.password.expose()).map_err(|e| e.to_string())?)
+        // A password is what these have alone.
+        Some(c) if matches!(proxy.protocol, ProxyProtocol::Trojan | ProxyProtocol::Shadowsocks) => {
+            Some(Credentials::new(proxy.protocol.as_str(), c.password.expose()).map_err(|e| e.to_string())?)
         }
         Some(c) => {
             Some(Credentials::new(c.username.clone(), c.password.expose()).map_err(|e| e.to_string())?)
@@ -115,6 +115,9 @@ fn proxy_config(proxy: &ProxySpec) -> Result<ProxyConfig, String> {
             ProxyProtocol::Socks4 => Protocol::Socks4a,
             ProxyProtocol::Http => Protocol::Http,
             ProxyProtocol::Trojan => Protocol::Trojan,
+            ProxyProtocol::Shadowsocks => {
+                Protocol::Shadowsocks(proxy.method.ok_or("a Shadowsocks server without its method")?)
+            }
         },
         host: match &proxy.server.host {
             ServerHost::Ip(ip) => ip.to_string(),

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use oneway_tls::TlsSettings;
 
+use crate::Method;
+
 /// The protocol of a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
@@ -20,6 +22,8 @@ pub enum Protocol {
     Http,
     /// Trojan, on TLS. Carries TCP and UDP; is given names where they are known.
     Trojan,
+    /// Shadowsocks. Carries TCP and UDP; is given names where they are known.
+    Shadowsocks(Method),
 }
 
 impl Protocol {
@@ -31,6 +35,7 @@ impl Protocol {
             Self::Socks4a => "socks4a",
             Self::Http => "http",
             Self::Trojan => "trojan",
+            Self::Shadowsocks(_) => "ss",
         }
     }
 }

@@ -15,6 +15,7 @@ mod http_connect;
 mod outbound;
 mod proxy;
 mod resolve;
+mod shadowsocks;
 mod socks4;
 mod socks5;
 mod trojan;
@@ -28,6 +29,7 @@ pub use http_connect::{HttpConnect, MAX_HEAD, Status, parse_response};
 pub use outbound::{Connected, Outbound};
 pub use proxy::{Proxy, Timeouts};
 pub use resolve::{Resolve, Resolving, SystemResolver};
+pub use shadowsocks::Method;
 pub use socks4::Socks4;
 pub use socks5::datagram::{
     DatagramHeader, HEADER_MAX, Rejected, Source, decode_header as decode_datagram_header,

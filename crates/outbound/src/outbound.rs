@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::config::{OutboundConfig, Protocol};
 use crate::proxy::{Proxy, Timeouts};
+use crate::shadowsocks::ShadowStream;
 use crate::socks5::pipelining;
 use crate::{Answer, DialError, HttpConnect, Resolve, Socks4, Socks5, UdpPath, direct, trojan, tunnel, udp};
 
@@ -38,6 +39,8 @@ pub enum Outbound {
     Http(Arc<Proxy>),
     /// Trojan.
     Trojan(Arc<Proxy>),
+    /// Shadowsocks.
+    Shadowsocks(Arc<Proxy>),
 }
 
 impl Outbound {
@@ -54,6 +57,7 @@ impl Outbound {
             Protocol::Socks4 | Protocol::Socks4a => Self::Socks4(proxy),
             Protocol::Http => Self::Http(proxy),
             Protocol::Trojan => Self::Trojan(proxy),
+            Protocol::Shadowsocks(_) => Self::Shadowsocks(proxy),
         }
     }
 
@@ -61,9 +65,11 @@ impl Outbound {
     pub fn proxy(&self) -> Option<&Arc<Proxy>> {
         match self {
             Self::Direct | Self::Block => None,
-            Self::Socks5(proxy) | Self::Socks4(proxy) | Self::Http(proxy) | Self::Trojan(proxy) => {
-                Some(proxy)
-            }
+            Self::Socks5(proxy)
+            | Self::Socks4(proxy)
+            | Self::Http(proxy)
+            | Self::Trojan(proxy)
+            | Self::Shadowsocks(proxy) => Some(proxy),
         }
     }
 
@@ -78,8 +84,8 @@ impl Outbound {
         }
     }
 
-    /// Connects to `target`. When this returns a connection, the destination has accepted it; but for Trojan, which does
-    /// not tell: there the server has.
+    /// Connects to `target`. When this returns a connection, the destination has accepted it; but for Trojan and
+    /// Shadowsocks, which do not tell: there the server has.
     ///
     /// # Errors
     /// [`DialError`], whose [`answer`](DialError::answer) is what the client must see.
@@ -117,6 +123,12 @@ impl Outbound {
                 let carrier = proxy.connect_by_tls(egress).await?;
                 tunnel::open(carrier, request, Vec::new()).map_err(|source| proxy.no_tunnel(source))
             }
+            Self::Shadowsocks(proxy) => {
+                let key = proxy.key()?;
+                let carrier = proxy.connect(egress).await?;
+                let stream = ShadowStream::new(carrier, key, target).map_err(|fault| proxy.fault(fault))?;
+                tunnel::open(stream, Vec::new(), Vec::new()).map_err(|source| proxy.no_tunnel(source))
+            }
         }
     }
 
@@ -131,6 +143,7 @@ impl Outbound {
             // Its relay would be sent the datagrams in the clear.
             Self::Socks5(proxy) if proxy.config().tls.is_none() => Box::pin(udp::socks5(egress, proxy)).await,
             Self::Trojan(proxy) => Box::pin(udp::trojan(egress, proxy)).await,
+            Self::Shadowsocks(proxy) => udp::shadowsocks(egress, proxy, proxy.key()?),
             Self::Socks5(proxy) | Self::Socks4(proxy) | Self::Http(proxy) => Err(DialError::Unsupported {
                 proxy: Arc::clone(proxy.label()),
                 what: "UDP",

@@ -14,9 +14,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::config::{Credentials, ProxyConfig};
+use crate::config::{Credentials, Protocol, ProxyConfig};
 use crate::drive::{self, Broken};
 use crate::handshake::Handshake;
+use crate::shadowsocks::Key;
 use crate::socks5::pipelining::Pipelining;
 use crate::{Connected, DialError, ProxyFault, Resolve, tunnel};
 
@@ -50,6 +51,8 @@ pub struct Proxy {
     pipelining: Pipelining,
     /// For a proxy that is spoken to by TLS; or why that cannot be.
     tls: Option<Result<TlsClient, Arc<TlsError>>>,
+    /// What the password of a Shadowsocks server stands for; or what is wrong with it.
+    key: Option<Result<Arc<Key>, String>>,
 }
 
 impl Proxy {
@@ -59,6 +62,13 @@ impl Proxy {
             config.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip.to_canonical(), config.port));
         let tls = config.tls.as_ref();
         let tls = tls.map(|settings| TlsClient::new(&config.host, settings).map_err(Arc::new));
+        let key = match config.protocol {
+            Protocol::Shadowsocks(method) => {
+                let password = config.credentials.as_ref().map_or("", Credentials::password);
+                Some(Key::new(method, password).map(Arc::new))
+            }
+            _ => None,
+        };
         Self {
             label: config.to_string().into(),
             config,
@@ -68,6 +78,7 @@ impl Proxy {
             preferred: AtomicUsize::new(0),
             pipelining: Pipelining::default(),
             tls,
+            key,
         }
     }
 
@@ -219,6 +230,33 @@ impl Proxy {
         self.credentials().map_or("", Credentials::password)
     }
 
+    /// # Errors
+    /// That the password cannot be one.
+    pub(crate) fn key(&self) -> Result<Arc<Key>, DialError> {
+        match &self.key {
+            Some(Ok(key)) => Ok(Arc::clone(key)),
+            Some(Err(why)) => Err(self.broke(io::Error::other(why.clone()))),
+            None => Err(self.broke(io::Error::other("it is no Shadowsocks server"))),
+        }
+    }
+
+    pub(crate) fn broke(&self, source: io::Error) -> DialError {
+        DialError::ProxyBroke { proxy: Arc::clone(&self.label), source }
+    }
+
+    /// The address that worked last, for what cannot be tried.
+    ///
+    /// # Errors
+    /// That none is known.
+    pub(crate) fn preferred_addr(&self) -> Result<SocketAddr, DialError> {
+        let addrs = self.addrs();
+        let at = self.preferred.load(Relaxed) % addrs.len().max(1);
+        addrs.get(at).copied().ok_or_else(|| DialError::Resolve {
+            proxy: Arc::clone(&self.label),
+            source: io::Error::other("its name has not been resolved"),
+        })
+    }
+
     async fn shake_hands(
         &self,
         stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
@@ -241,7 +279,7 @@ impl Proxy {
 
     /// Tries the addresses in turn, the one that worked last first. Each gets its share of the time left, so
     /// that a dead one does not use up that of the others.
-    async fn connect(&self, egress: &Egress) -> Result<Protected<TcpStream>, DialError> {
+    pub(crate) async fn connect(&self, egress: &Egress) -> Result<Protected<TcpStream>, DialError> {
         let addrs = self.addrs();
         let begin = Instant::now();
         let end = begin + self.timeouts.connect;

@@ -3,8 +3,10 @@
 mod direct;
 mod keeper;
 mod relayed;
+mod shadowsocks;
 mod socks5;
 mod trojan;
+mod tunnelled;
 
 use std::future;
 use std::io;
@@ -17,6 +19,7 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 pub(crate) use direct::open as direct;
+pub(crate) use shadowsocks::open as shadowsocks;
 pub(crate) use socks5::open as socks5;
 pub(crate) use trojan::open as trojan;
 
@@ -24,7 +27,7 @@ use crate::socks5::datagram::HEADER_MAX;
 
 use self::direct::DirectUdp;
 use self::socks5::Socks5Udp;
-use self::trojan::TrojanUdp;
+use self::tunnelled::TunnelledUdp;
 
 /// Datagrams that a path has dropped on receipt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,8 +54,8 @@ pub enum UdpPath {
     Direct(DirectUdp),
     /// Datagrams behind a SOCKS5 header, to and from a relay.
     Socks5(Socks5Udp),
-    /// Datagrams in a stream to a Trojan server.
-    Trojan(TrojanUdp),
+    /// Datagrams that a task carries: in a stream, or sealed.
+    Tunnelled(TunnelledUdp),
 }
 
 /// What a path has for its owner, as far as is known without looking.
@@ -102,9 +105,9 @@ impl UdpPath {
                         each(slot, payload, size, source);
                     }
                 }
-                // The stream is over: what comes by it has a header.
-                Self::Trojan(_) if len == 0 => return Err(io::ErrorKind::ConnectionAborted.into()),
-                Self::Trojan(path) => {
+                // The task is over: what comes from it has a header.
+                Self::Tunnelled(_) if len == 0 => return Err(io::ErrorKind::ConnectionAborted.into()),
+                Self::Tunnelled(path) => {
                     if let Some((payload, source)) = path.unwrap(slot, datagram) {
                         let size = payload.len().max(1);
                         each(slot, payload, size, source);
@@ -124,7 +127,7 @@ impl UdpPath {
         match self {
             Self::Direct(path) => path.try_send_to(payload, dst),
             Self::Socks5(path) => path.try_send_to(payload, dst),
-            Self::Trojan(path) => path.try_send_to(payload, dst),
+            Self::Tunnelled(path) => path.try_send_to(payload, dst),
         }
     }
 
@@ -152,7 +155,7 @@ impl UdpPath {
     /// # Errors
     /// Those of `recvmsg(2)`.
     pub fn try_icmp_error(&self) -> io::Result<Option<IcmpErrorEvent>> {
-        if matches!(self, Self::Trojan(_)) {
+        if matches!(self, Self::Tunnelled(_)) {
             return Ok(None);
         }
         loop {
@@ -169,7 +172,7 @@ impl UdpPath {
         match self {
             Self::Direct(_) => future::pending().await,
             Self::Socks5(path) => path.control_closed().await,
-            Self::Trojan(path) => path.control_closed().await,
+            Self::Tunnelled(path) => path.control_closed().await,
         }
     }
 
@@ -178,7 +181,7 @@ impl UdpPath {
         match self {
             Self::Direct(_) => UdpCounters::default(),
             Self::Socks5(path) => path.counters(),
-            Self::Trojan(path) => path.counters(),
+            Self::Tunnelled(path) => path.counters(),
         }
     }
 
@@ -194,7 +197,7 @@ impl UdpPath {
         match self {
             Self::Direct(path) => path.socket(),
             Self::Socks5(path) => path.socket(),
-            Self::Trojan(path) => path.socket(),
+            Self::Tunnelled(path) => path.socket(),
         }
     }
 }

@@ -65,9 +65,7 @@ fn lab_with(kind: &str, wanted: &str, options: &[&str]) -> Result<(Simple, Serve
         _ => None,
     };
     let server = match behind {
-        Some(behind) => {
-            Server::InFront(TlsServer::in_front_of(&lab.net, &addresses, &identity, behind)?)
-        }
+        Some(behind) => Server::InFront(TlsServer::in_front_of(&lab.net, &addresses, &identity, behind)?),
         None => Server::Trojan(trojan(&lab, &identity)?, identity),
     };
     Ok((lab, server, oneway))

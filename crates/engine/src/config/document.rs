@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use oneway_outbound::Method;
 use toml::de::DeTable;
 
 use super::dns::FakeIpSettings;
@@ -200,9 +201,13 @@ fn one_outbound(
                 reader.error(span, format!("[{}] has no `server`; add HOST:PORT", section.name()));
             }
             let server = section.read::<Text<Server>>("server", reader);
-            let username =
-                if protocol == ProxyProtocol::Trojan { None } else { section.read("username", reader) };
-            let password = section.read("password", reader);
+            let has_users = !matches!(protocol, ProxyProtocol::Trojan | ProxyProtocol::Shadowsocks);
+            let username = if has_users { section.read("username", reader) } else { None };
+            let password: Option<String> = section.read("password", reader);
+            let method = match protocol {
+                ProxyProtocol::Shadowsocks => shadowsocks(&mut section, span, password.as_deref(), reader),
+                _ => None,
+            };
             // The other protocols have nothing that could go ahead.
             let pipeline =
                 protocol != ProxyProtocol::Socks5 || section.read("pipeline", reader).unwrap_or(true);
@@ -210,7 +215,7 @@ fn one_outbound(
             match Credentials::new(protocol, username, password) {
                 Ok(credentials) => server.map(|server| {
                     let server = server.0;
-                    OutboundSpec::Proxy(ProxySpec { protocol, server, credentials, pipeline, tls })
+                    OutboundSpec::Proxy(ProxySpec { protocol, server, credentials, pipeline, tls, method })
                 }),
                 Err(why) => {
                     reader.error(span, format!("[{}] {why}", section.name()));
@@ -221,6 +226,25 @@ fn one_outbound(
     };
     section.finish(reader);
     spec
+}
+
+/// The cipher of a Shadowsocks server, for which the password must be one.
+fn shadowsocks(
+    section: &mut Section<'_, '_>,
+    span: &std::ops::Range<usize>,
+    password: Option<&str>,
+    reader: &mut Reader<'_>,
+) -> Option<Method> {
+    if section.raw("method").is_none() {
+        let known = Method::ALL.map(Method::as_str);
+        reader.error(span, format!("[{}] has no `method`; use {}", section.name(), either(&known)));
+        return None;
+    }
+    let method = section.read::<Text<Method>>("method", reader)?.0;
+    if let Err(why) = password.map_or(Ok(()), |password| method.check(password)) {
+        reader.error(span, format!("[{}] {why}", section.name()));
+    }
+    Some(method)
 }
 
 fn api(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reader<'_>) {

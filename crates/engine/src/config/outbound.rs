@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
+use oneway_outbound::Method;
 use oneway_tls::TlsSettings;
 
 use super::group::{GroupSpec, GroupWord};
@@ -56,6 +57,8 @@ pub struct ProxySpec {
     pub pipeline: bool,
     /// How the server is known, where it is spoken to by TLS. Trojan always is.
     pub tls: Option<TlsSettings>,
+    /// The cipher of a Shadowsocks server; of no other.
+    pub method: Option<Method>,
 }
 
 /// A protocol for asking a proxy server to connect.
@@ -69,6 +72,8 @@ pub enum ProxyProtocol {
     Http,
     /// Trojan, which is TLS with a password.
     Trojan,
+    /// Shadowsocks.
+    Shadowsocks,
 }
 
 impl ProxyProtocol {
@@ -79,6 +84,7 @@ impl ProxyProtocol {
             Self::Socks4 => "socks4",
             Self::Http => "http",
             Self::Trojan => "trojan",
+            Self::Shadowsocks => "shadowsocks",
         }
     }
 
@@ -90,6 +96,7 @@ impl ProxyProtocol {
             "socks4" | "socks4a" => Some(Self::Socks4),
             "http" => Some(Self::Http),
             "trojan" => Some(Self::Trojan),
+            "shadowsocks" => Some(Self::Shadowsocks),
             _ => None,
         }
     }
@@ -160,7 +167,7 @@ impl FromStr for Server {
 /// What a proxy server asks of its users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
-    /// The user's name; empty for Trojan, which has none.
+    /// The user's name; empty for Trojan and Shadowsocks, which have none.
     pub username: String,
     /// The password; empty for SOCKS4, which has none.
     pub password: Secret,
@@ -196,13 +203,18 @@ impl Credentials {
         username: Option<String>,
         password: Option<String>,
     ) -> Result<Option<Self>, InvalidValue> {
-        if protocol == ProxyProtocol::Trojan {
+        let alone = match protocol {
+            ProxyProtocol::Trojan => Some("Trojan"),
+            ProxyProtocol::Shadowsocks => Some("Shadowsocks"),
+            _ => None,
+        };
+        if let Some(who) = alone {
             return match (username, password) {
-                (Some(_), _) => Err(InvalidValue("Trojan has no user name, only a password".to_owned())),
+                (Some(_), _) => Err(InvalidValue(format!("{who} has no user name, only a password"))),
                 (None, Some(password)) if (1..=255).contains(&password.len()) => {
                     Ok(Some(Self { username: String::new(), password: Secret(password) }))
                 }
-                (None, _) => Err(InvalidValue("Trojan needs a `password` of 1 to 255 bytes".to_owned())),
+                (None, _) => Err(InvalidValue(format!("{who} needs a `password` of 1 to 255 bytes"))),
             };
         }
         let Some(username) = username else {
@@ -246,7 +258,9 @@ impl FromStr for ProxySpec {
             .ok_or_else(|| InvalidValue(format!("this is no proxy URL; {URL_HINT}")))?;
         let scheme = scheme.to_ascii_lowercase();
         let word = if scheme == "https" { "http" } else { &scheme };
-        let protocol = ProxyProtocol::from_word(word).ok_or_else(|| {
+        // A Shadowsocks server has a cipher besides, which its URLs hide in Base64.
+        let protocol = ProxyProtocol::from_word(word).filter(|found| *found != ProxyProtocol::Shadowsocks);
+        let protocol = protocol.ok_or_else(|| {
             let words = either(&["socks5", "socks5h", "socks4", "socks4a", "http", "https", "trojan"]);
             InvalidValue(format!("{scheme:?} is no proxy protocol; use {words}"))
         })?;
@@ -270,7 +284,14 @@ impl FromStr for ProxySpec {
             (_, username, password) => (username, password),
         };
         let credentials = Credentials::new(protocol, username, password)?;
-        Ok(Self { protocol, server, credentials, pipeline: true, tls: is_tls.then(TlsSettings::default) })
+        Ok(Self {
+            protocol,
+            server,
+            credentials,
+            pipeline: true,
+            tls: is_tls.then(TlsSettings::default),
+            method: None,
+        })
     }
 }
 
@@ -299,7 +320,10 @@ pub(super) fn kind_from_word(word: &str) -> Result<OutboundKind, InvalidValue> {
 
 /// Every `type` of an outbound.
 pub(super) fn types() -> Vec<&'static str> {
-    [DIRECT, BLOCK, "socks5", "socks4", "http", "trojan"].into_iter().chain(GroupWord::WORDS).collect()
+    [DIRECT, BLOCK, "socks5", "socks4", "http", "trojan", "shadowsocks"]
+        .into_iter()
+        .chain(GroupWord::WORDS)
+        .collect()
 }
 
 /// The `type` of an outbound.

@@ -254,6 +254,7 @@ fn outbounds() {
         credentials: Some(Credentials { username: "me".to_owned(), password: "secret".to_owned().into() }),
         pipeline: true,
         tls: None,
+        method: None,
     };
     assert_eq!(config.outbounds["home"], OutboundSpec::Proxy(home));
     assert!(!format!("{config:?}").contains("secret"));
@@ -698,12 +699,12 @@ fn wrong_outbounds() {
         ),
         (
             "[outbound.p]",
-            "1:11: [outbound.p] has no `type`; use direct, block, socks5, socks4, http, trojan, select, url-test, fallback \
+            "1:11: [outbound.p] has no `type`; use direct, block, socks5, socks4, http, trojan, shadowsocks, select, url-test, fallback \
              or load-balance",
         ),
         (
             "[outbound.p]\ntype = \"socks\"",
-            "2:8: outbound.p.type: \"socks\" is no type of outbound; use direct, block, socks5, socks4, http, trojan, select, \
+            "2:8: outbound.p.type: \"socks\" is no type of outbound; use direct, block, socks5, socks4, http, trojan, shadowsocks, select, \
              url-test, fallback or load-balance",
         ),
         (
@@ -961,6 +962,44 @@ fn proxies_that_are_spoken_to_by_tls() {
            directory (os error 2)",
         ],
     );
+}
+
+#[test]
+fn shadowsocks_servers() {
+    let config = parse(
+        r#"
+        [outbound.old]
+        type = "shadowsocks"
+        server = "192.0.2.1:8388"
+        method = "chacha20-ietf-poly1305"
+        password = "secret"
+        [outbound.new]
+        type = "shadowsocks"
+        server = "192.0.2.1:8389"
+        method = "2022-blake3-aes-128-gcm"
+        password = "AAECAwQFBgcICQoLDA0ODw=="
+        [rules]
+        list = ["A,old", "B,new"]
+        "#,
+    );
+    assert!(!format!("{config:?}").contains("secret"));
+    for (keys, why) in [
+        (
+            "method = \"rc4-md5\"\npassword = \"x\"",
+            "4:10: outbound.s.method: \"rc4-md5\" is no cipher of Shadowsocks that is available; there are aes-128-gcm, \
+             aes-256-gcm, chacha20-ietf-poly1305, 2022-blake3-aes-128-gcm, 2022-blake3-aes-256-gcm, \
+             2022-blake3-chacha20-poly1305",
+        ),
+        (
+            "method = \"2022-blake3-aes-256-gcm\"\npassword = \"c2hvcnQ=\"",
+            "1:11: [outbound.s] the password for 2022-blake3-aes-256-gcm is a key of 32 bytes in Base64, as `openssl rand \
+             -base64 32` makes it",
+        ),
+        ("method = \"aes-128-gcm\"", "1:11: [outbound.s] Shadowsocks needs a `password` of 1 to 255 bytes"),
+    ] {
+        let text = format!("[outbound.s]\ntype = \"shadowsocks\"\nserver = \"192.0.2.1:8388\"\n{keys}");
+        wrong(&text, &[&format!("etc/oneway.toml:{why}")]);
+    }
 }
 
 #[test]

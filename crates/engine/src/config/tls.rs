@@ -20,7 +20,7 @@ pub(super) fn read(
     let is_tls = match protocol {
         ProxyProtocol::Trojan => true,
         ProxyProtocol::Socks5 | ProxyProtocol::Http => section.read("tls", reader).unwrap_or(false),
-        ProxyProtocol::Socks4 => false,
+        ProxyProtocol::Socks4 | ProxyProtocol::Shadowsocks => false,
     };
     if !is_tls {
         return None;

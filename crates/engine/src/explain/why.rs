@@ -90,7 +90,8 @@ pub(super) fn why(scene: &Scene<'_>, question: &WhyQuestion) -> Why {
         Outbound::Socks5(proxy)
         | Outbound::Socks4(proxy)
         | Outbound::Http(proxy)
-        | Outbound::Trojan(proxy) => ("the proxy", proxy.addrs().to_vec()),
+        | Outbound::Trojan(proxy)
+        | Outbound::Shadowsocks(proxy) => ("the proxy", proxy.addrs().to_vec()),
     };
     why.dials = addresses.into_iter().map(|address| dial(scene, address, whose)).collect();
     let worst = why.dials.iter().max_by_key(|dial| dial.loop_free);

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
+use oneway_outbound::Method;
+
 use super::yaml::Node;
 use super::{Notes, key, quoted, usable};
 use crate::config::{BLOCK, CheckUrl, DIRECT, Server, Wait};
@@ -113,6 +115,7 @@ impl Outbounds {
             Some("socks5") => "socks5",
             Some("http") => "http",
             Some("trojan") => "trojan",
+            Some("ss") => "shadowsocks",
             Some(other) => return Err(format!("proxies of type {other} are not available")),
             None => return Err("it has no type".to_owned()),
         };
@@ -131,7 +134,11 @@ impl Outbounds {
         let given = |key: &str| node.str(key).filter(|text| !text.is_empty()).map(str::to_owned);
         let (username, password) = (given("username"), given("password"));
         crate::config::check_credentials(kind, username.clone(), password.clone())?;
-        let keys = if kind == "trojan" || node.is("tls") { tls(kind, node)? } else { Vec::new() };
+        let keys = match kind {
+            "shadowsocks" => vec![cipher(node, password.as_deref().unwrap_or_default())?],
+            _ if kind == "trojan" || node.is("tls") => tls(kind, node)?,
+            _ => Vec::new(),
+        };
         Ok(Outbound { name, kind, server, username, password, keys })
     }
 
@@ -214,6 +221,18 @@ impl Outbounds {
         self.groups.push(Group { name: called.clone(), kind, members: ours, keys });
         Some(called)
     }
+}
+
+/// The cipher of a Shadowsocks server, as a line of ours.
+fn cipher(node: &Node, password: &str) -> Result<String, String> {
+    for key in ["plugin", "udp-over-tcp"] {
+        if node.get(key).is_some() && !(key == "udp-over-tcp" && !node.is(key)) {
+            return Err(format!("`{key}` is not available"));
+        }
+    }
+    let method: Method = node.str("cipher").ok_or("it has no cipher")?.parse()?;
+    method.check(password)?;
+    Ok(format!("method = \"{method}\""))
 }
 
 /// The keys about TLS, as lines of ours.

@@ -12,7 +12,7 @@ proxies:
     type: http
     server: 2001:db8::1
     port: 8080
-  - {name: secret, type: ss, server: s.example, port: 8388, cipher: aes-128-gcm, password: x}
+  - {name: secret, type: vmess, server: s.example, port: 8388, uuid: x}
 proxy-groups:
   - {name: Auto, type: url-test, proxies: [secret, Other], url: https://a.example/204, interval: 300, tolerance: 20, timeout: 2000}
   - {name: Other, type: select, proxies: [web, DIRECT]}
@@ -103,6 +103,8 @@ fn proxies_by_tls_are_carried_over() {
         "proxies:\n\
          - {name: t, type: trojan, server: t.example, port: 443, password: p, sni: other.example, alpn: [h2], udp: true}\n\
          - {name: w, type: http, server: 192.0.2.1, port: 8443, tls: true, skip-cert-verify: true}\n\
+         - {name: s, type: ss, server: 192.0.2.2, port: 8388, cipher: aes-128-gcm, password: x, udp: true}\n\
+         - {name: p, type: ss, server: 192.0.2.2, port: 8388, cipher: aes-128-gcm, password: x, plugin: obfs}\n\
          - {name: ws, type: trojan, server: t.example, port: 443, password: p, network: ws}\n\
          - {name: no, type: trojan, server: t.example, port: 443}\n\
          rules: [\"DOMAIN,a.example,w\", \"MATCH,t\"]\n",
@@ -110,12 +112,14 @@ fn proxies_by_tls_are_carried_over() {
     .unwrap();
     let wanted = "\n[outbound.t]\ntype = \"trojan\"\nserver = \"t.example:443\"\npassword = \"p\"\n\
                   server-name = \"other.example\"\nalpn = [\"h2\"]\n\
-                  \n[outbound.w]\ntype = \"http\"\nserver = \"192.0.2.1:8443\"\ntls = true\nskip-verify = true\n";
+                  \n[outbound.w]\ntype = \"http\"\nserver = \"192.0.2.1:8443\"\ntls = true\nskip-verify = true\n\
+                  \n[outbound.s]\ntype = \"shadowsocks\"\nserver = \"192.0.2.2:8388\"\npassword = \"x\"\nmethod = \"aes-128-gcm\"\n";
     assert!(found.toml.contains(wanted), "{}", found.toml);
     let notes: Vec<String> = found.notes.iter().map(ToString::to_string).collect();
-    assert_eq!(notes.len(), 2, "{notes:?}");
-    assert!(notes[0].contains("ws around the protocol is not available"), "{notes:?}");
-    assert!(notes[1].contains("Trojan needs a `password`"), "{notes:?}");
+    assert_eq!(notes.len(), 3, "{notes:?}");
+    assert!(notes[0].contains("`plugin` is not available"), "{notes:?}");
+    assert!(notes[1].contains("ws around the protocol is not available"), "{notes:?}");
+    assert!(notes[2].contains("Trojan needs a `password`"), "{notes:?}");
 }
 
 #[test]
@@ -126,7 +130,7 @@ fn a_configuration_is_carried_over() {
         notes,
         [
             "clash.yaml:4:1: the proxy \"Tokyo 1\" is called \"Tokyo-1\"",
-            "clash.yaml:9:1: the proxy \"secret\" is left out: proxies of type ss are not available; rules to it lead to block",
+            "clash.yaml:9:1: the proxy \"secret\" is left out: proxies of type vmess are not available; rules to it lead to block",
             "clash.yaml:13:1: the group \"Lost\" is without its member \"secret\"",
             "clash.yaml:13:1: the group \"Lost\" has no member that is carried over; rules to it lead to block",
             "clash.yaml:11:1: the group \"Auto\" is without its member \"secret\"",

@@ -1,61 +1,27 @@
 //! Datagrams by way of a Trojan server: in a stream of their own.
-//!
-//! The flow has a socket whose datagrams end in this program, behind the header of a SOCKS5 relay; a task moves them to
-//! and from the stream.
 
-use std::io::{self, IoSlice};
-use std::net::SocketAddr;
-use std::ops::Range;
+use std::io;
 use std::sync::Arc;
 
-use oneway_egress::{Egress, Protected, datagram_pair};
-use oneway_flow::Target;
+use oneway_egress::{Egress, datagram_pair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
 use tokio::net::UdpSocket;
-use tokio::sync::watch;
-use tokio::task::AbortHandle;
 
-use super::relayed::Relayed;
-use super::socks5::{send, unspeakable};
-use super::{UdpCounters, UdpPath};
+use super::UdpPath;
+use super::tunnelled::{DATAGRAM_MAX, TunnelledUdp};
 use crate::DialError;
 use crate::proxy::Proxy;
-use crate::socks5::datagram::{HEADER_MAX, encode_header};
 use crate::trojan;
 use crate::tunnel::Carrier;
 
 /// Read from the stream at once.
 const CHUNK: usize = 16 * 1024;
 
-/// A datagram with its header.
-const DATAGRAM_MAX: usize = 65_535 + HEADER_MAX;
-
-/// A socket that leads to a task, and the task's stream to the server.
-#[derive(Debug)]
-pub struct TrojanUdp {
-    socket: Protected<UdpSocket>,
-    relayed: Relayed,
-    task: AbortHandle,
-    over: watch::Receiver<bool>,
-}
-
-impl Drop for TrojanUdp {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 pub(crate) async fn open(egress: &Arc<Egress>, proxy: &Arc<Proxy>) -> Result<UdpPath, DialError> {
     let request = trojan::associate(proxy.password()).map_err(|fault| proxy.fault(fault))?;
     let carrier = proxy.connect_by_tls(egress).await?;
     let (socket, own) = datagram_pair().map_err(DialError::Udp)?;
-    let (ending, over) = watch::channel(false);
-    let task = tokio::spawn(async move {
-        let ended = carry(carrier, request, own).await;
-        tracing::debug!(?ended, "a stream of datagrams is over");
-        ending.send_replace(true);
-    });
-    Ok(UdpPath::Trojan(TrojanUdp { socket, relayed: Relayed::default(), task: task.abort_handle(), over }))
+    Ok(UdpPath::Tunnelled(TunnelledUdp::start(socket, carry(carrier, request, own))))
 }
 
 async fn carry(carrier: impl Carrier, request: Vec<u8>, own: UdpSocket) -> io::Result<()> {
@@ -113,34 +79,5 @@ async fn carry(carrier: impl Carrier, request: Vec<u8>, own: UdpSocket) -> io::R
     tokio::select! {
         ended = up => ended,
         ended = down => ended,
-    }
-}
-
-impl TrojanUdp {
-    pub(super) fn socket(&self) -> &UdpSocket {
-        &self.socket
-    }
-
-    /// The payload of a received datagram, and its true source; none if it is to be dropped.
-    pub(super) fn unwrap(&self, slot: &[u8], datagram: Range<usize>) -> Option<(Range<usize>, SocketAddr)> {
-        self.relayed.unwrap(slot, datagram)
-    }
-
-    pub(super) fn try_send_to(&self, payload: &[u8], dst: &Target) -> io::Result<()> {
-        let mut header = [0; HEADER_MAX];
-        let len = encode_header(&mut header, dst).map_err(unspeakable)?;
-        if let Some(host) = &dst.host {
-            self.relayed.remember(host, dst.addr);
-        }
-        send(&self.socket, &[IoSlice::new(header.get(..len).unwrap_or_default()), IoSlice::new(payload)])
-    }
-
-    pub(super) async fn control_closed(&self) {
-        // The sender lives as long as the task, and the task as long as this handle.
-        let _ = self.over.clone().wait_for(|over| *over).await;
-    }
-
-    pub(super) fn counters(&self) -> UdpCounters {
-        self.relayed.counters()
     }
 }
