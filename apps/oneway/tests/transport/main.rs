@@ -25,6 +25,9 @@ mod offload;
 #[cfg(target_os = "linux")]
 mod reload;
 #[cfg(target_os = "linux")]
+#[path = "../support/shadowsocks.rs"]
+mod shadowsocks;
+#[cfg(target_os = "linux")]
 mod shortcut;
 #[cfg(target_os = "linux")]
 mod sniff;
@@ -109,7 +112,8 @@ fn main() -> std::process::ExitCode {
         tunnels::a_refused_target_is_no_connection,
         tunnels::a_server_that_dies_resets_its_flows,
         tunnels::an_impostor_carries_nothing,
-        tunnels::datagrams_travel_in_a_stream,
+        tunnels::datagrams_travel_by_a_stream_or_sealed,
+        tunnels::every_cipher_carries_and_a_wrong_key_does_not,
         tunnels::a_lost_stream_of_datagrams_is_made_again,
     ];
     let both = oneway_lab::variants![

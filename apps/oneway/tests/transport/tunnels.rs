@@ -1,4 +1,4 @@
-//! Proxies that are spoken to by TLS, so that what a flow leaves by is no socket of its own.
+//! Proxies that are spoken to by a cipher, so that what a flow leaves by is no socket of its own.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown};
@@ -12,16 +12,45 @@ use oneway_lab::topology::{Simple, address, name, port};
 use oneway_lab::{Oneway, Topology};
 
 use crate::common::{SECOND, ask, run};
+use crate::shadowsocks::Shadowsocks;
 use crate::tls::{Identity, TlsServer};
 use crate::trojan::Trojan;
 
 const PORT: u16 = 443;
-const KINDS: [&str; 3] = ["http", "socks5", "trojan"];
+const OTHER_KEY: &str = "/////////////////////////////////////////wA=";
+const KINDS: [&str; 5] = ["http", "socks5", "trojan", "aes-128-gcm", "2022-blake3-aes-256-gcm"];
+/// The ciphers of Shadowsocks, of which two are among the kinds.
+const CIPHERS: [&str; 6] = [
+    "aes-128-gcm",
+    "aes-256-gcm",
+    "chacha20-ietf-poly1305",
+    "2022-blake3-aes-128-gcm",
+    "2022-blake3-aes-256-gcm",
+    "2022-blake3-chacha20-poly1305",
+];
 
 /// The server of the test, of any of the kinds.
 enum Server {
     InFront(TlsServer),
     Trojan(Trojan, Identity),
+    Shadowsocks(Shadowsocks),
+}
+
+fn is_tls(kind: &str) -> bool {
+    !CIPHERS.contains(&kind)
+}
+
+/// Servers of the others say what became of a request.
+fn says_nothing(kind: &str) -> bool {
+    kind == "trojan" || !is_tls(kind)
+}
+
+fn password(method: &str) -> &'static str {
+    match method {
+        "2022-blake3-aes-128-gcm" => "AAECAwQFBgcICQoLDA0ODw==",
+        _ if method.starts_with("2022") => "AAECAwQFBgcICQoLDA0ODwABAgMEBQYHCAkKCwwNDg8=",
+        _ => "password",
+    }
 }
 
 impl Server {
@@ -29,6 +58,7 @@ impl Server {
         match self {
             Self::InFront(server) => server.accepted(),
             Self::Trojan(server, _) => server.accepted(),
+            Self::Shadowsocks(server) => server.requests().len(),
         }
     }
 }
@@ -47,14 +77,25 @@ fn lab_with(kind: &str, wanted: &str, options: &[&str]) -> Result<(Simple, Serve
     let lab = Topology::simple()?;
     let identity = Identity::new(&["proxy.example"], &[])?;
     let addresses = address::SPARE.ports(PORT);
-    let keys = if kind == "trojan" { "password = \"password\"" } else { "tls = true" };
+    let keys = match kind {
+        "trojan" => "password = \"password\"".to_owned(),
+        "http" | "socks5" => "tls = true".to_owned(),
+        // To be for nobody else, a key only has to be another one.
+        method if wanted != "proxy.example" => format!("method = \"{method}\"\npassword = \"{OTHER_KEY}\""),
+        method => format!("method = \"{method}\"\npassword = \"{}\"", password(method)),
+    };
+    let word = if is_tls(kind) { kind } else { "shadowsocks" };
+    let certificate = match is_tls(kind) {
+        true => format!("ca = \"ca.pem\"\nserver-name = \"{wanted}\""),
+        false => String::new(),
+    };
     let file = identity.folder().join("oneway.toml");
     let server_address = address::SPARE.v4_port(PORT);
     std::fs::write(
         &file,
         format!(
-            "[outbound.proxy]\ntype = \"{kind}\"\nserver = \"{server_address}\"\n{keys}\nca = \"ca.pem\"\n\
-             server-name = \"{wanted}\"\n[rules]\nfinal = \"proxy\"\n"
+            "[outbound.proxy]\ntype = \"{word}\"\nserver = \"{server_address}\"\n{keys}\n{certificate}\n\
+             [rules]\nfinal = \"proxy\"\n"
         ),
     )?;
     let file = file.to_str().ok_or("a path that is no text")?;
@@ -66,7 +107,12 @@ fn lab_with(kind: &str, wanted: &str, options: &[&str]) -> Result<(Simple, Serve
     };
     let server = match behind {
         Some(behind) => Server::InFront(TlsServer::in_front_of(&lab.net, &addresses, &identity, behind)?),
-        None => Server::Trojan(trojan(&lab, &identity)?, identity),
+        None if kind == "trojan" => Server::Trojan(trojan(&lab, &identity)?, identity),
+        None => {
+            let named = address::ORIGIN.v4.into();
+            let at = address::SPARE.v4_port(PORT);
+            Server::Shadowsocks(Shadowsocks::start(&lab.net, at, kind, password(kind), named)?)
+        }
     };
     Ok((lab, server, oneway))
 }
@@ -92,6 +138,7 @@ pub fn every_byte_travels_and_each_half_ends_for_itself() -> TestResult {
         }
         for to in address::ORIGIN.ports(origin::HTTP) {
             let reply = lab.host.client().http_get(to, "/bytes/9000000", 10 * SECOND)?;
+            assert_eq!(reply.body.len(), 9_000_000, "{kind} {to}");
             assert!(reply.body == pattern::bytes(9_000_000), "{kind} {to}");
         }
         assert_eq!(server.accepted(), 6, "{kind}");
@@ -135,13 +182,15 @@ pub fn a_reset_travels_as_a_reset() -> TestResult {
     Ok(())
 }
 
-/// Where the proxy says so it is a refusal; Trojan servers only break off.
+/// Where the proxy says so it is a refusal; others only break off.
 pub fn a_refused_target_is_no_connection() -> TestResult {
     for kind in KINDS {
         let (lab, _server, _oneway) = lab(kind, &[])?;
         for to in address::SPARE.ports(4) {
             let dial = lab.host.client().tcp(to, 5 * SECOND)?;
-            if kind == "trojan" {
+            if says_nothing(kind) && dial.outcome == Outcome::Reset {
+                // It came before the client had looked.
+            } else if says_nothing(kind) {
                 let error = dial.connected()?.read(&mut [0; 8]).expect_err("nobody is there");
                 assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{kind} {to}");
             } else {
@@ -183,7 +232,7 @@ pub fn a_server_that_dies_resets_its_flows() -> TestResult {
 }
 
 pub fn an_impostor_carries_nothing() -> TestResult {
-    for kind in KINDS {
+    for kind in KINDS.into_iter().filter(|kind| is_tls(kind)) {
         let (lab, server, _oneway) = lab_with(kind, "other.example", &["--dns", "off"])?;
         let dial = lab.host.client().tcp(address::ORIGIN.v4_port(origin::HTTP), 5 * SECOND)?;
         assert_eq!(dial.outcome, Outcome::Refused, "{kind}");
@@ -193,16 +242,24 @@ pub fn an_impostor_carries_nothing() -> TestResult {
     Ok(())
 }
 
-pub fn datagrams_travel_in_a_stream() -> TestResult {
-    let (lab, server, _oneway) = lab("trojan", &[])?;
-    let Server::Trojan(trojan, _) = &server else { return Err("another server".into()) };
+pub fn datagrams_travel_by_a_stream_or_sealed() -> TestResult {
+    for kind in CIPHERS.into_iter().chain(["trojan"]) {
+        datagrams_travel(kind)?;
+    }
+    Ok(())
+}
+
+fn datagrams_travel(kind: &str) -> TestResult {
+    let (lab, proxy, _oneway) = lab(kind, &[])?;
     let client = lab.host.client();
     for to in address::ORIGIN.ports(origin::ECHO) {
-        for size in [0, 1, 1400, 9000, 60_000] {
+        // Shadowsocks servers do not fragment what they send.
+        for size in if is_tls(kind) { &[0, 1, 1400, 9000, 60_000][..] } else { &[0, 1, 1300] } {
+            let size = *size;
             let data = pattern::bytes(size);
             let exchange = client.udp(to, &data, 5 * SECOND)?;
-            assert_eq!((exchange.outcome, exchange.from), (Outcome::Done, Some(to)), "{to} {size}");
-            assert!(exchange.data == data, "{to} {size}");
+            assert_eq!((exchange.outcome, exchange.from), (Outcome::Done, Some(to)), "{kind} {to} {size}");
+            assert!(exchange.data == data, "{kind} {to} {size}");
         }
     }
     for to in address::ORIGIN.ports(origin::FROM_OTHER_PORT) {
@@ -222,7 +279,12 @@ pub fn datagrams_travel_in_a_stream() -> TestResult {
     let exchange = client.udp(to, b"by name", 5 * SECOND)?;
     assert_eq!((exchange.from, exchange.data.as_slice()), (Some(to), &b"by name"[..]));
     let wanted = format!("udp {}:{}", name::ORIGIN, origin::ECHO);
-    assert!(trojan.requests().contains(&wanted), "{:?}", trojan.requests());
+    let requests = match &proxy {
+        Server::Trojan(server, _) => server.requests(),
+        Server::Shadowsocks(server) => server.requests(),
+        Server::InFront(_) => Vec::new(),
+    };
+    assert!(requests.contains(&wanted), "{kind} {requests:?}");
     Ok(())
 }
 
@@ -247,5 +309,35 @@ pub fn a_lost_stream_of_datagrams_is_made_again() -> TestResult {
         second.is_some()
     })?;
     wait_until(5 * SECOND, "another stream carries", echoes)?;
+    Ok(())
+}
+
+/// Every cipher, with names, and what a wrong key looks like.
+pub fn every_cipher_carries_and_a_wrong_key_does_not() -> TestResult {
+    for method in CIPHERS {
+        let (lab, server, _oneway) = lab(method, &[])?;
+        for to in address::ORIGIN.ports(origin::HTTP) {
+            let reply = lab.host.client().http_get(to, "/bytes/3000000", 10 * SECOND)?;
+            assert_eq!(reply.body.len(), 3_000_000, "{method} {to}");
+            assert!(reply.body == pattern::bytes(3_000_000), "{method} {to}");
+        }
+        let asked = lab.host.client().dns(
+            address::DNS.v4_port(port::DNS),
+            name::ORIGIN,
+            RecordType::A,
+            false,
+            5 * SECOND,
+        )?;
+        let [fake] = asked.addresses.as_slice() else { return Err(format!("{:?}", asked.addresses).into()) };
+        let to = std::net::SocketAddr::new(*fake, origin::HTTP);
+        assert_eq!(lab.host.client().http_get(to, "/", 5 * SECOND)?.status, 200, "{method}");
+        let Server::Shadowsocks(server) = &server else { return Err("another server".into()) };
+        let wanted = format!("tcp {}:{}", name::ORIGIN, origin::HTTP);
+        assert!(server.requests().contains(&wanted), "{method} {:?}", server.requests());
+    }
+    let (lab, server, _oneway) = lab_with("2022-blake3-aes-256-gcm", "other.example", &["--dns", "off"])?;
+    let to = address::ORIGIN.v4_port(origin::HTTP);
+    assert!(lab.host.client().http_get(to, "/", 3 * SECOND).is_err());
+    assert_eq!(server.accepted(), 0);
     Ok(())
 }
