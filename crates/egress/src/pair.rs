@@ -1,5 +1,11 @@
 //! Two sockets that are connected to each other, for what is answered inside this program.
 
+#[cfg(all(unix, target_vendor = "apple"))]
+#[path = "pair/datagrams.rs"]
+mod kind;
+#[cfg(all(unix, not(target_vendor = "apple")))]
+#[path = "pair/sequenced.rs"]
+mod kind;
 #[cfg(unix)]
 #[path = "pair/unix.rs"]
 mod os;

@@ -124,7 +124,7 @@ impl Outbound {
                 tunnel::open(carrier, request, Vec::new()).map_err(|source| proxy.no_tunnel(source))
             }
             Self::Shadowsocks(proxy) => {
-                let key = proxy.key()?;
+                let key = proxy.key().map_err(|source| proxy.broke(source))?;
                 let carrier = proxy.connect(egress).await?;
                 let stream = ShadowStream::new(carrier, key, target).map_err(|fault| proxy.fault(fault))?;
                 tunnel::open(stream, Vec::new(), Vec::new()).map_err(|source| proxy.no_tunnel(source))
@@ -143,7 +143,7 @@ impl Outbound {
             // Its relay would be sent the datagrams in the clear.
             Self::Socks5(proxy) if proxy.config().tls.is_none() => Box::pin(udp::socks5(egress, proxy)).await,
             Self::Trojan(proxy) => Box::pin(udp::trojan(egress, proxy)).await,
-            Self::Shadowsocks(proxy) => udp::shadowsocks(egress, proxy, proxy.key()?),
+            Self::Shadowsocks(proxy) => udp::shadowsocks(egress, proxy).await,
             Self::Socks5(proxy) | Self::Socks4(proxy) | Self::Http(proxy) => Err(DialError::Unsupported {
                 proxy: Arc::clone(proxy.label()),
                 what: "UDP",

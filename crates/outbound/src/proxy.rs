@@ -230,13 +230,12 @@ impl Proxy {
         self.credentials().map_or("", Credentials::password)
     }
 
-    /// # Errors
-    /// That the password cannot be one.
-    pub(crate) fn key(&self) -> Result<Arc<Key>, DialError> {
+    /// What the password of a Shadowsocks server stands for.
+    pub(crate) fn key(&self) -> io::Result<Arc<Key>> {
         match &self.key {
             Some(Ok(key)) => Ok(Arc::clone(key)),
-            Some(Err(why)) => Err(self.broke(io::Error::other(why.clone()))),
-            None => Err(self.broke(io::Error::other("it is no Shadowsocks server"))),
+            Some(Err(why)) => Err(io::Error::other(why.clone())),
+            None => Err(io::Error::other("it is no Shadowsocks server")),
         }
     }
 
@@ -245,16 +244,10 @@ impl Proxy {
     }
 
     /// The address that worked last, for what cannot be tried.
-    ///
-    /// # Errors
-    /// That none is known.
-    pub(crate) fn preferred_addr(&self) -> Result<SocketAddr, DialError> {
+    pub(crate) fn preferred_addr(&self) -> io::Result<SocketAddr> {
         let addrs = self.addrs();
         let at = self.preferred.load(Relaxed) % addrs.len().max(1);
-        addrs.get(at).copied().ok_or_else(|| DialError::Resolve {
-            proxy: Arc::clone(&self.label),
-            source: io::Error::other("its name has not been resolved"),
-        })
+        addrs.get(at).copied().ok_or_else(|| io::Error::other("its name has not been resolved"))
     }
 
     async fn shake_hands(

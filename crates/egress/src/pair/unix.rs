@@ -6,12 +6,12 @@ use std::os::unix::net::UnixStream;
 
 use tokio::net::{TcpStream, UdpSocket};
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Socket};
 
 use crate::EgressError;
 
 /// Bytes of datagrams that wait in each direction; the kernel may allow less.
-const DATAGRAMS: usize = 1 << 20;
+const BUFFER: usize = 1 << 20;
 
 pub(super) fn pair() -> Result<(TcpStream, TcpStream), EgressError> {
     let make = || -> io::Result<_> {
@@ -26,12 +26,9 @@ fn stream(end: UnixStream) -> io::Result<TcpStream> {
     TcpStream::from_std(OwnedFd::from(end).into())
 }
 
-/// Sequenced packets: of datagrams the kernel lets no more than `net.unix.max_dgram_qlen` wait, which is 10 on many hosts.
-/// macOS has none.
 pub(super) fn datagram_pair() -> Result<(UdpSocket, UdpSocket), EgressError> {
-    let kind = if cfg!(any(target_vendor = "apple")) { Type::DGRAM } else { Type::SEQPACKET };
     let make = || -> io::Result<_> {
-        let (a, b) = Socket::pair(Domain::UNIX, kind, None)?;
+        let (a, b) = Socket::pair(Domain::UNIX, super::kind::DATAGRAMS, None)?;
         Ok((datagrams(a)?, datagrams(b)?))
     };
     make().map_err(|source| EgressError::Create { what: "local", source })
@@ -39,7 +36,7 @@ pub(super) fn datagram_pair() -> Result<(UdpSocket, UdpSocket), EgressError> {
 
 fn datagrams(end: Socket) -> io::Result<UdpSocket> {
     // What waits counts for the sender.
-    end.set_send_buffer_size(DATAGRAMS)?;
+    end.set_send_buffer_size(BUFFER)?;
     end.set_nonblocking(true)?;
     UdpSocket::from_std(OwnedFd::from(end).into())
 }

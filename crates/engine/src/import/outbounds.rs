@@ -225,10 +225,11 @@ impl Outbounds {
 
 /// The cipher of a Shadowsocks server, as a line of ours.
 fn cipher(node: &Node, password: &str) -> Result<String, String> {
-    for key in ["plugin", "udp-over-tcp"] {
-        if node.get(key).is_some() && !(key == "udp-over-tcp" && !node.is(key)) {
-            return Err(format!("`{key}` is not available"));
-        }
+    if node.get("plugin").is_some() {
+        return Err("`plugin` is not available".to_owned());
+    }
+    if node.is("udp-over-tcp") {
+        return Err("`udp-over-tcp` is not available".to_owned());
     }
     let method: Method = node.str("cipher").ok_or("it has no cipher")?.parse()?;
     method.check(password)?;

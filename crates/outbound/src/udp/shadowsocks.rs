@@ -11,13 +11,14 @@ use super::tunnelled::{DATAGRAM_MAX, TunnelledUdp};
 use super::{UdpPath, may_be_earlier};
 use crate::DialError;
 use crate::proxy::Proxy;
-use crate::shadowsocks::{Key, Packets};
+use crate::shadowsocks::Packets;
 
 /// Datagrams of one direction before the other gets its turn.
 const TURNS: usize = 32;
 
-pub(crate) fn open(egress: &Arc<Egress>, proxy: &Proxy, key: Arc<Key>) -> Result<UdpPath, DialError> {
-    let addr = proxy.preferred_addr()?;
+pub(crate) async fn open(egress: &Arc<Egress>, proxy: &Proxy) -> Result<UdpPath, DialError> {
+    let key = proxy.key().map_err(|source| proxy.broke(source))?;
+    let addr = proxy.preferred_addr().map_err(|source| proxy.broke(source))?;
     let outer = egress.udp_for(addr).map_err(DialError::Udp)?;
     let (socket, own) = datagram_pair().map_err(DialError::Udp)?;
     let packets = Packets::new(key).map_err(|source| proxy.broke(source))?;
