@@ -96,7 +96,7 @@ fn a_wrong_proxy_does_not_show_its_password() {
     fails(
         &["run", "--proxy", "socks9://me:secret@proxy.example:1080"],
         2,
-        "--proxy: \"socks9\" is no proxy protocol; use socks5, socks5h, socks4, socks4a or http",
+        "--proxy: \"socks9\" is no proxy protocol; use socks5, socks5h, socks4, socks4a, http, https or trojan",
     );
 }
 
