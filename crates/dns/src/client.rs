@@ -41,7 +41,7 @@ const MOST_FLIGHTS: usize = 1024;
 const MOST_ADDRESSES: usize = 16;
 
 /// Whom to ask.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct ClientConfig {
     /// The servers, the first one first.
     pub upstreams: Vec<Upstream>,

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::exchange::{self, Dropped, ExchangeError};
+use crate::exchange::{self, By, Dropped, ExchangeError};
 use crate::message::Asked;
 use crate::{Upstream, accept};
 
@@ -282,7 +282,7 @@ impl Secure {
             let dropped = Dropped::default();
             let ask = |kind| {
                 let query = Asked::own(name.clone(), kind).outgoing();
-                exchange::ask(egress, other, &nobody, query, until, &dropped)
+                exchange::ask(By { egress, carrier: None, others: &nobody }, other, query, until, &dropped)
             };
             let (v4, v6) = tokio::join!(ask(RecordType::A), ask(RecordType::AAAA));
             let mut addresses: Vec<SocketAddr> = Vec::new();

@@ -76,15 +76,7 @@ impl Dns {
         families: &[Family],
         state: &Path,
     ) -> Result<Self, EngineError> {
-        let asked = client_config(config, egress);
-        for upstream in &asked.upstreams {
-            if let Upstream::Secure(secure) = upstream
-                && let Err(error) = secure.prepare()
-            {
-                tracing::warn!(server = %upstream, %error, "this DNS upstream cannot be asked");
-            }
-        }
-        let client = Arc::new(Client::new(Arc::clone(egress), asked));
+        let client = Arc::new(Client::new(Arc::clone(egress), ready(client_config(config, egress))));
         let fake = match config.mode {
             DnsMode::FakeIp => Some(Arc::new(fake_ip(config, families, state)?)),
             DnsMode::Real | DnsMode::Off => None,
@@ -101,7 +93,7 @@ impl Dns {
 
     /// What another configuration says that may change while it runs: whom to ask, and which names keep their addresses.
     pub(crate) fn prepare(&self, config: &DnsConfig, egress: &Egress) -> Result<Prepared, EngineError> {
-        Ok(Prepared { client: client_config(config, egress), exclude: excluded(&config.fake_ip)? })
+        Ok(Prepared { client: ready(client_config(config, egress)), exclude: excluded(&config.fake_ip)? })
     }
 
     /// Puts it into force. Fake addresses go on to stand for their names.
@@ -256,6 +248,18 @@ fn upstreams(config: &DnsConfig, netns: Option<&str>) -> (Vec<Upstream>, bool) {
         upstreams.extend(system());
     }
     (upstreams, original_first)
+}
+
+/// The same, once it has been looked which of them cannot be asked.
+fn ready(config: ClientConfig) -> ClientConfig {
+    for upstream in &config.upstreams {
+        if let Upstream::Secure(secure) = upstream
+            && let Err(error) = secure.prepare()
+        {
+            tracing::warn!(server = %upstream, %error, "this DNS upstream cannot be asked");
+        }
+    }
+    config
 }
 
 fn client_config(config: &DnsConfig, egress: &Egress) -> ClientConfig {

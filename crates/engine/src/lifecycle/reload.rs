@@ -225,8 +225,14 @@ fn fixed(now: &Config, wanted: &Config) -> Vec<&'static str> {
         ipv6,
         strict,
     } = capture;
-    let DnsConfig { mode: dns_mode, upstream: _, fake_ip: FakeIpConfig { v4, v6, persist, exclude: _ } } =
-        dns;
+    // Another CA, or none, is that of the upstreams, which may change.
+    let DnsConfig {
+        mode: dns_mode,
+        upstream: _,
+        ca: _,
+        skip_verify: _,
+        fake_ip: FakeIpConfig { v4, v6, persist, exclude: _ },
+    } = dns;
     let pools = &wanted.dns.fake_ip;
     let all = [
         ("capture.mode", *mode != wanted.capture.mode),

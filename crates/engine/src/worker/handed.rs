@@ -11,7 +11,7 @@ use std::time::Duration;
 use oneway_capture::listener::original_destination;
 use oneway_capture::tproxy::Datagrams;
 use oneway_egress::Transport;
-use oneway_flow::{End, Network, Relay};
+use oneway_flow::{End, Network, Relay, Tunnel};
 use oneway_outbound::{Answer, Connected, DialError};
 use oneway_wire::emit::udp_datagram;
 use oneway_wire::ip::IpView;
@@ -22,7 +22,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::Worker;
-use super::tcp::{Dialing, Live};
+use super::tcp::{Dialing, Live, Tie};
 use crate::dispatch::Subject;
 use crate::guard::Destination;
 
@@ -123,10 +123,12 @@ impl Worker {
         if let Some((live, flow, connected)) = self.connect_handed(&client, from, transparent).await {
             let _live = live;
             let _ = SockRef::from(&client).set_linger(None);
-            let Connected { stream, early } = connected;
+            let Connected { mut stream, early } = connected;
+            let tie = stream.take_tie().map(Tie);
             let relay = Relay {
                 client,
                 upstream: stream,
+                tunnel: tie.as_ref().map(|tie| tie as &dyn Tunnel),
                 early,
                 up: &flow.up,
                 down: &flow.down,

@@ -381,7 +381,7 @@ impl Worker {
 
 /// What a relay knows a tunnel by.
 #[derive(Debug)]
-struct Tie(FlowEnd);
+pub(super) struct Tie(pub(super) FlowEnd);
 
 impl Tunnel for Tie {
     fn is_cut(&self) -> bool {
