@@ -4,12 +4,11 @@
 //! The port is chosen here and bound before the socket connects. The kernel's own choice would come too late: IPv6
 //! decides about the route of a connection before it chooses the port (`tcp_v6_connect`, net/ipv6/tcp_ipv6.c).
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use hashbrown::DefaultHashBuilder;
 use oneway_route::{Family, IfIndex, Sources};
 use socket2::Socket;
 
@@ -94,7 +93,8 @@ impl SourceRule {
 #[derive(Debug, Default)]
 pub(crate) struct Ports {
     drawn: AtomicU64,
-    random: DefaultHashBuilder,
+    /// SipHash: with a faster one some seeds draw the same of a few ports again and again.
+    random: RandomState,
 }
 
 impl Ports {
@@ -127,6 +127,16 @@ fn failed(step: &str, address: IpAddr, source: io::Error) -> EgressError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn few_ports_are_all_drawn_soon() {
+        for _ in 0..10_000 {
+            let ports = Ports::default();
+            let drawn: std::collections::BTreeSet<_> =
+                (0..TRIES).map(|_| ports.draw(61_000, 61_003)).collect();
+            assert_eq!(drawn.len(), 4, "{ports:?}");
+        }
+    }
 
     #[test]
     fn ports_are_drawn_from_all_of_the_range_and_from_nothing_else() {
