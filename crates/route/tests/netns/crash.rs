@@ -3,8 +3,12 @@
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
 
-use oneway_route::{Journal, JournalState, Protect, Request, Snapshot, StepPoint, apply, no_hook, recover};
+use oneway_route::{
+    Journal, JournalState, Protect, Recovered, Request, RouteError, Snapshot, StepPoint, apply, no_hook,
+    recover,
+};
 
 use crate::host::{FAR4, FAR6, Net, Tun, planned, protections, set};
 use crate::namespace::other_user;
@@ -90,11 +94,11 @@ fn every_point(name: &str) {
         for (at, point) in points.iter().enumerate() {
             killed(name, &net, at);
             // The file is there at every point, since it is removed after the last one.
-            let recovered = recover(&net.journal()).unwrap();
-            assert_eq!(recovered.journal, JournalState::Applied, "{point:?}");
-            assert_eq!(recovered.by_tag, 0, "the journal knew everything at {point:?}");
+            let first = recovered(&net);
+            assert_eq!(first.journal, JournalState::Applied, "{point:?}");
+            assert_eq!(first.by_tag, 0, "the journal knew everything at {point:?}");
             assert_eq!(before.diff(&Snapshot::take().unwrap()), [""; 0], "{point:?}");
-            let again = recover(&net.journal()).unwrap();
+            let again = recovered(&net);
             assert_eq!((again.undone, again.by_tag, again.journal), (0, 0, JournalState::None));
         }
         // And the same with the journal lost: all but the switch, which carries no tag.
@@ -105,7 +109,7 @@ fn every_point(name: &str) {
         for at in (0..count).step_by(5) {
             killed(name, &net, at);
             std::fs::remove_file(net.journal()).unwrap();
-            recover(&net.journal()).unwrap();
+            recovered(&net);
             assert_eq!(before.diff(&Snapshot::take().unwrap()), [""; 0], "point {at}");
         }
     });
@@ -139,6 +143,18 @@ fn every_point_of_tproxy() {
     every_point("tproxy");
 }
 
+/// Recovers. A process that another test has forked and that has not begun its program yet holds a copy of the journal's
+/// lock: that is waited for.
+fn recovered(net: &Net) -> Recovered {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match recover(&net.journal()) {
+            Err(RouteError::Running { .. }) if Instant::now() < deadline => std::thread::yield_now(),
+            recovered => return recovered.unwrap(),
+        }
+    }
+}
+
 /// A recovery that stopped half-way is finished by the next one: the journal goes last.
 fn killed_while_recovering() {
     let net = Net::new();
@@ -148,10 +164,10 @@ fn killed_while_recovering() {
         run("default", net.journal(), &mut |_| points += 1);
         killed("default", &net, points / 2);
         let kept = std::fs::read(net.journal()).unwrap();
-        recover(&net.journal()).unwrap();
+        recovered(&net);
         std::fs::write(net.journal(), kept).unwrap();
-        let recovered = recover(&net.journal()).unwrap();
-        assert_eq!((recovered.undone, recovered.by_tag), (0, 0));
+        let first = recovered(&net);
+        assert_eq!((first.undone, first.by_tag), (0, 0));
         assert_eq!(before.diff(&Snapshot::take().unwrap()), [""; 0]);
         run("default", net.journal(), &mut no_hook);
     });
