@@ -15,7 +15,7 @@ use oneway_flow::Target;
 use oneway_outbound::{Answer, Connected, DialError, Outbound, ProxyFault, Timeouts};
 use server::{
     Options, Socks5Server, V4, V6, closed_port, egress, http_proxy, outbound, outbound_within, reply, script,
-    short, tcp_echo, until,
+    short, tcp_echo, unhurried, until,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -279,11 +279,11 @@ async fn socks5_request_goes_with_the_greeting_once_that_is_known_to_work() {
 #[tokio::test]
 async fn socks5_proxy_that_forgets_a_request_sent_ahead_gets_none() {
     let server = ByCalls::start(true).await;
-    let proxy = outbound_within(&format!("socks5://{}", server.addr), short());
+    let proxy = outbound_within(&format!("socks5://{}", server.addr), unhurried());
     let dst: SocketAddr = "192.0.2.7:22".parse().unwrap();
     let begin = Instant::now();
     let mut connections = 0;
-    while begin.elapsed() < 3 * short().handshake || connections < 100 {
+    while begin.elapsed() < 2 * unhurried().handshake || connections < 100 {
         echoes(proxy.connect(&egress(), &dst.into()).await.unwrap()).await;
         connections += 1;
     }
@@ -293,7 +293,7 @@ async fn socks5_proxy_that_forgets_a_request_sent_ahead_gets_none() {
 #[tokio::test]
 async fn socks5_proxy_that_forgets_it_later_is_found_out() {
     let server = ByCalls::start(false).await;
-    let proxy = outbound_within(&format!("socks5://{}", server.addr), short());
+    let proxy = outbound_within(&format!("socks5://{}", server.addr), unhurried());
     let dst: SocketAddr = "192.0.2.7:22".parse().unwrap();
     while server.pipelined() < 2 {
         echoes(proxy.connect(&egress(), &dst.into()).await.unwrap()).await;

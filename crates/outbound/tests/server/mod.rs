@@ -35,6 +35,11 @@ pub fn short() -> Timeouts {
     Timeouts { connect: Duration::from_millis(300), handshake: Duration::from_millis(300) }
 }
 
+/// For proxies that do not answer some questions, beside others that are to be answered on a busy machine too.
+pub fn unhurried() -> Timeouts {
+    Timeouts { connect: Duration::from_secs(2), handshake: Duration::from_secs(2) }
+}
+
 /// Polls until `done`, or panics after five seconds.
 pub async fn until(what: &str, done: impl Fn() -> bool) {
     for _ in 0..5000 {
