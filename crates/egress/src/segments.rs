@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use tokio::net::UdpSocket;
 
 /// Datagrams that a kernel takes as one at least (`UDP_MAX_SEGMENTS` before Linux 6.9).
-const MOST: usize = 64;
+pub const MOST: usize = 64;
 
 /// Asks the kernel to hand over datagrams that came one after the other from the same sender as one. Says whether it
 /// does, and then also takes several as one: [`send`].
@@ -26,11 +26,16 @@ pub fn enable(socket: &UdpSocket) -> bool {
     os::enable(socket).is_ok()
 }
 
-/// Sends `payload` as datagrams of `size` bytes, the last one of what is left, with as few calls as possible. Returns how
-/// many went, and why no more did.
+/// Sends `payload` as datagrams of `size` bytes, the last one of what is left, with as few calls as possible; without a
+/// destination to the one that the socket is connected to. Returns how many went, and why no more did.
 ///
 /// Only for sockets for which [`enable`] said that the kernel can.
-pub fn send(socket: &UdpSocket, payload: &[u8], size: usize, dst: SocketAddr) -> (usize, io::Result<()>) {
+pub fn send(
+    socket: &UdpSocket,
+    payload: &[u8],
+    size: usize,
+    dst: Option<SocketAddr>,
+) -> (usize, io::Result<()>) {
     let size = size.max(1);
     let mut sent = 0;
     for chunk in payload.chunks(size.saturating_mul(MOST)) {

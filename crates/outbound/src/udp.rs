@@ -99,12 +99,7 @@ impl UdpPath {
             let datagram = headroom..headroom + len;
             match self {
                 Self::Direct(_) => each(slot, datagram, size, from),
-                Self::Socks5(path) => {
-                    if let Some((payload, source)) = path.unwrap(slot, datagram, from) {
-                        let size = payload.len().max(1);
-                        each(slot, payload, size, source);
-                    }
-                }
+                Self::Socks5(path) => path.unwrap(slot, datagram, size, from, &mut each),
                 // The task is over: what comes from it has a header.
                 Self::Tunnelled(_) if len == 0 => return Err(io::ErrorKind::ConnectionAborted.into()),
                 Self::Tunnelled(path) => {
@@ -134,10 +129,10 @@ impl UdpPath {
     /// Sends `payload` as datagrams of `size` bytes, the last one of what is left. Returns how many went, and why no more
     /// did: as of [`Self::try_send_to`].
     pub fn try_send_segments(&self, payload: &[u8], size: usize, dst: &Target) -> (usize, io::Result<()>) {
-        if let Self::Direct(path) = self
-            && path.takes_segments()
-        {
-            return path.try_send_segments(payload, size, dst);
+        match self {
+            Self::Direct(path) if path.takes_segments() => return path.try_send_segments(payload, size, dst),
+            Self::Socks5(path) if path.takes_segments() => return path.try_send_segments(payload, size, dst),
+            _ => {}
         }
         let mut sent = 0;
         for datagram in payload.chunks(size.max(1)) {

@@ -14,7 +14,7 @@ use oneway_egress::{IcmpErrorEvent, IcmpErrorKind, RecvBatch};
 use oneway_flow::{Network, Target};
 use oneway_outbound::{Answer, Outbound, PROXY_HEADER_MAX, UdpPath};
 use oneway_route::Family;
-use server::{Options, Socks5Server, V4, V6, closed_port, egress, outbound, udp_echo, until};
+use server::{Options, Socks5Server, V4, V6, closed_port, egress, outbound, reply, udp_echo, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::time::timeout;
@@ -365,4 +365,32 @@ async fn many_datagrams_are_drained_at_once() {
         }
         assert_eq!(seen, (0..100).collect::<Vec<_>>(), "{most} at a time");
     }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_a_relay_sent_together_is_handed_on_together() {
+    const SIZE: usize = 100;
+    let relay = std::net::UdpSocket::bind(V4).unwrap();
+    relay.set_read_timeout(Some(PATIENCE)).unwrap();
+    let associated = reply(0, relay.local_addr().unwrap());
+    let at = server::script(vec![(3, vec![5, 0]), (10, associated)]).await;
+    let path = outbound(&format!("socks5://{at}")).udp(&egress(), Family::V4).await.unwrap();
+    let origin: SocketAddr = "192.0.2.7:53".parse().unwrap();
+    path.try_send_to(b"question", &origin.into()).unwrap();
+    let mut heard = [0; 64];
+    let (len, client) = relay.recv_from(&mut heard).unwrap();
+    let header = &heard[..len - b"question".len()];
+
+    let answers: Vec<u8> = (0..5 * SIZE + 30).map(|n| n as u8).collect();
+    let relayed: Vec<u8> = answers.chunks(SIZE).flat_map(|answer| [header, answer].concat()).collect();
+    oneway_lab::client::send_in_segments(&relay, (header.len() + SIZE) as u16).unwrap();
+    relay.send_to(&relayed, client).unwrap();
+    let ready = timeout(PATIENCE, path.ready()).await.expect("datagrams").unwrap();
+    assert!(ready.datagrams);
+    let mut batch = RecvBatch::new(4, 0, 65_535);
+    let mut seen = Vec::new();
+    path.try_recv(&mut batch, |slot, payload, size, from| seen.push((slot[payload].to_vec(), size, from)))
+        .unwrap();
+    assert_eq!(seen, [(answers, SIZE, origin)]);
 }

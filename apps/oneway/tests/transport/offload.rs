@@ -127,59 +127,84 @@ fn is_whole(packet: &Packet, direction: Direction, len: usize) -> bool {
     packet.is_udp() && packet.direction == direction && packet.payload_length == len
 }
 
+/// What a SOCKS5 relay's header adds to a datagram to this address.
+fn relay_header(proxy: Option<&str>, to: SocketAddr) -> usize {
+    match proxy {
+        None => 0,
+        Some(_) if to.is_ipv4() => 10,
+        Some(_) => 22,
+    }
+}
+
 pub fn a_clients_superpacket_arrives_as_its_datagrams() -> TestResult {
     const SIZE: u16 = 1200;
-    let (lab, _oneway) = lab(None, &[])?;
     let len = superpacket(SIZE.into()).len();
-    for to in address::ORIGIN.ports(port::ECHO) {
-        let tun = Recorder::start(&lab.host, Some(TUN))?;
-        let uplink = Recorder::start(&lab.host, Some(Simple::UP1))?;
-        let socket = segments(&lab.host, to, SIZE)?;
-        // The first waits until the outbound is ready, one by one; the next goes out as it came.
-        for _ in 0..2 {
-            echoes(&socket, to, SIZE.into())?;
+    let datagrams = len.div_ceil(SIZE.into());
+    for proxy in [None, Some("socks5")] {
+        let (lab, _oneway) = lab(proxy, &[])?;
+        for to in address::ORIGIN.ports(port::ECHO) {
+            let tun = Recorder::start(&lab.host, Some(TUN))?;
+            let uplink = Recorder::start(&lab.host, Some(Simple::UP1))?;
+            let socket = segments(&lab.host, to, SIZE)?;
+            // The first waits until the outbound is ready, one by one; the next goes out as it came.
+            for _ in 0..2 {
+                echoes(&socket, to, SIZE.into())?;
+            }
+            assert_eq!(tun.count(|p| is_whole(p, Direction::Out, len))?, 2, "{to}: whole on the device");
+            let sent = len + datagrams * relay_header(proxy, to);
+            assert_eq!(
+                uplink.count(|p| is_whole(p, Direction::Out, sent))?,
+                1,
+                "{proxy:?} {to}: whole on the uplink"
+            );
         }
-        assert_eq!(tun.count(|p| is_whole(p, Direction::Out, len))?, 2, "{to}: whole on the device");
-        assert_eq!(uplink.count(|p| is_whole(p, Direction::Out, len))?, 1, "{to}: whole on the uplink");
     }
     Ok(())
 }
 
 pub fn datagrams_that_wait_together_leave_together() -> TestResult {
-    const SIZE: usize = 300;
-    let (lab, oneway) = lab(None, &[])?;
-    for to in address::ORIGIN.ports(port::ECHO) {
-        let socket = lab.host.client().udp_socket(to.is_ipv6())?;
-        socket.set_read_timeout(Some(5 * SECOND))?;
-        socket.send_to(b"first", to)?;
-        receive(&socket, to, b"first", SIZE)?;
-        let uplink = Recorder::start(&lab.host, Some(Simple::UP1))?;
-        // Some of one length, a shorter and a longer one, and others again: no byte moves to another datagram.
-        let data = pattern::bytes(50 * SIZE);
-        let datagrams: Vec<&[u8]> =
-            data.chunks(SIZE).chain([&data[..7], &data[..900], &[]]).chain(data.chunks(SIZE)).collect();
-        oneway.signal(Signal::STOP.as_raw())?;
-        for datagram in &datagrams {
-            socket.send_to(datagram, to)?;
+    for proxy in [None, Some("socks5")] {
+        let (lab, oneway) = lab(proxy, &[])?;
+        for to in address::ORIGIN.ports(port::ECHO) {
+            leave_together(&lab, &oneway, proxy, to)?;
         }
-        oneway.signal(Signal::CONT.as_raw())?;
-        let mut buffer = [0; 2048];
-        for (n, wanted) in datagrams.iter().enumerate() {
-            let (len, _) = socket.recv_from(&mut buffer).map_err(|error| format!("datagram {n}: {error}"))?;
-            assert!(&buffer[..len] == *wanted, "datagram {n} of {} bytes has {len}", wanted.len());
-        }
-        let sent = uplink.matching(|p| p.is_udp() && p.direction == Direction::Out && p.dst == to.ip())?;
-        let bytes: usize = sent.iter().map(|packet| packet.payload_length).sum();
-        assert_eq!(bytes, datagrams.iter().map(|datagram| datagram.len()).sum::<usize>(), "{to}");
-        assert!(sent.len() <= 16, "{to}: {} datagrams left in {} packets", datagrams.len(), sent.len());
     }
+    Ok(())
+}
+
+fn leave_together(lab: &Simple, oneway: &Oneway, proxy: Option<&str>, to: SocketAddr) -> TestResult {
+    const SIZE: usize = 300;
+    let socket = lab.host.client().udp_socket(to.is_ipv6())?;
+    socket.set_read_timeout(Some(5 * SECOND))?;
+    socket.send_to(b"first", to)?;
+    receive(&socket, to, b"first", SIZE)?;
+    let uplink = Recorder::start(&lab.host, Some(Simple::UP1))?;
+    // Some of one length, a shorter and a longer one, and others again: no byte moves to another datagram.
+    let data = pattern::bytes(50 * SIZE);
+    let datagrams: Vec<&[u8]> =
+        data.chunks(SIZE).chain([&data[..7], &data[..900], &[]]).chain(data.chunks(SIZE)).collect();
+    oneway.signal(Signal::STOP.as_raw())?;
+    for datagram in &datagrams {
+        socket.send_to(datagram, to)?;
+    }
+    oneway.signal(Signal::CONT.as_raw())?;
+    let mut buffer = [0; 2048];
+    for (n, wanted) in datagrams.iter().enumerate() {
+        let (len, _) = socket.recv_from(&mut buffer).map_err(|error| format!("datagram {n}: {error}"))?;
+        assert!(&buffer[..len] == *wanted, "datagram {n} of {} bytes has {len}", wanted.len());
+    }
+    let sent = uplink.matching(|p| p.is_udp() && p.direction == Direction::Out)?;
+    let bytes: usize = sent.iter().map(|packet| packet.payload_length).sum();
+    let wanted: usize = datagrams.iter().map(|datagram| datagram.len() + relay_header(proxy, to)).sum();
+    assert_eq!(bytes, wanted, "{proxy:?} {to}");
+    assert!(sent.len() <= 16, "{proxy:?} {to}: {} datagrams left in {} packets", datagrams.len(), sent.len());
     Ok(())
 }
 
 pub fn datagrams_too_long_for_the_uplink_arrive_one_by_one() -> TestResult {
     const SIZE: u16 = 5000;
-    for mtu in ["65535", "9000"] {
-        let (lab, _oneway) = lab(None, &["--mtu", mtu])?;
+    for (proxy, mtu) in [(None, "65535"), (None, "9000"), (Some("socks5"), "65535")] {
+        let (lab, _oneway) = lab(proxy, &["--mtu", mtu])?;
         for to in address::ORIGIN.ports(port::ECHO) {
             let socket = segments(&lab.host, to, SIZE)?;
             for _ in 0..2 {

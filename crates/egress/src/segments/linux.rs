@@ -33,7 +33,7 @@ pub(super) fn send_together(
     socket: &UdpSocket,
     payload: &[u8],
     size: usize,
-    dst: SocketAddr,
+    dst: Option<SocketAddr>,
 ) -> io::Result<()> {
     let size = u16::try_from(size).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     if payload.len() <= usize::from(size) {
@@ -44,14 +44,22 @@ pub(super) fn send_together(
     control[WORD..WORD + 4].copy_from_slice(&libc::SOL_UDP.to_ne_bytes());
     control[WORD + 4..HEADER].copy_from_slice(&libc::UDP_SEGMENT.to_ne_bytes());
     control[HEADER..HEADER + 2].copy_from_slice(&size.to_ne_bytes());
-    let (dst, slices) = (SockAddr::from(dst), [IoSlice::new(payload)]);
-    let message = MsgHdr::new().with_addr(&dst).with_buffers(&slices).with_control(&control);
+    let (dst, slices) = (dst.map(SockAddr::from), [IoSlice::new(payload)]);
+    let mut message = MsgHdr::new().with_buffers(&slices).with_control(&control);
+    if let Some(dst) = &dst {
+        message = message.with_addr(dst);
+    }
     SockRef::from(socket).sendmsg(&message, 0).map(drop)
 }
 
-pub(super) fn send_one(socket: &UdpSocket, datagram: &[u8], dst: SocketAddr) -> io::Result<()> {
+pub(super) fn send_one(socket: &UdpSocket, datagram: &[u8], dst: Option<SocketAddr>) -> io::Result<()> {
     // Without asking the reactor: a socket that can take nothing says so itself, and a new one can.
-    SockRef::from(socket).send_to(datagram, &dst.into()).map(drop)
+    let socket = SockRef::from(socket);
+    match dst {
+        Some(dst) => socket.send_to(datagram, &dst.into()),
+        None => socket.send(datagram),
+    }
+    .map(drop)
 }
 
 /// Whether the kernel refuses to send these datagrams as one.

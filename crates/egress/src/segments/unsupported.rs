@@ -14,13 +14,18 @@ pub(super) fn send_together(
     _socket: &UdpSocket,
     _payload: &[u8],
     _size: usize,
-    _dst: SocketAddr,
+    _dst: Option<SocketAddr>,
 ) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-pub(super) fn send_one(socket: &UdpSocket, datagram: &[u8], dst: SocketAddr) -> io::Result<()> {
-    SockRef::from(socket).send_to(datagram, &dst.into()).map(drop)
+pub(super) fn send_one(socket: &UdpSocket, datagram: &[u8], dst: Option<SocketAddr>) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    match dst {
+        Some(dst) => socket.send_to(datagram, &dst.into()),
+        None => socket.send(datagram),
+    }
+    .map(drop)
 }
 
 pub(super) fn is_refusal(error: &io::Error) -> bool {

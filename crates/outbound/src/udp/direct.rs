@@ -55,7 +55,7 @@ impl DirectUdp {
         let mut sent = 0;
         let result = past_earlier_errors(|| {
             let rest = payload.get(sent * size..).unwrap_or_default();
-            let (count, result) = segments::send(self.socket(), rest, size, addr);
+            let (count, result) = segments::send(self.socket(), rest, size, Some(addr));
             sent += count;
             result
         });

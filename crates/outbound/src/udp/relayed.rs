@@ -41,6 +41,42 @@ impl Relayed {
         None
     }
 
+    /// Hands the payloads of datagrams of `size` bytes on, of which the last may be shorter. Those that follow each other
+    /// and have the same header are handed on together: where they lie, one behind the other.
+    pub(super) fn unwrap_joined(
+        &self,
+        slot: &mut [u8],
+        received: Range<usize>,
+        size: usize,
+        each: &mut impl FnMut(&mut [u8], Range<usize>, usize, SocketAddr),
+    ) {
+        let size = size.max(1);
+        let mut at = received.start;
+        loop {
+            let datagram = at..received.end.min(at + size);
+            at = datagram.end;
+            if let Some((first, source)) = self.unwrap(slot, datagram.clone()) {
+                let header = datagram.start..first.start;
+                let mut run = first.clone();
+                // Without payload there is nothing that would tell how many there are.
+                while at < received.end && !first.is_empty() {
+                    let next = at..received.end.min(at + size);
+                    let behind = at..(at + header.len()).min(next.end);
+                    if slot.get(behind.clone()) != slot.get(header.clone()) {
+                        break;
+                    }
+                    slot.copy_within(behind.end..next.end, run.end);
+                    run.end += next.end - behind.end;
+                    at = next.end;
+                }
+                each(slot, run, first.len().max(1), source);
+            }
+            if at >= received.end {
+                return;
+            }
+        }
+    }
+
     /// Remembers by which address the client knows a name that a datagram goes to.
     pub(super) fn remember(&self, host: &Arc<str>, addr: SocketAddr) {
         let mut names = self.names.lock();
@@ -72,5 +108,69 @@ impl Relayed {
                 known.find(|(known, at)| at.port() == port && **known == *name).map(|(_, at)| *at)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: [u8; 10] = [0, 0, 0, 1, 192, 0, 2, 1, 0, 53];
+    const B: [u8; 10] = [0, 0, 0, 1, 192, 0, 2, 2, 0, 53];
+    const FRAGMENT: [u8; 10] = [0, 0, 1, 1, 192, 0, 2, 1, 0, 53];
+
+    /// What is handed on of these datagrams, which lie behind some bytes of headroom: source and payloads.
+    fn handed_on(relayed: &Relayed, datagrams: &[(&[u8], &[u8])]) -> Vec<(String, Vec<Vec<u8>>)> {
+        let mut slot = vec![0xee; 7];
+        for (header, payload) in datagrams {
+            slot.extend_from_slice(header);
+            slot.extend_from_slice(payload);
+        }
+        let size = datagrams.first().map_or(0, |(header, payload)| header.len() + payload.len());
+        let all = 7..slot.len();
+        let mut seen = Vec::new();
+        relayed.unwrap_joined(&mut slot, all, size, &mut |slot, run, size, source| {
+            let payloads = match slot[run].chunks(size).map(<[u8]>::to_vec).collect::<Vec<_>>() {
+                none if none.is_empty() => vec![Vec::new()],
+                some => some,
+            };
+            seen.push((source.to_string(), payloads));
+        });
+        seen
+    }
+
+    fn from(source: &str, payloads: &[&[u8]]) -> (String, Vec<Vec<u8>>) {
+        (source.to_owned(), payloads.iter().map(|payload| payload.to_vec()).collect())
+    }
+
+    #[test]
+    fn datagrams_of_one_source_stay_together() {
+        let relayed = Relayed::default();
+        let (a, b) = ("192.0.2.1:53", "192.0.2.2:53");
+        assert_eq!(handed_on(&relayed, &[(&A, b"one")]), [from(a, &[b"one"])]);
+        assert_eq!(
+            handed_on(&relayed, &[(&A, b"one"), (&A, b"two"), (&A, b"3")]),
+            [from(a, &[b"one", b"two", b"3"])]
+        );
+        assert_eq!(
+            handed_on(&relayed, &[(&A, b"one"), (&B, b"two"), (&B, b"six"), (&A, b"end")]),
+            [from(a, &[b"one"]), from(b, &[b"two", b"six"]), from(a, &[b"end"])]
+        );
+        assert_eq!(handed_on(&relayed, &[(&A, b""), (&A, b"")]), [from(a, &[b""]), from(a, &[b""])]);
+        assert_eq!(relayed.counters(), UdpCounters::default());
+    }
+
+    #[test]
+    fn what_is_dropped_takes_no_neighbour_with_it() {
+        let relayed = Relayed::default();
+        let a = "192.0.2.1:53";
+        assert_eq!(
+            handed_on(&relayed, &[(&A, b"one"), (&FRAGMENT, b"two"), (&A, b"six"), (&[0, 0, 0], b"")]),
+            [from(a, &[b"one"]), from(a, &[b"six"])]
+        );
+        let counted = UdpCounters { foreign: 0, fragments: 1, malformed: 1 };
+        assert_eq!(relayed.counters(), counted);
+        assert_eq!(handed_on(&relayed, &[]), []);
+        assert_eq!(relayed.counters().malformed, 2);
     }
 }

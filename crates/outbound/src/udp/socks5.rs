@@ -1,11 +1,12 @@
 //! Datagrams by way of a SOCKS5 relay.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
-use oneway_egress::{Egress, Protected};
+use oneway_egress::{Egress, Protected, segments};
 use oneway_flow::Target;
 use socket2::SockRef;
 use tokio::net::UdpSocket;
@@ -23,14 +24,25 @@ pub struct Socks5Udp {
     link: Arc<Link>,
     keeper: Keeper,
     relayed: Relayed,
+    /// Whether the kernel takes several datagrams as one.
+    segments: bool,
 }
+
+thread_local! {
+    /// Where datagrams are put together with their headers. Used within one call only.
+    static WRAPPED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The most that a datagram of IPv4 carries.
+const PAYLOAD_MAX: usize = 65_507;
 
 pub(crate) async fn open(egress: &Arc<Egress>, proxy: &Arc<Proxy>) -> Result<UdpPath, DialError> {
     let association = keeper::associate(egress, proxy).await?;
     let socket: Protected<UdpSocket> = egress.udp_for(association.relay).map_err(DialError::Udp)?;
+    let segments = segments::enable(&socket);
     let link = Arc::new(Link::new(socket, association.relay));
     let keeper = Keeper::start(Arc::clone(&link), association, Arc::clone(egress), Arc::clone(proxy));
-    Ok(UdpPath::Socks5(Socks5Udp { link, keeper, relayed: Relayed::default() }))
+    Ok(UdpPath::Socks5(Socks5Udp { link, keeper, relayed: Relayed::default(), segments }))
 }
 
 impl Socks5Udp {
@@ -38,20 +50,76 @@ impl Socks5Udp {
         &self.link.socket
     }
 
-    /// The payload of a received datagram, and its true source; none if it is to be dropped.
+    /// Hands the payloads of what was received on, with their true source: datagrams of `size` bytes, of which the last
+    /// may be shorter. As [`UdpPath::try_recv`].
     pub(super) fn unwrap(
         &self,
-        slot: &[u8],
-        datagram: Range<usize>,
+        slot: &mut [u8],
+        received: Range<usize>,
+        size: usize,
         from: SocketAddr,
-    ) -> Option<(Range<usize>, SocketAddr)> {
+        each: &mut impl FnMut(&mut [u8], Range<usize>, usize, SocketAddr),
+    ) {
         // The kernel lets only the relay through; this one came before the socket was connected to it, from anybody
         // or from a relay that is no more.
         if self.link.relay() != Some(from) {
-            self.relayed.is_foreign();
-            return None;
+            return self.relayed.is_foreign();
         }
-        self.relayed.unwrap(slot, datagram)
+        self.relayed.unwrap_joined(slot, received, size, each);
+    }
+
+    pub(super) fn takes_segments(&self) -> bool {
+        self.segments
+    }
+
+    pub(super) fn try_send_segments(
+        &self,
+        payload: &[u8],
+        size: usize,
+        dst: &Target,
+    ) -> (usize, io::Result<()>) {
+        let mut header = [0; HEADER_MAX];
+        let len = match encode_header(&mut header, dst) {
+            Ok(len) => len,
+            Err(fault) => return (0, Err(unspeakable(fault))),
+        };
+        if let Some(host) = &dst.host {
+            self.relayed.remember(host, dst.addr);
+        }
+        let (header, size) = (header.get(..len).unwrap_or_default(), size.max(1));
+        let together = (PAYLOAD_MAX / (size + len)).clamp(1, segments::MOST);
+        let mut sent = 0;
+        for datagrams in payload.chunks(size * together) {
+            if self.link.relay().is_none() {
+                for datagram in datagrams.chunks(size) {
+                    if let Err(error) = self.link.keep_until_remade(header, datagram) {
+                        return (sent, Err(error));
+                    }
+                    sent += 1;
+                }
+                continue;
+            }
+            let result = WRAPPED.with_borrow_mut(|wrapped| {
+                wrapped.clear();
+                for datagram in datagrams.chunks(size) {
+                    wrapped.extend_from_slice(header);
+                    wrapped.extend_from_slice(datagram);
+                }
+                let mut gone = 0;
+                let result = past_earlier_errors(|| {
+                    let rest = wrapped.get(gone * (size + len)..).unwrap_or_default();
+                    let (count, result) = segments::send(&self.link.socket, rest, size + len, None);
+                    gone += count;
+                    result
+                });
+                sent += gone;
+                result
+            });
+            if result.is_err() {
+                return (sent, result);
+            }
+        }
+        (sent, Ok(()))
     }
 
     pub(super) fn try_send_to(&self, payload: &[u8], dst: &Target) -> io::Result<()> {
