@@ -112,6 +112,11 @@ impl Watched {
         self.0.lock().counts.alarms += 1;
     }
 
+    /// Networks of ours that others have too.
+    pub(crate) fn set_overlaps(&self, overlaps: Vec<String>) {
+        self.0.lock().counts.overlaps = overlaps;
+    }
+
     /// All of it but what the egress knows.
     pub(crate) fn status(&self) -> GuardStatus {
         let now = self.0.lock();

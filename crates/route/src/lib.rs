@@ -58,8 +58,8 @@ pub use model::{
 pub use monitor::{Changes, Monitor, Waker};
 pub use nft::{Inbound, Leaving, NftTable, RedirectTable, RefuseTable, TproxyTable};
 pub use plan::{
-    Divert, Phase, Plan, PlanError, Protect, Request, Sources, Step, Uplink, Uplinks, find_uplinks,
-    find_uplinks_unguarded, plan, plan_again,
+    Divert, Phase, Plan, PlanError, Protect, Request, Sources, Step, Uplink, Uplinks, collisions,
+    find_uplinks, find_uplinks_unguarded, plan, plan_again,
 };
 pub use prove::{Check, Proof, prove_rules};
 pub use query::{RouteAnswer, RouteKind, RouteQuery, destroy_tcp, query};

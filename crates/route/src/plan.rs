@@ -31,6 +31,7 @@ pub(crate) use capture::never;
 #[cfg(any(target_os = "linux", test))]
 pub(crate) use congestion::CONGESTION;
 
+pub use addresses::collisions;
 pub use again::{find_uplinks, find_uplinks_unguarded, plan_again};
 pub use capture::plan;
 

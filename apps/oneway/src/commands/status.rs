@@ -91,6 +91,9 @@ fn text(status: &Status) -> String {
     for which in &guard.quarantined {
         row("stopped", format!("nothing is sent to {which}: packets of our own came back"));
     }
+    for both in &guard.overlaps {
+        row("overlap", format!("{both}, which is out of reach of captured programs"));
+    }
     for outbound in &status.outbounds {
         let server = outbound.server.as_ref().map(|server| format!(" {server}")).unwrap_or_default();
         let error =
@@ -178,6 +181,7 @@ mod tests {
                 quarantined: vec!["192.0.2.7".to_owned()],
                 alarms: 17,
                 circles: 18,
+                overlaps: vec!["10.162.0.0/24 and 10.162.0.9/16 of wlan0".to_owned()],
             },
         };
         assert_eq!(
@@ -195,6 +199,7 @@ mod tests {
              guard     13 restored, 14 followed, 15 flows reset, 16 packets came back, 18 circles refused, 17 alarms\n\
              restored  ip rule add priority 9\n\
              stopped   nothing is sent to 192.0.2.7: packets of our own came back\n\
+             overlap   10.162.0.0/24 and 10.162.0.9/16 of wlan0, which is out of reach of captured programs\n\
              outbound  proxy: socks5 192.0.2.1:1080, down, last error: refused\n\
              \x20           far: works, 1.5 ms <-\n"
         );

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use oneway_lab::client::wait_until;
 use oneway_lab::harness::{Failed, TestResult};
 use oneway_lab::{NetNs, Oneway, Snapshot, Topology};
+use serde_json::json;
 
 use crate::common::{SECOND, TUN, ask, command, expect_connectivity, number, reaches_origin, run, stop};
 
@@ -266,4 +267,41 @@ pub fn what_nobody_confirms_is_undone() -> TestResult {
     stop(&mut oneway, host, &before)?;
     assert_eq!(command(host, &["confirm"])?.code, Some(1), "there is nobody to hear it");
     Ok(())
+}
+
+/// While we run, the host joins a LAN or another VPN that has our networks (S13).
+pub fn a_network_that_comes_later_is_noticed() -> TestResult {
+    let lab = Topology::standard()?;
+    let host = &lab.host;
+    let before = Snapshot::take(host)?;
+    let mut oneway = run(host, &["--dns", "fake-ip"])?;
+    expect_connectivity(host)?;
+    let overlaps = || Ok::<_, Failed>(ask(host, "status")?["guard"]["overlaps"].clone());
+    assert_eq!(overlaps()?, json!([]));
+    let newcomers = [
+        ("ip -4 address", "10.162.0.77/16 dev up2", "10.162.0.0/24 and 10.162.0.77/16 of up2"),
+        (
+            "ip -6 address",
+            "fd5e:7c1b:a2e4::77/64 dev up2",
+            "fd5e:7c1b:a2e4::/64 and fd5e:7c1b:a2e4::77/64 of up2",
+        ),
+        (
+            "ip -4 route",
+            "198.18.4.0/24 dev up2",
+            "198.18.0.0/15 and the route to 198.18.4.0/24 in table main",
+        ),
+    ];
+    for (command, theirs, both) in newcomers {
+        tool(host, &format!("{command} add {theirs}"))?;
+        wait_until(2 * SECOND, "it is noticed", || overlaps().is_ok_and(|found| found == json!([both])))
+            .map_err(|error| format!("{error}: {both}: {:?}", overlaps()))?;
+        let doctor = self::command(host, &["doctor"])?;
+        assert!(doctor.stdout.contains(both), "{}", doctor.stdout);
+        expect_connectivity(host)?;
+        tool(host, &format!("{command} del {theirs}"))?;
+        wait_until(2 * SECOND, "it is gone", || overlaps().is_ok_and(|found| found == json!([])))?;
+    }
+    let said = oneway.stderr().matches("a network has come that overlaps ours").count();
+    assert_eq!(said, newcomers.len(), "{}", oneway.stderr());
+    stop(&mut oneway, host, &before)
 }

@@ -36,6 +36,8 @@ mod strategies;
 mod strict;
 #[cfg(target_os = "linux")]
 mod uplink;
+#[cfg(target_os = "linux")]
+mod vpn;
 
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {
@@ -55,6 +57,7 @@ fn main() -> std::process::ExitCode {
         inbound::a_bound_program_is_captured,
         inbound::servers_answer_as_without_us,
         inbound::strict_reverse_path_filter_changes_nothing,
+        vpn::neither_captures_the_other,
         malformed::what_is_wrong_is_counted_and_dropped,
         malformed::noise_stops_nothing,
         health::idle_costs_nothing,
@@ -117,6 +120,7 @@ fn main() -> std::process::ExitCode {
         drift::a_fight_is_fought_slowly_and_named,
         drift::a_crash_after_restores_leaves_nothing,
         drift::what_nobody_confirms_is_undone,
+        drift::a_network_that_comes_later_is_noticed,
         uplink::everything_that_happens_to_bound_uplinks,
         uplink::everything_that_happens_under_strict,
         uplink::no_uplink_at_the_start,

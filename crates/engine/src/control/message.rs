@@ -320,6 +320,9 @@ pub struct GuardStatus {
     /// Flows of a proxy on this host that would have been sent to it again; each was refused.
     #[serde(default)]
     pub circles: u64,
+    /// Networks of ours that somebody else has too since then, and what of theirs: they are out of reach.
+    #[serde(default)]
+    pub overlaps: Vec<String>,
 }
 
 /// One live flow.

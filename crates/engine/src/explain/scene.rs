@@ -106,6 +106,8 @@ pub(super) fn running<T>(
         .iter()
         .map(|net| format!("a route of another program leads {net} into {}; delete it", about.tun))
         .collect();
+    let overlaps = about.watched.status().overlaps;
+    notes.extend(overlaps.iter().map(|both| format!("overlapping networks: {both}, which is out of reach")));
     let refusals = about.watched.refusals();
     if let Some(table) = &refusals {
         let is_there = match table.is_there() {

@@ -7,6 +7,7 @@
 
 mod breakers;
 mod elsewhere;
+mod newcomers;
 mod protection;
 mod uplinks;
 mod wanted;
@@ -133,6 +134,7 @@ impl Watch {
             tun,
             forbidden,
             foreign: Vec::new(),
+            colliding: Vec::new(),
             far,
             families,
             samples,
@@ -215,6 +217,8 @@ struct Watcher {
     forbidden: Vec<IpNet>,
     /// Destinations that others' routes lead into the TUN.
     foreign: Vec<IpNet>,
+    /// Networks of ours that others have too, and what of theirs.
+    colliding: Vec<(IpNet, String)>,
     /// Addresses that stand for all of their families. They are asked about, and nothing is sent there.
     samples: Vec<IpAddr>,
     egress: Arc<Egress>,
@@ -329,6 +333,7 @@ impl Watcher {
                     match Snapshot::take_again(NftSupport::Unknown) {
                         Ok(snapshot) => {
                             self.forbid_foreign_ways(&snapshot);
+                            self.meet_newcomers(&snapshot);
                             let pinned = self.request.interface.as_deref();
                             let uplinks = match self.left_out(Safeguard::Uplink) {
                                 true => oneway_route::find_uplinks_unguarded(&snapshot),
@@ -376,6 +381,7 @@ impl Watcher {
         }
         self.shared.dispatch.load().circles().set_own(super::own_addresses(&snapshot));
         self.forbid_foreign_ways(&snapshot);
+        self.meet_newcomers(&snapshot);
         self.meet_servers();
         let plan = match plan_again(&self.request, applied.plan(), &snapshot) {
             Ok(plan) => plan,

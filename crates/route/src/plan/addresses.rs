@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{PlanError, Request};
-use crate::host::Snapshot;
+use crate::host::{PROTOCOL, Snapshot};
 use crate::id::Family;
 
 /// The device's addresses: those asked for, or chosen free ones.
@@ -73,7 +73,7 @@ fn taken(host: &Snapshot, tun: &str) -> Vec<(IpNet, String)> {
     let routes = host
         .routes
         .iter()
-        .filter(|r| r.dst.prefix_len() > 4 && (r.oif.is_none() || r.oif != tun))
+        .filter(|r| r.dst.prefix_len() > 4 && r.protocol != PROTOCOL && (r.oif.is_none() || r.oif != tun))
         .map(|r| (r.dst, format!("the route to {} in table {}", r.dst, r.table)));
     addresses.chain(routes).collect()
 }
@@ -84,6 +84,14 @@ fn overlapping(net: IpNet, taken: &[(IpNet, String)]) -> Option<&str> {
             && (other.contains(&net.trunc()) || net.trunc().contains(other))
     };
     taken.iter().find(|(other, _)| overlap(other)).map(|(_, what)| what.as_str())
+}
+
+/// Which of `ours`, networks that belong to the device `tun`, others have too, and what of theirs. The plan chose such as
+/// nobody had; somebody may have come later.
+pub fn collisions(host: &Snapshot, tun: &str, ours: &[IpNet]) -> Vec<(IpNet, String)> {
+    let taken = taken(host, tun);
+    let shared = ours.iter().filter_map(|net| Some((*net, overlapping(*net, &taken)?.to_owned())));
+    shared.collect()
 }
 
 fn check(net: IpNet) -> Result<(), PlanError> {
