@@ -1,5 +1,7 @@
 //! From a flow to an outbound, and how well each outbound does.
 
+mod attempt;
+
 use std::cell::OnceCell;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -91,12 +93,15 @@ pub(crate) struct Health {
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// What the rules chose for a flow.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Choice<'a> {
     pub(crate) id: u32,
     pub(crate) entry: &'a Arc<Entry>,
     /// The outbound that the rule names, if that is a group.
     pub(crate) group: Option<&'a Entry>,
+    /// The group on the way that finds out by trying.
+    probe: Option<&'a Group>,
+    changed: bool,
     because: Because,
     dispatch: &'a Dispatch,
 }
@@ -290,6 +295,8 @@ impl Dispatch {
             id: at as u32,
             entry: &self.entries[at],
             group: None,
+            probe: None,
+            changed: false,
             because: Because::Circle,
             dispatch: self,
         }
@@ -326,6 +333,8 @@ impl Dispatch {
                     id: at as u32,
                     entry: &self.entries[at],
                     group: None,
+                    probe: None,
+                    changed: false,
                     because,
                     dispatch: self,
                 });
@@ -341,8 +350,8 @@ impl Dispatch {
             match self.rules.decide(&query) {
                 Step::Decided(decision) => {
                     let named = &self.entries[decision.outbound.0 as usize];
-                    let id = match &named.group {
-                        None => decision.outbound.0,
+                    let (id, probe) = match &named.group {
+                        None => (decision.outbound.0, None),
                         Some(_) => self.member(decision.outbound.0, key(subject), network == Network::Udp),
                     };
                     let entry = &self.entries[id as usize];
@@ -351,6 +360,8 @@ impl Dispatch {
                         id,
                         entry,
                         group,
+                        probe,
+                        changed: false,
                         because: Because::Rule(decision.rule),
                         dispatch: self,
                     });
@@ -443,18 +454,20 @@ impl Dispatch {
         &self.entries[id as usize]
     }
 
-    /// The outbound that a group's choice, and that of groups among its members, comes to. Groups do not lead to
-    /// themselves.
-    fn member(&self, mut id: u32, key: Key, udp: bool) -> u32 {
+    /// The outbound that a group's choice, and that of groups among its members, comes to; and the first group on that way
+    /// that finds out by trying. Groups do not lead to themselves.
+    fn member(&self, mut id: u32, key: Key, udp: bool) -> (u32, Option<&Group>) {
+        let mut probe = None;
         while let Some(group) = &self.by_id(id).group {
+            probe = probe.or(Some(group).filter(|group| group.is_probe()));
             id = group.pick(key, |member| self.works(member, udp));
         }
-        id
+        (id, probe)
     }
 
     /// The outbound that flows to `host` take by the one of this number: itself, unless it is a group.
     pub(crate) fn settle(&self, id: u32, host: &str) -> &Arc<Entry> {
-        self.by_id(self.member(id, Key { target: number_of(host), source: None }, false))
+        self.by_id(self.member(id, Key { target: number_of(host), source: None }, false).0)
     }
 
     /// Whether an outbound works, as far as is known, and for `udp` whether it carries that at all.

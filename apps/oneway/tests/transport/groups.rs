@@ -3,8 +3,10 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::time::Instant;
 
-use oneway_lab::client::wait_until;
+use oneway_lab::capture::Recorder;
+use oneway_lab::client::{Outcome, wait_until};
 use oneway_lab::harness::{Failed, TestResult};
 use oneway_lab::program::Program;
 use oneway_lab::servers::origin::port;
@@ -18,6 +20,8 @@ use crate::common::{ONEWAY, SECOND, ask, run};
 
 const ONE: u16 = 1081;
 const TWO: u16 = 1082;
+/// Nobody listens there.
+const CLOSED: u16 = 2;
 
 /// A laboratory with two more proxies, `one` and `two`.
 struct Proxies {
@@ -234,5 +238,78 @@ pub fn datagrams_take_a_member_that_carries_them() -> TestResult {
     let to = address::ORIGIN.v4_port(port::ECHO);
     assert!(tries(&proxies.lab.host, to));
     assert!(proxies.two.requests_for(&to.to_string()).is_empty(), "connections take the first");
+    Ok(())
+}
+
+/// What the network does with connections from the host to some addresses. The proxies are beyond that.
+#[allow(clippy::disallowed_methods, reason = "the administrator of the network is played")]
+fn filter(net: &NetNs, to: &[SocketAddr], verdict: &str) -> TestResult {
+    let mut rules = String::from("table inet between\ndelete table inet between\ntable inet between {\n");
+    rules += "chain c { type filter hook input priority 0;\n";
+    for to in to {
+        let (family, host) = match to.is_ipv4() {
+            true => ("ip", address::HOST_UP1.v4.to_string()),
+            false => ("ip6", address::HOST_UP1.v6.to_string()),
+        };
+        let (ip, port) = (to.ip(), to.port());
+        rules += &format!("{family} saddr {host} {family} daddr {ip} tcp dport {port} {verdict}\n");
+    }
+    rules += "}\n}\n";
+    let done = net.run(|| std::process::Command::new("nft").arg(&rules).output())??;
+    match done.status.success() {
+        true => Ok(()),
+        false => Err(format!("nft: {}", String::from_utf8_lossy(&done.stderr)).into()),
+    }
+}
+
+pub fn what_reaches_a_destination_is_found_out_and_remembered() -> TestResult {
+    let proxies = Proxies::new()?;
+    let _oneway = proxies.run("type = \"probe\"\nmembers = [\"direct\", \"one\"]\ntimeout = \"1s\"")?;
+    let (host, net) = (&proxies.lab.host, &proxies.lab.net);
+    let both = address::ORIGIN.ports(port::ECHO);
+    let others = address::ORIGIN_OTHER.ports(port::ECHO);
+    let syns = |wire: &Recorder, to: SocketAddr| wire.count(move |p| p.is_syn() && p.dst == to.ip());
+    for to in both {
+        assert!(tries(host, to), "{to}: directly");
+        assert_eq!(proxies.carried(to), (0, 0), "{to}: what works needs no proxy");
+    }
+
+    // Silence costs the time that the group gives; a refusal costs none. Either way it is tried once.
+    filter(net, &[others[0], both[0]], "drop")?;
+    for to in [others[0], both[0]] {
+        let begin = Instant::now();
+        assert!(tries(host, to), "{to}: by the proxy, whatever was found before");
+        assert!(begin.elapsed() >= SECOND, "{to}: it was tried directly");
+        assert_eq!(proxies.carried(to), (1, 0));
+    }
+    filter(net, &[others[1], both[1]], "reject with tcp reset")?;
+    for to in [others[1], both[1]] {
+        assert!(tries(host, to), "{to}");
+        assert_eq!(proxies.carried(to), (1, 0));
+    }
+    filter(net, &[others[0], others[1], both[0], both[1]], "drop")?;
+    let wire = Recorder::start(host, Some(Simple::UP1))?;
+    for to in both.into_iter().chain(others) {
+        let mut kept = host.client().tcp(to, 5 * SECOND)?.connected()?;
+        echoes(&mut kept)?;
+        assert_eq!(proxies.carried(to), (1, 0), "{to}: it is known");
+        assert_eq!(syns(&wire, to)?, 0, "{to}: nothing is tried again");
+        let flows = ask(host, "flows")?;
+        let flow =
+            flows["flows"].as_array().into_iter().flatten().find(|flow| flow["target"] == to.to_string());
+        assert_eq!(flow.map(|flow| flow["outbound"].clone()), Some("one".into()), "{flows}");
+    }
+    // Datagrams cannot be tried, and go the way that is known.
+    let socket = host.client().udp_socket(false)?;
+    socket.set_read_timeout(Some(5 * SECOND))?;
+    socket.send_to(b"datagram", both[0])?;
+    assert_eq!(socket.recv(&mut [0; 64])?, 8);
+    assert_eq!(proxies.one.as_ref().map(|one| one.counters().associations), Some(1));
+
+    // Where nothing reaches it, the client hears what the last has heard.
+    for to in address::ORIGIN.ports(CLOSED) {
+        assert_eq!(host.client().tcp(to, 5 * SECOND)?.outcome, Outcome::Refused, "{to}");
+        assert_eq!(proxies.carried(to), (1, 0), "{to}: both were tried");
+    }
     Ok(())
 }

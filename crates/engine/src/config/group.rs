@@ -40,6 +40,8 @@ pub enum GroupKind {
     Fallback,
     /// All members that work, in turn or by destination.
     LoadBalance(Balance),
+    /// For each destination the first member that reaches it, found out by trying.
+    Probe,
 }
 
 impl GroupKind {
@@ -50,6 +52,7 @@ impl GroupKind {
             Self::UrlTest { .. } => "url-test",
             Self::Fallback => "fallback",
             Self::LoadBalance(_) => "load-balance",
+            Self::Probe => "probe",
         }
     }
 }
@@ -69,9 +72,9 @@ words!(
 pub struct CheckSpec {
     /// The document. An answer with a status of 200 to 399 is a success.
     pub url: CheckUrl,
-    /// Between two checks, while the group is used.
+    /// Between two checks, while the group is used. Of [`GroupKind::Probe`]: for how long it holds what was found.
     pub interval: Duration,
-    /// For one check in all.
+    /// For one check in all. Of [`GroupKind::Probe`]: for each member to connect, but the last.
     pub timeout: Duration,
 }
 
@@ -157,10 +160,11 @@ pub(super) enum GroupWord {
     UrlTest,
     Fallback,
     LoadBalance,
+    Probe,
 }
 
 impl GroupWord {
-    pub(super) const WORDS: [&'static str; 4] = ["select", "url-test", "fallback", "load-balance"];
+    pub(super) const WORDS: [&'static str; 5] = ["select", "url-test", "fallback", "load-balance", "probe"];
 
     pub(super) fn from_word(word: &str) -> Option<Self> {
         match word {
@@ -168,6 +172,7 @@ impl GroupWord {
             "url-test" => Some(Self::UrlTest),
             "fallback" => Some(Self::Fallback),
             "load-balance" => Some(Self::LoadBalance),
+            "probe" => Some(Self::Probe),
             _ => None,
         }
     }
@@ -175,6 +180,10 @@ impl GroupWord {
 
 /// A faster member has to be so much faster, unless something else is configured: less is chance.
 const TOLERANCE: Duration = Duration::from_millis(50);
+
+/// A member that has not connected by then is given up for the next, unless something else is configured: as long as two
+/// lost SYNs take (RFC 6298, 2.1 and 5.5).
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Reads the keys of a group.
 pub(super) fn read(
@@ -194,6 +203,7 @@ pub(super) fn read(
     let kind = match word {
         GroupWord::Select => GroupKind::Select,
         GroupWord::Fallback => GroupKind::Fallback,
+        GroupWord::Probe => GroupKind::Probe,
         GroupWord::UrlTest => {
             GroupKind::UrlTest { tolerance: time(section, "tolerance", reader).unwrap_or(TOLERANCE) }
         }
@@ -203,11 +213,18 @@ pub(super) fn read(
         }
     };
     let mut check = CheckSpec::default();
-    // Nobody needs to know whether what the user has selected works: his choice stands.
-    if word != GroupWord::Select {
-        if let Some(url) = section.read::<Text<CheckUrl>>("url", reader) {
-            check.url = url.0;
+    match word {
+        // Nobody needs to know whether what the user has selected works: his choice stands.
+        GroupWord::Select => {}
+        // Each flow is a check of its own.
+        GroupWord::Probe => check.timeout = PATIENCE,
+        GroupWord::UrlTest | GroupWord::Fallback | GroupWord::LoadBalance => {
+            if let Some(url) = section.read::<Text<CheckUrl>>("url", reader) {
+                check.url = url.0;
+            }
         }
+    }
+    if word != GroupWord::Select {
         check.interval = time(section, "interval", reader).unwrap_or(check.interval);
         check.timeout = time(section, "timeout", reader).unwrap_or(check.timeout);
     }

@@ -657,7 +657,7 @@ fn groups() {
         server = "192.0.2.1:80"
         [outbound.auto]
         type = "url-test"
-        members = ["far", "DIRECT", "again"]
+        members = ["far", "DIRECT", "again", "found"]
         url = "http://a.example/x"
         interval = "10s"
         tolerance = "5ms"
@@ -666,11 +666,18 @@ fn groups() {
         type = "load-balance"
         members = ["direct", "block"]
         strategy = "round-robin"
+        [outbound.found]
+        type = "probe"
+        members = ["direct", "far"]
+        interval = "1m"
         "#,
     );
+    let OutboundSpec::Group(found) = &config.outbounds["found"] else { panic!("{config:?}") };
+    assert_eq!(found.kind, GroupKind::Probe);
+    assert_eq!((found.check.interval.as_secs(), found.check.timeout.as_secs()), (60, 3));
     let OutboundSpec::Group(auto) = &config.outbounds["auto"] else { panic!("{config:?}") };
     assert_eq!(auto.kind, GroupKind::UrlTest { tolerance: Duration::from_millis(5) });
-    assert_eq!(auto.members, ["far", "DIRECT", "again"]);
+    assert_eq!(auto.members, ["far", "DIRECT", "again", "found"]);
     assert_eq!(auto.check.url.to_string(), "http://a.example/x");
     assert_eq!((auto.check.interval.as_secs(), auto.check.timeout.as_secs()), (10, 1));
     let OutboundSpec::Group(again) = &config.outbounds["again"] else { panic!("{config:?}") };
@@ -699,13 +706,13 @@ fn wrong_outbounds() {
         ),
         (
             "[outbound.p]",
-            "1:11: [outbound.p] has no `type`; use direct, block, socks5, socks4, http, trojan, shadowsocks, select, url-test, fallback \
-             or load-balance",
+            "1:11: [outbound.p] has no `type`; use direct, block, socks5, socks4, http, trojan, shadowsocks, select, url-test, fallback, \
+             load-balance or probe",
         ),
         (
             "[outbound.p]\ntype = \"socks\"",
             "2:8: outbound.p.type: \"socks\" is no type of outbound; use direct, block, socks5, socks4, http, trojan, shadowsocks, select, \
-             url-test, fallback or load-balance",
+             url-test, fallback, load-balance or probe",
         ),
         (
             "[outbound.p]\ntype = \"fallback\"\nmembers = []",

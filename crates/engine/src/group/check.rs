@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::Group;
-use crate::config::CheckSpec;
+use crate::config::{CheckSpec, GroupKind};
 use crate::dispatch::{Dispatch, Entry};
 use crate::worker::Shared;
 
@@ -58,7 +58,7 @@ pub(crate) fn keep(shared: &Arc<Shared>, dispatch: &Arc<Dispatch>, tasks: &mut J
 
 impl Group {
     fn is_checked(&self) -> bool {
-        self.kind != crate::config::GroupKind::Select
+        !matches!(self.kind, GroupKind::Select | GroupKind::Probe)
     }
 }
 

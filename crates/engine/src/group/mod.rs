@@ -6,12 +6,14 @@
 
 #[cfg(target_os = "linux")]
 pub(crate) mod check;
+mod found;
 pub(crate) mod selected;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use self::found::Found;
 use crate::config::{Balance, CheckSpec, GroupKind};
 
 /// Nothing is known of a member yet.
@@ -31,6 +33,8 @@ pub(crate) struct Group {
     turn: AtomicUsize,
     /// Since the checks last looked.
     used: AtomicBool,
+    /// What was found out by trying.
+    found: Found,
 }
 
 #[derive(Debug)]
@@ -63,6 +67,7 @@ impl Group {
         let member = |id| Member { id, delay: AtomicU32::new(UNKNOWN) };
         Self {
             kind,
+            found: Found::new(check.interval),
             check,
             members: members.into_iter().map(member).collect(),
             chosen: AtomicUsize::new(0),
@@ -110,9 +115,38 @@ impl Group {
                 };
                 all.clone().filter(working).nth(turn.checked_rem(count).unwrap_or(0))
             }
+            GroupKind::Probe => {
+                let found = self.found.get(key.target).filter(working);
+                found.or_else(|| all.clone().find(working))
+            }
         };
         // If nothing works, the first says why, and is the one that the user named first.
         self.id(at.unwrap_or(0))
+    }
+
+    /// Whether it finds out by trying.
+    pub(crate) fn is_probe(&self) -> bool {
+        self.kind == GroupKind::Probe
+    }
+
+    /// The places and numbers of its members in the order in which they are tried for a destination.
+    pub(crate) fn order(&self, target: u64) -> Vec<(usize, u32)> {
+        let mut order: Vec<_> = self.members().enumerate().collect();
+        if let Some(found) = self.found.get(target).filter(|found| *found < order.len()) {
+            let first = order.remove(found);
+            order.insert(0, first);
+        }
+        order
+    }
+
+    /// How long a member may take to connect.
+    pub(crate) fn patience(&self) -> Duration {
+        self.check.timeout
+    }
+
+    /// Remembers that the member at `at` reached a destination.
+    pub(crate) fn reached(&self, target: u64, at: usize) {
+        self.found.note(target, at);
     }
 
     /// Whether a flow to some destination would take this member now.
@@ -254,6 +288,17 @@ mod tests {
         assert_eq!(group.pick(key(1), |id| id != 8), 9, "a dial has failed since");
         assert_eq!(checked([None, None, None]), 7, "nothing works");
         assert_eq!(checked([None, None, ms(4000)]), 9);
+    }
+
+    #[test]
+    fn what_reached_a_destination_is_tried_first() {
+        let group = group(GroupKind::Probe);
+        assert_eq!(group.pick(key(1), |_| true), 7);
+        assert_eq!(group.order(key(1).target), [(0, 7), (1, 8), (2, 9)]);
+        group.reached(key(1).target, 2);
+        assert_eq!(group.order(key(1).target), [(2, 9), (0, 7), (1, 8)]);
+        assert_eq!((group.pick(key(1), |_| true), group.pick(key(2), |_| true)), (9, 7));
+        assert_eq!(group.pick(key(1), |id| id != 9), 7, "its proxy is down");
     }
 
     #[test]

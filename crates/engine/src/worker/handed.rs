@@ -12,7 +12,7 @@ use oneway_capture::listener::original_destination;
 use oneway_capture::tproxy::Datagrams;
 use oneway_egress::Transport;
 use oneway_flow::{End, Network, Relay, Tunnel};
-use oneway_outbound::{Answer, Connected, DialError};
+use oneway_outbound::{Answer, Connected};
 use oneway_wire::emit::udp_datagram;
 use oneway_wire::ip::IpView;
 use oneway_wire::virtio::VirtioNetHdr;
@@ -184,22 +184,19 @@ impl Worker {
             dscp: 0,
         };
         let dispatch = shared.dispatch.load_full();
-        let choice = dispatch.choose_waiting(&subject).await;
+        let mut choice = dispatch.choose_waiting(&subject).await;
         let target = destined.target.clone();
         let (rule, outbound) = self.labels(&choice, &target);
         let flow = shared.flows.enter(Network::Tcp, from, target.clone(), 0, rule, outbound);
         let result = tokio::select! {
-            result = self.connect(choice.entry, &destined) => result,
+            result = self.dial_by(&dispatch, &mut choice, &subject, &destined) => result,
             () = gone(client) => return None,
             () = self.ended(flow.id) => return None,
         };
-        let result = match result {
-            Ok(_) if self.is_disallowed(&dispatch, choice.entry, &subject) => Err(DialError::Blocked),
-            result => result,
+        let flow = match choice.was_changed() {
+            false => flow,
+            true => self.enter(&choice, from, &target, 0),
         };
-        if shared.dns.hijacks(target.addr).is_none() {
-            choice.entry.observe(result.as_ref().err());
-        }
         let flow = flow.holding(destined.pin.take());
         match result {
             Ok(connected) => {

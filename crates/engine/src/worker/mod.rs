@@ -15,6 +15,7 @@ pub(crate) use udp::{QuicNames, Sessions};
 pub(crate) use user::Owners;
 
 mod ask;
+mod dial;
 mod dns;
 mod handed;
 mod icmp;

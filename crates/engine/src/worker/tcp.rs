@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use oneway_capture::FRAME_HEADER;
 use oneway_egress::{FlowEnd, Transport};
 use oneway_flow::{End, FlowGuard, Network, Relay, Tunnel};
-use oneway_outbound::{Answer, Connected, DialError};
+use oneway_outbound::{Answer, Connected};
 use oneway_stack::nat::{Conn, Direction, OpenError, State};
 use oneway_wire::emit::{IpHeader, Unreachable, ip_header};
 use oneway_wire::ip::{IpView, protocol};
@@ -222,12 +222,12 @@ impl Worker {
             dscp,
         };
         let dispatch = shared.dispatch.load_full();
-        let choice = dispatch.choose_waiting(&subject).await;
+        let mut choice = dispatch.choose_waiting(&subject).await;
         let target = destined.target.clone();
         let (rule, outbound) = self.labels(&choice, &target);
         let flow = shared.flows.enter(Network::Tcp, conn.client, target.clone(), dscp, rule, outbound);
         let result = tokio::select! {
-            result = self.connect(choice.entry, &destined) => result,
+            result = self.dial_by(&dispatch, &mut choice, &subject, &destined) => result,
             () = conn.data.cancelled.notified() => {
                 shared.nat.forget(&conn);
                 return;
@@ -237,13 +237,10 @@ impl Worker {
                 return;
             }
         };
-        let result = match result {
-            Ok(_) if self.is_disallowed(&dispatch, choice.entry, &subject) => Err(DialError::Blocked),
-            result => result,
+        let flow = match choice.was_changed() {
+            false => flow,
+            true => self.enter(&choice, conn.client, &target, dscp),
         };
-        if shared.dns.hijacks(target.addr).is_none() {
-            choice.entry.observe(result.as_ref().err());
-        }
         let flow = flow.holding(destined.pin.take());
         let syn = std::mem::take(&mut *conn.data.syn.lock());
         match result {

@@ -29,7 +29,7 @@ use hashbrown::HashMap;
 use oneway_capture::FRAME_HEADER;
 use oneway_egress::Transport;
 use oneway_flow::Network;
-use oneway_outbound::{Answer, Connected, DialError};
+use oneway_outbound::{Answer, Connected};
 use oneway_stack::tcp::{
     Arrival, Connection, MAX_HEADERS, Outgoing, Payload, Segment, Seq, State, Syn, Time,
 };
@@ -266,22 +266,19 @@ impl Worker {
             dscp,
         };
         let dispatch = shared.dispatch.load_full();
-        let choice = dispatch.choose_waiting(&subject).await;
+        let mut choice = dispatch.choose_waiting(&subject).await;
         let target = destined.target.clone();
         let (rule, outbound) = self.labels(&choice, &target);
         let guard = shared.flows.enter(Network::Tcp, client, target.clone(), dscp, rule, outbound);
         let result = tokio::select! {
-            result = self.connect(choice.entry, &destined) => result,
+            result = self.dial_by(&dispatch, &mut choice, &subject, &destined) => result,
             () = cancelled.notified() => return self.give_up(flow),
             () = self.ended(guard.id) => return self.give_up(flow),
         };
-        let result = match result {
-            Ok(_) if self.is_disallowed(&dispatch, choice.entry, &subject) => Err(DialError::Blocked),
-            result => result,
+        let guard = match choice.was_changed() {
+            false => guard,
+            true => self.enter(&choice, client, &target, dscp),
         };
-        if shared.dns.hijacks(target.addr).is_none() {
-            choice.entry.observe(result.as_ref().err());
-        }
         let guard = guard.holding(destined.pin.take());
         let stage = std::mem::replace(&mut *flow.stage.borrow_mut(), Stage::Over);
         let Stage::Dialing(dialing) = stage else { return self.give_up(flow) };

@@ -1,0 +1,98 @@
+//! Connecting a flow by what was chosen for it; where a group finds out by trying, by one member after the other.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use oneway_flow::{FlowGuard, Network, Target};
+use oneway_outbound::{Connected, DialError};
+use tokio::time::timeout;
+
+use super::Worker;
+use crate::dispatch::{Choice, Dispatch, Subject};
+use crate::dns::Destined;
+
+impl Worker {
+    /// Connects a flow and notes how that went. `choice` is then the way that it took.
+    pub(super) async fn dial_by<'a>(
+        self: &Rc<Self>,
+        dispatch: &'a Arc<Dispatch>,
+        choice: &mut Choice<'a>,
+        subject: &Subject<'_>,
+        destined: &Destined,
+    ) -> Result<Connected, DialError> {
+        // A question that is answered here says nothing about an outbound.
+        let is_answered = self.shared.dns.hijacks(destined.target.addr).is_some();
+        let result = if choice.is_to_be_tried() && !is_answered {
+            Box::pin(self.try_members(dispatch, choice, subject, destined)).await
+        } else {
+            self.connect(choice.entry, destined).await
+        };
+        let result = match result {
+            Ok(_) if self.is_disallowed(dispatch, choice.entry, subject) => Err(DialError::Blocked),
+            result => result,
+        };
+        if !is_answered {
+            choice.entry.observe(result.as_ref().err());
+        }
+        result
+    }
+
+    /// Tries the members in turn, the one that reached the destination last first. Each but the last has so much time: it
+    /// may be that nobody ever answers on its way.
+    ///
+    /// Connected is all that is found out. What the client sends afterwards could be sent again by another way only if it
+    /// were kept, and if nobody had acted on it yet.
+    async fn try_members<'a>(
+        self: &Rc<Self>,
+        dispatch: &'a Arc<Dispatch>,
+        choice: &mut Choice<'a>,
+        subject: &Subject<'_>,
+        destined: &Destined,
+    ) -> Result<Connected, DialError> {
+        let mut failed = DialError::Blocked;
+        let attempts = choice.attempts(subject);
+        let last = attempts.len().saturating_sub(1);
+        for (n, attempt) in attempts.iter().enumerate() {
+            if !dispatch.is_open(&attempt.choice, subject).await {
+                continue;
+            }
+            *choice = attempt.choice;
+            let connect = self.connect(choice.entry, destined);
+            let result = match n == last {
+                true => connect.await,
+                false => match timeout(attempt.patience, connect).await {
+                    Ok(result) => result,
+                    Err(_) => continue,
+                },
+            };
+            match result {
+                Ok(connected) => {
+                    attempt.reached();
+                    return Ok(connected);
+                }
+                Err(error) => {
+                    let outbound = &choice.entry.name;
+                    tracing::debug!(target = %destined.target, %outbound, %error, "tried in vain");
+                    if n < last {
+                        choice.entry.observe(Some(&error));
+                    }
+                    failed = error;
+                }
+            }
+        }
+        Err(failed)
+    }
+
+    /// Enters a flow anew that goes another way than was thought.
+    pub(super) fn enter(
+        &self,
+        choice: &Choice<'_>,
+        client: SocketAddr,
+        target: &Target,
+        dscp: u8,
+    ) -> FlowGuard {
+        let (rule, outbound) = (choice.rule(), Arc::clone(&choice.entry.name));
+        self.shared.flows.enter(Network::Tcp, client, target.clone(), dscp, rule, outbound)
+    }
+}
