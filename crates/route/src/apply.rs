@@ -8,6 +8,7 @@ use crate::journal::{self, Found, Journal};
 use crate::os;
 use crate::plan::{Phase, Plan, Step};
 use crate::prove::{self, Proof};
+use crate::resolver::RESOLV_CONF;
 
 /// A moment between two system calls that matter, for tests that end the process there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,6 +200,14 @@ pub enum JournalState {
 /// [`RouteError::Running`] while an instance works in this namespace; else the first change that could
 /// not be undone, after trying all of them.
 pub fn recover(path: &Path) -> Result<Recovered, RouteError> {
+    recover_with(path, Path::new(RESOLV_CONF))
+}
+
+/// The same where another file is `resolv.conf`.
+///
+/// # Errors
+/// As [`recover`].
+pub fn recover_with(path: &Path, resolv_conf: &Path) -> Result<Recovered, RouteError> {
     let _lock = os::Lock::take()?;
     let found = journal::read(path)?;
     let mut failed = None;
@@ -214,7 +223,7 @@ pub fn recover(path: &Path) -> Result<Recovered, RouteError> {
             }
         }
     }
-    let by_tag = match os::unmake_tagged() {
+    let by_tag = match os::unmake_tagged(resolv_conf) {
         Ok(count) => count,
         Err(e) => {
             failed.get_or_insert(e);

@@ -10,6 +10,7 @@ use crate::host::{PROTOCOL, Rule, RuleAction};
 use crate::id::{Family, Table};
 use crate::nft::{NftTable, RedirectTable, RefuseTable, TproxyTable};
 use crate::query::RouteKind;
+use crate::resolver::ResolvConf;
 
 /// One change to the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +66,15 @@ pub enum Change {
         old: String,
         /// What it becomes.
         new: String,
+    },
+    /// Puts a `resolv.conf` of ours in the place of what is there, if that is what it was planned for.
+    ResolvConf(ResolvConf),
+    /// Has systemd-resolved ask one server for all names, by a device, in the clear and without checks.
+    LinkDns {
+        /// The device.
+        name: String,
+        /// The server.
+        nameserver: IpAddr,
     },
 }
 
@@ -177,6 +187,13 @@ pub enum Undo {
         /// What it was set to.
         new: String,
     },
+    /// Brings back what was in the place of `resolv.conf`, if what is there still is ours.
+    ResolvConf(ResolvConf),
+    /// Has systemd-resolved forget the servers of a device.
+    LinkDns {
+        /// The device.
+        name: String,
+    },
 }
 
 impl Change {
@@ -202,6 +219,8 @@ impl Change {
             Self::Sysctl { path, old, new } => {
                 Undo::Sysctl { path: path.clone(), old: old.clone(), new: new.clone() }
             }
+            Self::ResolvConf(file) => Undo::ResolvConf(file.clone()),
+            Self::LinkDns { name, .. } => Undo::LinkDns { name: name.clone() },
         }
     }
 }
@@ -221,6 +240,12 @@ impl Display for Change {
             Self::Redirect(table) => write!(f, "{table}"),
             Self::Tproxy(table) => write!(f, "{table}"),
             Self::Sysctl { path, new, .. } => write!(f, "sysctl -w {path}={new}"),
+            Self::ResolvConf(file) => write!(f, "{file}"),
+            Self::LinkDns { name, nameserver } => write!(
+                f,
+                "resolvectl dns {name} {nameserver}\nresolvectl domain {name} ~.\nresolvectl default-route {name} yes\n\
+                 resolvectl dnssec {name} no\nresolvectl dnsovertls {name} no\nresolvectl flush-caches"
+            ),
         }
     }
 }
@@ -241,6 +266,10 @@ impl Display for Undo {
             Self::Cgroup { path } => write!(f, "rmdir /sys/fs/cgroup/{path}, if no program is in it"),
             Self::Nft { name } => write!(f, "nft delete table inet {name}"),
             Self::Sysctl { path, old, new } => write!(f, "sysctl -w {path}={old}, if it is still {new}"),
+            Self::ResolvConf(file) => {
+                write!(f, "{}: {}, if it is still ours", file.path.display(), file.before)
+            }
+            Self::LinkDns { name } => write!(f, "resolvectl revert {name}\nresolvectl flush-caches"),
         }
     }
 }

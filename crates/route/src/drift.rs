@@ -6,20 +6,31 @@ use crate::error::RouteError;
 use crate::os;
 use crate::plan::{Phase, Plan, Step};
 use crate::prove;
+use crate::resolver::ResolvConf;
 
 /// Which changes to look after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Watched {
     /// All.
     All,
-    /// The switches below `/proc/sys` alone: the kernel does not tell when they change.
+    /// The switches below `/proc/sys` and the resolver settings alone: nobody tells when they change.
     Switches,
+}
+
+/// Whether nobody tells when it changes.
+fn is_silent(change: &Change) -> bool {
+    matches!(change, Change::Sysctl { .. } | Change::ResolvConf(_) | Change::LinkDns { .. })
 }
 
 impl Applied<Captured> {
     /// Whether the plan holds something that the kernel tells nobody about, so that one has to look.
     pub fn has_switches(&self) -> bool {
-        self.plan.steps.iter().any(|step| matches!(step.change, Change::Sysctl { .. }))
+        self.plan.steps.iter().any(|step| is_silent(&step.change))
+    }
+
+    /// Whether the host's resolver settings are changed.
+    pub fn has_resolver(&self) -> bool {
+        self.plan.resolver().is_some()
     }
 
     /// What of the plan is not on the host, in the plan's order. Changes nothing.
@@ -27,7 +38,7 @@ impl Applied<Captured> {
     /// # Errors
     /// When the kernel cannot be asked.
     pub fn missing(&self, which: Watched) -> Result<Vec<Step>, RouteError> {
-        let watched = |step: &&Step| which == Watched::All || matches!(step.change, Change::Sysctl { .. });
+        let watched = |step: &&Step| which == Watched::All || is_silent(&step.change);
         let steps: Vec<&Step> = self.plan.steps.iter().filter(watched).collect();
         let changes: Vec<&Change> = steps.iter().map(|step| &step.change).collect();
         let missing = os::missing(&changes)?;
@@ -49,10 +60,29 @@ impl Applied<Captured> {
     pub fn put_back(&mut self, which: Watched) -> Result<Vec<String>, RouteError> {
         let mut done = Vec::new();
         for step in self.missing(which)? {
-            os::make(&step.change)?;
-            done.push(short(&step.change));
+            let mut what = short(&step.change);
+            let mut change = step.change;
+            if let Change::ResolvConf(file) = &change
+                && let Some((theirs, by)) = os::resolv_conf_now(file)?
+            {
+                what = format!("{}, which was replaced by {by}", file.path.display());
+                change = Change::ResolvConf(self.take_over(theirs)?);
+            }
+            os::make(&change)?;
+            done.push(what);
         }
         Ok(done)
+    }
+
+    /// What others have written is what comes back in the end: it is put down before it is replaced.
+    fn take_over(&mut self, theirs: ResolvConf) -> Result<ResolvConf, RouteError> {
+        for step in &mut self.plan.steps {
+            if matches!(step.change, Change::ResolvConf(_)) {
+                step.change = Change::ResolvConf(theirs.clone());
+            }
+        }
+        self.journal.rewrite(self.plan.steps.iter().map(|step| &step.change))?;
+        Ok(theirs)
     }
 
     /// Changes the host from this plan to another one: makes what is new, rehearses the capture if its rules change, and
@@ -122,6 +152,8 @@ fn same_place(a: &Change, b: &Change) -> bool {
         (Change::Tproxy(a), Change::Tproxy(b)) => a.name == b.name,
         (Change::Sysctl { path: a, .. }, Change::Sysctl { path: b, .. }) => a == b,
         (Change::Link { name: a, .. }, Change::Link { name: b, .. }) => a == b,
+        (Change::ResolvConf(a), Change::ResolvConf(b)) => a.path == b.path,
+        (Change::LinkDns { name: a, .. }, Change::LinkDns { name: b, .. }) => a == b,
         _ => a == b,
     }
 }
@@ -133,6 +165,7 @@ fn short(change: &Change) -> String {
         Change::Refuse(table) => format!("nft table inet {}", table.name),
         Change::Redirect(table) => format!("nft table inet {}", table.name),
         Change::Tproxy(table) => format!("nft table inet {}", table.name),
+        Change::LinkDns { name, .. } => format!("the servers of {name} in systemd-resolved"),
         change => change.to_string(),
     }
 }

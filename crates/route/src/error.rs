@@ -84,6 +84,14 @@ pub enum RouteError {
     /// The kernel's answer shows that the rules would not do what they are for.
     #[error("the rules are not proven: {0}")]
     NotProven(String),
+    /// The host's resolver settings could not be read or changed.
+    #[error("cannot {what}: {source}; leave them alone with --resolver off")]
+    Resolver {
+        /// The step.
+        what: String,
+        /// What the kernel or the daemon said.
+        source: io::Error,
+    },
     /// A control group.
     #[error(transparent)]
     Cgroup(#[from] crate::cgroup::CgroupError),
@@ -103,7 +111,8 @@ impl RouteError {
             | Self::Talk { source, .. }
             | Self::Refused { source, .. }
             | Self::Sysctl { source, .. }
-            | Self::Journal { source, .. } => source.raw_os_error(),
+            | Self::Journal { source, .. }
+            | Self::Resolver { source, .. } => source.raw_os_error(),
             _ => None,
         }
     }

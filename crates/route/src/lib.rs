@@ -31,6 +31,7 @@ mod nft;
 mod plan;
 mod prove;
 mod query;
+mod resolver;
 mod without;
 
 #[cfg(target_os = "linux")]
@@ -42,6 +43,7 @@ mod os;
 
 pub use apply::{
     Applied, Captured, Hook, JournalState, Prepared, Recovered, StepPoint, Verified, apply, no_hook, recover,
+    recover_with,
 };
 pub use cgroup::{Cgroup, CgroupError, instance_runs};
 pub use change::{Change, RouteSpec, Undo};
@@ -63,4 +65,5 @@ pub use plan::{
 };
 pub use prove::{Check, Proof, prove_rules};
 pub use query::{RouteAnswer, RouteKind, RouteQuery, destroy_tcp, query};
+pub use resolver::{Before, Place, RESOLV_CONF, ResolvConf, Resolver, nameserver, resolv_conf_before};
 pub use without::{Safeguard, Without};

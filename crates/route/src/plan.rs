@@ -11,6 +11,7 @@ pub(crate) mod choose;
 mod congestion;
 mod protect;
 mod redirect;
+mod resolver;
 mod strict;
 mod text;
 mod tproxy;
@@ -26,6 +27,7 @@ use crate::change::Change;
 use crate::host::Snapshot;
 use crate::id::{Family, IfIndex, Mark, Table};
 use crate::nft::RefuseTable;
+use crate::resolver::Resolver;
 #[cfg(test)]
 pub(crate) use capture::never;
 #[cfg(any(target_os = "linux", test))]
@@ -161,6 +163,9 @@ pub struct Request {
     /// The port of our transparent sockets on loopback that this host's own TCP and UDP come to; likewise.
     #[serde(default)]
     pub tproxy: Option<u16>,
+    /// The host's resolver settings, where queries are answered here; `None` leaves them alone.
+    #[serde(default)]
+    pub resolver: Option<Resolver>,
 }
 
 impl Default for Request {
@@ -186,6 +191,7 @@ impl Default for Request {
             strict: false,
             redirect: None,
             tproxy: None,
+            resolver: None,
         }
     }
 }
@@ -398,6 +404,9 @@ pub enum PlanError {
         "this kernel has no nftables with connection tracking, which --capture redirect needs; use --capture tun"
     )]
     NoRedirect,
+    /// The resolver settings cannot be changed.
+    #[error("this host cannot carry --resolver always: {0}")]
+    Resolver(String),
     /// Everything is excluded.
     #[error("there is nothing to capture: every included network is excluded")]
     Nothing,
@@ -415,6 +424,12 @@ impl Plan {
             Change::Refuse(table) => Some(table),
             _ => None,
         })
+    }
+
+    /// The change to the host's resolver settings.
+    pub fn resolver(&self) -> Option<&Change> {
+        let mut changes = self.steps.iter().map(|step| &step.change);
+        changes.find(|change| matches!(change, Change::ResolvConf(_) | Change::LinkDns { .. }))
     }
 
     /// The addresses of one family that must be captured.

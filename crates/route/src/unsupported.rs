@@ -13,6 +13,7 @@ use crate::host::{NftSupport, Snapshot};
 use crate::monitor::Changes;
 use crate::nft::Chain;
 use crate::query::{RouteAnswer, RouteQuery};
+use crate::resolver::{ResolvConf, Resolver};
 
 fn no<T>(what: &'static str) -> Result<T, RouteError> {
     Err(RouteError::Unsupported { what })
@@ -46,8 +47,16 @@ pub(crate) fn unmake(_: &Undo) -> Result<bool, RouteError> {
     no("undo a change to the host's routing")
 }
 
-pub(crate) fn unmake_tagged() -> Result<usize, RouteError> {
+pub(crate) fn unmake_tagged(_: &Path) -> Result<usize, RouteError> {
     no("find what was left behind")
+}
+
+pub(crate) fn resolver(_: &Path, _: bool) -> Result<Resolver, RouteError> {
+    no("look at the resolver settings")
+}
+
+pub(crate) fn resolv_conf_now(_: &ResolvConf) -> Result<Option<(ResolvConf, String)>, RouteError> {
+    no("look at the resolver settings")
 }
 
 pub(crate) fn boot() -> Result<String, RouteError> {

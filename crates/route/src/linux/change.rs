@@ -1,6 +1,7 @@
 //! Making a change and undoing it. Both are idempotent.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
@@ -15,7 +16,7 @@ use netlink_packet_route::rule::{
 };
 
 use super::netlink::{Netlink, Refusal};
-use super::{cgroup, decode, nft, sysctl};
+use super::{cgroup, decode, nft, resolved, resolver, sysctl};
 use crate::change::{Change, RouteSpec, Undo};
 use crate::error::RouteError;
 use crate::host::{PROTOCOL, Rule, RuleAction};
@@ -61,6 +62,8 @@ pub(crate) fn make(change: &Change) -> Result<(), RouteError> {
         Change::Redirect(table) => nft::make(&table.name, &table.chains()),
         Change::Tproxy(table) => nft::make(&table.name, &table.chains()),
         Change::Sysctl { path, new, .. } => sysctl::write(path, new),
+        Change::ResolvConf(file) => resolver::make(file),
+        Change::LinkDns { name, nameserver } => resolved::make(name, *nameserver),
     }
 }
 
@@ -113,6 +116,8 @@ pub(crate) fn unmake(undo: &Undo) -> Result<bool, RouteError> {
             sysctl::write(path, old)?;
             Ok(true)
         }
+        Undo::ResolvConf(file) => resolver::unmake(file),
+        Undo::LinkDns { name } => resolved::unmake(name),
     }
 }
 
@@ -268,8 +273,9 @@ fn rule(spec: &Rule) -> RuleMessage {
     message
 }
 
-/// Undoes everything that carries our tag in this network namespace; the number of things undone.
-pub(crate) fn unmake_tagged() -> Result<usize, RouteError> {
+/// Undoes everything that carries our tag in this network namespace, `resolv_conf` included; the number of things undone.
+pub(crate) fn unmake_tagged(resolv_conf: &Path) -> Result<usize, RouteError> {
+    let asks_us = resolver::unmake_tagged(resolv_conf)?;
     let mut netlink = Netlink::routing()?;
     let mut undo = Vec::new();
     // Rules first: without them no packet asks for the routes.
@@ -305,5 +311,5 @@ pub(crate) fn unmake_tagged() -> Result<usize, RouteError> {
     for one in &undo {
         count += usize::from(unmake(one)?);
     }
-    Ok(count + usize::from(cgroup::remove_ours()))
+    Ok(count + usize::from(cgroup::remove_ours()) + usize::from(asks_us))
 }

@@ -4,7 +4,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{RouteAttribute, RouteMessage};
 
 use super::netlink::Netlink;
-use super::{decode, nft, sysctl};
+use super::{decode, nft, resolved, resolver, sysctl};
 use crate::change::{Change, RouteSpec};
 use crate::error::RouteError;
 use crate::host::{Address, Link, PROTOCOL, Route, Rule};
@@ -76,6 +76,8 @@ impl Seen {
             Change::Refuse(table) => nft::intact(&table.name, &table.chains()).map(|intact| !intact),
             Change::Redirect(table) => nft::intact(&table.name, &table.chains()).map(|intact| !intact),
             Change::Tproxy(table) => nft::intact(&table.name, &table.chains()).map(|intact| !intact),
+            Change::ResolvConf(file) => Ok(resolver::lacks(file)),
+            Change::LinkDns { name, nameserver } => resolved::lacks(name, *nameserver),
             Change::Sysctl { path, new, .. } => {
                 Ok(sysctl::read(path)?.as_deref().map(str::trim) != Some(new.trim()))
             }

@@ -1,7 +1,8 @@
-//! Linux: all by netlink and `/proc/sys`, never by another program.
+//! Linux: all by netlink, `/proc/sys`, files and D-Bus, never by another program.
 
 pub(crate) mod cgroup;
 mod change;
+mod dbus;
 mod decode;
 mod destroy;
 mod identity;
@@ -10,6 +11,8 @@ mod monitor;
 mod netlink;
 mod nft;
 mod query;
+mod resolved;
+mod resolver;
 mod serving;
 mod snapshot;
 mod sysctl;
@@ -21,4 +24,5 @@ pub(crate) use missing::missing;
 pub(crate) use monitor::{Monitor, Waker};
 pub(crate) use nft::{has_rule_for, intact as is_there};
 pub(crate) use query::query;
+pub(crate) use resolver::{resolv_conf_now, resolver};
 pub(crate) use snapshot::{snapshot, snapshot_again};

@@ -63,7 +63,9 @@ pub fn planned(host: &Snapshot, plan: &Plan) -> Snapshot {
             | Change::Refuse(_)
             | Change::Redirect(_)
             | Change::Tproxy(_)
-            | Change::Sysctl { .. } => {}
+            | Change::Sysctl { .. }
+            | Change::ResolvConf(_)
+            | Change::LinkDns { .. } => {}
         }
     }
     host.rules.sort_by_key(|r| (r.family, r.priority));

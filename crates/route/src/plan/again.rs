@@ -35,6 +35,13 @@ pub fn plan_again(request: &Request, before: &Plan, host: &Snapshot) -> Result<P
     plan.steps.retain(|step| !device(&step.change));
     let kept = before.steps.iter().filter(|step| device(&step.change)).cloned();
     plan.steps = kept.chain(plan.steps).collect();
+    // So is the file: others may have written another one since, which is what comes back in the end.
+    let file = |step: &&Step| matches!(step.change, Change::ResolvConf(_));
+    if let Some(made) = before.steps.iter().find(file)
+        && let Some(step) = plan.steps.iter_mut().find(|step| file(&&**step))
+    {
+        *step = made.clone();
+    }
     Ok(plan)
 }
 

@@ -6,8 +6,8 @@ use ipnet::IpNet;
 
 use super::protect::{self, Guards};
 use super::{
-    Draft, Phase, Plan, PlanError, Protect, Request, Step, addresses, choose, congestion, redirect, strict,
-    tproxy, uplink,
+    Draft, Phase, Plan, PlanError, Protect, Request, Step, addresses, choose, congestion, redirect, resolver,
+    strict, tproxy, uplink,
 };
 use crate::change::{Change, RouteSpec};
 use crate::host::{NftSupport, PROTOCOL, Rule, RuleAction, Snapshot};
@@ -78,7 +78,7 @@ pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
     let samples = draft.samples(&tun_addresses, rules.first);
     draft.note_uplinks();
     let explanation = protect::explanation(&draft);
-    Ok(Plan {
+    let mut plan = Plan {
         tun_name: draft.tun,
         tun_addresses,
         protect: request.protect,
@@ -97,7 +97,9 @@ pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
         rehearsal_mark,
         samples,
         notes: draft.notes,
-    })
+    };
+    resolver::add_to(&mut plan, request, host)?;
+    Ok(plan)
 }
 
 fn families(request: &Request, host: &Snapshot) -> Result<Vec<Family>, PlanError> {

@@ -218,6 +218,7 @@ fn bound_without_nftables() {
 }
 
 mod protections;
+mod resolver;
 mod strict;
 
 #[test]

@@ -1,17 +1,19 @@
 //! SIGKILL at every step of set-up and of undoing; then `recover` leaves the host as it was.
 
+use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use oneway_route::{
-    Journal, JournalState, Protect, Recovered, Request, RouteError, Snapshot, StepPoint, apply, no_hook,
-    recover,
+    Journal, JournalState, Protect, RESOLV_CONF, Recovered, Request, RouteError, Snapshot, StepPoint, apply,
+    no_hook, recover_with,
 };
 
 use crate::host::{FAR4, FAR6, Net, Tun, planned, protections, set};
-use crate::namespace::other_user;
+use crate::namespace::{mount_over, other_user};
+use crate::resolver;
 
 crate::trials!(
     every_point_of_the_default,
@@ -21,14 +23,19 @@ crate::trials!(
     every_point_of_host_route,
     every_point_of_host_route_halves,
     every_point_of_tproxy,
+    every_point_with_a_resolv_conf,
+    every_point_with_a_link_instead,
+    every_point_with_a_mounted_resolv_conf,
     killed_while_recovering,
 );
 
 const FLAG: &str = "--crash-child";
 const SIGKILL: i32 = 9;
 
-fn request(name: &str) -> Request {
+/// `file` is the `resolv.conf`, for those that change it.
+fn request(name: &str, file: &Path) -> Request {
     match name {
+        "resolv-conf" => resolver::request(file),
         "default" => Request::default(),
         "tproxy" => Request { tproxy: Some(16_262), ..Request::default() },
         "everything" => Request {
@@ -67,7 +74,7 @@ fn die_at(at: usize) -> impl FnMut(StepPoint) {
 
 /// A whole life: apply, verify, capture, undo.
 fn run(name: &str, journal: PathBuf, hook: &mut dyn FnMut(StepPoint)) {
-    let plan = planned(&request(name));
+    let plan = planned(&request(name, &journal.with_file_name("resolv.conf")));
     let _tun = Tun::open(&plan.tun_name);
     let far = [FAR4.parse().unwrap(), FAR6.parse().unwrap()];
     let prepared = apply(plan, Journal::create(&journal).unwrap(), hook).unwrap();
@@ -143,12 +150,68 @@ fn every_point_of_tproxy() {
     every_point("tproxy");
 }
 
+/// The file is what it was after each, with the journal and without.
+fn every_point_of_a_file(net: &Net) {
+    let file = net.dir.path().join("resolv.conf");
+    let look = || (fs::read_to_string(&file).unwrap(), fs::read_link(&file).ok());
+    let before = look();
+    net.host.run(|| {
+        let mut points = Vec::new();
+        run("resolv-conf", net.journal(), &mut |point| points.push(point));
+        assert_eq!(look(), before);
+        let mut changed = 0;
+        // What comes before it is killed in the other tests.
+        let last = points.len() - 1;
+        let of_file = points.iter().enumerate().filter(|(at, _)| *at + 12 >= last / 2 && *at <= last);
+        for (at, point) in of_file {
+            for keeps_journal in [true, false] {
+                killed("resolv-conf", net, at);
+                changed += usize::from(look() != before);
+                if !keeps_journal {
+                    fs::remove_file(net.journal()).unwrap();
+                }
+                recovered_with(net, &file);
+                assert_eq!(look(), before, "{point:?}, {keeps_journal}");
+                let again = recovered_with(net, &file);
+                assert_eq!((again.undone, again.by_tag), (0, 0));
+            }
+        }
+        assert!(changed >= 4, "{changed}");
+    });
+}
+
+fn every_point_with_a_resolv_conf() {
+    let net = Net::new();
+    fs::write(net.dir.path().join("resolv.conf"), resolver::ON_LINK).unwrap();
+    every_point_of_a_file(&net);
+}
+
+fn every_point_with_a_link_instead() {
+    let net = Net::new();
+    fs::write(net.dir.path().join("stub.conf"), resolver::ON_LINK).unwrap();
+    std::os::unix::fs::symlink("stub.conf", net.dir.path().join("resolv.conf")).unwrap();
+    every_point_of_a_file(&net);
+}
+
+fn every_point_with_a_mounted_resolv_conf() {
+    let net = Net::new();
+    let (file, under) = (net.dir.path().join("resolv.conf"), net.dir.path().join("mounted"));
+    fs::write(&file, "covered\n").unwrap();
+    fs::write(&under, resolver::ON_LINK).unwrap();
+    let _mounted = mount_over(&under, &file);
+    every_point_of_a_file(&net);
+}
+
 /// Recovers. A process that another test has forked and that has not begun its program yet holds a copy of the journal's
 /// lock: that is waited for.
 fn recovered(net: &Net) -> Recovered {
+    recovered_with(net, Path::new(RESOLV_CONF))
+}
+
+fn recovered_with(net: &Net, resolv_conf: &Path) -> Recovered {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
-        match recover(&net.journal()) {
+        match recover_with(&net.journal(), resolv_conf) {
             Err(RouteError::Running { .. }) if Instant::now() < deadline => std::thread::yield_now(),
             recovered => return recovered.unwrap(),
         }

@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "these are tests, though not of the built-in harness")]
 
 #[cfg(target_os = "linux")]
+mod bus;
+#[cfg(target_os = "linux")]
 mod crash;
 #[cfg(target_os = "linux")]
 mod drift;
@@ -17,19 +19,29 @@ mod model;
 #[cfg(target_os = "linux")]
 mod namespace;
 #[cfg(target_os = "linux")]
+mod resolver;
+#[cfg(target_os = "linux")]
 mod roundtrip;
 #[cfg(target_os = "linux")]
 mod wire;
 
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {
+    bus::announce();
     if let Some(code) = crash::child() {
         return code;
     }
     namespace::become_root();
     let arguments = libtest_mimic::Arguments::from_args();
-    let trials = [roundtrip::trials(), drift::trials(), facts::trials(), crash::trials(), model::trials()]
-        .concat_all();
+    let trials = [
+        roundtrip::trials(),
+        drift::trials(),
+        facts::trials(),
+        crash::trials(),
+        model::trials(),
+        resolver::trials(),
+    ]
+    .concat_all();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

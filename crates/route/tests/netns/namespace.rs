@@ -2,23 +2,44 @@
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::thread;
 
+use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 /// Moves this process, while it still has one thread, to where it may make network namespaces.
 pub fn become_root() {
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     if uid.is_root() {
-        return;
+        return own_mounts(UnshareFlags::empty());
     }
-    unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET);
+    own_mounts(UnshareFlags::NEWUSER | UnshareFlags::NEWNET);
     let write = |file: &str, text: String| {
         fs::write(file, text).unwrap_or_else(|e| panic!("{file}: {e}; run as root"));
     };
     write("/proc/self/setgroups", "deny".into());
     write("/proc/self/uid_map", format!("0 {} 1", uid.as_raw()));
     write("/proc/self/gid_map", format!("0 {} 1", gid.as_raw()));
+}
+
+/// What is mounted from here on is nobody else's.
+fn own_mounts(besides: UnshareFlags) {
+    unshare(besides | UnshareFlags::NEWNS);
+    let alone = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
+    rustix::mount::mount_change("/", alone).unwrap_or_else(|e| panic!("cannot make the mounts private: {e}"));
+}
+
+/// Lays one file over another one until it is dropped.
+pub fn mount_over(under: &Path, file: &Path) -> impl Drop {
+    struct Mounted(PathBuf);
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            rustix::mount::unmount(&self.0, UnmountFlags::DETACH).unwrap();
+        }
+    }
+    rustix::mount::mount_bind(under, file).unwrap();
+    Mounted(file.to_owned())
 }
 
 #[allow(unsafe_code, reason = "rustix calls unshare unsafe for its CLONE_FILES, which is not used here")]
