@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use oneway::config::{
-    CaptureMode, CgroupPath, ConfigError, DnsMode, DnsUpstream, FaultSpec, InterfaceName, LogFormat,
-    LogLevel, Mtu, Options, Origin, Prefix, ProgramName, Protect, Safeguard, StackKind, TunAddress, TunFd,
-    Uid,
+    CaptureMode, CgroupPath, ConfigError, DnsMode, DnsUpstream, FaultSpec, HostResolver, InterfaceName,
+    LogFormat, LogLevel, Mtu, Options, Origin, Prefix, ProgramName, Protect, Safeguard, StackKind,
+    TunAddress, TunFd, Uid,
 };
 
 /// The command line.
@@ -224,6 +224,10 @@ pub(crate) struct CaptureArgs {
     /// Resolver to ask: system, udp:// or tcp:// and an address; repeatable [default: the one that was asked]
     #[arg(long, value_name = "URL")]
     dns_upstream: Vec<DnsUpstream>,
+    /// Whether this host's programs are told to ask here (resolv.conf, systemd-resolved) [default: auto, where the capture
+    /// does not see what they ask]
+    #[arg(long, value_name = "auto|always|off")]
+    resolver: Option<HostResolver>,
     /// Do not capture the traffic of this user; repeatable
     #[arg(long, value_name = "N")]
     exclude_uid: Vec<Uid>,
@@ -272,6 +276,7 @@ impl CaptureArgs {
             fault: self.fault,
             dns: self.dns,
             dns_upstream: self.dns_upstream,
+            resolver: self.resolver,
             exclude_uid: self.exclude_uid,
             exclude_cgroup: self.exclude_cgroup,
             exclude_process: self.exclude_process,

@@ -164,6 +164,8 @@ pub(crate) fn request(config: &Config, protect: route::Protect) -> route::Reques
         // Its port is chosen when there are listeners.
         redirect: None,
         tproxy: None,
+        // The host's settings are looked at when there is a device.
+        resolver: None,
     }
 }
 

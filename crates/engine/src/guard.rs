@@ -3,7 +3,7 @@
 //! A destination inside the TUN's own prefixes, sent on, comes straight back: the most common loop of the field. The
 //! others have no place on any network, or belong to one link only.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -22,6 +22,8 @@ pub enum Destination {
 #[derive(Clone, Debug)]
 pub struct Guard {
     own: Vec<IpNet>,
+    /// Where queries are answered, of the TUN's own network; nothing is ever sent there.
+    answers: Option<SocketAddr>,
     /// Left out on purpose: everything is ordinary.
     left_out: bool,
 }
@@ -29,13 +31,29 @@ pub struct Guard {
 impl Guard {
     /// A guard for these prefixes: those of the TUN and of other addresses that only mean something to this program.
     pub fn new(own: Vec<IpNet>) -> Self {
-        Self { own: own.into_iter().map(|net| net.trunc()).collect(), left_out: false }
+        Self { own: own.into_iter().map(|net| net.trunc()).collect(), answers: None, left_out: false }
     }
 
     /// The same, or none if it is left out on purpose.
     #[must_use]
     pub fn left_out(self, left_out: bool) -> Self {
         Self { left_out, ..self }
+    }
+
+    /// The same, and queries to that address are answered.
+    #[must_use]
+    pub fn answering(self, answers: Option<SocketAddr>) -> Self {
+        Self { answers, ..self }
+    }
+
+    /// Whether queries to that address are answered here.
+    pub fn answers(&self, dst: SocketAddr) -> bool {
+        self.answers == Some(dst)
+    }
+
+    /// What a destination is, with its port.
+    pub fn classify_port(&self, dst: SocketAddr) -> Destination {
+        if self.answers(dst) { Destination::Ordinary } else { self.classify(dst.ip()) }
     }
 
     /// What a destination is. Martians are those of RFC 1812, 5.3.7 and RFC 6890.
@@ -68,6 +86,16 @@ fn is_martian(v4: Ipv4Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_port_of_one_own_address_is_answered() {
+        let own = "192.0.2.254:53".parse().unwrap();
+        let guard = Guard::new(vec!["192.0.2.1/24".parse().unwrap()]).answering(Some(own));
+        assert_eq!(guard.classify_port(own), Destination::Ordinary);
+        for other in ["192.0.2.254:54", "192.0.2.253:53", "192.0.2.1:53"] {
+            assert_eq!(guard.classify_port(other.parse().unwrap()), Destination::Refused, "{other}");
+        }
+    }
 
     #[test]
     fn own_prefixes_and_martians_are_refused_and_the_rest_is_not() {

@@ -33,6 +33,8 @@ struct Now {
     proof: Proof,
     /// What is refused instead of let out, with `--strict`.
     refusals: Option<RefuseTable>,
+    /// What is done about the host's resolver settings.
+    resolver: Option<String>,
     latest: VecDeque<String>,
     counts: GuardStatus,
 }
@@ -45,6 +47,7 @@ impl Watched {
             strategy_why,
             proof,
             refusals: None,
+            resolver: None,
             latest: VecDeque::new(),
             counts: GuardStatus::default(),
         }))
@@ -84,6 +87,14 @@ impl Watched {
 
     pub(crate) fn set_refusals(&self, refusals: Option<RefuseTable>) {
         self.0.lock().refusals = refusals;
+    }
+
+    pub(crate) fn resolver(&self) -> Option<String> {
+        self.0.lock().resolver.clone()
+    }
+
+    pub(crate) fn set_resolver(&self, resolver: Option<String>) {
+        self.0.lock().resolver = resolver;
     }
 
     /// Changes of ours were gone and are made again.

@@ -432,6 +432,20 @@ impl Plan {
         changes.find(|change| matches!(change, Change::ResolvConf(_) | Change::LinkDns { .. }))
     }
 
+    /// What is done about the host's resolver settings, or why nothing is, in one line; none if nobody asked.
+    pub fn resolver_words(&self) -> Option<String> {
+        let made = self.steps.iter().find_map(|step| match &step.change {
+            Change::ResolvConf(file) => Some(format!("resolver settings: {file}, since {}", step.why)),
+            Change::LinkDns { name, nameserver } => Some(format!(
+                "resolver settings: systemd-resolved asks {nameserver} by {name} for all names, since {}",
+                step.why
+            )),
+            _ => None,
+        });
+        let left = || self.notes.iter().find(|note| resolver::is_about(note)).cloned();
+        made.or_else(left)
+    }
+
     /// The addresses of one family that must be captured.
     pub fn samples_of(&self, family: Family) -> impl Iterator<Item = IpAddr> {
         self.samples.iter().copied().filter(move |a| Family::of(*a) == family)

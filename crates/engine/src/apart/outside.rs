@@ -11,7 +11,7 @@ use oneway_route::{Change, Protect, Request, Snapshot};
 use super::{ApartError, ApartTun, Made, Wish, descriptors};
 use crate::assemble;
 use crate::config::{
-    CaptureMode, Config, ConfigError, ConfigErrors, DnsMode, DnsUpstream, FaultSpec, StackKind,
+    CaptureMode, Config, ConfigError, ConfigErrors, DnsMode, DnsUpstream, FaultSpec, HostResolver, StackKind,
 };
 use crate::error::EngineError;
 
@@ -114,7 +114,7 @@ fn nameserver(own: &[IpNet]) -> IpAddr {
 
 fn refuse_what_has_no_meaning(config: &Config) -> Result<(), EngineError> {
     let capture = &config.capture;
-    let wrong: [(&str, bool, &str); 10] = [
+    let wrong: [(&str, bool, &str); 11] = [
         (
             "another --capture than tun",
             capture.mode != CaptureMode::Tun,
@@ -128,6 +128,7 @@ fn refuse_what_has_no_meaning(config: &Config) -> Result<(), EngineError> {
         ("--exclude-cgroup", !capture.exclude_cgroup.is_empty(), "only the program is captured"),
         ("--exclude-process", !capture.exclude_process.is_empty(), "only the program is captured"),
         ("--interface", config.egress.interface.is_some(), "our sockets follow the host's routes"),
+        ("--resolver", config.dns.resolver != HostResolver::Auto, "the program has a resolv.conf of its own"),
         ("--confirm", config.confirm.is_some(), "nothing of this host is changed"),
     ];
     let errors = wrong.iter().filter(|(_, given, _)| *given);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use oneway_dns::{Patterns, Place, SecureKind};
 
-use super::value::{DnsMode, InvalidValue};
+use super::value::{DnsMode, HostResolver, InvalidValue};
 
 /// How captured DNS is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct DnsConfig {
     pub ca: Option<PathBuf>,
     /// Whether resolvers asked by TLS are trusted whoever they are.
     pub skip_verify: bool,
+    /// Whether this host's programs are told to ask here.
+    pub resolver: HostResolver,
     /// Settings of the mode `fake-ip`.
     pub fake_ip: FakeIpConfig,
 }

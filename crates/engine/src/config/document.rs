@@ -113,6 +113,7 @@ fn egress(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Re
 fn dns(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reader<'_>, file: &Path) {
     settings.dns_mode = text_at(&mut section, "mode", reader);
     settings.dns_upstream = texts_at(&mut section, "upstream", reader);
+    settings.dns_resolver = text_at(&mut section, "resolver", reader);
     settings.dns_ca =
         section.read::<Located<String>>("ca", reader).map(|set| set.map(|path| beside(file, &path)));
     settings.dns_skip_verify = section.read("skip-verify", reader);

@@ -38,8 +38,8 @@ pub use program::{CgroupPath, ProgramName};
 pub use rules::{DataFile, RuleLine, RuleSetConfig, RulesConfig};
 pub use sniff::{Port, SniffConfig};
 pub use value::{
-    CaptureMode, DnsMode, InterfaceName, InvalidValue, LogFormat, LogLevel, MarkBit, Mtu, NetnsName, Prefix,
-    Protect, StackKind, TunAddress, TunFd, Uid,
+    CaptureMode, DnsMode, HostResolver, InterfaceName, InvalidValue, LogFormat, LogLevel, MarkBit, Mtu,
+    NetnsName, Prefix, Protect, StackKind, TunAddress, TunFd, Uid,
 };
 
 /// The stack that is used unless another one is asked for.
@@ -157,6 +157,7 @@ pub struct Options {
     pub fault: Option<FaultSpec>,
     pub dns: Option<DnsMode>,
     pub dns_upstream: Vec<DnsUpstream>,
+    pub resolver: Option<HostResolver>,
     pub exclude_uid: Vec<Uid>,
     pub exclude_cgroup: Vec<CgroupPath>,
     pub exclude_process: Vec<ProgramName>,

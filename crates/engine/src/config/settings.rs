@@ -12,8 +12,8 @@ use super::program::{CgroupPath, ProgramName};
 use super::rules::RuleSettings;
 use super::sniff::SniffConfig;
 use super::value::{
-    CaptureMode, DnsMode, InterfaceName, LogFormat, LogLevel, MarkBit, Mtu, NetnsName, Prefix, Protect,
-    StackKind, TunAddress, TunFd, Uid,
+    CaptureMode, DnsMode, HostResolver, InterfaceName, LogFormat, LogLevel, MarkBit, Mtu, NetnsName, Prefix,
+    Protect, StackKind, TunAddress, TunFd, Uid,
 };
 use super::{
     CaptureConfig, Config, DEFAULT_STACK, EgressConfig, FaultSpec, LogConfig, Options, Origins, TunConfig,
@@ -60,6 +60,7 @@ pub(super) struct Settings {
     pub(super) netns: Set<NetnsName>,
     pub(super) dns_mode: Set<DnsMode>,
     pub(super) dns_upstream: Set<Vec<DnsUpstream>>,
+    pub(super) dns_resolver: Set<HostResolver>,
     pub(super) dns_ca: Set<PathBuf>,
     pub(super) dns_skip_verify: Set<bool>,
     pub(super) fake_ip: FakeIpSettings,
@@ -111,6 +112,7 @@ impl From<Options> for Settings {
             netns: None,
             dns_mode: one(options.dns, "--dns"),
             dns_upstream: many(options.dns_upstream, "--dns-upstream"),
+            dns_resolver: one(options.resolver, "--resolver"),
             dns_ca: None,
             dns_skip_verify: None,
             fake_ip: FakeIpSettings::default(),
@@ -158,6 +160,7 @@ impl Settings {
             interface: over.interface.or(self.interface),
             dns_mode: over.dns_mode.or(self.dns_mode),
             dns_upstream: over.dns_upstream.or(self.dns_upstream),
+            dns_resolver: over.dns_resolver.or(self.dns_resolver),
             proxy: over.proxy.or(self.proxy),
             confirm: over.confirm.or(self.confirm),
             control: over.control.or(self.control),
@@ -354,6 +357,7 @@ impl Settings {
             upstream: self.dns_upstream.take().map(|set| set.value).unwrap_or_default(),
             ca: self.dns_ca.take().map(|set| set.value),
             skip_verify: self.dns_skip_verify.take().is_some_and(|set| set.value),
+            resolver: self.dns_resolver.take().map_or(HostResolver::Auto, |set| set.value),
             fake_ip: FakeIpConfig::from(std::mem::take(&mut self.fake_ip)),
         };
         if mode != DnsMode::FakeIp {

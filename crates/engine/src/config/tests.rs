@@ -85,6 +85,7 @@ fn nothing_is_a_complete_configuration() {
             dns: DnsConfig {
                 ca: None,
                 skip_verify: false,
+                resolver: HostResolver::Auto,
                 mode: DnsMode::Real,
                 upstream: vec![],
                 fake_ip: FakeIpConfig {

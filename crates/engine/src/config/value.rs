@@ -108,6 +108,18 @@ words!(
 );
 
 words!(
+    /// What is done with this host's resolver settings.
+    HostResolver, "resolver setting", {
+        /// Changed where what programs ask would go past the capture.
+        Auto = "auto",
+        /// Changed, or nothing is captured.
+        Always = "always",
+        /// Left alone.
+        Off = "off",
+    }
+);
+
+words!(
     /// How much is logged.
     LogLevel, "log level", {
         /// Failures that end the program.

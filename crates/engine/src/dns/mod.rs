@@ -2,6 +2,7 @@
 
 mod by_name;
 mod carried;
+mod host;
 mod proxies;
 mod resolver;
 
@@ -16,8 +17,9 @@ use oneway_dns::{
 };
 use oneway_egress::{Egress, Safeguard, Strategy};
 use oneway_flow::Target;
-use oneway_route::{Family, Snapshot};
+use oneway_route::{Family, RESOLV_CONF, Snapshot, resolv_conf_before};
 use oneway_tls::TlsSettings;
+use parking_lot::Mutex;
 
 use crate::config::{
     ConfigError, ConfigErrors, DnsConfig, DnsMode, DnsUpstream, FakeIpConfig as FakeIpSettings,
@@ -25,14 +27,13 @@ use crate::config::{
 use crate::control::DnsCounters;
 use crate::error::EngineError;
 pub(crate) use carried::ByRules;
+pub(crate) use host::{answers_at, host_resolver};
 pub(crate) use proxies::keep as keep_proxies;
 pub(crate) use resolver::{ProxyResolver, known};
 
 /// The port that queries go to.
 const PORT: u16 = 53;
 
-/// Where the C library looks for servers.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Where `ip netns exec` looks for those of a namespace (ip-netns(8)).
 const OF_NAMESPACES: &str = "/etc/netns";
 /// The servers behind systemd's stub, which would ask them by way of us (systemd-resolved(8)).
@@ -48,13 +49,33 @@ pub(crate) struct Dns {
     client: Arc<Client>,
     /// The refusal of fake addresses that stand for nothing is left out on purpose.
     unknown_is_real: bool,
+    /// Where this host's programs are told to ask, if they have to be.
+    answers: Option<SocketAddr>,
+    followed: Mutex<Followed>,
 }
 
 /// What can be replaced while it runs.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) client: ClientConfig,
+    config: DnsConfig,
     exclude: Patterns,
+}
+
+/// The system's servers that were seen last, as far as they are asked.
+#[derive(Debug)]
+struct Followed {
+    config: DnsConfig,
+    servers: Vec<SocketAddr>,
+}
+
+impl Followed {
+    fn new(config: &DnsConfig, answers: Option<SocketAddr>) -> Self {
+        let is_asked = config.upstream.is_empty() || config.upstream.contains(&DnsUpstream::System);
+        let mut servers = if is_asked { system_servers(None) } else { Vec::new() };
+        servers.retain(|server| Some(*server) != answers);
+        Self { config: config.clone(), servers }
+    }
 }
 
 /// Where a captured packet really wants to go.
@@ -75,8 +96,9 @@ impl Dns {
         egress: &Arc<Egress>,
         families: &[Family],
         state: &Path,
+        answers: Option<SocketAddr>,
     ) -> Result<Self, EngineError> {
-        let client = Arc::new(Client::new(Arc::clone(egress), ready(client_config(config, egress))));
+        let client = Arc::new(Client::new(Arc::clone(egress), ready(client_config(config, egress, answers))));
         let fake = match config.mode {
             DnsMode::FakeIp => Some(Arc::new(fake_ip(config, families, state)?)),
             DnsMode::Real | DnsMode::Off => None,
@@ -88,20 +110,40 @@ impl Dns {
         };
         let server = mode.map(|mode| Server::new(mode, Arc::clone(&client)));
         let unknown_is_real = egress.left_out().has(Safeguard::FakeIp);
-        Ok(Self { mode: config.mode, server, fake, client, unknown_is_real })
+        let followed = Mutex::new(Followed::new(config, answers));
+        Ok(Self { mode: config.mode, server, fake, client, unknown_is_real, answers, followed })
     }
 
     /// What another configuration says that may change while it runs: whom to ask, and which names keep their addresses.
     pub(crate) fn prepare(&self, config: &DnsConfig, egress: &Egress) -> Result<Prepared, EngineError> {
-        Ok(Prepared { client: ready(client_config(config, egress)), exclude: excluded(&config.fake_ip)? })
+        let client = ready(client_config(config, egress, self.answers));
+        Ok(Prepared { client, config: config.clone(), exclude: excluded(&config.fake_ip)? })
     }
 
     /// Puts it into force. Fake addresses go on to stand for their names.
     pub(crate) fn set(&self, prepared: Prepared) {
-        let Prepared { client, exclude } = prepared;
+        let Prepared { client, config, exclude } = prepared;
+        *self.followed.lock() = Followed::new(&config, self.answers);
         self.client.set_config(client);
         if let Some(fake) = &self.fake {
             fake.set_excluded(exclude);
+        }
+    }
+
+    /// Where this host's programs are told to ask, if they have to be.
+    pub(crate) fn answers(&self) -> Option<SocketAddr> {
+        self.answers
+    }
+
+    /// Looks whether the system names other servers than before, which are then asked. While programs ask here, nobody else
+    /// tells which servers a network has.
+    pub(crate) fn follow(&self, egress: &Egress) {
+        let mut followed = self.followed.lock();
+        let now = Followed::new(&followed.config, self.answers);
+        if now.servers != followed.servers {
+            tracing::info!(servers = ?now.servers, "the system names other DNS servers now");
+            self.client.set_config(ready(client_config(&now.config, egress, self.answers)));
+            *followed = now;
         }
     }
 
@@ -212,19 +254,21 @@ fn wrong(why: &dyn std::fmt::Display) -> EngineError {
 
 /// Where our own questions go: to these servers, and with `true` before that to the one that a client asked.
 pub(crate) fn servers(config: &DnsConfig, egress: &Egress) -> (Vec<SocketAddr>, bool) {
-    let ClientConfig { upstreams, original_first } = client_config(config, egress);
+    let ClientConfig { upstreams, original_first } = client_config(config, egress, None);
     (upstreams.iter().filter_map(Upstream::addr).collect(), original_first && config.mode != DnsMode::Off)
 }
 
 /// The servers that our own questions may go to, whether or not they can be asked.
 pub(crate) fn server_addresses(config: &DnsConfig) -> Vec<IpAddr> {
-    upstreams(config, None).0.iter().filter_map(|upstream| Some(upstream.addr()?.ip())).collect()
+    upstreams(config, None, None).0.iter().filter_map(|upstream| Some(upstream.addr()?.ip())).collect()
 }
 
 /// Without any upstream in the configuration, the server that a client asks is the one that it trusts; those of the
 /// system are for names that nobody asked a server for.
-fn upstreams(config: &DnsConfig, netns: Option<&str>) -> (Vec<Upstream>, bool) {
-    let system = || system_servers(netns).into_iter().map(Upstream::Udp);
+fn upstreams(config: &DnsConfig, netns: Option<&str>, answers: Option<SocketAddr>) -> (Vec<Upstream>, bool) {
+    // systemd-resolved names us among the servers that it knows.
+    let others = |server: &SocketAddr| Some(*server) != answers;
+    let system = || system_servers(netns).into_iter().filter(others).map(Upstream::Udp);
     let mut upstreams: Vec<Upstream> = Vec::new();
     for upstream in &config.upstream {
         match upstream {
@@ -262,13 +306,13 @@ fn ready(config: ClientConfig) -> ClientConfig {
     config
 }
 
-fn client_config(config: &DnsConfig, egress: &Egress) -> ClientConfig {
+fn client_config(config: &DnsConfig, egress: &Egress, answers: Option<SocketAddr>) -> ClientConfig {
     let strategy = egress.strategy();
     let netns = match &*strategy {
         Strategy::Netns(namespace) => Some(namespace.name()),
         _ => None,
     };
-    let (mut upstreams, original_first) = upstreams(config, netns);
+    let (mut upstreams, original_first) = upstreams(config, netns, answers);
     // What leads into the TUN is ourselves.
     upstreams.retain(|upstream| {
         let checked = upstream.addr().map_or(Ok(()), |addr| egress.check_addr(addr));
@@ -284,7 +328,10 @@ fn client_config(config: &DnsConfig, egress: &Egress) -> ClientConfig {
 
 /// Those of the system, or of the namespace that our own sockets are made in, if that has a list of its own.
 fn system_servers(netns: Option<&str>) -> Vec<SocketAddr> {
-    let read = |path: &str| nameservers(&std::fs::read_to_string(path).unwrap_or_default());
+    let read = |path: &str| {
+        // Where it names us, those of before count.
+        nameservers(&resolv_conf_before(&std::fs::read_to_string(path).unwrap_or_default()))
+    };
     if let Some(name) = netns.filter(|name| !name.contains('/')) {
         let servers = read(&format!("{OF_NAMESPACES}/{name}/resolv.conf"));
         if !servers.is_empty() {

@@ -108,6 +108,7 @@ pub(super) fn running<T>(
         .collect();
     let overlaps = about.watched.status().overlaps;
     notes.extend(overlaps.iter().map(|both| format!("overlapping networks: {both}, which is out of reach")));
+    notes.extend(about.watched.resolver());
     let refusals = about.watched.refusals();
     if let Some(table) = &refusals {
         let is_there = match table.is_there() {
@@ -188,6 +189,7 @@ pub(super) fn planned<T>(config: &Config, answer: impl FnOnce(&Scene<'_>) -> T) 
     let mut notes = plan.notes.clone();
     notes.push(format!("protection: {why}"));
     notes.push(format!("why nothing loops: {}", plan.explanation));
+    notes.extend(plan.resolver().and(plan.resolver_words()));
     if let Some(table) = plan.refusals() {
         notes.push(format!("strict: nftables table {} refuses what is not captured", table.name));
     }
@@ -197,7 +199,9 @@ pub(super) fn planned<T>(config: &Config, answer: impl FnOnce(&Scene<'_>) -> T) 
         tun,
         tun_name: &plan.tun_name,
         dispatch: &dispatch,
-        guard: &Guard::new(plan.tun_addresses.clone()).left_out(config.without.has(Safeguard::Ingress)),
+        guard: &Guard::new(plan.tun_addresses.clone())
+            .answering(dns::answers_at(config, &plan.tun_addresses))
+            .left_out(config.without.has(Safeguard::Ingress)),
         egress: &egress,
         oracle: &model,
         servers: dns::servers(&config.dns, &egress),

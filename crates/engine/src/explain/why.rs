@@ -53,7 +53,7 @@ pub(super) fn why(scene: &Scene<'_>, question: &WhyQuestion) -> Why {
         why.why = format!("{}: nothing of ours is sent for it", elsewhere(scene, question, &why.program));
         return why;
     }
-    let (guard, passes) = guarded(scene.guard.classify(dst));
+    let (guard, passes) = guarded(scene.guard.classify_port(question.addr));
     why.guard = Some(guard.to_owned());
     if !passes {
         why.why = "nothing of ours is sent for it".to_owned();

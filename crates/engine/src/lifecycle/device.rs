@@ -19,6 +19,7 @@ use crate::apart::ApartTun;
 use crate::assemble;
 use crate::config::{CaptureMode, Config, FaultSpec, StackKind};
 use crate::control::StatePaths;
+use crate::dns;
 use crate::error::EngineError;
 use crate::exclude;
 
@@ -186,6 +187,7 @@ pub(super) fn plan(
     if given.is_some() {
         request.tun_name = given;
     }
+    request.resolver = dns::host_resolver(&config.dns)?;
     let plan = oneway_route::plan(&request, snapshot)?;
     // Only a plan that marks has a mark; any does for asking whether marks can be set.
     let mark = plan.mark.unwrap_or(Mark(1 << 28));

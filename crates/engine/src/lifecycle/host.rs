@@ -71,6 +71,14 @@ impl Host<Captured> {
         }
     }
 
+    /// What is done about this host's resolver settings.
+    pub(super) fn resolver(&self) -> Option<String> {
+        match self {
+            Self::Ours(applied) => applied.plan().resolver_words(),
+            Self::Theirs => None,
+        }
+    }
+
     /// How many destinations the kernel was asked about, if it was.
     pub(super) fn checks(&self) -> Option<usize> {
         match self {

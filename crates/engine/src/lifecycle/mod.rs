@@ -261,7 +261,9 @@ impl Engine {
             Err(error) => return Err(host.undo_because(error)),
         };
         let fake_ips = StatePaths::here()?.journal.with_extension("fake-ip");
-        let dns = match Dns::new(&config.dns, &egress, &families, &fake_ips) {
+        // Nobody of a namespace apart is told of it.
+        let answers = dns::answers_at(config, &addresses).filter(|_| captured_here);
+        let dns = match Dns::new(&config.dns, &egress, &families, &fake_ips, answers) {
             Ok(dns) => dns,
             Err(error) => return Err(host.undo_because(error)),
         };
@@ -323,6 +325,7 @@ impl Engine {
         }
         let watched = Arc::new(Watched::new(uplinks, strategy, strategy_why, proof));
         watched.set_refusals(host.refusals());
+        watched.set_resolver(host.resolver());
         let parts = watching::Parts {
             host,
             request,
@@ -685,6 +688,7 @@ fn shared(
 ) -> Shared {
     let Peers { v4, v6, count } = Peers::of(addresses);
     let without = egress.left_out();
+    let answers = dns.answers();
     Shared {
         nat: Nat::new(NatConfig {
             first_peer_v4: v4,
@@ -706,7 +710,7 @@ fn shared(
         replaced: watch::Sender::default(),
         dns,
         egress,
-        guard: Guard::new(addresses.to_vec()).left_out(without.has(Safeguard::Ingress)),
+        guard: Guard::new(addresses.to_vec()).answering(answers).left_out(without.has(Safeguard::Ingress)),
         udp: worker::Sessions::default(),
         quic: worker::QuicNames::default(),
         echo: worker::EchoSessions::default(),

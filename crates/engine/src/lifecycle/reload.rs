@@ -231,6 +231,7 @@ fn fixed(now: &Config, wanted: &Config) -> Vec<&'static str> {
         upstream: _,
         ca: _,
         skip_verify: _,
+        resolver,
         fake_ip: FakeIpConfig { v4, v6, persist, exclude: _ },
     } = dns;
     let pools = &wanted.dns.fake_ip;
@@ -249,6 +250,7 @@ fn fixed(now: &Config, wanted: &Config) -> Vec<&'static str> {
         ("egress.mark", egress.mark != wanted.egress.mark),
         ("egress.netns", egress.netns != wanted.egress.netns),
         ("dns.mode", *dns_mode != wanted.dns.mode),
+        ("dns.resolver", *resolver != wanted.dns.resolver),
         ("dns.fake-ip", (v4, v6, persist) != (&pools.v4, &pools.v6, &pools.persist)),
         ("limits", *limits != wanted.limits),
         ("control", *control != wanted.control),

@@ -401,6 +401,7 @@ impl Watcher {
         if outcome.is_ok() {
             self.protect_as(applied.plan());
             self.watched.set_refusals(applied.plan().refusals().cloned());
+            self.watched.set_resolver(applied.plan().resolver_words());
         }
         self.uplinks(snapshot, uplinks);
         match outcome {
@@ -507,6 +508,9 @@ impl Watcher {
         if let Some(Host::Ours(applied)) = &mut *shared_host.lock()
             && !self.left_out(Safeguard::Drift)
         {
+            if applied.has_resolver() {
+                self.shared.dns.follow(&self.egress);
+            }
             if applied.has_switches() {
                 self.put_back(applied, Which::Switches);
             }

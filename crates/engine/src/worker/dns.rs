@@ -85,7 +85,7 @@ impl Worker {
         let target = &destined.target;
         if let Some(dns) = shared.dns.hijacks(target.addr) {
             // Connected means connected: where nobody is known to be a DNS server, a scan would see one everywhere.
-            if !dns.stands_for(target.addr.ip()) {
+            if !dns.stands_for(target.addr.ip()) && !shared.guard.answers(target.addr) {
                 drop(self.connect_outside(entry, destined).await?);
             }
             return self.dns_stream(target.addr).await;

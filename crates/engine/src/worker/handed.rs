@@ -153,7 +153,7 @@ impl Worker {
         let dst = if transparent { own } else { original_destination(client).ok()? };
         let dst = SocketAddr::new(dst.ip().to_canonical(), dst.port());
         // Whoever dials the listener itself was not handed over, and would be sent to where it is.
-        let ordinary = matches!(shared.guard.classify(dst.ip()), Destination::Ordinary);
+        let ordinary = matches!(shared.guard.classify_port(dst), Destination::Ordinary);
         if !ordinary || dst.ip().is_loopback() || !transparent && own == dst {
             shared.stats.guarded.add();
             return None;

@@ -166,7 +166,7 @@ impl Worker {
     fn open(self: &Rc<Self>, frame: &[u8], client: SocketAddr, dst: SocketAddr) {
         let shared = &self.shared;
         let packet = frame.get(FRAME_HEADER..).unwrap_or_default();
-        match shared.guard.classify(dst.ip()) {
+        match shared.guard.classify_port(dst) {
             Destination::Ordinary => {}
             Destination::Refused => {
                 shared.stats.guarded.add();

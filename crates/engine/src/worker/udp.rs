@@ -234,7 +234,7 @@ impl Worker {
             return;
         }
         self.empty_outbox();
-        match shared.guard.classify(dst.ip()) {
+        match shared.guard.classify_port(dst) {
             Destination::Ordinary => {}
             Destination::Refused => {
                 shared.stats.guarded.add();

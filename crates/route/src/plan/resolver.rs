@@ -9,7 +9,15 @@ use crate::model::{Packet, decide, planned};
 use crate::nft::{DNS, UDP};
 use crate::resolver::{Resolver, nameserver, servers};
 
-/// Of what there is no user.
+const LEFT: &str = "the resolver settings of this host are left alone";
+const PAST: &str = "what programs ask may go past the capture";
+
+/// Whether a note of a plan is one of these.
+pub(super) fn is_about(note: &str) -> bool {
+    note.starts_with(LEFT) || note.starts_with(PAST)
+}
+
+/// Users, of whom at least one is captured unless all are excluded.
 const ANYBODY: [u32; 3] = [0, 65_534, 65_533];
 
 /// Adds the change to a plan, or a note that says why there is none.
@@ -20,7 +28,7 @@ pub(super) fn add_to(plan: &mut Plan, request: &Request, host: &Snapshot) -> Res
         (Ok(why), _) => why,
         (Err(_), true) => "it was asked for by --resolver always".to_owned(),
         (Err(why), false) => {
-            plan.notes.push(format!("the resolver settings of this host are left alone: {why}"));
+            plan.notes.push(format!("{LEFT}: {why}"));
             return Ok(());
         }
     };

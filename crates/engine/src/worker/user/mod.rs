@@ -197,7 +197,7 @@ impl Worker {
     fn ask(self: &Rc<Self>, packet: &[u8], key: Key, syn: Syn) {
         let shared = &self.shared;
         let (client, dst) = key;
-        let refused = match shared.guard.classify(dst.ip()) {
+        let refused = match shared.guard.classify_port(dst) {
             Destination::Ordinary => None,
             Destination::Refused => {
                 shared.stats.guarded.add();
