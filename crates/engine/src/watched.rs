@@ -151,26 +151,40 @@ impl OncePerMinute {
 }
 
 /// Counts rounds of restoring, to tell a fight from an accident.
-#[derive(Debug, Default)]
-pub(crate) struct Rounds(VecDeque<Instant>);
+#[derive(Debug)]
+pub(crate) struct Rounds {
+    at: VecDeque<Instant>,
+    within: Duration,
+}
 
 /// So many rounds within a second are a fight, and are the most that there are.
 const FIGHT: usize = 5;
 
+impl Default for Rounds {
+    fn default() -> Self {
+        Self { at: VecDeque::new(), within: Duration::from_secs(1) }
+    }
+}
+
 impl Rounds {
+    /// For what is looked at once a second, however often it is removed.
+    pub(crate) fn of_ticks() -> Self {
+        Self { within: Duration::from_secs(15), ..Self::default() }
+    }
+
     /// There was one; whether somebody is fighting us.
     pub(crate) fn note(&mut self, now: Instant) -> bool {
-        self.0.push_back(now);
-        while self.0.front().is_some_and(|at| now.saturating_duration_since(*at) > Duration::from_secs(1)) {
-            self.0.pop_front();
+        self.at.push_back(now);
+        while self.at.front().is_some_and(|at| now.saturating_duration_since(*at) > self.within) {
+            self.at.pop_front();
         }
-        self.0.len() >= FIGHT
+        self.at.len() >= FIGHT
     }
 
     /// When there may be another.
     pub(crate) fn next(&self, now: Instant) -> Instant {
-        match self.0.len().checked_sub(FIGHT).and_then(|n| self.0.get(n)) {
-            Some(at) => (*at + Duration::from_secs(1)).max(now),
+        match self.at.len().checked_sub(FIGHT).and_then(|n| self.at.get(n)) {
+            Some(at) => (*at + self.within).max(now),
             None => now,
         }
     }

@@ -10,7 +10,7 @@ use crate::host::{PROTOCOL, Rule, RuleAction};
 use crate::id::{Family, Table};
 use crate::nft::{NftTable, RedirectTable, RefuseTable, TproxyTable};
 use crate::query::RouteKind;
-use crate::resolver::ResolvConf;
+use crate::resolver::{LinkDomains, ResolvConf};
 
 /// One change to the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +76,8 @@ pub enum Change {
         /// The server.
         nameserver: IpAddr,
     },
+    /// Has systemd-resolved not ask another device's servers for all names; these are its domains before that.
+    LinkDomains(LinkDomains),
 }
 
 /// A route to be made: by way of a device, `local`, `throw`, or `unreachable`.
@@ -189,6 +191,8 @@ pub enum Undo {
     },
     /// Brings back what was in the place of `resolv.conf`, if what is there still is ours.
     ResolvConf(ResolvConf),
+    /// Gives another device its domains back, if they still are what they were made.
+    LinkDomains(LinkDomains),
     /// Has systemd-resolved forget the servers of a device.
     LinkDns {
         /// The device.
@@ -220,6 +224,7 @@ impl Change {
                 Undo::Sysctl { path: path.clone(), old: old.clone(), new: new.clone() }
             }
             Self::ResolvConf(file) => Undo::ResolvConf(file.clone()),
+            Self::LinkDomains(link) => Undo::LinkDomains(link.clone()),
             Self::LinkDns { name, .. } => Undo::LinkDns { name: name.clone() },
         }
     }
@@ -241,6 +246,7 @@ impl Display for Change {
             Self::Tproxy(table) => write!(f, "{table}"),
             Self::Sysctl { path, new, .. } => write!(f, "sysctl -w {path}={new}"),
             Self::ResolvConf(file) => write!(f, "{file}"),
+            Self::LinkDomains(link) => write!(f, "{}", link.narrowed()),
             Self::LinkDns { name, nameserver } => write!(
                 f,
                 "resolvectl dns {name} {nameserver}\nresolvectl domain {name} ~.\nresolvectl default-route {name} yes\n\
@@ -269,6 +275,7 @@ impl Display for Undo {
             Self::ResolvConf(file) => {
                 write!(f, "{}: {}, if it is still ours", file.path.display(), file.before)
             }
+            Self::LinkDomains(link) => write!(f, "{link}, if it still is as above"),
             Self::LinkDns { name } => write!(f, "resolvectl revert {name}\nresolvectl flush-caches"),
         }
     }

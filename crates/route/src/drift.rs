@@ -19,7 +19,10 @@ pub enum Watched {
 
 /// Whether nobody tells when it changes.
 fn is_silent(change: &Change) -> bool {
-    matches!(change, Change::Sysctl { .. } | Change::ResolvConf(_) | Change::LinkDns { .. })
+    matches!(
+        change,
+        Change::Sysctl { .. } | Change::ResolvConf(_) | Change::LinkDns { .. } | Change::LinkDomains(_)
+    )
 }
 
 impl Applied<Captured> {
@@ -154,6 +157,7 @@ fn same_place(a: &Change, b: &Change) -> bool {
         (Change::Link { name: a, .. }, Change::Link { name: b, .. }) => a == b,
         (Change::ResolvConf(a), Change::ResolvConf(b)) => a.path == b.path,
         (Change::LinkDns { name: a, .. }, Change::LinkDns { name: b, .. }) => a == b,
+        (Change::LinkDomains(a), Change::LinkDomains(b)) => a.name == b.name,
         _ => a == b,
     }
 }
@@ -165,6 +169,7 @@ fn short(change: &Change) -> String {
         Change::Refuse(table) => format!("nft table inet {}", table.name),
         Change::Redirect(table) => format!("nft table inet {}", table.name),
         Change::Tproxy(table) => format!("nft table inet {}", table.name),
+        Change::LinkDomains(link) => format!("all names but by {} in systemd-resolved", link.name),
         Change::LinkDns { name, .. } => format!("the servers of {name} in systemd-resolved"),
         change => change.to_string(),
     }

@@ -65,5 +65,7 @@ pub use plan::{
 };
 pub use prove::{Check, Proof, prove_rules};
 pub use query::{RouteAnswer, RouteKind, RouteQuery, destroy_tcp, query};
-pub use resolver::{Before, Place, RESOLV_CONF, ResolvConf, Resolver, nameserver, resolv_conf_before};
+pub use resolver::{
+    Before, LinkDomains, Place, RESOLV_CONF, ResolvConf, Resolver, nameserver, resolv_conf_before,
+};
 pub use without::{Safeguard, Without};

@@ -34,6 +34,9 @@ pub struct Resolver {
     pub text: String,
     /// Whether systemd-resolved works in this network namespace, and programs ask it.
     pub resolved: bool,
+    /// The links that systemd-resolved asks for all names, which it would go on asking besides ours.
+    #[serde(default)]
+    pub everything: Vec<LinkDomains>,
     /// What keeps us from changing it, in words, and what to do.
     pub fixed: Option<String>,
     /// Which boot and network namespace this is.
@@ -42,6 +45,35 @@ pub struct Resolver {
     pub upstream: bool,
     /// Whether it is changed even where that is not needed.
     pub always: bool,
+}
+
+/// The names that systemd-resolved asks a link's servers for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkDomains {
+    /// The device.
+    pub name: String,
+    /// Each domain, and whether it is a way alone: short names are not completed by it.
+    pub domains: Vec<(String, bool)>,
+}
+
+impl LinkDomains {
+    /// The same but all names, which is the domain `.`.
+    pub(crate) fn narrowed(&self) -> Self {
+        let domains = self.domains.iter().filter(|(domain, _)| domain != ".").cloned().collect();
+        Self { name: self.name.clone(), domains }
+    }
+}
+
+impl Display for LinkDomains {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "resolvectl domain {}", self.name)?;
+        if self.domains.is_empty() {
+            return f.write_str(" ''");
+        }
+        self.domains
+            .iter()
+            .try_for_each(|(domain, is_way)| write!(f, " {}{domain}", if *is_way { "~" } else { "" }))
+    }
 }
 
 /// What is at the place of `resolv.conf`.
@@ -154,8 +186,7 @@ impl ResolvConf {
 
     /// Whether a file with this text is the one of ours, or was on its way to become it, or back: in the place of a mounted
     /// file it is written over the old one, and cut after that.
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux changes anything"))]
-    pub(crate) fn is(&self, text: &str) -> bool {
+    pub fn is(&self, text: &str) -> bool {
         let ours = self.text();
         let over = |new: &str, old: &str| {
             let rest = old.as_bytes().get(new.len()..).unwrap_or_default();

@@ -9,6 +9,8 @@ mod real;
 #[cfg(target_os = "linux")]
 mod reload;
 #[cfg(target_os = "linux")]
+mod resolver;
+#[cfg(target_os = "linux")]
 mod rules;
 #[cfg(target_os = "linux")]
 mod secure;
@@ -33,6 +35,8 @@ fn main() -> std::process::ExitCode {
         real::large_answers_come_whole,
         strict::no_query_is_on_the_wire,
         strict::the_bootstrap_is_the_only_query,
+        resolver::who_asks_on_the_link_asks_here,
+        resolver::every_mode_answers,
     ];
     oneway_lab::variants![
         both,
@@ -44,6 +48,10 @@ fn main() -> std::process::ExitCode {
         rules::a_silent_server_costs_a_flow_two_seconds_once,
         real::switched_off_it_is_carried_like_other_traffic,
         real::noise_is_dropped_and_counted,
+        resolver::nothing_is_changed_where_the_capture_does,
+        resolver::who_writes_over_it_is_named_and_comes_back,
+        resolver::after_a_crash_it_is_recovered,
+        resolver::what_cannot_be_changed_is_said,
         upstreams::a_dead_one_is_passed_over,
         upstreams::when_all_are_dead_the_answer_says_so,
         upstreams::a_stub_that_asks_us_gets_its_answer,

@@ -147,6 +147,7 @@ impl Watch {
             home: Outline::default(),
             patience: None,
             rounds: Rounds::default(),
+            tick_rounds: Rounds::of_ticks(),
             said: Said::default(),
             traffic: (0, 0, 0),
         };
@@ -233,6 +234,8 @@ struct Watcher {
     /// When flows are given up that could have come back by themselves.
     patience: Option<Instant>,
     rounds: Rounds,
+    /// The same of what is looked at by the clock.
+    tick_rounds: Rounds,
     said: Said,
     /// Packets read, written, and datagrams among the written ones at the last tick.
     traffic: (u64, u64, u64),
@@ -440,7 +443,11 @@ impl Watcher {
             Ok(done) if done.is_empty() => false,
             Ok(done) => {
                 let now = Instant::now();
-                if self.rounds.note(now) {
+                let rounds = match which {
+                    Which::All => &mut self.rounds,
+                    Which::Switches => &mut self.tick_rounds,
+                };
+                if rounds.note(now) {
                     if self.said.fight.may(now) {
                         tracing::warn!(what = ?done, "somebody keeps removing what is needed here; putting it back at most five times a second");
                     }

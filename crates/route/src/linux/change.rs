@@ -63,6 +63,7 @@ pub(crate) fn make(change: &Change) -> Result<(), RouteError> {
         Change::Tproxy(table) => nft::make(&table.name, &table.chains()),
         Change::Sysctl { path, new, .. } => sysctl::write(path, new),
         Change::ResolvConf(file) => resolver::make(file),
+        Change::LinkDomains(link) => resolved::narrow(link),
         Change::LinkDns { name, nameserver } => resolved::make(name, *nameserver),
     }
 }
@@ -117,6 +118,7 @@ pub(crate) fn unmake(undo: &Undo) -> Result<bool, RouteError> {
             Ok(true)
         }
         Undo::ResolvConf(file) => resolver::unmake(file),
+        Undo::LinkDomains(link) => resolved::widen(link),
         Undo::LinkDns { name } => resolved::unmake(name),
     }
 }

@@ -38,6 +38,18 @@ pub(crate) fn netns() -> Result<u64, RouteError> {
     Ok(meta.ino())
 }
 
+/// Whether a process is in the calling thread's network namespace.
+///
+/// To follow `/proc/PID/ns/net` takes `CAP_SYS_PTRACE` (`proc_ns_get_link`, fs/proc/namespaces.c), which a service need not
+/// have. The files below `/proc/PID/net` are not guarded, and each namespace has its own with inode numbers of their own.
+pub(super) fn is_netns_of(pid: u32) -> bool {
+    let file = |path: &str| fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    match (file(&format!("/proc/{pid}/net/dev")), file("/proc/thread-self/net/dev")) {
+        (Ok(theirs), Ok(ours)) => theirs == ours,
+        _ => false,
+    }
+}
+
 /// `include/uapi/asm-generic/socket.h`
 const SO_NETNS_COOKIE: c_int = 71;
 

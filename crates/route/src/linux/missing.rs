@@ -77,6 +77,7 @@ impl Seen {
             Change::Redirect(table) => nft::intact(&table.name, &table.chains()).map(|intact| !intact),
             Change::Tproxy(table) => nft::intact(&table.name, &table.chains()).map(|intact| !intact),
             Change::ResolvConf(file) => Ok(resolver::lacks(file)),
+            Change::LinkDomains(link) => resolved::is_wide(&link.name),
             Change::LinkDns { name, nameserver } => resolved::lacks(name, *nameserver),
             Change::Sysctl { path, new, .. } => {
                 Ok(sysctl::read(path)?.as_deref().map(str::trim) != Some(new.trim()))

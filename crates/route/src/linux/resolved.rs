@@ -1,14 +1,14 @@
 //! The servers of one link in systemd-resolved (org.freedesktop.resolve1(5)).
 
-use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::os::linux::fs::MetadataExt;
 use std::time::Duration;
 
 use super::dbus::{Body, Bus, DAEMON, To};
+use super::identity;
 use super::netlink::Netlink;
 use crate::error::RouteError;
+use crate::resolver::LinkDomains;
 
 const NAME: &str = "org.freedesktop.resolve1";
 const MANAGER: To<'_> = To {
@@ -18,17 +18,15 @@ const MANAGER: To<'_> = To {
 };
 /// For all that is asked at one time. It answers within a millisecond, or it hangs.
 const LIMIT: Duration = Duration::from_secs(1);
+/// Links that are looked at: a host of containers has many, and none of them is asked.
+const MOST_LINKS: usize = 64;
 /// All names.
 const EVERYTHING: &str = ".";
 
 /// Whether it runs, and in the calling thread's network namespace: the number of a link means another one elsewhere.
 pub(super) fn works_here() -> bool {
     match process() {
-        Ok(pid) => {
-            let of = |path: String| fs::metadata(path).map(|is| (is.st_dev(), is.st_ino())).ok();
-            let theirs = of(format!("/proc/{pid}/ns/net"));
-            theirs.is_some() && theirs == of("/proc/thread-self/ns/net".to_owned())
-        }
+        Ok(pid) => identity::is_netns_of(pid),
         Err(error) => {
             tracing::debug!(%error, "there is no systemd-resolved to be asked");
             false
@@ -80,17 +78,12 @@ fn set(index: i32, nameserver: IpAddr) -> io::Result<()> {
         let (family, bytes) = octets(nameserver);
         servers.align(8).i32(family).bytes(&bytes);
     });
-    let mut domains = link();
-    domains.array(8, |domains| {
-        // `true` makes it a way and not one of the names that short ones are completed by.
-        domains.align(8).string(EVERYTHING).bool(true);
-    });
     let mut yes = link();
     yes.bool(true);
     let mut no = link();
     no.string("no");
     bus.call(MANAGER, "SetLinkDNS", "ia(iay)", &servers)?;
-    bus.call(MANAGER, "SetLinkDomains", "ia(sb)", &domains)?;
+    set_domains(&mut bus, index, &[(EVERYTHING.to_owned(), true)])?;
     bus.call(MANAGER, "SetLinkDefaultRoute", "ib", &yes)?;
     // Addresses that stand for names are signed by nobody, and here nobody speaks TLS.
     for method in ["SetLinkDNSSEC", "SetLinkDNSOverTLS", "SetLinkMulticastDNS", "SetLinkLLMNR"] {
@@ -131,6 +124,69 @@ pub(super) fn unmake(name: &str) -> Result<bool, RouteError> {
             Ok(false)
         }
     }
+}
+
+/// The devices whose servers are asked for all names. NetworkManager makes that of the one with the default route.
+pub(super) fn links_for_everything() -> Result<Vec<LinkDomains>, RouteError> {
+    let links = Netlink::routing()?.links()?;
+    let found = Bus::open(LIMIT).map(|mut bus| {
+        let links = links.into_iter().filter(|link| link.up && !link.loopback).take(MOST_LINKS);
+        let domains_of = links.filter_map(|link| {
+            // Those that it does not look after, it says so.
+            let domains = domains(&mut bus, i32::try_from(link.index.0).ok()?).ok()?;
+            Some(LinkDomains { name: link.name, domains })
+        });
+        domains_of.filter(|link| is_for_everything(&link.domains)).collect()
+    });
+    found.map_err(|source| RouteError::Resolver { what: "ask systemd-resolved for its links".into(), source })
+}
+
+fn is_for_everything(domains: &[(String, bool)]) -> bool {
+    domains.iter().any(|(domain, _)| domain == EVERYTHING)
+}
+
+fn set_domains(bus: &mut Bus, index: i32, domains: &[(String, bool)]) -> io::Result<()> {
+    let mut body = Body::default();
+    body.i32(index).array(8, |all| {
+        for (domain, is_way) in domains {
+            all.align(8).string(domain).bool(*is_way);
+        }
+    });
+    bus.call(MANAGER, "SetLinkDomains", "ia(sb)", &body).map(drop)
+}
+
+/// Has it not ask a device's servers for all names.
+pub(super) fn narrow(link: &LinkDomains) -> Result<(), RouteError> {
+    let Some(index) = index(&link.name)? else { return Ok(()) };
+    let set = Bus::open(LIMIT).and_then(|mut bus| set_domains(&mut bus, index, &link.narrowed().domains));
+    set.map_err(fail("set the domains of", &link.name))
+}
+
+/// Gives a device its domains back, if nobody has given it others.
+pub(super) fn widen(link: &LinkDomains) -> Result<bool, RouteError> {
+    let Some(index) = index(&link.name)? else { return Ok(false) };
+    let outcome = Bus::open(LIMIT).and_then(|mut bus| {
+        let is_ours = domains(&mut bus, index)? == link.narrowed().domains;
+        if is_ours {
+            set_domains(&mut bus, index, &link.domains)?;
+        }
+        Ok(is_ours)
+    });
+    match outcome {
+        Ok(done) => Ok(done),
+        // It still asks them: a device that has a default route needs no such domain when ours is gone.
+        Err(error) => {
+            tracing::warn!("{}", fail("restore the domains of", &link.name)(error));
+            Ok(false)
+        }
+    }
+}
+
+/// Whether a device's servers are asked for all names. What cannot be asked is as it was.
+pub(super) fn is_wide(name: &str) -> Result<bool, RouteError> {
+    let Some(index) = index(name)? else { return Ok(false) };
+    let domains = Bus::open(LIMIT).and_then(|mut bus| domains(&mut bus, index));
+    Ok(domains.is_ok_and(|domains| is_for_everything(&domains)))
 }
 
 /// Whether it asks others, or not all. What cannot be asked is not missing: it may be about to start again, and remembers.

@@ -52,11 +52,13 @@ pub(crate) fn resolver(path: &Path, shared: bool) -> Result<Resolver, RouteError
         ),
         None => is_fixed(path),
     };
+    let everything = if resolved { resolved::links_for_everything()? } else { Vec::new() };
     Ok(Resolver {
         path: path.to_owned(),
         before,
         text,
         resolved,
+        everything,
         fixed,
         place,
         upstream: false,
@@ -122,7 +124,7 @@ fn is_elsewheres(path: &Path) -> bool {
         let (a, b) = (look(a).ok()?, look(b).ok()?);
         Some((a.dev(), a.ino()) == (b.dev(), b.ino()))
     };
-    if same(Path::new("/proc/1/ns/net"), Path::new("/proc/thread-self/ns/net"), true) == Some(true) {
+    if identity::is_netns_of(1) {
         return false;
     }
     let of_first = |path: &Path| {
@@ -233,6 +235,7 @@ pub(crate) fn resolv_conf_now(file: &ResolvConf) -> Result<Option<(ResolvConf, S
         before: now,
         text,
         resolved: false,
+        everything: Vec::new(),
         fixed: None,
         place: file.place.clone(),
         upstream: true,

@@ -65,7 +65,8 @@ pub fn planned(host: &Snapshot, plan: &Plan) -> Snapshot {
             | Change::Tproxy(_)
             | Change::Sysctl { .. }
             | Change::ResolvConf(_)
-            | Change::LinkDns { .. } => {}
+            | Change::LinkDns { .. }
+            | Change::LinkDomains(_) => {}
         }
     }
     host.rules.sort_by_key(|r| (r.family, r.priority));

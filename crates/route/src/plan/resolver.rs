@@ -46,7 +46,7 @@ pub(super) fn add_to(plan: &mut Plan, request: &Request, host: &Snapshot) -> Res
         (address, _, _) => (address, None),
     };
     match (address, blocked) {
-        (Some(address), None) => plan.steps.push(step(resolver, plan, address, why)),
+        (Some(address), None) => plan.steps.extend(steps(resolver, plan, address, &why)),
         (_, blocked) => {
             let blocked = blocked.unwrap_or_default();
             if resolver.always {
@@ -60,14 +60,17 @@ pub(super) fn add_to(plan: &mut Plan, request: &Request, host: &Snapshot) -> Res
     Ok(())
 }
 
-/// The last step: until then there is nobody who answers.
-fn step(resolver: &Resolver, plan: &Plan, address: IpAddr, why: String) -> Step {
-    let change = if resolver.resolved {
-        Change::LinkDns { name: plan.tun_name.clone(), nameserver: address }
-    } else {
-        Change::ResolvConf(resolver.file(address))
-    };
-    Step { phase: Phase::Capture, change, why }
+/// The last steps: until then there is nobody who answers.
+fn steps(resolver: &Resolver, plan: &Plan, address: IpAddr, why: &str) -> Vec<Step> {
+    let step = |change, why: &str| Step { phase: Phase::Capture, change, why: why.to_owned() };
+    if !resolver.resolved {
+        return vec![step(Change::ResolvConf(resolver.file(address)), why)];
+    }
+    let ours = step(Change::LinkDns { name: plan.tun_name.clone(), nameserver: address }, why);
+    let others = resolver.everything.iter().filter(|link| link.name != plan.tun_name);
+    let why = "of all links that are asked for all names, the first answer is taken";
+    let narrow = others.map(|link| step(Change::LinkDomains(link.clone()), why));
+    [ours].into_iter().chain(narrow).collect()
 }
 
 /// Why the capture alone does not do, or why it does.

@@ -84,6 +84,10 @@ impl Bus {
         self.0.lock().unwrap().links.remove(&index);
     }
 
+    pub fn set_domains(&self, index: u32, domains: Vec<(String, bool)>) {
+        self.0.lock().unwrap().links.entry(index).or_default().domains = domains;
+    }
+
     pub fn flushed(&self) -> usize {
         self.0.lock().unwrap().flushed
     }

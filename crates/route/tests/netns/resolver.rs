@@ -6,8 +6,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use oneway_route::{
-    Change, JournalState, Plan, PlanError, Request, Resolver, Watched, no_hook, plan, recover_with,
-    resolv_conf_before,
+    Change, JournalState, LinkDomains, Plan, PlanError, Request, Resolver, Watched, no_hook, plan,
+    recover_with, resolv_conf_before,
 };
 
 use crate::bus::{Bus, Mood};
@@ -250,9 +250,16 @@ fn the_file_of_another_namespace_is_left_alone() {
     assert!(fixed.is_some());
 }
 
+/// What NetworkManager makes of the device with the default route.
+fn wide() -> Vec<(String, bool)> {
+    vec![("example".to_owned(), false), (".".to_owned(), true)]
+}
+
 fn link_dns(request: &Request) -> Plan {
     let mut request = request.clone();
-    request.resolver.as_mut().unwrap().resolved = true;
+    let resolver = request.resolver.as_mut().unwrap();
+    resolver.resolved = true;
+    resolver.everything = vec![LinkDomains { name: "eth0".into(), domains: wide() }];
     let plan = planned(&request);
     assert!(matches!(plan.resolver(), Some(Change::LinkDns { .. })));
     plan
@@ -266,7 +273,10 @@ fn systemd_resolved_is_set_watched_and_reverted() {
         let bus = Bus::start(Mood::Helpful);
         net.host.run(|| {
             let plan = link_dns(&request(&file));
+            let eth0 = oneway_route::Snapshot::take().unwrap().link("eth0").unwrap().index.0;
+            bus.set_domains(eth0, wide());
             let (tun, mut applied) = capture(&plan, net.journal());
+            assert_eq!(bus.link(eth0).domains, wide()[..1]);
             let link = oneway_route::Snapshot::take().unwrap().link(&plan.tun_name).unwrap().index.0;
             let state = bus.link(link);
             assert_eq!(state.servers, [vec![10, 162, 0, 254]]);
@@ -281,7 +291,11 @@ fn systemd_resolved_is_set_watched_and_reverted() {
             bus.forget(link);
             assert_eq!(applied.put_back(Watched::Switches).unwrap().len(), 1);
             assert_eq!(bus.link(link).servers.len(), 1);
+            bus.set_domains(eth0, wide());
+            assert_eq!(applied.put_back(Watched::Switches).unwrap().len(), 1);
+            assert_eq!(bus.link(eth0).domains, wide()[..1]);
             applied.undo(&mut no_hook).unwrap();
+            assert_eq!(bus.link(eth0).domains, wide());
             assert!(bus.link(link).servers.is_empty() && bus.flushed() == 3);
             // Undone again, and without the device, it is harmless.
             drop(tun);
