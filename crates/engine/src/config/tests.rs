@@ -424,6 +424,7 @@ fn every_option_reaches_the_configuration() {
         mtu: Some("1500".parse().unwrap()),
         dns: Some(DnsMode::Off),
         dns_upstream: vec!["udp://192.0.2.53".parse().unwrap()],
+        resolver: Some(HostResolver::Always),
         exclude_uid: vec!["33".parse().unwrap()],
         exclude_cgroup: vec!["a/b".parse().unwrap()],
         exclude_process: vec!["curl".parse().unwrap()],
@@ -452,6 +453,7 @@ fn every_option_reaches_the_configuration() {
         [dns]
         mode = "off"
         upstream = ["udp://192.0.2.53"]
+        resolver = "always"
         [log]
         format = "json"
         "#,
@@ -497,7 +499,7 @@ fn unknown_keys() {
     wrong(
         "[dns]\nx = 1\nfake-ip = { y = 1 }",
         &[
-            "etc/oneway.toml:2:1: unknown key `x` in [dns]; the keys are mode, upstream, ca, skip-verify, fake-ip",
+            "etc/oneway.toml:2:1: unknown key `x` in [dns]; the keys are mode, upstream, resolver, ca, skip-verify, fake-ip",
             "etc/oneway.toml:3:13: unknown key `y` in [dns.fake-ip]; the keys are v4, v6, persist, exclude",
         ],
     );
