@@ -161,7 +161,13 @@ impl NftTable {
         };
         let mut output: Vec<_> = self.excluded.iter().map(exclude).collect();
         if self.mark_bypassing {
-            output.push(begun(vec![Expr::OifNameNot(tun()), Expr::OifNameNot(lo())]));
+            // But for what another program has marked, a VPN's own packets: with our bit besides, its rules would not know
+            // them any more.
+            output.push(begun(vec![
+                Expr::MetaMarkIs(Mark(0), u32::MAX),
+                Expr::OifNameNot(tun()),
+                Expr::OifNameNot(lo()),
+            ]));
         } else {
             output.push(vec![Expr::MetaMarkHas(mark), Expr::CtMarkAdd(mark)]);
         }

@@ -189,11 +189,19 @@ pub fn signals_reach_the_program() -> TestResult {
 }
 
 /// A shell on a terminal: stopped, continued, interrupted.
+/// Of the shell. What is typed before it is there, the shell may throw away when it takes the terminal back.
+const PROMPT: &str = "# ";
+
 pub fn a_shell_controls_it_as_any_job() -> TestResult {
     let lab = Topology::standard()?;
     let shell = ["-qfec", "bash --norc --noprofile -i", "/dev/null"];
     let mut script = lab.host.command(Path::new("/usr/bin/script"), shell);
-    let mut script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let mut script = script
+        .env("PS1", PROMPT)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
     let mut keys = script.stdin.take().ok_or("no stdin")?;
     let mut screen = script.stdout.take().ok_or("no stdout")?;
     let seen = Arc::new(Mutex::new(Vec::new()));
@@ -217,19 +225,21 @@ pub fn a_shell_controls_it_as_any_job() -> TestResult {
     step(&format!("{ONEWAY} exec -- sh -c 'echo be''gun; exec cat'\n"), 1, "begun\r\n")?;
     step("line\n", 2, "line\r\n")?;
     step("\x1a", 1, "Stopped")?;
+    step("", 2, PROMPT)?;
     step("fg\n", 2, "exec cat'")?;
     // A line that is typed while the shell still changes the terminal's mode may wait for the next one.
     let answered = (1..20).any(|sent| step("again\n", sent + 1, "again\r\n").is_ok());
     assert!(answered, "{}", text());
-    step("\x03", 1, "^C")?;
+    step("\x03", 3, PROMPT)?;
     step("echo code=$?\n", 1, "code=130\r\n")?;
+    step("", 4, PROMPT)?;
     // A loop in the shell ends with the interrupt of what it runs.
     step(
         &format!("for n in 1 2 3; do {ONEWAY} exec -- sh -c 'echo ro''und; exec sleep 60'; done\n"),
         1,
         "round\r\n",
     )?;
-    step("\x03", 2, "^C")?;
+    step("\x03", 5, PROMPT)?;
     step("echo do''ne\n", 1, "done\r\n")?;
     assert_eq!(text().matches("round\r\n").count(), 1, "{}", text());
     step("exit\n", 1, "exit\r\n")?;

@@ -1,4 +1,4 @@
-//! Every way to protect our own sockets, on the wire (S1, S2, S5, S8, S12).
+//! Every way to protect our own sockets, on the wire (S1, S2, S5, S8, S12, S14, S17).
 //!
 //! Each test is made for each of them, with both stacks. What a strategy does not claim is said where it is left out.
 
@@ -18,7 +18,7 @@ use crate::common::{
     ONEWAY, SECOND, TUN, ask, command, expect_connectivity, number, program, reaches_origin, run, stop,
 };
 use crate::drift::tool;
-use crate::{inbound, loops};
+use crate::{inbound, loops, vpn};
 
 /// After a usable uplink exists, and after a rule was deleted.
 const WORKS: Duration = Duration::from_secs(3);
@@ -39,7 +39,7 @@ const EACH: [&str; 8] = [
 
 type Test = fn(&Case) -> TestResult;
 
-const TESTS: [(&str, Test); 7] = [
+const TESTS: [(&str, Test); 8] = [
     ("carries_everything_and_nothing_comes_back", carries_everything_and_nothing_comes_back),
     ("sends_nothing_that_leads_nowhere", sends_nothing_that_leads_nowhere),
     ("survives_the_loss_of_any_rule_or_route", survives_the_loss_of_any_rule_or_route),
@@ -47,6 +47,7 @@ const TESTS: [(&str, Test); 7] = [
     ("leaves_servers_and_captures_bound_programs", leaves_servers_and_captures_bound_programs),
     ("dies_without_a_trace", dies_without_a_trace),
     ("works_under_a_strict_reverse_path_filter", works_under_a_strict_reverse_path_filter),
+    ("keeps_apart_from_another_vpn", keeps_apart_from_another_vpn),
 ];
 
 /// Adds every test, for each strategy and both stacks.
@@ -509,4 +510,26 @@ fn dies_without_a_trace(case: &Case) -> TestResult {
         }
     }
     Ok(())
+}
+
+/// Marked sockets, and those that a rule knows by their port, go where the host sends them without us (S17). Whose decision
+/// ends at main, or has its routes there, cannot be beside such a VPN, and says what can.
+fn keeps_apart_from_another_vpn(case: &Case) -> TestResult {
+    let host = &case.lab.host;
+    let Some(instead) = (match case.protect {
+        "mark-terminal" | "mark-ifgroup" => Some("use --protect mark"),
+        "host-route-halves" => Some("use --protect host-route"),
+        _ => None,
+    }) else {
+        let by_vpn = matches!(case.protect, "mark" | "source-rule");
+        return vpn::keep_apart(host, || case.run(), by_vpn);
+    };
+    let other = vpn::begin(host)?;
+    let before = Snapshot::take(host)?;
+    let refused = command(host, &[&["run"], case.options().as_slice()].concat())?;
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    let named = format!("this host cannot carry --protect {}: ", case.protect);
+    assert!(refused.stderr.contains(&named) && refused.stderr.contains(instead), "{}", refused.stderr);
+    before.expect_same(host)?;
+    vpn::end(host, other)
 }

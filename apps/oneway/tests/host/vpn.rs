@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use oneway_lab::capture::{Direction, Packet, Recorder};
-use oneway_lab::client::{Outcome, wait_until};
+use oneway_lab::client::wait_until;
 use oneway_lab::harness::{Failed, TestResult};
 use oneway_lab::servers::origin::port;
 use oneway_lab::topology::address;
-use oneway_lab::{NetNs, Snapshot, Topology};
+use oneway_lab::{NetNs, Oneway, Snapshot, Topology};
 use socket2::SockRef;
 
-use crate::common::{SECOND, TUN, expect_connectivity, run, stop};
+use crate::common::{SECOND, TUN, ask, expect_connectivity, number, reaches_origin, run, stop};
 use crate::drift::tool;
 
 const VPN: &str = "vpn0";
@@ -22,13 +22,23 @@ const ADDRESSES: [&str; 2] = ["10.66.0.2/24", "fd66::2/64"];
 const IPS: [&str; 2] = ["ip -4", "ip -6"];
 
 /// Makes it. Where the priorities are not given, they are below all that there are, as always.
-fn begin(host: &NetNs) -> Result<OwnedFd, Failed> {
+pub fn begin(host: &NetNs) -> Result<OwnedFd, Failed> {
     let vpn = host.tun(VPN, false)?;
     for (ip, address) in IPS.into_iter().zip(ADDRESSES) {
         let nodad = if address.contains(':') { " nodad" } else { "" };
         tool(host, &format!("{ip} address add {address} dev {VPN}{nodad}"))?;
     }
     host.up(VPN)?;
+    // The answers to its transport have its mark, too: rp_filter would not let them in otherwise.
+    for line in [
+        format!("add table inet {VPN}"),
+        format!("add chain inet {VPN} in {{ type filter hook prerouting priority mangle; }}"),
+        format!("add chain inet {VPN} out {{ type filter hook postrouting priority mangle; }}"),
+        format!("add rule inet {VPN} in meta l4proto udp ct mark {MARK} meta mark set ct mark"),
+        format!("add rule inet {VPN} out meta l4proto udp mark {MARK} ct mark set mark"),
+    ] {
+        tool(host, &format!("nft {line}"))?;
+    }
     for ip in IPS {
         tool(host, &format!("{ip} route add default dev {VPN} table {MARK}"))?;
         tool(host, &format!("{ip} rule add not fwmark {MARK} table {MARK}"))?;
@@ -39,7 +49,7 @@ fn begin(host: &NetNs) -> Result<OwnedFd, Failed> {
 
 /// Ends it as wg-quick does: by deleting what looks like its rules until none is left. The kernel compares only what is
 /// said, so that one of ours is what goes first.
-fn end(host: &NetNs, vpn: OwnedFd) -> TestResult {
+pub fn end(host: &NetNs, vpn: OwnedFd) -> TestResult {
     for ip in IPS {
         tool(host, &format!("{ip} rule del table {MARK}"))?;
         for _ in 0..100 {
@@ -51,6 +61,7 @@ fn end(host: &NetNs, vpn: OwnedFd) -> TestResult {
             tool(host, &format!("{ip} rule del table main suppress_prefixlength 0"))?;
         }
     }
+    tool(host, &format!("nft delete table inet {VPN}"))?;
     drop(vpn);
     Ok(())
 }
@@ -93,62 +104,66 @@ fn out(packet: &Packet) -> bool {
 }
 
 pub fn neither_captures_the_other() -> TestResult {
+    let lab = Topology::standard()?;
+    keep_apart(&lab.host, || Ok(run(&lab.host, &[])?), true)
+}
+
+/// Runs the program beside the other, which is there before it or comes later. `by_vpn`: where our own packets leave.
+pub fn keep_apart(host: &NetNs, start: impl Fn() -> Result<Oneway, Failed>, by_vpn: bool) -> TestResult {
     for first in [true, false] {
-        let lab = Topology::standard()?;
-        let host = &lab.host;
-        let before = Snapshot::take(host)?;
-        let mut vpn = if first { Some(begin(host)?) } else { None };
-        let mut oneway = run(host, &[])?;
-        if vpn.is_none() {
-            expect_connectivity(host)?;
-            vpn = Some(begin(host)?);
-        }
-        let to = address::ORIGIN.ports(port::ECHO);
-        let tun = Recorder::start(host, Some(TUN))?;
-        let others = Recorder::start(host, Some(VPN))?;
-        wait_until(2 * SECOND, "programs are captured, and we leave by the VPN", || {
-            let _ = (tun.forget(), others.forget());
-            let sent = to.into_iter().all(|to| send(host, to).is_ok());
-            let carried = || others.count(out).is_ok_and(|seen| seen >= to.len());
-            sent && tun.count(out).is_ok_and(|seen| seen >= to.len())
-                && wait_until(SECOND / 5, "it goes on", carried).is_ok()
-        })
-        .map_err(|error| format!("first: {first}: {error}: {}", oneway.stderr()))?;
-        let up1 = Recorder::start(host, Some("up1"))?;
-        let up2 = Recorder::start(host, Some("up2"))?;
-        for to in to {
-            let from = send(host, to)?;
-            tun.wait_for(SECOND, "the program is captured", move |p| out(p) && p.ports.0 == from)?;
-            others.wait_for(SECOND, "it goes on by the VPN", move |p| {
-                out(p) && p.payload == b"from a program"
-            })?;
-            assert_eq!(others.count(move |p| out(p) && p.ports.0 == from)?, 0, "{to}: not past us");
-            assert!(transport(host, to)?, "first: {first}: {to}: the VPN's own transport is answered");
-        }
-        for (captor, name) in [(&tun, TUN), (&others, VPN)] {
-            assert_eq!(captor.count(|p| p.payload == b"sealed")?, 0, "first: {first}: in {name}");
-        }
-        let left = |wire: &Recorder| wire.count(|p| out(p) && p.payload == b"sealed");
-        assert_eq!(left(&up1)? + left(&up2)?, to.len());
-        for wire in [&up1, &up2] {
-            assert_eq!(wire.count(|p| out(p) && p.payload == b"from a program")?, 0, "all goes by the VPN");
-        }
-        let [ours, theirs] = rules(host)?;
-        assert!(!ours.is_empty() && theirs.len() == 4, "{ours:?} {theirs:?}");
-        for (priority, table) in &theirs {
-            assert!(ours.iter().all(|(other, _)| other != priority), "{ours:?} {theirs:?}");
-            assert!(table == "main" || ours.iter().all(|(_, other)| other != table), "{ours:?} {theirs:?}");
-        }
-        if let Some(vpn) = vpn {
-            end(host, vpn)?;
-        }
-        wait_until(3 * SECOND, "without it everything is as before", || {
-            let client = host.client();
-            to.into_iter()
-                .all(|to| client.udp(to, b"echo", SECOND / 5).is_ok_and(|e| e.outcome == Outcome::Done))
-        })
-        .map_err(|error| format!("first: {first}: {error}: {}", oneway.stderr()))?;
-        stop(&mut oneway, host, &before)?;
+        both(host, first, &start, by_vpn).map_err(|error| {
+            let order = if first { "there before us" } else { "come later" };
+            format!("{order}: {}", error.message().unwrap_or("no message"))
+        })?;
     }
     Ok(())
+}
+
+fn both(host: &NetNs, first: bool, start: &impl Fn() -> Result<Oneway, Failed>, by_vpn: bool) -> TestResult {
+    host.set_sysctl("ipv4/conf/all/src_valid_mark", "1")?;
+    let before = Snapshot::take(host)?;
+    let mut vpn = if first { Some(begin(host)?) } else { None };
+    let mut oneway = start()?;
+    if vpn.is_none() {
+        expect_connectivity(host)?;
+        vpn = Some(begin(host)?);
+    }
+    let to = address::ORIGIN.ports(port::ECHO);
+    let tun = Recorder::start(host, Some(TUN))?;
+    let others = Recorder::start(host, Some(VPN))?;
+    let program = |p: &Packet| out(p) && p.payload == b"from a program";
+    wait_until(2 * SECOND, "programs are captured, and the VPN has its own", || {
+        let _ = tun.forget();
+        let sent = to.into_iter().all(|to| send(host, to).is_ok());
+        sent && tun.count(program).is_ok_and(|seen| seen == to.len())
+            && to.into_iter().all(|to| transport(host, to).is_ok_and(|answered| answered))
+    })
+    .map_err(|error| format!("{error}: {}", oneway.stderr()))?;
+    let _ = (tun.forget(), others.forget());
+    for to in to {
+        let from = send(host, to)?;
+        tun.wait_for(SECOND, "the program is captured", move |p| out(p) && p.ports.0 == from)?;
+        if by_vpn {
+            others.wait_for(SECOND, "it goes on by the VPN", move |p| program(p) && p.dst == to.ip())?;
+        }
+        assert_eq!(others.count(move |p| out(p) && p.ports.0 == from)?, 0, "{to}: not past us");
+        assert!(transport(host, to)?, "{to}: the VPN's own transport is answered");
+    }
+    for (captor, name) in [(&tun, TUN), (&others, VPN)] {
+        assert_eq!(captor.count(|p| p.payload == b"sealed")?, 0, "in {name}");
+    }
+    assert_eq!(tun.count(program)?, to.len(), "nothing of ours comes back");
+    assert_eq!(number(&ask(host, "status")?, "/guard/returned"), 0);
+    let [ours, theirs] = rules(host)?;
+    assert!(!ours.is_empty() && theirs.len() == 4, "{ours:?} {theirs:?}");
+    for (priority, table) in &theirs {
+        assert!(ours.iter().all(|(other, _)| other != priority), "{ours:?} {theirs:?}");
+        assert!(table == "main" || ours.iter().all(|(_, other)| other != table), "{ours:?} {theirs:?}");
+    }
+    if let Some(vpn) = vpn {
+        end(host, vpn)?;
+    }
+    wait_until(3 * SECOND, "without it everything is as before", || reaches_origin(host, SECOND / 5))
+        .map_err(|error| format!("{error}: {}", oneway.stderr()))?;
+    stop(&mut oneway, host, &before)
 }
