@@ -218,6 +218,8 @@ impl Display for Expr {
             Self::Cgroup(group) => write!(f, "socket cgroupv2 level {} {:?}", group.level, group.path),
             Self::CtMarkAdd(Mark(m)) => write!(f, "ct mark set ct mark | 0x{m:08x}"),
             Self::OifName(name) => write!(f, "oifname \"{name}\""),
+            // Of the whole mark nft says no mask.
+            Self::MetaMarkIs(Mark(m), u32::MAX) => write!(f, "meta mark {m:#010x}"),
             Self::MetaMarkIs(Mark(m), mask) => {
                 write!(f, "meta mark & 0x{mask:08x} == 0x{:08x}", m & mask)
             }
