@@ -116,8 +116,11 @@ pub struct ResolvConf {
     pub path: PathBuf,
     /// Who is asked.
     pub nameserver: IpAddr,
-    /// The lines that say how names are completed, which stay.
+    /// The servers that are asked where that one does not answer, and the lines that say how names are completed.
     pub kept: Vec<String>,
+    /// Whether nobody else is asked, whatever happens.
+    #[serde(default)]
+    pub closed: bool,
     /// Which host it is about.
     pub place: Place,
     /// What it takes the place of.
@@ -149,16 +152,26 @@ impl Resolver {
         crate::os::resolver(path, shared)
     }
 
-    /// The file of ours that takes its place.
-    pub(crate) fn file(&self, nameserver: IpAddr) -> ResolvConf {
+    /// The file of ours that takes its place. Unless `closed`, the servers of before are asked where ours does not answer:
+    /// so the host finds names when this program was killed.
+    pub(crate) fn file(&self, nameserver: IpAddr, closed: bool) -> ResolvConf {
         let kept = |line: &&str| {
             let word = line.split_whitespace().next().unwrap_or_default();
             ["search", "domain", "options", "sortlist"].contains(&word)
         };
+        let mut kept: Vec<String> =
+            self.text.lines().filter(kept).map(|line| line.trim().to_owned()).collect();
+        let others = servers(&self.text).into_iter().take(if closed { 0 } else { MOST - 1 });
+        let others: Vec<String> = others.map(|server| format!("nameserver {server}")).collect();
+        if !others.is_empty() && !kept.iter().any(|line| line.contains("timeout:")) {
+            kept.insert(0, "options timeout:1".to_owned());
+        }
+        kept.splice(0..0, others);
         ResolvConf {
             path: self.path.clone(),
             nameserver,
-            kept: self.text.lines().filter(kept).map(|line| line.trim().to_owned()).collect(),
+            kept,
+            closed,
             place: self.place.clone(),
             before: self.before.clone(),
         }
@@ -299,6 +312,7 @@ mod tests {
             path: RESOLV_CONF.into(),
             nameserver: "192.0.2.254".parse().unwrap(),
             kept: vec!["search example".into()],
+            closed: false,
             place: Place { boot: "b".into(), netns: 7 },
             before,
         }
@@ -357,5 +371,31 @@ mod tests {
         assert_eq!(of(&["fd00::1/64"]).as_deref(), Some("fd00::53"));
         assert_eq!(of(&["192.0.2.1/32", "fd00::2/126"]).as_deref(), Some("fd00::1"));
         assert_eq!(of(&["192.0.2.1/31"]), None);
+    }
+
+    #[test]
+    fn others_are_asked_after_us_unless_nobody_may() {
+        let text =
+            "search a\nnameserver 192.0.2.1\nnameserver fe80::1%eth0\nnameserver 192.0.2.3\noptions edns0\n";
+        let resolver = Resolver {
+            path: RESOLV_CONF.into(),
+            before: Before::File { text: text.into(), mode: 0o644, uid: 0, gid: 0 },
+            text: text.into(),
+            resolved: false,
+            everything: Vec::new(),
+            fixed: None,
+            place: Place::default(),
+            upstream: true,
+            always: false,
+        };
+        let lines = |closed| {
+            let text = resolver.file("192.0.2.254".parse().unwrap(), closed).text();
+            text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let others = ["nameserver 192.0.2.1", "nameserver fe80::1%eth0", "options timeout:1"];
+        let first = ["nameserver 192.0.2.254"];
+        let last = ["search a", "options edns0"];
+        assert_eq!(lines(false), [&first[..], &others, &last].concat());
+        assert_eq!(lines(true), [&first[..], &last].concat());
     }
 }

@@ -64,6 +64,9 @@ pub fn who_asks_on_the_link_asks_here() -> TestResult {
     let mut file = handle(&oneway)?;
     let now = resolv_conf(&oneway)?;
     assert!(names_us(&now) && now.contains("\nsearch example\n"), "{now}");
+    // Who was asked before is asked again soon should this program be killed.
+    let behind = format!("\nnameserver {HERE}\nnameserver {}\noptions timeout:1\n", address::R1_LAN.v4);
+    assert!(now.contains(&behind), "{now}");
     for tcp in [false, true] {
         assert_eq!(ask_here(&lab.host, tcp)?, [IpAddr::from(SAID)], "TCP {tcp}");
     }

@@ -241,7 +241,7 @@ pub(crate) fn resolv_conf_now(file: &ResolvConf) -> Result<Option<(ResolvConf, S
         upstream: true,
         always: false,
     };
-    Ok(Some((theirs.file(file.nameserver), by)))
+    Ok(Some((theirs.file(file.nameserver, file.closed), by)))
 }
 
 /// What tells who has written it: most programs say so in a comment at its head.

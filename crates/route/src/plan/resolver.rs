@@ -64,7 +64,7 @@ pub(super) fn add_to(plan: &mut Plan, request: &Request, host: &Snapshot) -> Res
 fn steps(resolver: &Resolver, plan: &Plan, address: IpAddr, why: &str) -> Vec<Step> {
     let step = |change, why: &str| Step { phase: Phase::Capture, change, why: why.to_owned() };
     if !resolver.resolved {
-        return vec![step(Change::ResolvConf(resolver.file(address)), why)];
+        return vec![step(Change::ResolvConf(resolver.file(address, plan.strict)), why)];
     }
     let ours = step(Change::LinkDns { name: plan.tun_name.clone(), nameserver: address }, why);
     let others = resolver.everything.iter().filter(|link| link.name != plan.tun_name);
