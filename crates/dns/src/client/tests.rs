@@ -12,6 +12,9 @@ use tokio::net::{TcpListener, UdpSocket};
 
 use super::*;
 
+/// Octets before the question (RFC 1035, 4.1.1).
+const HEADER: usize = 12;
+
 /// An answer to `query` with one address.
 fn answer(query: &Message, last: u8) -> Message {
     let mut message = Message::response(query.metadata.id, query.metadata.op_code);
@@ -34,14 +37,20 @@ fn code(query: &Message, code: ResponseCode) -> Message {
 
 /// A server that sends what `reply` returns for each query.
 async fn server(mut reply: impl FnMut(&Message) -> Vec<Message> + Send + 'static) -> SocketAddr {
+    let bytes = |message: &Message| message.to_vec().unwrap();
+    raw_server(move |query| reply(query).iter().map(bytes).collect()).await
+}
+
+/// The same with bytes, which need be no messages.
+async fn raw_server(mut reply: impl FnMut(&Message) -> Vec<Vec<u8>> + Send + 'static) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     tokio::spawn(async move {
         let mut buffer = [0; 2048];
         while let Ok((len, from)) = socket.recv_from(&mut buffer).await {
             let query = Message::from_vec(&buffer[..len]).unwrap();
-            for message in reply(&query) {
-                socket.send_to(&message.to_vec().unwrap(), from).await.unwrap();
+            for bytes in reply(&query) {
+                socket.send_to(&bytes, from).await.unwrap();
             }
         }
     });
@@ -121,6 +130,33 @@ async fn guesses_are_dropped_and_counted() {
     let client = client(&[server]);
     assert_eq!(addresses(&client.ask(&asked("a.example."), None).await), [ip(7)]);
     assert_eq!(client.counters().foreign, 2);
+}
+
+/// Each comes before the right answer, which is still taken.
+#[tokio::test]
+async fn malformed_oversized_and_looping_answers_are_dropped_and_counted() {
+    let server = raw_server(|query| {
+        let right = answer(query, 7).to_vec().unwrap();
+        let question = query.queries[0].name().len() + 4;
+        let records = HEADER + question;
+        let mut cut = right.clone();
+        cut.truncate(right.len() - 1);
+        let mut oversized = answer(query, 66);
+        let name = query.queries[0].name().clone();
+        oversized.add_answers(
+            (0..300).map(|_| Record::from_rdata(name.clone(), 60, RData::A(A::new(192, 0, 2, 66)))),
+        );
+        let oversized = oversized.to_vec().unwrap();
+        assert!(oversized.len() > 4096, "{} bytes", oversized.len());
+        let mut looping = right[..records].to_vec();
+        looping.extend([0xc0, u8::try_from(records).unwrap(), 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 66]);
+        vec![cut, oversized, looping, right]
+    })
+    .await;
+    let client = client(&[server]);
+    assert_eq!(addresses(&client.ask(&asked("a.example."), None).await), [ip(7)]);
+    let counters = client.counters();
+    assert_eq!((counters.malformed, counters.foreign), (3, 0));
 }
 
 #[tokio::test]
