@@ -79,6 +79,36 @@ pub fn a_stub_that_asks_us_gets_its_answer() -> TestResult {
     Ok(())
 }
 
+/// What a guesser sends, and what is broken, costs no question its answer and is seen in `status`.
+pub fn spoofed_and_malformed_answers_are_dropped_and_counted() -> TestResult {
+    let lab = Topology::simple()?;
+    let resolver = lab.net.run(|| UdpSocket::bind(address::SPARE.v4_port(port::DNS)))??;
+    // It ends some time after the test.
+    resolver.set_read_timeout(Some(10 * SECOND))?;
+    let client = lab.net.client();
+    lab.net.spawn_thread("resolver", move || {
+        let mut buffer = [0; 2048];
+        while let Ok((len, from)) = resolver.recv_from(&mut buffer) {
+            let answer = client.udp(address::DNS.v4_port(port::DNS), &buffer[..len], 3 * SECOND);
+            let Ok(answer) = answer else { continue };
+            let mut spoofed = answer.data.clone();
+            if let Some(number) = spoofed.first_mut() {
+                *number ^= 1;
+            }
+            let cut = answer.data.split_last().map_or(&[][..], |(_, rest)| rest);
+            for data in [&spoofed, cut, &answer.data] {
+                let _ = resolver.send_to(data, from);
+            }
+        }
+    })?;
+    let asked = format!("udp://{}", address::SPARE.v4);
+    let _oneway = run(&lab.host, &["--dns-upstream", &asked])?;
+    assert_eq!(address_of(&lab, name::ORIGIN, RecordType::A)?, std::net::IpAddr::from(address::ORIGIN.v4));
+    assert!(number(&lab.host, "/counters/dns/spoofed")? >= 1);
+    assert!(number(&lab.host, "/counters/dns/malformed")? >= 1);
+    Ok(())
+}
+
 /// The proxy's name is never looked up through the capture, never gets a fake address, and is followed when it moves (S4).
 pub fn a_proxy_given_by_name_is_followed() -> TestResult {
     const TTL: u32 = 2;
