@@ -20,6 +20,7 @@ use crate::circle::{Circles, Verdict};
 use crate::config::{ProgramName, SniffConfig};
 use crate::control::MemberStatus;
 use crate::group::{Group, Key, number_of};
+use crate::watched::OncePerMinute;
 
 /// The rules and what they choose from.
 #[derive(Debug)]
@@ -73,6 +74,8 @@ pub(crate) struct Entry {
     /// What [`Self::observe`] last found, for every choice of a group.
     is_down: AtomicBool,
     health: Mutex<Health>,
+    /// When it was last said that there are not enough descriptors.
+    short: Mutex<OncePerMinute>,
     /// The proxy has failed: its name may have another address by now.
     pub(crate) down: Notify,
 }
@@ -543,6 +546,7 @@ impl Entry {
             group: None,
             is_down: AtomicBool::new(false),
             health: Mutex::default(),
+            short: Mutex::default(),
             down: Notify::new(),
         }
     }
@@ -575,6 +579,7 @@ impl Entry {
     pub(crate) fn observe(&self, error: Option<&DialError>) {
         let up = match error {
             None => true,
+            Some(error) if error.lacks_descriptors() => return self.is_short(error),
             Some(error) if is_proxy_failure(error) => false,
             Some(_) if !self.is_direct() => true,
             Some(_) => return,
@@ -600,6 +605,13 @@ impl Entry {
         if !up {
             self.down.notify_one();
             health.last_error = error.map(ToString::to_string);
+        }
+    }
+
+    /// The lack is ours, and no reason to go by another outbound: that would lack the same.
+    fn is_short(&self, error: &DialError) {
+        if self.short.lock().may(Instant::now()) {
+            tracing::warn!(outbound = %self.name, %error, "no more files may be open; raise the limit (ulimit -n, LimitNOFILE=)");
         }
     }
 
@@ -635,6 +647,8 @@ fn is_proxy_failure(error: &DialError) -> bool {
 mod tests {
     use std::io::{self, Write};
 
+    use oneway_egress::EgressError;
+
     use super::*;
 
     /// What the log says.
@@ -650,6 +664,32 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn a_lack_of_descriptors_is_said_once_and_blamed_on_nobody() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let down = |number| DialError::ProxyDown {
+            proxy: "p".into(),
+            addr: "192.0.2.1:1080".parse().unwrap(),
+            source: EgressError::Create { what: "TCP/IPv4", source: io::Error::from_raw_os_error(number) },
+        };
+        tracing::subscriber::with_default(subscriber, || {
+            let entry = Entry::new("far", "socks5", None, Outbound::Block);
+            entry.observe(None);
+            for _ in 0..100 {
+                entry.observe(Some(&down(24)));
+                entry.observe(Some(&down(23)));
+                assert_eq!(entry.health().up, Some(true));
+            }
+            entry.observe(Some(&down(13)));
+            assert_eq!(entry.health().up, Some(false), "another error of the same step");
+        });
+        let text = String::from_utf8(log.0.lock().clone()).unwrap();
+        assert_eq!(text.matches("no more files may be open").count(), 1, "{text}");
     }
 
     #[test]

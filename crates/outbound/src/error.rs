@@ -97,6 +97,10 @@ pub enum ProxyFault {
     NoIpv6,
 }
 
+/// Of errno(3), the same on all Unix systems.
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+
 /// A flow that could not be carried.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -225,6 +229,19 @@ impl DialError {
             | Self::Tunnel { .. }
             | Self::HandshakeTimeout { .. } => Answer::Rst,
         }
+    }
+
+    /// Whether it failed for want of a descriptor: that says nothing about the proxy or the destination.
+    pub fn lacks_descriptors(&self) -> bool {
+        let (Self::Direct { source, .. }
+        | Self::Udp(source)
+        | Self::ProxyDown { source, .. }
+        | Self::Tunnel { source, .. }) = self
+        else {
+            return false;
+        };
+        let EgressError::Create { source, .. } = source else { return false };
+        matches!(source.raw_os_error(), Some(ENFILE | EMFILE))
     }
 
     /// [`Self::answer`] for a transport that may not have resets.

@@ -5,7 +5,7 @@ use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use oneway_egress::{IcmpKind, IcmpSocket, Protected, next_error};
@@ -24,6 +24,10 @@ use crate::config::StackKind;
 use crate::dispatch::Subject;
 use crate::guard::Destination;
 
+/// Bytes of requests that may wait for their sockets to take them, of all sessions together. More are lost, as on a full
+/// link.
+const WAITING_IN_ALL: usize = 4 << 20;
+
 /// A running `ping`: its host, what it pings, and its identifier.
 type Key = (IpAddr, IpAddr, u16);
 
@@ -33,6 +37,8 @@ pub(crate) struct EchoSessions {
     live: Mutex<HashMap<Key, Arc<Echo>>>,
     epoch: Instant,
     next_id: AtomicU64,
+    /// Of the requests that wait: [`WAITING_IN_ALL`].
+    waiting: AtomicUsize,
 }
 
 /// One `ping` and the socket that asks in its place.
@@ -51,7 +57,33 @@ struct Echo {
 impl Default for EchoSessions {
     fn default() -> Self {
         let seed = u64::from(std::process::id()).wrapping_mul(0x9e37_79b9);
-        Self { live: Mutex::default(), epoch: Instant::now(), next_id: AtomicU64::new(seed) }
+        Self {
+            live: Mutex::default(),
+            epoch: Instant::now(),
+            next_id: AtomicU64::new(seed),
+            waiting: AtomicUsize::new(0),
+        }
+    }
+}
+
+/// Room that a request takes while it waits.
+#[derive(Debug)]
+struct Room<'a> {
+    waiting: &'a AtomicUsize,
+    bytes: usize,
+}
+
+impl<'a> Room<'a> {
+    /// None if there is none left.
+    fn take(waiting: &'a AtomicUsize, bytes: usize) -> Option<Self> {
+        let room = Self { waiting, bytes };
+        (waiting.fetch_add(bytes, Ordering::Relaxed) + bytes <= WAITING_IN_ALL).then_some(room)
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.waiting.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -219,6 +251,9 @@ impl Worker {
     /// Sends an echo request on. In a task, as a new socket is not known to be writable before the reactor says so.
     async fn send_echo(self: Rc<Self>, echo: Arc<Echo>, message: Vec<u8>, request: Vec<u8>) {
         let stats = &self.shared.stats;
+        let Some(_room) = Room::take(&self.shared.echo.waiting, message.len() + request.len()) else {
+            return stats.ignored.add();
+        };
         match echo.socket.socket.send_to(&message, SocketAddr::new(echo.key.1, 0)).await {
             Ok(_) => {
                 stats.echo_up.add();
