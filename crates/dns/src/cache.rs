@@ -23,6 +23,15 @@ const LONGEST_NEGATIVE: u32 = 300;
 /// RFC 9520, 3.2: failures are kept for at least a second.
 const FAILURE: u32 = 1;
 
+/// So long after its end an answer is given at once, while it is asked for anew: it was good a moment ago …
+const JUST_ENDED: Duration = Duration::from_secs(60);
+/// … and so long where nobody answers (RFC 8767, 5: one to three days).
+const STALE: Duration = Duration::from_secs(24 * 3600);
+/// What an answer beyond its end may be kept for by who asks: until the new one is there, and RFC 8767, 4.
+const STALE_TTL: [u32; 2] = [1, 30];
+/// The failure recheck timer of RFC 8767, 5: when nobody has answered just now, nobody is asked.
+const RECHECK: Duration = Duration::from_secs(5);
+
 #[derive(Debug)]
 pub(crate) struct Cache {
     answers: LruCache<Key, Kept>,
@@ -35,6 +44,29 @@ struct Kept {
     since: Instant,
     ttl: u32,
     records: usize,
+    /// When the question for a newer one failed.
+    failed: Option<Instant>,
+}
+
+/// An answer beyond its end.
+#[derive(Debug)]
+pub(crate) struct Stale {
+    pub(crate) answer: Message,
+    /// It is to be given at once.
+    pub(crate) at_once: bool,
+    /// It is to be asked for anew.
+    pub(crate) anew: bool,
+}
+
+impl Kept {
+    /// How old it is when it ends.
+    fn end(&self) -> Duration {
+        Duration::from_secs(self.ttl.into())
+    }
+
+    fn is_positive(&self) -> bool {
+        self.answer.metadata.response_code == ResponseCode::NoError && !self.answer.answers.is_empty()
+    }
 }
 
 impl Default for Cache {
@@ -49,7 +81,9 @@ impl Cache {
         let kept = self.answers.get(key)?;
         let age = now.saturating_duration_since(kept.since);
         if age >= Duration::from_secs(kept.ttl.into()) {
-            self.forget(key);
+            if !kept.is_positive() || age >= kept.end() + STALE {
+                self.forget(key);
+            }
             return None;
         }
         let mut answer = Message::clone(&kept.answer);
@@ -60,6 +94,24 @@ impl Cache {
             record.decrement_ttl(age);
         }
         Some(answer)
+    }
+
+    /// An answer beyond its end, if it is a name's that there was.
+    pub(crate) fn stale(&mut self, key: &Key, now: Instant) -> Option<Stale> {
+        let kept = self.answers.get(key).filter(|kept| kept.is_positive())?;
+        let beyond = now.saturating_duration_since(kept.since).checked_sub(kept.end())?;
+        if beyond >= STALE {
+            return None;
+        }
+        let failed = kept.failed.is_some_and(|at| now.saturating_duration_since(at) < RECHECK);
+        let at_once = failed || kept.failed.is_none() && beyond < JUST_ENDED;
+        let mut answer = Message::clone(&kept.answer);
+        let sections =
+            answer.answers.iter_mut().chain(&mut answer.authorities).chain(&mut answer.additionals);
+        for record in sections {
+            record.ttl = STALE_TTL[usize::from(kept.failed.is_some())];
+        }
+        Some(Stale { answer, at_once, anew: !failed })
     }
 
     /// Forgets an answer.
@@ -73,7 +125,15 @@ impl Cache {
     pub(crate) fn put(&mut self, key: Key, answer: &Arc<Message>, now: Instant) {
         let records = 1 + answer.answers.len() + answer.authorities.len() + answer.additionals.len();
         let Some(ttl) = lifetime(answer).filter(|ttl| *ttl > 0 && records <= LARGEST) else { return };
-        let kept = Kept { answer: Arc::clone(answer), since: now, ttl, records };
+        // What was known is better than that nobody answers.
+        if answer.metadata.response_code == ResponseCode::ServFail
+            && let Some(known) = self.answers.peek_mut(&key).filter(|kept| kept.is_positive())
+            && now.saturating_duration_since(known.since) < known.end() + STALE
+        {
+            known.failed = Some(now);
+            return;
+        }
+        let kept = Kept { answer: Arc::clone(answer), since: now, ttl, records, failed: None };
         self.records += records;
         if let Some((_, former)) = self.answers.push(key, kept) {
             self.records -= former.records;
@@ -147,8 +207,35 @@ mod tests {
         assert_eq!(cache.get(&key(1), after(4)).map(ttls), Some(vec![56, 6]));
         assert_eq!(cache.get(&key(1), after(9)).map(ttls), Some(vec![51, 1]));
         assert!(cache.get(&key(1), after(10)).is_none());
+        assert!(cache.get(&key(1), after(10 + 24 * 3600)).is_none());
         assert!(cache.get(&key(1), begin).is_none(), "it is gone for good");
         assert_eq!(cache.records, 0);
+    }
+
+    #[test]
+    fn an_answer_beyond_its_end_is_better_than_none() {
+        let (mut cache, begin) = (Cache::default(), Instant::now());
+        let after = |seconds| begin + Duration::from_secs(seconds);
+        let stale = |cache: &mut Cache, at| {
+            let stale = cache.stale(&key(1), after(at))?;
+            Some((stale.answer.answers[0].ttl, stale.at_once, stale.anew))
+        };
+        cache.put(key(1), &answer(1, &[10]), begin);
+        assert_eq!(stale(&mut cache, 9), None, "it is fresh");
+        assert_eq!(stale(&mut cache, 10), Some((1, true, true)));
+        assert_eq!(stale(&mut cache, 69), Some((1, true, true)));
+        assert_eq!(stale(&mut cache, 70), Some((1, false, true)), "only where nobody answers");
+        cache.put(key(1), &negative(ResponseCode::ServFail, None), after(80));
+        assert!(cache.get(&key(1), after(80)).is_none());
+        assert_eq!(stale(&mut cache, 80), Some((30, true, false)), "nobody answered just now");
+        assert_eq!(stale(&mut cache, 85), Some((30, false, true)));
+        assert_eq!(stale(&mut cache, 10 + 24 * 3600), None);
+        cache.put(key(1), &answer(1, &[10]), after(90));
+        assert_eq!(stale(&mut cache, 100), Some((1, true, true)), "it was renewed");
+        cache.put(key(1), &negative(ResponseCode::NXDomain, Some((60, 60))), after(110));
+        assert_eq!(stale(&mut cache, 110), None, "there is no such name any more");
+        assert!(cache.get(&key(1), after(110)).is_some());
+        assert_eq!(stale(&mut cache, 200), None, "nor is that kept beyond its end");
     }
 
     #[test]

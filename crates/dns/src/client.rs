@@ -255,6 +255,14 @@ impl Client {
         if let Some(answer) = self.cached(&key) {
             return answer;
         }
+        // Whoever follows the name of a proxy wants to know when it changes.
+        let stale = match whose {
+            Whose::Ours => None,
+            Whose::Programs => self.cache.lock().stale(&key, std::time::Instant::now()),
+        };
+        if let Some(stale) = stale.as_ref().filter(|stale| stale.at_once && !stale.anew) {
+            return Message::clone(&stale.answer);
+        }
         let mut landing = match self.join(&key, original) {
             Join::Wait(landing) => landing,
             Join::Lead(land, landing) => {
@@ -284,11 +292,20 @@ impl Client {
                 return asked.code(ResponseCode::ServFail);
             }
         };
+        if let Some(stale) = stale.as_ref().filter(|stale| stale.at_once) {
+            return Message::clone(&stale.answer);
+        }
         let patience = if self.is_local() { PATIENCE_LOCAL } else { PATIENCE };
         let landed = timeout(patience, landing.wait_for(Option::is_some)).await;
         match landed.ok().and_then(Result::ok).and_then(|answer| answer.clone()) {
-            Some(answer) => Message::clone(&answer),
-            None => asked.code(ResponseCode::ServFail),
+            Some(answer) if answer.metadata.response_code != ResponseCode::ServFail => {
+                Message::clone(&answer)
+            }
+            other => match (stale, other) {
+                (Some(stale), _) => stale.answer,
+                (None, Some(answer)) => Message::clone(&answer),
+                (None, None) => asked.code(ResponseCode::ServFail),
+            },
         }
     }
 

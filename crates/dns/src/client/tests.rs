@@ -101,6 +101,32 @@ async fn an_answer_is_kept_and_asked_for_once() {
 }
 
 #[tokio::test]
+async fn what_has_just_ended_is_given_while_it_is_asked_for_anew() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&count);
+    let server = server(move |query| {
+        let mut first = answer(query, 1);
+        first.answers[0].ttl = 1;
+        // Then it is silent.
+        if seen.fetch_add(1, Relaxed) == 0 { vec![first] } else { Vec::new() }
+    })
+    .await;
+    let client = client(&[server]);
+    let asked = asked("a.example.");
+    let begin = std::time::Instant::now();
+    while count.load(Relaxed) < 2 {
+        assert!(begin.elapsed() < Duration::from_secs(10), "it is never asked for again");
+        let now = client.ask(&asked, None).await;
+        assert_eq!(addresses(&now), [ip(1)], "{now:?}");
+        assert_eq!(now.answers[0].ttl, 1);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Our own questions are not answered so: a proxy's name may lead elsewhere by now.
+    let own = tokio::time::timeout(Duration::from_millis(200), client.resolve("a.example")).await;
+    assert!(own.is_err(), "{own:?}");
+}
+
+#[tokio::test]
 async fn a_closed_port_is_passed_over_at_once_and_remembered() {
     let client = client(&[closed().await, server(|query| vec![answer(query, 7)]).await]);
     let begin = Instant::now();

@@ -1,8 +1,8 @@
 //! What a group of type `probe` has found out by trying: which member reaches which destination.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 /// Destinations that are remembered.
