@@ -18,11 +18,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::Upstream;
 use crate::cache::Cache;
 use crate::carrier::Carrier;
 use crate::exchange::{self, By, Dropped};
 use crate::message::{Asked, Key};
+use crate::{Patterns, Upstream};
 
 /// When the next server is asked as well, while the first has not answered.
 const STAGGER: Duration = Duration::from_millis(400);
@@ -47,12 +47,19 @@ pub struct ClientConfig {
     pub upstreams: Vec<Upstream>,
     /// Whether the server that the client asked comes before them.
     pub original_first: bool,
+    /// Who is asked for some names instead; the first that fits.
+    pub by_domain: Vec<(Patterns, Vec<Upstream>)>,
 }
 
 impl ClientConfig {
     /// Whether an upstream is on this host.
     fn is_local(&self) -> bool {
-        self.upstreams.iter().any(Upstream::is_local)
+        self.all().any(Upstream::is_local)
+    }
+
+    /// Every server that is asked for anything.
+    pub fn all(&self) -> impl Iterator<Item = &Upstream> {
+        self.upstreams.iter().chain(self.by_domain.iter().flat_map(|(_, upstreams)| upstreams))
     }
 }
 
@@ -270,7 +277,7 @@ impl Client {
                 let (client, asked) = (Arc::clone(self), asked.clone());
                 tokio::spawn(async move {
                     let config = client.config.load_full();
-                    let answer = Arc::new(client.race(&asked, client.order(original), whose).await);
+                    let answer = Arc::new(client.race(&asked, client.order(&asked, original), whose).await);
                     {
                         let mut cache = client.cache.lock();
                         // Others are asked by now.
@@ -353,8 +360,12 @@ impl Client {
     }
 
     /// The servers to ask, each with its place in the configuration; the one that answered last comes first.
-    fn order(&self, original: Option<SocketAddr>) -> Vec<(usize, Upstream)> {
+    fn order(&self, asked: &Asked, original: Option<SocketAddr>) -> Vec<(usize, Upstream)> {
         let config = self.config.load();
+        let fits = |names: &Patterns| asked.host().is_some_and(|host| names.matches(host));
+        if let Some((_, upstreams)) = config.by_domain.iter().find(|(names, _)| fits(names)) {
+            return upstreams.iter().map(|upstream| (usize::MAX, upstream.clone())).collect();
+        }
         let configured = &config.upstreams;
         let first = self.preferred.load(Relaxed) % configured.len().max(1);
         let rotated = (0..configured.len()).map(|n| (first + n) % configured.len());

@@ -54,6 +54,7 @@ fn main() -> std::process::ExitCode {
         resolver::what_cannot_be_changed_is_said,
         upstreams::a_dead_one_is_passed_over,
         upstreams::when_all_are_dead_the_answer_says_so,
+        upstreams::some_names_are_asked_for_elsewhere,
         upstreams::a_stub_that_asks_us_gets_its_answer,
         upstreams::spoofed_and_malformed_answers_are_dropped_and_counted,
         upstreams::a_proxy_given_by_name_is_followed,

@@ -10,7 +10,7 @@ use oneway_lab::Topology;
 use oneway_lab::capture::Recorder;
 use oneway_lab::client::{Outcome, RecordType, wait_until};
 use oneway_lab::harness::TestResult;
-use oneway_lab::servers::{SocksOptions, SocksServer, Zone};
+use oneway_lab::servers::{DnsServer, SocksOptions, SocksServer, Zone};
 use oneway_lab::topology::{self, address, name, port};
 
 use crate::common::{SECOND, TUN, address_of, ask, expect_reachable, number, program, run, upstream};
@@ -41,6 +41,28 @@ pub fn when_all_are_dead_the_answer_says_so() -> TestResult {
     assert_eq!((answer.outcome, answer.code.to_string().as_str()), (Outcome::Done, "Server Failure"));
     assert!(answer.took < SECOND, "{:?}", answer.took);
     assert_eq!(lab.dns.asked(name::ORIGIN), 0, "nobody else was asked");
+    Ok(())
+}
+
+/// Names of a network of one's own are known to its own server, and are nobody else's business.
+pub fn some_names_are_asked_for_elsewhere() -> TestResult {
+    let lab = Topology::simple()?;
+    let zone = Zone::new().a("host.corp.example", address::SPARE.v4);
+    let own = DnsServer::start(&lab.net, &[address::SPARE.v4_port(port::DNS)], zone)?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("oneway.toml");
+    let text = format!(
+        "[dns]\nmode = \"real\"\nupstream = [{:?}]\n[dns.domains]\n\"+.corp.example\" = [\"udp://{}\"]\n",
+        upstream(),
+        address::SPARE.v4
+    );
+    std::fs::write(&file, text)?;
+    let _oneway = run(&lab.host, &["--config", &file.to_string_lossy()])?;
+    let answer = ask(&lab, "host.corp.example", RecordType::A, false, false)?;
+    assert_eq!(answer.addresses, [address::SPARE.v4], "{}", answer.code);
+    assert_eq!(ask(&lab, name::ORIGIN, RecordType::A, false, false)?.addresses, [address::ORIGIN.v4]);
+    assert_eq!(lab.dns.asked("host.corp.example"), 0, "nobody else hears of it");
+    assert_eq!(own.asked(name::ORIGIN), 0);
     Ok(())
 }
 

@@ -65,7 +65,10 @@ async fn closed() -> SocketAddr {
 fn client(upstreams: &[SocketAddr]) -> Arc<Client> {
     let egress = Arc::new(Egress::unprotected_for_loopback_tests());
     let upstreams = upstreams.iter().copied().map(Upstream::Udp).collect();
-    Arc::new(Client::new(egress, ClientConfig { upstreams, original_first: false }))
+    Arc::new(Client::new(
+        egress,
+        ClientConfig { upstreams, original_first: false, ..ClientConfig::default() },
+    ))
 }
 
 fn asked(name: &str) -> Asked {
@@ -127,12 +130,33 @@ async fn what_has_just_ended_is_given_while_it_is_asked_for_anew() {
 }
 
 #[tokio::test]
+async fn some_names_are_asked_for_elsewhere() {
+    let by = |last| server(move |query| vec![answer(query, last)]);
+    let (others, below, one) = (by(1).await, by(2).await, by(3).await);
+    let by_domain = [("a.corp.example", one), ("+.corp.example", below)]
+        .map(|(names, at)| (Patterns::new([names]).unwrap(), vec![Upstream::Udp(at)]));
+    let config = ClientConfig {
+        upstreams: vec![Upstream::Udp(others)],
+        original_first: true,
+        by_domain: by_domain.into(),
+    };
+    let client = Arc::new(Client::new(Arc::new(Egress::unprotected_for_loopback_tests()), config));
+    for (name, last) in
+        [("a.corp.example.", 3), ("B.Corp.example.", 2), ("corp.example.", 2), ("acorp.example.", 1)]
+    {
+        // Whoever the program has asked: it is these that know such names.
+        let original = if last == 1 { None } else { Some(others) };
+        assert_eq!(addresses(&client.ask(&asked(name), original).await), [ip(last)], "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_closed_port_is_passed_over_at_once_and_remembered() {
     let client = client(&[closed().await, server(|query| vec![answer(query, 7)]).await]);
     let begin = Instant::now();
     assert_eq!(addresses(&client.ask(&asked("a.example."), None).await), [ip(7)]);
     assert!(begin.elapsed() < STAGGER, "{:?}", begin.elapsed());
-    assert_eq!(client.order(None)[0].0, 1);
+    assert_eq!(client.order(&asked("a.example."), None)[0].0, 1);
 }
 
 #[tokio::test]
@@ -284,11 +308,15 @@ async fn the_server_that_was_asked_comes_first_where_none_is_configured() {
     let other = server(|query| vec![answer(query, 8)]).await;
     let original = server(|query| vec![answer(query, 7)]).await;
     let egress = Arc::new(Egress::unprotected_for_loopback_tests());
-    let config = ClientConfig { upstreams: vec![Upstream::Udp(other)], original_first: true };
+    let config = ClientConfig {
+        upstreams: vec![Upstream::Udp(other)],
+        original_first: true,
+        ..ClientConfig::default()
+    };
     let client = Arc::new(Client::new(egress, config));
     assert_eq!(addresses(&client.ask(&asked("a.example."), Some(original)).await), [ip(7)]);
     assert_eq!(addresses(&client.ask(&asked("b.example."), None).await), [ip(8)]);
-    assert_eq!(client.order(Some(other)).len(), 1);
+    assert_eq!(client.order(&asked("a.example."), Some(other)).len(), 1);
 }
 
 #[tokio::test]

@@ -170,7 +170,10 @@ fn https() -> SecureKind {
 
 fn client(upstreams: Vec<Upstream>) -> Arc<Client> {
     let egress = Arc::new(Egress::unprotected_for_loopback_tests());
-    Arc::new(Client::new(egress, ClientConfig { upstreams, original_first: false }))
+    Arc::new(Client::new(
+        egress,
+        ClientConfig { upstreams, original_first: false, ..ClientConfig::default() },
+    ))
 }
 
 fn asked(name: &str, kind: RecordType) -> Asked {

@@ -18,6 +18,8 @@ pub struct DnsConfig {
     pub mode: DnsMode,
     /// The resolvers to ask, in order; empty: the server that a client asked, and those of the system.
     pub upstream: Vec<DnsUpstream>,
+    /// The resolvers to ask for some names instead, those with the most labels first.
+    pub domains: Vec<(NamePattern, Vec<DnsUpstream>)>,
     /// A PEM file with the only authorities that resolvers asked by TLS are known by; without it those of the system.
     pub ca: Option<PathBuf>,
     /// Whether resolvers asked by TLS are trusted whoever they are.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use oneway_outbound::Method;
 use toml::de::DeTable;
 
-use super::dns::FakeIpSettings;
+use super::dns::{DnsUpstream, FakeIpSettings, NamePattern};
 use super::error::ConfigError;
 use super::limits::Wait;
 use super::outbound::{
@@ -117,6 +117,9 @@ fn dns(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reade
     settings.dns_ca =
         section.read::<Located<String>>("ca", reader).map(|set| set.map(|path| beside(file, &path)));
     settings.dns_skip_verify = section.read("skip-verify", reader);
+    if let Some(domains) = section.section("domains", reader) {
+        dns_domains(&domains, settings, reader);
+    }
     if let Some(mut fake_ip) = section.section("fake-ip", reader) {
         settings.fake_ip = FakeIpSettings {
             v4: fake_ip.read::<Text<_>>("v4", reader).map(|text| text.0),
@@ -127,6 +130,28 @@ fn dns(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reade
         fake_ip.finish(reader);
     }
     section.finish(reader);
+}
+
+/// Which resolvers are asked for some names.
+fn dns_domains(section: &Section<'_, '_>, settings: &mut Settings, reader: &mut Reader<'_>) {
+    for (pattern, span, upstreams) in section.lists::<Text<DnsUpstream>>(reader) {
+        let upstreams: Vec<DnsUpstream> = upstreams.into_iter().map(|text| text.0).collect();
+        let named = upstreams.iter().find(|upstream| upstream.name().is_some());
+        match pattern.parse::<NamePattern>() {
+            Err(why) => reader.error(&span, format!("dns.domains: {why}")),
+            Ok(_) if upstreams.is_empty() => {
+                reader.error(&span, format!("dns.domains: {pattern:?} has no resolver; list at least one"));
+            }
+            Ok(pattern) => match named {
+                Some(named) => reader.error(
+                    &span,
+                    format!("dns.domains: {named} is given by name; give its address, and its name behind it as in tls://192.0.2.53#dns.example"),
+                ),
+                None => settings.dns_domains.push((pattern, upstreams)),
+            },
+        }
+    }
+    settings.dns_domains.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.as_str().split('.').count()));
 }
 
 fn sniff(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reader<'_>) {

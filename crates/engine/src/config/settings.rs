@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::dns::{DnsConfig, DnsUpstream, FakeIpConfig, FakeIpSettings, cycle};
+use super::dns::{DnsConfig, DnsUpstream, FakeIpConfig, FakeIpSettings, NamePattern, cycle};
 use super::error::{ConfigError, Origin};
 use super::limits::{LimitsConfig, Wait};
 use super::outbound::{BLOCK, DIRECT, OutboundSpec, PROXY, ProxySpec};
@@ -63,6 +63,7 @@ pub(super) struct Settings {
     pub(super) dns_resolver: Set<HostResolver>,
     pub(super) dns_ca: Set<PathBuf>,
     pub(super) dns_skip_verify: Set<bool>,
+    pub(super) dns_domains: Vec<(NamePattern, Vec<DnsUpstream>)>,
     pub(super) fake_ip: FakeIpSettings,
     pub(super) sniff: SniffConfig,
     pub(super) half_closed: Set<Wait>,
@@ -115,6 +116,7 @@ impl From<Options> for Settings {
             dns_resolver: one(options.resolver, "--resolver"),
             dns_ca: None,
             dns_skip_verify: None,
+            dns_domains: Vec::new(),
             fake_ip: FakeIpSettings::default(),
             sniff: SniffConfig::default(),
             half_closed: None,
@@ -355,6 +357,7 @@ impl Settings {
         let dns = DnsConfig {
             mode,
             upstream: self.dns_upstream.take().map(|set| set.value).unwrap_or_default(),
+            domains: std::mem::take(&mut self.dns_domains),
             ca: self.dns_ca.take().map(|set| set.value),
             skip_verify: self.dns_skip_verify.take().is_some_and(|set| set.value),
             resolver: self.dns_resolver.take().map_or(HostResolver::Auto, |set| set.value),

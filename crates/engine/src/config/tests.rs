@@ -88,6 +88,7 @@ fn nothing_is_a_complete_configuration() {
                 resolver: HostResolver::Auto,
                 mode: DnsMode::Real,
                 upstream: vec![],
+                domains: vec![],
                 fake_ip: FakeIpConfig {
                     v4: "198.18.0.0/15".parse().unwrap(),
                     v6: "fc00:18::/64".parse().unwrap(),
@@ -499,7 +500,7 @@ fn unknown_keys() {
     wrong(
         "[dns]\nx = 1\nfake-ip = { y = 1 }",
         &[
-            "etc/oneway.toml:2:1: unknown key `x` in [dns]; the keys are mode, upstream, resolver, ca, skip-verify, fake-ip",
+            "etc/oneway.toml:2:1: unknown key `x` in [dns]; the keys are mode, upstream, resolver, ca, skip-verify, domains, fake-ip",
             "etc/oneway.toml:3:13: unknown key `y` in [dns.fake-ip]; the keys are v4, v6, persist, exclude",
         ],
     );
@@ -646,6 +647,29 @@ fn wrong_values() {
         ),
     ] {
         wrong(text, &[&format!("etc/oneway.toml:{error}")]);
+    }
+}
+
+#[test]
+fn resolvers_of_some_names() {
+    let config = parse(
+        "[dns.domains]\n\"+.example\" = [\"system\"]\n\"+.corp.example\" = [\"udp://192.0.2.53\", \"tls://192.0.2.54#dns.example\"]",
+    );
+    let domains: Vec<_> =
+        config.dns.domains.iter().map(|(names, list)| (names.as_str(), list.len())).collect();
+    assert_eq!(domains, [("+.corp.example", 2), ("+.example", 1)], "the closest comes first");
+    for (text, error) in [
+        (
+            "\"a..b\" = [\"system\"]",
+            "2:1: dns.domains: \"a..b\" is no pattern of names; use example.com, *.example.com, .example.com or +.example.com",
+        ),
+        ("a = []", "2:1: dns.domains: \"a\" has no resolver; list at least one"),
+        (
+            "a = [\"tls://dns.example\"]",
+            "2:1: dns.domains: tls://dns.example:853 is given by name; give its address, and its name behind it as in tls://192.0.2.53#dns.example",
+        ),
+    ] {
+        wrong(&format!("[dns.domains]\n{text}"), &[&format!("etc/oneway.toml:{error}")]);
     }
 }
 

@@ -254,23 +254,38 @@ fn wrong(why: &dyn std::fmt::Display) -> EngineError {
 
 /// Where our own questions go: to these servers, and with `true` before that to the one that a client asked.
 pub(crate) fn servers(config: &DnsConfig, egress: &Egress) -> (Vec<SocketAddr>, bool) {
-    let ClientConfig { upstreams, original_first } = client_config(config, egress, None);
-    (upstreams.iter().filter_map(Upstream::addr).collect(), original_first && config.mode != DnsMode::Off)
+    let config_of_client = client_config(config, egress, None);
+    let first = config_of_client.original_first && config.mode != DnsMode::Off;
+    (config_of_client.all().filter_map(Upstream::addr).collect(), first)
 }
 
 /// The servers that our own questions may go to, whether or not they can be asked.
 pub(crate) fn server_addresses(config: &DnsConfig) -> Vec<IpAddr> {
-    upstreams(config, None, None).0.iter().filter_map(|upstream| Some(upstream.addr()?.ip())).collect()
+    let (upstreams, _) = upstreams(config, None, None);
+    let by_domain = config.domains.iter().flat_map(|(_, list)| made(list, config, None, None));
+    upstreams.into_iter().chain(by_domain).filter_map(|upstream| Some(upstream.addr()?.ip())).collect()
 }
 
 /// Without any upstream in the configuration, the server that a client asks is the one that it trusts; those of the
 /// system are for names that nobody asked a server for.
 fn upstreams(config: &DnsConfig, netns: Option<&str>, answers: Option<SocketAddr>) -> (Vec<Upstream>, bool) {
+    let original_first = config.upstream.is_empty();
+    let list = if original_first { &[DnsUpstream::System][..] } else { &config.upstream };
+    (made(list, config, netns, answers), original_first)
+}
+
+/// The servers of a list.
+fn made(
+    list: &[DnsUpstream],
+    config: &DnsConfig,
+    netns: Option<&str>,
+    answers: Option<SocketAddr>,
+) -> Vec<Upstream> {
     // systemd-resolved names us among the servers that it knows.
     let others = |server: &SocketAddr| Some(*server) != answers;
     let system = || system_servers(netns).into_iter().filter(others).map(Upstream::Udp);
     let mut upstreams: Vec<Upstream> = Vec::new();
-    for upstream in &config.upstream {
+    for upstream in list {
         match upstream {
             DnsUpstream::System => upstreams.extend(system()),
             DnsUpstream::Udp(addr) => upstreams.push(Upstream::Udp(*addr)),
@@ -287,16 +302,12 @@ fn upstreams(config: &DnsConfig, netns: Option<&str>, answers: Option<SocketAddr
             )))),
         }
     }
-    let original_first = config.upstream.is_empty();
-    if original_first {
-        upstreams.extend(system());
-    }
-    (upstreams, original_first)
+    upstreams
 }
 
 /// The same, once it has been looked which of them cannot be asked.
 fn ready(config: ClientConfig) -> ClientConfig {
-    for upstream in &config.upstreams {
+    for upstream in config.all() {
         if let Upstream::Secure(secure) = upstream
             && let Err(error) = secure.prepare()
         {
@@ -314,7 +325,7 @@ fn client_config(config: &DnsConfig, egress: &Egress, answers: Option<SocketAddr
     };
     let (mut upstreams, original_first) = upstreams(config, netns, answers);
     // What leads into the TUN is ourselves.
-    upstreams.retain(|upstream| {
+    let can_be_asked = |upstream: &Upstream| {
         let checked = upstream.addr().map_or(Ok(()), |addr| egress.check_addr(addr));
         if let Err(error) = &checked {
             tracing::warn!(server = %upstream, %error, "this DNS upstream cannot be asked");
@@ -322,8 +333,14 @@ fn client_config(config: &DnsConfig, egress: &Egress, answers: Option<SocketAddr
         // Without the last of the others the server is asked that a client asks. Instead of one that is asked by TLS that
         // would say in the clear what was to be secret: it stays, and every question to it is refused.
         checked.is_ok() || matches!(upstream, Upstream::Secure(_))
+    };
+    upstreams.retain(can_be_asked);
+    let by_domain = config.domains.iter().filter_map(|(pattern, list)| {
+        let mut upstreams = made(list, config, netns, answers);
+        upstreams.retain(can_be_asked);
+        Some((Patterns::new([pattern.as_str()]).ok()?, upstreams))
     });
-    ClientConfig { upstreams, original_first }
+    ClientConfig { upstreams, original_first, by_domain: by_domain.collect() }
 }
 
 /// Those of the system, or of the namespace that our own sockets are made in, if that has a list of its own.

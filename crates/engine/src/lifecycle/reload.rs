@@ -229,6 +229,7 @@ fn fixed(now: &Config, wanted: &Config) -> Vec<&'static str> {
     let DnsConfig {
         mode: dns_mode,
         upstream: _,
+        domains: _,
         ca: _,
         skip_verify: _,
         resolver,
