@@ -1,4 +1,4 @@
-//! Devices that marked sockets are bound to besides.
+//! Devices that sockets are bound to besides.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 

@@ -252,8 +252,8 @@ impl Egress {
         self.forbidden.set_listeners(listeners);
     }
 
-    /// Binds sockets of a family made from now on to a device, besides marking them, or no longer: for when the host's own
-    /// choice leads nowhere and another device does not. With [`Strategy::Bind`] it has no meaning.
+    /// Binds sockets of a family made from now on to a device, besides protecting them, or no longer: for when the host's own
+    /// choice leads nowhere and another device does not. It has a meaning where [`Strategy::follows_the_host`].
     /// True if that is another one than before.
     pub fn set_detour(&self, family: Family, device: Option<(IfIndex, String)>) -> bool {
         let news = self.detours.set(family, device);
@@ -439,7 +439,12 @@ impl Egress {
             _ => match self.detours.of(Family::of(dst)) {
                 // It has the mark as well: what has none may be refused.
                 Some((index, name)) => {
-                    let question = self.strategy().question(dst);
+                    // Asked with a source address and without a socket, IPv6 takes the device for a wish
+                    // (`ip6_route_output_flags_noref`, net/ipv6/route.c).
+                    let question = match &*self.strategy() {
+                        Strategy::SourceRule(_) => RouteQuery::to(dst),
+                        strategy => strategy.question(dst),
+                    };
                     self.reach.bound(&*self.oracle, question, (index, &name))
                 }
                 None => Ok(Reach::Uplink),
@@ -484,7 +489,7 @@ impl Egress {
         let set = !self.is_unprotected(family);
         let steps = Steps { set, read_back: !self.without.has(Safeguard::Proof) };
         let bound = strategy.apply(socket, (family, reach, purpose), &self.ports, steps)?;
-        if strategy.mark().is_some()
+        if strategy.follows_the_host()
             && let Some((index, name)) = self.detours.of(family)
         {
             Strategy::Bind { index, name }.apply(socket, (family, reach, purpose), &self.ports, steps)?;

@@ -93,6 +93,11 @@ impl Strategy {
         }
     }
 
+    /// Whether its sockets go where the host's own best route leads, by whichever device.
+    pub fn follows_the_host(&self) -> bool {
+        matches!(self, Self::Mark(_) | Self::MarkTerminal(_) | Self::MarkIfgroup(_) | Self::SourceRule(_))
+    }
+
     /// Whether the strategy can protect anything on this operating system.
     pub(crate) fn usable(&self) -> Result<(), EgressError> {
         match self {

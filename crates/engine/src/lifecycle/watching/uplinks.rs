@@ -151,11 +151,13 @@ impl Watcher {
             return false;
         }
         let (strategy, _) = self.watched.strategy();
-        let Some(mark) = strategy.mark() else { return false };
+        if !strategy.follows_the_host() {
+            return false;
+        }
         let mut changed = false;
         for family in Family::ALL {
             let wanted = uplinks.get(family).filter(|best| {
-                let chosen = query(&RouteQuery::to(far(family)).marked(mark)).ok().and_then(|way| way.oif);
+                let chosen = query(&strategy.question(far(family))).ok().and_then(|way| way.oif);
                 let chosen =
                     chosen.filter(|index| *index != best.index).and_then(|index| host.link_at(index));
                 chosen.is_some_and(|link| host.leads_nowhere(link))
