@@ -15,6 +15,7 @@ mod os;
 use std::io;
 use std::net::SocketAddr;
 
+use socket2::SockRef;
 use tokio::net::UdpSocket;
 
 /// Datagrams that a kernel takes as one at least (`UDP_MAX_SEGMENTS` before Linux 6.9).
@@ -46,7 +47,7 @@ pub fn send(
             // net/ipv4/udp.c): one by one they may pass.
             Err(error) if os::is_refusal(&error) => {
                 for datagram in chunk.chunks(size) {
-                    if let Err(error) = os::send_one(socket, datagram, dst) {
+                    if let Err(error) = send_one(socket, datagram, dst) {
                         return (sent, Err(error));
                     }
                     sent += 1;
@@ -56,4 +57,14 @@ pub fn send(
         }
     }
     (sent, Ok(()))
+}
+
+fn send_one(socket: &UdpSocket, datagram: &[u8], dst: Option<SocketAddr>) -> io::Result<()> {
+    // Without asking the reactor: a socket that can take nothing says so itself, and a new one can.
+    let socket = SockRef::from(socket);
+    match dst {
+        Some(dst) => socket.send_to(datagram, &dst.into()),
+        None => socket.send(datagram),
+    }
+    .map(drop)
 }

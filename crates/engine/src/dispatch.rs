@@ -1,26 +1,24 @@
 //! From a flow to an outbound, and how well each outbound does.
 
 mod attempt;
+mod entry;
 
 use std::cell::OnceCell;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering::Relaxed;
 
 use oneway_flow::{Network, Owners, Process, Target};
-use oneway_outbound::{DialError, Outbound, ProxyFault};
+use oneway_outbound::Outbound;
 use oneway_rule::{Answer, Fact, Query, RuleSet, Step};
-use parking_lot::Mutex;
-use tokio::sync::Notify;
 
 use crate::addresses::Addresses;
 use crate::circle::{Circles, Verdict};
 use crate::config::{ProgramName, SniffConfig};
 use crate::control::MemberStatus;
 use crate::group::{Group, Key, number_of};
-use crate::watched::OncePerMinute;
+pub(crate) use entry::Entry;
 
 /// The rules and what they choose from.
 #[derive(Debug)]
@@ -58,43 +56,6 @@ pub(crate) enum Missing {
     Address,
 }
 
-/// An outbound and its name.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    /// Unlike its number in a table, the same for as long as it lives, and no other's ever.
-    pub(crate) serial: u32,
-    pub(crate) name: Arc<str>,
-    /// Its type, as in the configuration.
-    pub(crate) kind: &'static str,
-    /// The proxy server as `host:port`, if it has one.
-    pub(crate) server: Option<String>,
-    pub(crate) outbound: Outbound,
-    /// If it chooses among others. It makes no connections itself then.
-    pub(crate) group: Option<Group>,
-    /// What [`Self::observe`] last found, for every choice of a group.
-    is_down: AtomicBool,
-    health: Mutex<Health>,
-    /// When it was last said that there are not enough descriptors.
-    short: Mutex<OncePerMinute>,
-    /// The proxy has failed: its name may have another address by now.
-    pub(crate) down: Notify,
-}
-
-/// What the last attempts said about an outbound.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Health {
-    /// None until it was tried.
-    pub(crate) up: Option<bool>,
-    pub(crate) last_error: Option<String>,
-    pub(crate) since: Option<Instant>,
-    /// When it was last said to be down, and whether that still stands in the log.
-    said: Option<Instant>,
-    said_down: bool,
-}
-
-/// A proxy that fails every other time would fill the log.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
-
 /// What the rules chose for a flow.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Choice<'a> {
@@ -104,7 +65,6 @@ pub(crate) struct Choice<'a> {
     pub(crate) group: Option<&'a Entry>,
     /// The group on the way that finds out by trying.
     probe: Option<&'a Group>,
-    changed: bool,
     because: Because,
     dispatch: &'a Dispatch,
 }
@@ -299,7 +259,6 @@ impl Dispatch {
             entry: &self.entries[at],
             group: None,
             probe: None,
-            changed: false,
             because: Because::Circle,
             dispatch: self,
         }
@@ -337,7 +296,6 @@ impl Dispatch {
                     entry: &self.entries[at],
                     group: None,
                     probe: None,
-                    changed: false,
                     because,
                     dispatch: self,
                 });
@@ -364,7 +322,6 @@ impl Dispatch {
                         entry,
                         group,
                         probe,
-                        changed: false,
                         because: Because::Rule(decision.rule),
                         dispatch: self,
                     });
@@ -478,7 +435,7 @@ impl Dispatch {
         let entry = self.by_id(id);
         match &entry.group {
             Some(group) => group.works(|member| self.works(member, udp)),
-            None => !entry.is_down.load(Relaxed) && (!udp || entry.carries_udp()),
+            None => !entry.is_down.load(Relaxed) && (!udp || entry.outbound.carries_udp()),
         }
     }
 
@@ -534,93 +491,6 @@ impl Dispatch {
     }
 }
 
-impl Entry {
-    pub(crate) fn new(name: &str, kind: &'static str, server: Option<String>, outbound: Outbound) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        Self {
-            serial: NEXT.fetch_add(1, Relaxed),
-            name: name.into(),
-            kind,
-            server,
-            outbound,
-            group: None,
-            is_down: AtomicBool::new(false),
-            health: Mutex::default(),
-            short: Mutex::default(),
-            down: Notify::new(),
-        }
-    }
-
-    pub(crate) fn group(name: &str, kind: &'static str, group: Group) -> Self {
-        Self { group: Some(group), ..Self::new(name, kind, None, Outbound::Block) }
-    }
-
-    /// Whether it was made of the same words. A group is never like another one: its members may have other numbers.
-    fn is_like(&self, other: &Self) -> bool {
-        let proxy = |entry: &Self| entry.outbound.proxy().map(|proxy| proxy.config().clone());
-        self.name == other.name
-            && self.kind == other.kind
-            && self.group.is_none()
-            && other.group.is_none()
-            && proxy(self) == proxy(other)
-    }
-
-    /// Whether datagrams can leave by it; that they are refused is no way to leave.
-    fn carries_udp(&self) -> bool {
-        matches!(self.outbound, Outbound::Direct | Outbound::Socks5(_))
-    }
-
-    /// Whether packets leave as they are, without a proxy.
-    pub(crate) fn is_direct(&self) -> bool {
-        matches!(self.outbound, Outbound::Direct)
-    }
-
-    /// Notes how an attempt went: `None` is success. A destination's failure says nothing about the outbound.
-    pub(crate) fn observe(&self, error: Option<&DialError>) {
-        let up = match error {
-            None => true,
-            Some(error) if error.lacks_descriptors() => return self.is_short(error),
-            Some(error) if is_proxy_failure(error) => false,
-            Some(_) if !self.is_direct() => true,
-            Some(_) => return,
-        };
-        self.is_down.store(!up, Relaxed);
-        let mut health = self.health.lock();
-        if health.up != Some(up) {
-            match error.filter(|_| !up) {
-                Some(error) if health.said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) => {
-                    tracing::warn!(outbound = %self.name, %error, "outbound is down");
-                    health.said = Some(Instant::now());
-                    health.said_down = true;
-                }
-                None if health.said_down => {
-                    tracing::info!(outbound = %self.name, "outbound is up again");
-                    health.said_down = false;
-                }
-                _ => {}
-            }
-            health.since = Some(Instant::now());
-            health.up = Some(up);
-        }
-        if !up {
-            self.down.notify_one();
-            health.last_error = error.map(ToString::to_string);
-        }
-    }
-
-    /// The lack is ours, and no reason to go by another outbound: that would lack the same.
-    fn is_short(&self, error: &DialError) {
-        if self.short.lock().may(Instant::now()) {
-            tracing::warn!(outbound = %self.name, %error, "no more files may be open; raise the limit (ulimit -n, LimitNOFILE=)");
-        }
-    }
-
-    /// What the last attempts said.
-    pub(crate) fn health(&self) -> Health {
-        self.health.lock().clone()
-    }
-}
-
 /// What a group tells flows apart by.
 fn key(subject: &Subject<'_>) -> Key {
     let target = match subject.target.host.as_deref() {
@@ -628,90 +498,4 @@ fn key(subject: &Subject<'_>) -> Key {
         None => number_of(subject.target.addr.ip()),
     };
     Key { target, source: (subject.network == Network::Udp).then(|| number_of(subject.source)) }
-}
-
-/// Whether an error is the proxy's own, and not its answer about one destination.
-fn is_proxy_failure(error: &DialError) -> bool {
-    match error {
-        DialError::Resolve { .. }
-        | DialError::ProxyDown { .. }
-        | DialError::ProxySilent { .. }
-        | DialError::ProxyBroke { .. }
-        | DialError::HandshakeTimeout { requested: false, .. } => true,
-        DialError::Proxy { fault, .. } => !matches!(fault, ProxyFault::Refused { .. } | ProxyFault::NoIpv6),
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::{self, Write};
-
-    use oneway_egress::EgressError;
-
-    use super::*;
-
-    /// What the log says.
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Log {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn a_lack_of_descriptors_is_said_once_and_blamed_on_nobody() {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber =
-            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        let down = |number| DialError::ProxyDown {
-            proxy: "p".into(),
-            addr: "192.0.2.1:1080".parse().unwrap(),
-            source: EgressError::Create { what: "TCP/IPv4", source: io::Error::from_raw_os_error(number) },
-        };
-        tracing::subscriber::with_default(subscriber, || {
-            let entry = Entry::new("far", "socks5", None, Outbound::Block);
-            entry.observe(None);
-            for _ in 0..100 {
-                entry.observe(Some(&down(24)));
-                entry.observe(Some(&down(23)));
-                assert_eq!(entry.health().up, Some(true));
-            }
-            entry.observe(Some(&down(13)));
-            assert_eq!(entry.health().up, Some(false), "another error of the same step");
-        });
-        let text = String::from_utf8(log.0.lock().clone()).unwrap();
-        assert_eq!(text.matches("no more files may be open").count(), 1, "{text}");
-    }
-
-    #[test]
-    fn an_outbound_that_fails_every_other_time_does_not_fill_the_log() {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber =
-            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        tracing::subscriber::with_default(subscriber, || {
-            let entry = Entry::new("far", "socks5", None, Outbound::Block);
-            let error =
-                DialError::ProxyBroke { proxy: "p".into(), source: io::ErrorKind::ConnectionReset.into() };
-            for _ in 0..100 {
-                entry.observe(Some(&error));
-                assert_eq!(entry.health().up, Some(false));
-                entry.observe(None);
-                assert_eq!(entry.health().up, Some(true));
-            }
-        });
-        let text = String::from_utf8(log.0.lock().clone()).unwrap();
-        let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines.len(), 2, "{text}");
-        assert!(lines[0].contains("outbound is down") && lines[1].contains("outbound is up again"), "{text}");
-    }
 }

@@ -132,6 +132,16 @@ impl Outbound {
         }
     }
 
+    /// Whether datagrams can leave by it: whether [`Self::udp`] is of use. That they are refused is no way to leave.
+    pub fn carries_udp(&self) -> bool {
+        match self {
+            Self::Direct | Self::Trojan(_) | Self::Shadowsocks(_) => true,
+            // Its relay would be sent the datagrams in the clear.
+            Self::Socks5(proxy) => proxy.config().tls.is_none(),
+            Self::Block | Self::Socks4(_) | Self::Http(_) => false,
+        }
+    }
+
     /// Opens a path for the datagrams of one client socket, to destinations of `family`.
     ///
     /// # Errors
@@ -140,8 +150,7 @@ impl Outbound {
         match self {
             Self::Direct => udp::direct(egress, family).map_err(DialError::Udp),
             Self::Block => Err(DialError::Blocked),
-            // Its relay would be sent the datagrams in the clear.
-            Self::Socks5(proxy) if proxy.config().tls.is_none() => Box::pin(udp::socks5(egress, proxy)).await,
+            Self::Socks5(proxy) if self.carries_udp() => Box::pin(udp::socks5(egress, proxy)).await,
             Self::Trojan(proxy) => Box::pin(udp::trojan(egress, proxy)).await,
             Self::Shadowsocks(proxy) => udp::shadowsocks(egress, proxy).await,
             Self::Socks5(proxy) | Self::Socks4(proxy) | Self::Http(proxy) => Err(DialError::Unsupported {

@@ -13,7 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use oneway_egress::{Datagram, IcmpErrorEvent, RecvBatch, try_error};
+use oneway_egress::{Datagram, IcmpErrorEvent, RecvBatch, segments, try_error};
 use oneway_flow::Target;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -227,4 +227,21 @@ fn past_earlier_errors<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result
         }
     }
     call()
+}
+
+/// Sends datagrams of one length as one ([`segments::send`]), past the errors of earlier ones.
+fn send_segments(
+    socket: &UdpSocket,
+    payload: &[u8],
+    size: usize,
+    dst: Option<SocketAddr>,
+) -> (usize, io::Result<()>) {
+    let mut sent = 0;
+    let result = past_earlier_errors(|| {
+        let rest = payload.get(sent * size..).unwrap_or_default();
+        let (count, result) = segments::send(socket, rest, size, dst);
+        sent += count;
+        result
+    });
+    (sent, result)
 }

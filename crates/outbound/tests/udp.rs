@@ -328,7 +328,10 @@ async fn dropped_paths_leave_nothing() {
 
 #[tokio::test]
 async fn what_cannot_carry_datagrams_says_so() {
+    assert!(Outbound::Direct.carries_udp() && !Outbound::Block.carries_udp());
+    assert!(outbound("socks5://127.0.0.1:1").carries_udp());
     for url in ["http://127.0.0.1:1", "socks4://127.0.0.1:1"] {
+        assert!(!outbound(url).carries_udp(), "{url}");
         let error = outbound(url).udp(&egress(), Family::V4).await.unwrap_err();
         assert_eq!(error.answer_on(Network::Udp), Answer::IcmpPort, "{error}");
     }

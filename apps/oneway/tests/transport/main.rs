@@ -114,6 +114,7 @@ fn main() -> std::process::ExitCode {
         tunnels::a_server_that_dies_resets_its_flows,
         tunnels::an_impostor_carries_nothing,
         tunnels::datagrams_travel_by_a_stream_or_sealed,
+        tunnels::groups_know_that_they_carry_datagrams,
         tunnels::every_cipher_carries_and_a_wrong_key_does_not,
         tunnels::a_lost_stream_of_datagrams_is_made_again,
     ];

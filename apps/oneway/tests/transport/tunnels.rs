@@ -74,6 +74,11 @@ fn trojan(lab: &Simple, identity: &Identity) -> Result<Trojan, Failed> {
 
 /// The same, where the certificate has to be for `wanted`.
 fn lab_with(kind: &str, wanted: &str, options: &[&str]) -> Result<(Simple, Server, Oneway), Failed> {
+    lab_by("[rules]\nfinal = \"proxy\"\n", kind, wanted, options)
+}
+
+/// The same with another end of the configuration.
+fn lab_by(end: &str, kind: &str, wanted: &str, options: &[&str]) -> Result<(Simple, Server, Oneway), Failed> {
     let lab = Topology::simple()?;
     let identity = Identity::new(&["proxy.example"], &[])?;
     let addresses = address::SPARE.ports(PORT);
@@ -94,8 +99,7 @@ fn lab_with(kind: &str, wanted: &str, options: &[&str]) -> Result<(Simple, Serve
     std::fs::write(
         &file,
         format!(
-            "[outbound.proxy]\ntype = \"{word}\"\nserver = \"{server_address}\"\n{keys}\n{certificate}\n\
-             [rules]\nfinal = \"proxy\"\n"
+            "[outbound.proxy]\ntype = \"{word}\"\nserver = \"{server_address}\"\n{keys}\n{certificate}\n{end}"
         ),
     )?;
     let file = file.to_str().ok_or("a path that is no text")?;
@@ -285,6 +289,23 @@ fn datagrams_travel(kind: &str) -> TestResult {
         Server::InFront(_) => Vec::new(),
     };
     assert!(requests.contains(&wanted), "{kind} {requests:?}");
+    Ok(())
+}
+
+/// A group has datagrams go by the member that carries them.
+pub fn groups_know_that_they_carry_datagrams() -> TestResult {
+    let web = address::HTTP_PROXY.v4_port(port::HTTP_PROXY);
+    let end = format!(
+        "[outbound.web]\ntype = \"http\"\nserver = \"{web}\"\n\
+         [outbound.any]\ntype = \"fallback\"\nmembers = [\"web\", \"proxy\"]\n[rules]\nfinal = \"any\"\n"
+    );
+    for kind in [CIPHERS[0], "trojan"] {
+        let (lab, _proxy, _oneway) = lab_by(&end, kind, "proxy.example", &[])?;
+        for to in address::ORIGIN.ports(origin::ECHO) {
+            let exchange = lab.host.client().udp(to, b"datagram", 5 * SECOND)?;
+            assert_eq!((exchange.outcome, exchange.from), (Outcome::Done, Some(to)), "{kind} {to}");
+        }
+    }
     Ok(())
 }
 

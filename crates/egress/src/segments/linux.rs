@@ -37,7 +37,7 @@ pub(super) fn send_together(
 ) -> io::Result<()> {
     let size = u16::try_from(size).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     if payload.len() <= usize::from(size) {
-        return send_one(socket, payload, dst);
+        return super::send_one(socket, payload, dst);
     }
     let mut control = [0; HEADER + WORD];
     control[..WORD].copy_from_slice(&(HEADER + mem::size_of::<u16>()).to_ne_bytes());
@@ -50,16 +50,6 @@ pub(super) fn send_together(
         message = message.with_addr(dst);
     }
     SockRef::from(socket).sendmsg(&message, 0).map(drop)
-}
-
-pub(super) fn send_one(socket: &UdpSocket, datagram: &[u8], dst: Option<SocketAddr>) -> io::Result<()> {
-    // Without asking the reactor: a socket that can take nothing says so itself, and a new one can.
-    let socket = SockRef::from(socket);
-    match dst {
-        Some(dst) => socket.send_to(datagram, &dst.into()),
-        None => socket.send(datagram),
-    }
-    .map(drop)
 }
 
 /// Whether the kernel refuses to send these datagrams as one.

@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 
-use socket2::SockRef;
 use tokio::net::UdpSocket;
 
 pub(super) fn enable(_socket: &UdpSocket) -> io::Result<()> {
@@ -17,15 +16,6 @@ pub(super) fn send_together(
     _dst: Option<SocketAddr>,
 ) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
-}
-
-pub(super) fn send_one(socket: &UdpSocket, datagram: &[u8], dst: Option<SocketAddr>) -> io::Result<()> {
-    let socket = SockRef::from(socket);
-    match dst {
-        Some(dst) => socket.send_to(datagram, &dst.into()),
-        None => socket.send(datagram),
-    }
-    .map(drop)
 }
 
 pub(super) fn is_refusal(error: &io::Error) -> bool {

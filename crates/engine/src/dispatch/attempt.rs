@@ -1,9 +1,8 @@
 //! The ways of a flow for which a group finds out by trying.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Choice, Dispatch, Subject, key};
+use super::{Choice, Subject, key};
 use crate::group::Group;
 
 /// One way of several to connect a flow by.
@@ -37,25 +36,18 @@ impl<'a> Choice<'a> {
         let attempt = |(at, id)| {
             let (id, _) = self.dispatch.member(id, key, false);
             let entry = self.dispatch.by_id(id);
-            let choice = Choice { id, entry, changed: !Arc::ptr_eq(entry, self.entry), ..*self };
+            let choice = Choice { id, entry, ..*self };
             Attempt { choice, patience: group.patience(), group, at, target: key.target }
         };
         group.order(key.target).into_iter().map(attempt).collect()
     }
 
-    /// Whether another way was found by trying than the one that was chosen at first.
-    pub(crate) fn was_changed(&self) -> bool {
-        self.changed
-    }
-}
-
-impl Dispatch {
-    /// Whether a flow would not go in a circle by one of its ways.
-    pub(crate) async fn is_open(&self, choice: &Choice<'_>, subject: &Subject<'_>) -> bool {
+    /// Whether the flow would not go in a circle.
+    pub(crate) async fn is_open(&self, subject: &Subject<'_>) -> bool {
         loop {
-            match self.closes_circle(choice, subject) {
+            match self.dispatch.closes_circle(self, subject) {
                 Ok(closed) => return !closed,
-                Err(missing) => self.find(subject, missing).await,
+                Err(missing) => self.dispatch.find(subject, missing).await,
             }
         }
     }

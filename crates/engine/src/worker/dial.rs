@@ -9,7 +9,7 @@ use oneway_outbound::{Connected, DialError};
 use tokio::time::timeout;
 
 use super::Worker;
-use crate::dispatch::{Choice, Dispatch, Subject};
+use crate::dispatch::{Choice, Dispatch, Entry, Subject};
 use crate::dns::Destined;
 
 impl Worker {
@@ -24,7 +24,7 @@ impl Worker {
         // A question that is answered here says nothing about an outbound.
         let is_answered = self.shared.dns.hijacks(destined.target.addr).is_some();
         let result = if choice.is_to_be_tried() && !is_answered {
-            Box::pin(self.try_members(dispatch, choice, subject, destined)).await
+            Box::pin(self.try_members(choice, subject, destined)).await
         } else {
             self.connect(choice.entry, destined).await
         };
@@ -43,10 +43,9 @@ impl Worker {
     ///
     /// Connected is all that is found out. What the client sends afterwards could be sent again by another way only if it
     /// were kept, and if nobody had acted on it yet.
-    async fn try_members<'a>(
+    async fn try_members(
         self: &Rc<Self>,
-        dispatch: &'a Arc<Dispatch>,
-        choice: &mut Choice<'a>,
+        choice: &mut Choice<'_>,
         subject: &Subject<'_>,
         destined: &Destined,
     ) -> Result<Connected, DialError> {
@@ -54,7 +53,7 @@ impl Worker {
         let attempts = choice.attempts(subject);
         let last = attempts.len().saturating_sub(1);
         for (n, attempt) in attempts.iter().enumerate() {
-            if !dispatch.is_open(&attempt.choice, subject).await {
+            if !attempt.choice.is_open(subject).await {
                 continue;
             }
             *choice = attempt.choice;
@@ -84,14 +83,19 @@ impl Worker {
         Err(failed)
     }
 
-    /// Enters a flow anew that goes another way than was thought.
-    pub(super) fn enter(
+    /// The flow, entered anew if it went another way than was thought at `first`.
+    pub(super) fn as_it_went(
         &self,
+        flow: FlowGuard,
+        first: &Arc<Entry>,
         choice: &Choice<'_>,
         client: SocketAddr,
         target: &Target,
         dscp: u8,
     ) -> FlowGuard {
+        if Arc::ptr_eq(first, choice.entry) {
+            return flow;
+        }
         let (rule, outbound) = (choice.rule(), Arc::clone(&choice.entry.name));
         self.shared.flows.enter(Network::Tcp, client, target.clone(), dscp, rule, outbound)
     }

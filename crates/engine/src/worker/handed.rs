@@ -185,6 +185,7 @@ impl Worker {
         };
         let dispatch = shared.dispatch.load_full();
         let mut choice = dispatch.choose_waiting(&subject).await;
+        let first = choice.entry;
         let target = destined.target.clone();
         let (rule, outbound) = self.labels(&choice, &target);
         let flow = shared.flows.enter(Network::Tcp, from, target.clone(), 0, rule, outbound);
@@ -193,10 +194,7 @@ impl Worker {
             () = gone(client) => return None,
             () = self.ended(flow.id) => return None,
         };
-        let flow = match choice.was_changed() {
-            false => flow,
-            true => self.enter(&choice, from, &target, 0),
-        };
+        let flow = self.as_it_went(flow, first, &choice, from, &target, 0);
         let flow = flow.holding(destined.pin.take());
         match result {
             Ok(connected) => {

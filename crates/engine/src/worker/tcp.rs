@@ -223,6 +223,7 @@ impl Worker {
         };
         let dispatch = shared.dispatch.load_full();
         let mut choice = dispatch.choose_waiting(&subject).await;
+        let first = choice.entry;
         let target = destined.target.clone();
         let (rule, outbound) = self.labels(&choice, &target);
         let flow = shared.flows.enter(Network::Tcp, conn.client, target.clone(), dscp, rule, outbound);
@@ -237,10 +238,7 @@ impl Worker {
                 return;
             }
         };
-        let flow = match choice.was_changed() {
-            false => flow,
-            true => self.enter(&choice, conn.client, &target, dscp),
-        };
+        let flow = self.as_it_went(flow, first, &choice, conn.client, &target, dscp);
         let flow = flow.holding(destined.pin.take());
         let syn = std::mem::take(&mut *conn.data.syn.lock());
         match result {

@@ -10,7 +10,7 @@ use oneway_route::Family;
 use socket2::{SockAddr, SockRef};
 use tokio::net::UdpSocket;
 
-use super::{UdpPath, past_earlier_errors};
+use super::{UdpPath, past_earlier_errors, send_segments};
 
 /// One socket to everywhere.
 #[derive(Debug)]
@@ -52,14 +52,7 @@ impl DirectUdp {
             Ok(addr) => addr,
             Err(error) => return (0, Err(error)),
         };
-        let mut sent = 0;
-        let result = past_earlier_errors(|| {
-            let rest = payload.get(sent * size..).unwrap_or_default();
-            let (count, result) = segments::send(self.socket(), rest, size, Some(addr));
-            sent += count;
-            result
-        });
-        (sent, result)
+        send_segments(self.socket(), payload, size, Some(addr))
     }
 
     /// Where a datagram goes, if it may go there.

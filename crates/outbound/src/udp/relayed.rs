@@ -1,14 +1,16 @@
 //! Datagrams behind a relay's header.
 
+use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use oneway_flow::Target;
 use parking_lot::Mutex;
 
 use super::UdpCounters;
-use crate::socks5::datagram::{Rejected, Source, decode_header};
+use crate::socks5::datagram::{HEADER_MAX, Rejected, Source, decode_header, encode_header};
 
 /// So many names that datagrams were sent to are remembered, for relays that answer with names.
 const NAMES: usize = 32;
@@ -23,6 +25,20 @@ pub(super) struct Relayed {
 }
 
 impl Relayed {
+    /// Writes the header of a datagram to `dst`, and remembers what an answer may call it; the header's length.
+    ///
+    /// # Errors
+    /// That nobody can be asked for by such a name.
+    pub(super) fn header(&self, header: &mut [u8; HEADER_MAX], dst: &Target) -> io::Result<usize> {
+        let len = encode_header(header, dst)
+            // Nobody is there by such a name.
+            .map_err(|fault| io::Error::new(io::ErrorKind::HostUnreachable, fault))?;
+        if let Some(host) = &dst.host {
+            self.remember(host, dst.addr);
+        }
+        Ok(len)
+    }
+
     /// Counts one that came from somebody else.
     pub(super) fn is_foreign(&self) {
         self.foreign.fetch_add(1, Relaxed);
@@ -78,7 +94,7 @@ impl Relayed {
     }
 
     /// Remembers by which address the client knows a name that a datagram goes to.
-    pub(super) fn remember(&self, host: &Arc<str>, addr: SocketAddr) {
+    fn remember(&self, host: &Arc<str>, addr: SocketAddr) {
         let mut names = self.names.lock();
         if names.last().is_some_and(|(name, at)| *at == addr && name == host) {
             return;

@@ -13,10 +13,10 @@ use tokio::net::UdpSocket;
 
 use super::keeper::{self, Keeper, Link};
 use super::relayed::Relayed;
-use super::{UdpCounters, UdpPath, past_earlier_errors};
+use super::{UdpCounters, UdpPath, past_earlier_errors, send_segments};
+use crate::DialError;
 use crate::proxy::Proxy;
-use crate::socks5::datagram::{HEADER_MAX, encode_header};
-use crate::{DialError, ProxyFault};
+use crate::socks5::datagram::HEADER_MAX;
 
 /// One socket to the relay, and the connection that keeps the relay alive.
 #[derive(Debug)]
@@ -79,13 +79,10 @@ impl Socks5Udp {
         dst: &Target,
     ) -> (usize, io::Result<()>) {
         let mut header = [0; HEADER_MAX];
-        let len = match encode_header(&mut header, dst) {
+        let len = match self.relayed.header(&mut header, dst) {
             Ok(len) => len,
-            Err(fault) => return (0, Err(unspeakable(fault))),
+            Err(error) => return (0, Err(error)),
         };
-        if let Some(host) = &dst.host {
-            self.relayed.remember(host, dst.addr);
-        }
         let (header, size) = (header.get(..len).unwrap_or_default(), size.max(1));
         let together = (PAYLOAD_MAX / (size + len)).clamp(1, segments::MOST);
         let mut sent = 0;
@@ -99,22 +96,15 @@ impl Socks5Udp {
                 }
                 continue;
             }
-            let result = WRAPPED.with_borrow_mut(|wrapped| {
+            let (gone, result) = WRAPPED.with_borrow_mut(|wrapped| {
                 wrapped.clear();
                 for datagram in datagrams.chunks(size) {
                     wrapped.extend_from_slice(header);
                     wrapped.extend_from_slice(datagram);
                 }
-                let mut gone = 0;
-                let result = past_earlier_errors(|| {
-                    let rest = wrapped.get(gone * (size + len)..).unwrap_or_default();
-                    let (count, result) = segments::send(&self.link.socket, rest, size + len, None);
-                    gone += count;
-                    result
-                });
-                sent += gone;
-                result
+                send_segments(&self.link.socket, wrapped, size + len, None)
             });
+            sent += gone;
             if result.is_err() {
                 return (sent, result);
             }
@@ -124,10 +114,7 @@ impl Socks5Udp {
 
     pub(super) fn try_send_to(&self, payload: &[u8], dst: &Target) -> io::Result<()> {
         let mut header = [0; HEADER_MAX];
-        let len = encode_header(&mut header, dst).map_err(unspeakable)?;
-        if let Some(host) = &dst.host {
-            self.relayed.remember(host, dst.addr);
-        }
+        let len = self.relayed.header(&mut header, dst)?;
         if self.link.relay().is_none() {
             return self.link.keep_until_remade(&header[..len], payload);
         }
@@ -147,9 +134,4 @@ impl Socks5Udp {
 /// a socket that can take nothing says so itself, and a new one can.
 pub(super) fn send(socket: &UdpSocket, slices: &[IoSlice<'_>]) -> io::Result<()> {
     past_earlier_errors(|| SockRef::from(socket).send_vectored(slices)).map(drop)
-}
-
-/// Nobody is there by such a name.
-pub(super) fn unspeakable(fault: ProxyFault) -> io::Error {
-    io::Error::new(io::ErrorKind::HostUnreachable, fault)
 }

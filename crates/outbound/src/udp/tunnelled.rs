@@ -16,8 +16,8 @@ use tokio::task::AbortHandle;
 
 use super::UdpCounters;
 use super::relayed::Relayed;
-use super::socks5::{send, unspeakable};
-use crate::socks5::datagram::{HEADER_MAX, encode_header};
+use super::socks5::send;
+use crate::socks5::datagram::HEADER_MAX;
 
 /// A datagram with its header.
 pub(super) const DATAGRAM_MAX: usize = 65_535 + HEADER_MAX;
@@ -63,10 +63,7 @@ impl TunnelledUdp {
 
     pub(super) fn try_send_to(&self, payload: &[u8], dst: &Target) -> io::Result<()> {
         let mut header = [0; HEADER_MAX];
-        let len = encode_header(&mut header, dst).map_err(unspeakable)?;
-        if let Some(host) = &dst.host {
-            self.relayed.remember(host, dst.addr);
-        }
+        let len = self.relayed.header(&mut header, dst)?;
         send(&self.socket, &[IoSlice::new(header.get(..len).unwrap_or_default()), IoSlice::new(payload)])
     }
 

@@ -267,6 +267,7 @@ impl Worker {
         };
         let dispatch = shared.dispatch.load_full();
         let mut choice = dispatch.choose_waiting(&subject).await;
+        let first = choice.entry;
         let target = destined.target.clone();
         let (rule, outbound) = self.labels(&choice, &target);
         let guard = shared.flows.enter(Network::Tcp, client, target.clone(), dscp, rule, outbound);
@@ -275,10 +276,7 @@ impl Worker {
             () = cancelled.notified() => return self.give_up(flow),
             () = self.ended(guard.id) => return self.give_up(flow),
         };
-        let guard = match choice.was_changed() {
-            false => guard,
-            true => self.enter(&choice, client, &target, dscp),
-        };
+        let guard = self.as_it_went(guard, first, &choice, client, &target, dscp);
         let guard = guard.holding(destined.pin.take());
         let stage = std::mem::replace(&mut *flow.stage.borrow_mut(), Stage::Over);
         let Stage::Dialing(dialing) = stage else { return self.give_up(flow) };
