@@ -1,6 +1,7 @@
 //! Start and stop: protect, verify, capture, and back.
 
 mod device;
+mod guarded;
 mod handed;
 mod host;
 pub(crate) mod protection;
@@ -8,7 +9,7 @@ mod reload;
 mod watching;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -16,12 +17,11 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
-use oneway_capture::listener::listen_on_device;
 use oneway_capture::shortcut::Shortcuts;
-use oneway_egress::{Egress, EgressError, Finding, Quarantined, Strategy};
+use oneway_egress::{Egress, Quarantined};
 use oneway_flow::FlowTable;
 use oneway_outbound::{DialError, Outbound, Resolve};
-use oneway_route::{Family, IfIndex, JournalState, Link, Plan, Safeguard, Snapshot, Without};
+use oneway_route::{Family, JournalState, Plan, Safeguard, Snapshot};
 use oneway_stack::fragment::Reassembler;
 use oneway_stack::nat::{Nat, NatConfig};
 use oneway_stack::tcp::{self, IsnGenerator};
@@ -39,10 +39,11 @@ use crate::group::selected::Selected;
 use crate::guard::Guard;
 use crate::limits::Limits;
 use crate::stats::Stats;
-use crate::watched::{Proof, Watched};
+use crate::watched::Watched;
 use crate::worker::{self, Handed, Orders, Owners, Parts, Phase, Shared};
 pub(crate) use device::Planned;
-use device::{Device, Peers, Place};
+use device::{Device, Peers};
+use guarded::{Guarded, Listeners, forbidden, protect};
 use watching::Watch;
 
 /// How long [`Engine::stop`] gives the live flows to hear of it.
@@ -550,123 +551,10 @@ fn resolve_proxies(dispatch: &Dispatch) -> Result<Vec<IpAddr>, EngineError> {
     })
 }
 
-/// The listeners of each worker.
-type Listeners = Vec<Vec<TcpListener>>;
-
-/// What is ready before anything is captured.
-struct Guarded {
-    egress: Arc<Egress>,
-    listeners: Listeners,
-    proof: Proof,
-    /// The device's MTU.
-    mtu: u16,
-    /// The device.
-    index: IfIndex,
-}
-
-/// Makes the protected egress and the listeners of so many workers, and asks the kernel about the egress.
-fn protect(
-    tun: &str,
-    place: Place,
-    workers: usize,
-    addresses: &[IpNet],
-    (strategy, without): (&Strategy, Without),
-    proxies: &[IpAddr],
-    pools: &[IpNet],
-) -> Result<Guarded, EngineError> {
-    let link = match place {
-        Place::Here => link_of(tun)?,
-        Place::Apart { netns, mtu, listeners } => {
-            let forbidden = forbidden(addresses, pools);
-            return protect_apart(netns, mtu, listeners, workers, proxies, &forbidden, without);
-        }
-    };
-    let mut listeners = Vec::with_capacity(workers);
-    for _ in 0..workers {
-        let mut own = Vec::with_capacity(addresses.len());
-        for net in addresses {
-            let address = net.addr();
-            let listener = listen_on_device(SocketAddr::new(address, 0), tun)
-                .map_err(|source| EngineError::Listen { address, source })?;
-            own.push(listener);
-        }
-        listeners.push(own);
-    }
-    let egress = Egress::new(strategy.clone(), forbidden(addresses, pools))?.without(without);
-    egress.set_listeners(listeners.iter().flatten().filter_map(|l| l.local_addr().ok()).collect());
-    // Without an uplink to bind to no socket can be made, and none will be before there is one.
-    let tests = if strategy.is_unbound() { Vec::new() } else { egress.self_test() };
-    let absent = |what: &str| match strategy {
-        Strategy::SourceRule(rule) if what.ends_with("v6") => rule.sources.v6.is_none(),
-        Strategy::SourceRule(rule) => rule.sources.v4.is_none(),
-        _ => false,
-    };
-    for test in tests {
-        match test.result {
-            Ok(()) | Err(EgressError::Create { .. } | EgressError::Unsupported { .. }) => {}
-            Err(_) if absent(test.what) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let proof = prove(&egress, link.index, proxies)?;
-    let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
-    Ok(Guarded { egress: Arc::new(egress), listeners, proof, mtu, index: link.index })
-}
-
-/// The same for a device in another network namespace, where the listeners are already.
-fn protect_apart(
-    netns: u64,
-    mtu: u16,
-    given: Vec<TcpListener>,
-    workers: usize,
-    proxies: &[IpAddr],
-    forbidden: &[IpNet],
-    without: Without,
-) -> Result<Guarded, EngineError> {
-    let each = given.len().checked_div(workers).unwrap_or(0);
-    let mut given = given.into_iter();
-    let listeners = (0..workers).map(|_| given.by_ref().take(each).collect()).collect();
-    let egress = Egress::apart_from(netns, forbidden.to_vec())?.without(without);
-    // No device of this namespace has this number.
-    let index = IfIndex(0);
-    let proof = prove(&egress, index, proxies)?;
-    Ok(Guarded { egress: Arc::new(egress), listeners, proof, mtu, index })
-}
-
 /// The addresses of this host by which its programs can be reached.
 pub(crate) fn own_addresses(host: &Snapshot) -> Vec<IpAddr> {
     let loopback = IpAddr::from([127, 0, 0, 1]);
     host.addresses.iter().map(|address| address.net.addr()).chain([loopback]).collect()
-}
-
-/// The TUN's networks, and those whose addresses only stand for names.
-fn forbidden(addresses: &[IpNet], pools: &[IpNet]) -> Vec<IpNet> {
-    addresses.iter().map(IpNet::trunc).chain(pools.iter().copied()).collect()
-}
-
-fn link_of(device: &str) -> Result<Link, EngineError> {
-    Snapshot::take()?.link(device).cloned().ok_or_else(|| EngineError::DeviceLost {
-        name: device.to_owned(),
-        source: io::ErrorKind::NotFound.into(),
-    })
-}
-
-/// Asks the kernel where our own sockets' packets to the proxies, and to one far address of each family, would go.
-fn prove(egress: &Egress, tun: IfIndex, proxies: &[IpAddr]) -> Result<Proof, EngineError> {
-    let destinations: Vec<_> = proxies.iter().copied().chain(Family::ALL.map(watching::far)).collect();
-    let verdicts = egress.prove(egress.routes(), tun, &destinations);
-    if let Some(looping) = verdicts.iter().find(|v| v.finding == Finding::Loops)
-        && !egress.left_out().has(Safeguard::Proof)
-    {
-        return Err(EngineError::Loops(format!("{}: {}", looping.dst, looping.why)));
-    }
-    let unproven = verdicts.iter().find(|v| !v.loop_free);
-    Ok(match unproven {
-        Some(verdict) => {
-            Proof { proven: false, loops: false, why: format!("{}: {}", verdict.dst, verdict.why) }
-        }
-        None => Proof { proven: true, loops: false, why: "every socket's protection reads back".to_owned() },
-    })
 }
 
 /// What belongs to one of the two stacks.
