@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, ResponseCode};
-use hickory_proto::rr::RData;
+use hickory_proto::rr::{RData, Record};
 use lru::LruCache;
 
 use crate::message::Key;
@@ -27,9 +27,12 @@ const FAILURE: u32 = 1;
 const JUST_ENDED: Duration = Duration::from_secs(60);
 /// … and so long where nobody answers (RFC 8767, 5: one to three days).
 const STALE: Duration = Duration::from_secs(24 * 3600);
-/// What an answer beyond its end may be kept for by who asks: until the new one is there, and RFC 8767, 4.
-const STALE_TTL: [u32; 2] = [1, 30];
-/// The failure recheck timer of RFC 8767, 5: when nobody has answered just now, nobody is asked.
+/// What who asks may keep an answer beyond its end for: until the new one is there …
+const RENEWED_TTL: u32 = 1;
+/// … and where nobody answers (RFC 8767, 4).
+const STALE_TTL: u32 = 30;
+/// When nobody has answered just now, nobody is asked: the failure recheck timer of RFC 8767, 5, which has 30 s. A link that
+/// is back is noticed sooner so.
 const RECHECK: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -80,7 +83,7 @@ impl Cache {
     pub(crate) fn get(&mut self, key: &Key, now: Instant) -> Option<Message> {
         let kept = self.answers.get(key)?;
         let age = now.saturating_duration_since(kept.since);
-        if age >= Duration::from_secs(kept.ttl.into()) {
+        if age >= kept.end() {
             if !kept.is_positive() || age >= kept.end() + STALE {
                 self.forget(key);
             }
@@ -88,9 +91,7 @@ impl Cache {
         }
         let mut answer = Message::clone(&kept.answer);
         let age = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
-        let sections =
-            answer.answers.iter_mut().chain(&mut answer.authorities).chain(&mut answer.additionals);
-        for record in sections {
+        for record in records(&mut answer) {
             record.decrement_ttl(age);
         }
         Some(answer)
@@ -106,11 +107,8 @@ impl Cache {
         let failed = kept.failed.is_some_and(|at| now.saturating_duration_since(at) < RECHECK);
         let at_once = failed || kept.failed.is_none() && beyond < JUST_ENDED;
         let mut answer = Message::clone(&kept.answer);
-        let sections =
-            answer.answers.iter_mut().chain(&mut answer.authorities).chain(&mut answer.additionals);
-        for record in sections {
-            record.ttl = STALE_TTL[usize::from(kept.failed.is_some())];
-        }
+        let ttl = if kept.failed.is_some() { STALE_TTL } else { RENEWED_TTL };
+        records(&mut answer).for_each(|record| record.ttl = ttl);
         Some(Stale { answer, at_once, anew: !failed })
     }
 
@@ -146,6 +144,11 @@ impl Cache {
     }
 }
 
+/// Every record of a message.
+fn records(message: &mut Message) -> impl Iterator<Item = &mut Record> {
+    message.answers.iter_mut().chain(&mut message.authorities).chain(&mut message.additionals)
+}
+
 /// For how many seconds an answer may be kept.
 fn lifetime(answer: &Message) -> Option<u32> {
     match answer.metadata.response_code {
@@ -166,7 +169,7 @@ fn lifetime(answer: &Message) -> Option<u32> {
 mod tests {
     use hickory_proto::op::{OpCode, Query};
     use hickory_proto::rr::rdata::{A, SOA};
-    use hickory_proto::rr::{Name, Record, RecordType};
+    use hickory_proto::rr::{Name, RecordType};
 
     use super::*;
     use crate::message::Asked;

@@ -304,15 +304,13 @@ impl Client {
         }
         let patience = if self.is_local() { PATIENCE_LOCAL } else { PATIENCE };
         let landed = timeout(patience, landing.wait_for(Option::is_some)).await;
-        match landed.ok().and_then(Result::ok).and_then(|answer| answer.clone()) {
-            Some(answer) if answer.metadata.response_code != ResponseCode::ServFail => {
-                Message::clone(&answer)
-            }
-            other => match (stale, other) {
-                (Some(stale), _) => stale.answer,
-                (None, Some(answer)) => Message::clone(&answer),
-                (None, None) => asked.code(ResponseCode::ServFail),
-            },
+        let answer = match landed.ok().and_then(Result::ok).and_then(|answer| answer.clone()) {
+            Some(answer) => Message::clone(&answer),
+            None => asked.code(ResponseCode::ServFail),
+        };
+        match stale {
+            Some(stale) if answer.metadata.response_code == ResponseCode::ServFail => stale.answer,
+            _ => answer,
         }
     }
 

@@ -18,7 +18,7 @@ use crate::common::{
     ONEWAY, SECOND, TUN, ask, command, expect_connectivity, number, program, reaches_origin, run, stop,
 };
 use crate::drift::tool;
-use crate::{inbound, loops, vpn};
+use crate::{inbound, loops, uplink, vpn};
 
 /// After a usable uplink exists, and after a rule was deleted.
 const WORKS: Duration = Duration::from_secs(3);
@@ -321,15 +321,9 @@ fn follows_its_uplink(case: &Case) -> TestResult {
             wait_until(WORKS, "its new address is used", || {
                 reaches_origin(host, SECOND / 3) && left_by(Standard::UP1, "192.0.2.3").is_ok_and(|left| left)
             })?;
-            // A default route that leads nowhere, and is better than the one that leads somewhere.
-            host.bridge("useless0")?;
-            host.up("useless0")?;
-            tool(host, "ip address add 198.51.100.200/32 dev useless0")?;
-            tool(host, "ip -6 address add 2001:db8:77::1/128 dev useless0 nodad")?;
-            tool(host, "ip route add default dev useless0 metric 5")?;
-            tool(host, "ip -6 route add default dev useless0 metric 5")?;
+            uplink::useless_default(host)?;
             works("a useless default route has a better metric")?;
-            host.delete_link("useless0")?;
+            host.delete_link(uplink::USELESS)?;
             works("the useless default route is gone")?;
             // Both are lost: nothing leaves, and nothing is led into the TUN.
             host.down(Standard::UP1)?;

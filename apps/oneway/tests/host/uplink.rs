@@ -116,15 +116,9 @@ fn all_that_happens(options: &[&str]) -> TestResult {
     works(host, "one of two uplinks is back", &oneway)?;
 
     let mut flows = idle(host)?;
-    // A bridge without ports has no carrier.
-    host.bridge("useless0")?;
-    host.up("useless0")?;
-    tool(host, "ip address add 198.51.100.200/32 dev useless0")?;
-    tool(host, "ip -6 address add 2001:db8:77::1/128 dev useless0 nodad")?;
-    tool(host, "ip route add default dev useless0 metric 5")?;
-    tool(host, "ip -6 route add default dev useless0 metric 5")?;
+    useless_default(host)?;
     works(host, "a useless default route has a better metric", &oneway)?;
-    host.delete_link("useless0")?;
+    host.delete_link(USELESS)?;
     works(host, "the useless default route is gone", &oneway)?;
     if options.is_empty() {
         // Nothing happened to these: their address and their device are what they were.
@@ -243,4 +237,19 @@ pub fn no_uplink_at_the_start() -> TestResult {
 
 pub fn no_uplink_to_bind_to_at_the_start() -> TestResult {
     none_at_the_start(&["--protect", "bind"])
+}
+
+/// A bridge without ports, which has no carrier.
+pub const USELESS: &str = "useless0";
+
+/// Adds default routes that lead nowhere, and are better than those that lead somewhere.
+pub fn useless_default(host: &NetNs) -> TestResult {
+    host.bridge(USELESS)?;
+    host.up(USELESS)?;
+    tool(host, &format!("ip address add 198.51.100.200/32 dev {USELESS}"))?;
+    tool(host, &format!("ip -6 address add 2001:db8:77::1/128 dev {USELESS} nodad"))?;
+    for ip in ["ip", "ip -6"] {
+        tool(host, &format!("{ip} route add default dev {USELESS} metric 5"))?;
+    }
+    Ok(())
 }

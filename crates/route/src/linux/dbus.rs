@@ -1,7 +1,8 @@
 //! As much of D-Bus as one daemon is asked by: calls and their answers, each within a time limit.
 //!
-//! `zbus` would bring some forty crates and a thread with an executor for six calls, and waits without end for a bus that
-//! takes a connection and says nothing. Sections are those of the D-Bus specification.
+//! `zbus` 5.19 would bring 35 crates that nothing else here needs, and an executor with a thread, for a dozen calls; its time
+//! limit is one of calls and not of the handshake, so that a bus which takes a connection and says nothing would be waited
+//! for without end. Sections are those of the D-Bus specification.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;

@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -261,9 +260,10 @@ fn restore(path: &Path, before: &Before) -> io::Result<()> {
     match before {
         Before::Missing => fs::remove_file(path)?,
         Before::Link { target } => {
+            remove_halves(path);
             let beside = beside(path);
             std::os::unix::fs::symlink(target, &beside)?;
-            fs::rename(&beside, path).inspect_err(|_| drop(fs::remove_file(&beside)))?;
+            fs::rename(&beside, path).inspect_err(|_| remove_halves(path))?;
         }
         Before::File { text, mode, uid, gid } => return put(path, text, *mode, Some((*uid, *gid))),
     }
@@ -272,10 +272,11 @@ fn restore(path: &Path, before: &Before) -> io::Result<()> {
 
 /// Replaces it in one instant; where it is mounted, it is written over.
 fn put(path: &Path, text: &str, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
+    remove_halves(path);
     let beside = beside(path);
     let written = write_beside(&beside, text, mode, owner).and_then(|()| fs::rename(&beside, path));
     let Err(error) = written else { return sync(path) };
-    let _ = fs::remove_file(&beside);
+    remove_halves(path);
     // Docker and `ip netns exec` mount a file there. The folder may be one that nothing can be written to.
     let is_mounted = attributes(path).is_some_and(|has| has.contains(StatxAttributes::MOUNT_ROOT));
     if !is_mounted && error.raw_os_error() != Some(Errno::BUSY.raw_os_error()) {
@@ -302,17 +303,15 @@ fn write_beside(beside: &Path, text: &str, mode: u32, owner: Option<(u32, u32)>)
 
 /// Where it is written before it is moved: one name, so that what a crash leaves there is found.
 fn beside(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().as_bytes().to_vec();
-    name.splice(0..0, *b".");
-    name.extend_from_slice(b".oneway");
-    let beside = path.with_file_name(std::ffi::OsStr::from_bytes(&name));
-    // A crash in the midst of this may have left one.
-    let _ = fs::remove_file(&beside);
-    beside
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".oneway");
+    path.with_file_name(name)
 }
 
+/// What a crash in the midst of [`put`] may have left. Mostly there is nothing.
 fn remove_halves(path: &Path) {
-    let _ = beside(path);
+    let _ = fs::remove_file(beside(path));
 }
 
 fn sync(path: &Path) -> io::Result<()> {

@@ -52,9 +52,7 @@ pub(super) fn add_to(plan: &mut Plan, request: &Request, host: &Snapshot) -> Res
             if resolver.always {
                 return Err(PlanError::Resolver(blocked));
             }
-            plan.notes.push(format!(
-                "what programs ask may go past the capture: {why}. {path} is left alone: {blocked}"
-            ));
+            plan.notes.push(format!("{PAST}: {why}. {path} is left alone: {blocked}"));
         }
     }
     Ok(())

@@ -32,7 +32,7 @@ pub(super) fn prepare_for(draft: &mut Draft<'_>) -> Result<(), PlanError> {
                 "with --protect {} nothing tells what our own sockets send from what programs send past the capture",
                 protect.name()
             ),
-            instead: "use --protect mark or netns",
+            instead: "use --protect mark, mark-terminal, mark-ifgroup or netns",
         });
     }
     match draft.host.nft {

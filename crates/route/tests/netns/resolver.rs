@@ -11,7 +11,7 @@ use oneway_route::{
 };
 
 use crate::bus::{Bus, Mood};
-use crate::host::{Net, Tun, capture, until};
+use crate::host::{Net, capture, until};
 use crate::namespace::mount_over;
 
 crate::trials!(
@@ -265,61 +265,63 @@ fn link_dns(request: &Request) -> Plan {
     plan
 }
 
-fn systemd_resolved_is_set_watched_and_reverted() {
+/// A host whose programs ask systemd-resolved, and its bus.
+fn beside_resolved(test: impl FnOnce(&Net, &Path, &Bus) + Send) {
     let net = Net::new();
     let file = file_of(&net);
     fs::write(&file, "nameserver 127.0.0.53\n").unwrap();
     Bus::alone(|| {
         let bus = Bus::start(Mood::Helpful);
-        net.host.run(|| {
-            let plan = link_dns(&request(&file));
-            let eth0 = oneway_route::Snapshot::take().unwrap().link("eth0").unwrap().index.0;
-            bus.set_domains(eth0, wide());
-            let (tun, mut applied) = capture(&plan, net.journal());
-            assert_eq!(bus.link(eth0).domains, wide()[..1]);
-            let link = oneway_route::Snapshot::take().unwrap().link(&plan.tun_name).unwrap().index.0;
-            let state = bus.link(link);
-            assert_eq!(state.servers, [vec![10, 162, 0, 254]]);
-            assert_eq!(state.domains, [(".".to_owned(), true)]);
-            assert!(state.default_route);
-            for off in ["DNSSEC", "DNSOverTLS", "MulticastDNS", "LLMNR"] {
-                assert_eq!(state.modes.get(off).map(String::as_str), Some("no"), "{off}");
-            }
-            assert_eq!(bus.flushed(), 1);
-            assert_eq!(applied.missing(Watched::All).unwrap(), []);
-            // Somebody has `resolvectl revert` or another server.
-            bus.forget(link);
-            assert_eq!(applied.put_back(Watched::Switches).unwrap().len(), 1);
-            assert_eq!(bus.link(link).servers.len(), 1);
-            bus.set_domains(eth0, wide());
-            assert_eq!(applied.put_back(Watched::Switches).unwrap().len(), 1);
-            assert_eq!(bus.link(eth0).domains, wide()[..1]);
-            applied.undo(&mut no_hook).unwrap();
-            assert_eq!(bus.link(eth0).domains, wide());
-            assert!(bus.link(link).servers.is_empty() && bus.flushed() == 3);
-            // Undone again, and without the device, it is harmless.
-            drop(tun);
-            let _tun = Tun::open("oneway7");
-        });
-        assert_eq!(fs::read_to_string(&file).unwrap(), "nameserver 127.0.0.53\n");
+        net.host.run(|| test(&net, &file, &bus));
+    });
+}
+
+fn systemd_resolved_is_set_watched_and_reverted() {
+    beside_resolved(|net, file, bus| {
+        let plan = link_dns(&request(file));
+        let eth0 = oneway_route::Snapshot::take().unwrap().link("eth0").unwrap().index.0;
+        bus.set_domains(eth0, wide());
+        let (tun, mut applied) = capture(&plan, net.journal());
+        assert_eq!(bus.link(eth0).domains, wide()[..1]);
+        let link = oneway_route::Snapshot::take().unwrap().link(&plan.tun_name).unwrap().index.0;
+        let state = bus.link(link);
+        assert_eq!(state.servers, [vec![10, 162, 0, 254]]);
+        assert_eq!(state.domains, [(".".to_owned(), true)]);
+        assert!(state.default_route);
+        for off in ["DNSSEC", "DNSOverTLS", "MulticastDNS", "LLMNR"] {
+            assert_eq!(state.modes.get(off).map(String::as_str), Some("no"), "{off}");
+        }
+        assert_eq!(bus.flushed(), 1);
+        assert_eq!(applied.missing(Watched::All).unwrap(), []);
+        // Somebody has `resolvectl revert` or another server.
+        bus.forget(link);
+        assert_eq!(applied.put_back(Watched::Switches).unwrap().len(), 1);
+        assert_eq!(bus.link(link).servers.len(), 1);
+        bus.set_domains(eth0, wide());
+        assert_eq!(applied.put_back(Watched::Switches).unwrap().len(), 1);
+        assert_eq!(bus.link(eth0).domains, wide()[..1]);
+        applied.undo(&mut no_hook).unwrap();
+        assert_eq!(bus.link(eth0).domains, wide());
+        assert!(bus.link(link).servers.is_empty() && bus.flushed() == 3);
+        // When the device is gone before, nothing of it is left to be undone.
+        drop(tun);
+        let (tun, applied) = capture(&plan, net.journal());
+        drop(tun);
+        applied.undo(&mut no_hook).unwrap();
+        assert_eq!(bus.link(eth0).domains, wide());
+        assert_eq!(fs::read_to_string(file).unwrap(), "nameserver 127.0.0.53\n");
     });
 }
 
 fn a_bus_that_hangs_holds_nobody_up() {
-    let net = Net::new();
-    let file = file_of(&net);
-    fs::write(&file, "nameserver 127.0.0.53\n").unwrap();
-    Bus::alone(|| {
-        let bus = Bus::start(Mood::Helpful);
-        net.host.run(|| {
-            let (_tun, mut applied) = capture(&link_dns(&request(&file)), net.journal());
-            for mood in [Mood::Silent, Mood::Nonsense, Mood::Refusing] {
-                bus.be(mood);
-                // It is not taken for missing, and does not keep the rest from being undone.
-                until("the watch goes on", || applied.put_back(Watched::Switches).is_ok());
-            }
-            bus.be(Mood::Silent);
-            applied.undo(&mut no_hook).unwrap();
-        });
+    beside_resolved(|net, file, bus| {
+        let (_tun, mut applied) = capture(&link_dns(&request(file)), net.journal());
+        for mood in [Mood::Silent, Mood::Nonsense, Mood::Refusing] {
+            bus.be(mood);
+            // It is not taken for missing, and does not keep the rest from being undone.
+            until("the watch goes on", || applied.put_back(Watched::Switches).is_ok());
+        }
+        bus.be(Mood::Silent);
+        applied.undo(&mut no_hook).unwrap();
     });
 }
