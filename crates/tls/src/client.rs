@@ -4,8 +4,9 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use rustls::ClientConfig;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
@@ -30,24 +31,8 @@ impl TlsClient {
     /// # Errors
     /// [`TlsError`]: a file, a name, or this machine.
     pub fn new(host: &str, settings: &TlsSettings) -> Result<Self, TlsError> {
-        let name = settings.server_name.as_deref().unwrap_or(host);
-        let server = server_name(name)?;
-        let provider = provider()?;
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()?;
-        let mut config = if settings.skip_verify {
-            tracing::warn!(server = name, "skip-verify: whoever answers for this server is trusted");
-            let verifier = Arc::new(Unverified(provider));
-            builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
-        } else {
-            let roots = match &settings.ca {
-                Some(path) => roots::of_file(path)?,
-                None => roots::of_system()?,
-            };
-            builder.with_root_certificates(roots).with_no_client_auth()
-        };
-        config.alpn_protocols = settings.alpn.iter().map(|word| word.clone().into_bytes()).collect();
-        Ok(Self { connector: TlsConnector::from(Arc::new(config)), name: server })
+        let (config, name) = config(host, settings, &provider()?, rustls::DEFAULT_VERSIONS)?;
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), name })
     }
 
     /// Runs the handshake over `stream`. It has no clock: the caller gives up when it has waited long enough.
@@ -57,6 +42,32 @@ impl TlsClient {
     pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<TlsStream<S>> {
         self.connector.connect(self.name.clone(), stream).await
     }
+}
+
+/// Whom a client of these settings trusts, and the name that it knows the server by.
+pub(crate) fn config(
+    host: &str,
+    settings: &TlsSettings,
+    provider: &Arc<CryptoProvider>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Result<(ClientConfig, ServerName<'static>), TlsError> {
+    let name = settings.server_name.as_deref().unwrap_or(host);
+    let server = server_name(name)?;
+    let builder =
+        ClientConfig::builder_with_provider(Arc::clone(provider)).with_protocol_versions(versions)?;
+    let mut config = if settings.skip_verify {
+        tracing::warn!(server = name, "skip-verify: whoever answers for this server is trusted");
+        let verifier = Arc::new(Unverified(Arc::clone(provider)));
+        builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
+    } else {
+        let roots = match &settings.ca {
+            Some(path) => roots::of_file(path)?,
+            None => roots::of_system()?,
+        };
+        builder.with_root_certificates(roots).with_no_client_auth()
+    };
+    config.alpn_protocols = settings.alpn.iter().map(|word| word.clone().into_bytes()).collect();
+    Ok((config, server))
 }
 
 /// Whether a certificate can be for this name.

@@ -1,6 +1,7 @@
-//! DNS over TLS (RFC 7858) and over HTTPS (RFC 8484): one connection to a server, kept, for many questions at a time.
+//! DNS over TLS (RFC 7858), over HTTPS (RFC 8484) and over QUIC (RFC 9250): one connection to a server, kept, for many questions at a time.
 
 mod https;
+mod quic;
 mod tls;
 
 use std::fmt;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use hickory_proto::op::Message;
 use hickory_proto::rr::{Name, RecordType};
 use oneway_egress::{Egress, Protected};
-use oneway_tls::{TlsClient, TlsError, TlsSettings, TlsStream};
+use oneway_tls::{QuicClient, TlsClient, TlsError, TlsSettings, TlsStream};
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -50,7 +51,7 @@ pub enum Place {
     Name(Arc<str>, u16),
 }
 
-/// The protocol spoken on TLS.
+/// The protocol spoken on TLS, or by it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SecureKind {
     /// Messages as over TCP.
@@ -60,6 +61,8 @@ pub enum SecureKind {
         /// With its slash.
         path: String,
     },
+    /// Messages on streams of QUIC.
+    Quic,
 }
 
 /// A server that is asked by TLS.
@@ -68,9 +71,18 @@ pub struct Secure {
     kind: SecureKind,
     settings: TlsSettings,
     /// Made when first needed, as it reads files.
-    tls: Mutex<Option<TlsClient>>,
+    trust: Mutex<Option<Trust>>,
     connection: tokio::sync::Mutex<Option<Connection>>,
     found: Mutex<Option<(Arc<[SocketAddr]>, Instant)>>,
+}
+
+/// How the server is told from others.
+#[derive(Clone)]
+enum Trust {
+    /// On TCP.
+    Tls(TlsClient),
+    /// On UDP.
+    Quic(QuicClient),
 }
 
 /// A connection that questions can be sent on. Cheap to clone.
@@ -78,6 +90,7 @@ pub struct Secure {
 enum Connection {
     Tls(tls::Pipe),
     Https(https::Pipe),
+    Quic(quic::Pipe),
 }
 
 impl Connection {
@@ -85,6 +98,7 @@ impl Connection {
         match self {
             Self::Tls(pipe) => pipe.is_open(),
             Self::Https(pipe) => pipe.is_open(),
+            Self::Quic(pipe) => pipe.is_open(),
         }
     }
 
@@ -92,6 +106,7 @@ impl Connection {
         match (self, other) {
             (Self::Tls(one), Self::Tls(other)) => one.is(other),
             (Self::Https(one), Self::Https(other)) => one.is(other),
+            (Self::Quic(one), Self::Quic(other)) => one.is(other),
             _ => false,
         }
     }
@@ -101,6 +116,7 @@ impl Connection {
         match self {
             Self::Tls(pipe) => pipe.ask(bytes).await,
             Self::Https(pipe) => pipe.ask(bytes).await,
+            Self::Quic(pipe) => pipe.ask(bytes).await,
         }
     }
 }
@@ -111,12 +127,13 @@ impl Secure {
         settings.alpn = vec![match kind {
             SecureKind::Tls => "dot".to_owned(),
             SecureKind::Https { .. } => "h2".to_owned(),
+            SecureKind::Quic => "doq".to_owned(),
         }];
         Self {
             place,
             kind,
             settings,
-            tls: Mutex::default(),
+            trust: Mutex::default(),
             connection: tokio::sync::Mutex::default(),
             found: Mutex::default(),
         }
@@ -135,19 +152,23 @@ impl Secure {
     /// # Errors
     /// [`TlsError`].
     pub fn prepare(&self) -> Result<(), TlsError> {
-        self.client().map(drop)
+        self.trust().map(drop)
     }
 
-    fn client(&self) -> Result<TlsClient, TlsError> {
-        let mut tls = self.tls.lock();
-        if let Some(client) = &*tls {
-            return Ok(client.clone());
+    fn trust(&self) -> Result<Trust, TlsError> {
+        let mut trust = self.trust.lock();
+        if let Some(trust) = &*trust {
+            return Ok(trust.clone());
         }
         let host = match &self.place {
             Place::Addr(addr) => addr.ip().to_string(),
             Place::Name(name, _) => name.to_string(),
         };
-        Ok(tls.insert(TlsClient::new(&host, &self.settings)?).clone())
+        let made = match self.kind {
+            SecureKind::Quic => Trust::Quic(QuicClient::new(&host, &self.settings)?),
+            SecureKind::Tls | SecureKind::Https { .. } => Trust::Tls(TlsClient::new(&host, &self.settings)?),
+        };
+        Ok(trust.insert(made).clone())
     }
 
     /// Asks it. `others` are asked for its name, if it is given by one.
@@ -211,7 +232,7 @@ impl Secure {
         egress: &Arc<Egress>,
         others: &Arc<[Upstream]>,
     ) -> Result<Connection, ExchangeError> {
-        let tls = self.client().map_err(io::Error::from)?;
+        let trust = self.trust().map_err(io::Error::from)?;
         let addresses = match &self.place {
             Place::Addr(addr) => Arc::from([*addr]),
             Place::Name(name, port) => self.find(egress, others, name, *port).await?,
@@ -221,11 +242,7 @@ impl Secure {
         for (n, addr) in addresses.iter().enumerate() {
             let left = end.saturating_duration_since(Instant::now());
             let share = left / u32::try_from(addresses.len() - n).unwrap_or(u32::MAX);
-            let connecting = async {
-                let stream = egress.connect_tcp(*addr).await?;
-                self.greet(tls.connect(stream).await?).await
-            };
-            match timeout_at(Instant::now() + share, connecting).await {
+            match timeout_at(Instant::now() + share, self.connect_to(egress, *addr, &trust)).await {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(error)) => failed = error,
                 Err(_) => {}
@@ -236,12 +253,24 @@ impl Secure {
         Err(failed)
     }
 
-    async fn greet(&self, stream: Stream) -> Result<Connection, ExchangeError> {
+    async fn connect_to(
+        &self,
+        egress: &Egress,
+        addr: SocketAddr,
+        trust: &Trust,
+    ) -> Result<Connection, ExchangeError> {
+        let tls = match trust {
+            Trust::Quic(client) => {
+                return Ok(Connection::Quic(quic::Pipe::new(egress.udp_for(addr)?, addr, client).await?));
+            }
+            Trust::Tls(client) => client,
+        };
+        let stream = tls.connect(egress.connect_tcp(addr).await?).await?;
         Ok(match &self.kind {
-            SecureKind::Tls => Connection::Tls(tls::Pipe::new(stream)),
             SecureKind::Https { path } => {
                 Connection::Https(https::Pipe::new(stream, &self.authority(), path).await?)
             }
+            SecureKind::Tls | SecureKind::Quic => Connection::Tls(tls::Pipe::new(stream)),
         })
     }
 
@@ -317,6 +346,7 @@ impl fmt::Display for Secure {
         let (scheme, path) = match &self.kind {
             SecureKind::Tls => ("tls", ""),
             SecureKind::Https { path } => ("https", path.as_str()),
+            SecureKind::Quic => ("quic", ""),
         };
         match &self.place {
             Place::Addr(addr) => write!(f, "{scheme}://{addr}{path}"),

@@ -57,7 +57,7 @@ fn certificate(names: &[&str], word: &str) -> (TlsAcceptor, tempfile::TempDir, P
     (TlsAcceptor::from(Arc::new(config)), folder, path)
 }
 
-fn answer(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn answer(bytes: &[u8]) -> Vec<u8> {
     let query = Message::from_vec(bytes).unwrap();
     let mut message = Message::response(query.metadata.id, query.metadata.op_code);
     message.add_queries(query.queries.iter().cloned());
@@ -168,7 +168,7 @@ fn https() -> SecureKind {
     SecureKind::Https { path: "/dns-query".to_owned() }
 }
 
-fn client(upstreams: Vec<Upstream>) -> Arc<Client> {
+pub(super) fn client(upstreams: Vec<Upstream>) -> Arc<Client> {
     let egress = Arc::new(Egress::unprotected_for_loopback_tests());
     Arc::new(Client::new(
         egress,
@@ -176,11 +176,11 @@ fn client(upstreams: Vec<Upstream>) -> Arc<Client> {
     ))
 }
 
-fn asked(name: &str, kind: RecordType) -> Asked {
+pub(super) fn asked(name: &str, kind: RecordType) -> Asked {
     Asked::own(Name::from_ascii(name).unwrap(), kind)
 }
 
-async fn expect_answer(client: &Arc<Client>, name: &str) {
+pub(super) async fn expect_answer(client: &Arc<Client>, name: &str) {
     let message = client.ask(&asked(name, RecordType::A), None).await;
     assert_eq!(message.answers.len(), 1, "{name}: {}", message.metadata.response_code);
 }

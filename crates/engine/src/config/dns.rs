@@ -164,7 +164,7 @@ impl FromStr for NamePattern {
     }
 }
 
-/// A resolver: `system`, or a URL with the scheme `udp`, `tcp`, `tls` or `https`.
+/// A resolver: `system`, or a URL with the scheme `udp`, `tcp`, `tls`, `https` or `quic`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DnsUpstream {
     /// What the operating system is set to use.
@@ -173,7 +173,7 @@ pub enum DnsUpstream {
     Udp(SocketAddr),
     /// Over TCP.
     Tcp(SocketAddr),
-    /// Over TLS (RFC 7858) or HTTPS (RFC 8484).
+    /// Over TLS (RFC 7858), HTTPS (RFC 8484) or QUIC (RFC 9250).
     Secure(SecureUpstream),
 }
 
@@ -182,7 +182,7 @@ pub enum DnsUpstream {
 pub struct SecureUpstream {
     /// Where it is.
     pub place: Place,
-    /// What is spoken on TLS.
+    /// What is spoken on TLS, or by it.
     pub kind: SecureKind,
     /// The name that its certificate is for, where that is not its address or name: the fragment of the URL.
     pub server_name: Option<String>,
@@ -209,6 +209,7 @@ impl fmt::Display for DnsUpstream {
         let (scheme, path) = match &secure.kind {
             SecureKind::Tls => ("tls", ""),
             SecureKind::Https { path } => ("https", path.as_str()),
+            SecureKind::Quic => ("quic", ""),
         };
         match &secure.place {
             Place::Addr(addr) => write!(f, "{scheme}://{addr}{path}")?,
@@ -229,22 +230,22 @@ impl FromStr for DnsUpstream {
         }
         let wrong = || {
             InvalidValue(format!(
-                "{text:?} is no DNS upstream; use system, or udp://, tcp://, tls:// or https:// and an address, such as \
-                 udp://9.9.9.9 or https://9.9.9.9/dns-query"
+                "{text:?} is no DNS upstream; use system, or udp://, tcp://, tls://, https:// or quic:// and an address, such \
+                 as udp://9.9.9.9 or https://9.9.9.9/dns-query"
             ))
         };
         let url = url::Url::parse(text).map_err(|_| wrong())?;
         let default_port = match url.scheme() {
             "udp" | "tcp" => 53,
-            "tls" => 853,
+            "tls" | "quic" => 853,
             "https" => 443,
             _ => return Err(wrong()),
         };
         let Some(host) = url.host_str().filter(|host| !host.is_empty()) else { return Err(wrong()) };
-        let (is_tls, is_https) = (url.scheme() == "tls", url.scheme() == "https");
+        let (is_https, is_clear) = (url.scheme() == "https", matches!(url.scheme(), "udp" | "tcp"));
         let bare = matches!(url.path(), "" | "/");
         let beside = !url.username().is_empty() || url.password().is_some() || url.query().is_some();
-        if beside || (!is_https && !bare) || (url.fragment().is_some() && !is_tls && !is_https) {
+        if beside || (!is_https && !bare) || (url.fragment().is_some() && is_clear) {
             return Err(wrong());
         }
         let port = url.port().unwrap_or(default_port);
@@ -252,12 +253,17 @@ impl FromStr for DnsUpstream {
         if port == 0 || ip.is_some_and(|ip| ip.is_unspecified() || ip.is_multicast()) {
             return Err(wrong());
         }
+        // What is there is DNS in the clear (RFC 9250, 4.1.1).
+        if url.scheme() == "quic" && port == 53 {
+            return Err(InvalidValue(format!("{text:?}: port 53 is not for QUIC; the usual one is 853")));
+        }
         let place = match ip {
             Some(ip) => Place::Addr(SocketAddr::new(ip.to_canonical(), port)),
             None => Place::Name(Arc::from(host.to_ascii_lowercase()), port),
         };
         let kind = match (url.scheme(), &place) {
             ("tls", _) => SecureKind::Tls,
+            ("quic", _) => SecureKind::Quic,
             ("https", _) => {
                 SecureKind::Https { path: if bare { DNS_QUERY.to_owned() } else { url.path().to_owned() } }
             }
