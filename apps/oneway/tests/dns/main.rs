@@ -5,6 +5,8 @@ mod common;
 #[cfg(target_os = "linux")]
 mod fake;
 #[cfg(target_os = "linux")]
+mod quic;
+#[cfg(target_os = "linux")]
 mod real;
 #[cfg(target_os = "linux")]
 mod reload;
@@ -63,6 +65,9 @@ fn main() -> std::process::ExitCode {
         secure::an_impostor_is_not_asked,
         secure::a_resolver_given_by_name_is_found_outside_the_capture,
         secure::a_lost_connection_is_made_again,
+        quic::names_are_asked_by_quic_on_one_connection,
+        quic::an_impostor_is_not_asked_by_quic,
+        quic::a_lost_connection_of_quic_is_passed_over,
     ]
     .run()
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use bytes::Bytes;
 use oneway_lab::client::{Outcome, RecordType};
@@ -61,7 +62,7 @@ async fn http(stream: TlsStream<TcpStream>, behind: SocketAddr) -> io::Result<()
 }
 
 #[allow(clippy::disallowed_methods, reason = "the server of the test is another program")]
-async fn forward(query: &[u8], behind: SocketAddr) -> io::Result<Vec<u8>> {
+pub async fn forward(query: &[u8], behind: SocketAddr) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(behind).await?;
     stream.write_u16(u16::try_from(query.len()).map_err(io::Error::other)?).await?;
     stream.write_all(query).await?;
@@ -71,8 +72,8 @@ async fn forward(query: &[u8], behind: SocketAddr) -> io::Result<Vec<u8>> {
 }
 
 /// `oneway run` with a configuration beside the authority of the servers.
-fn configured(host: &NetNs, identity: &Identity, dns: &str) -> Result<Oneway, Failed> {
-    let file = identity.folder().join("oneway.toml");
+pub fn configured(host: &NetNs, folder: &Path, dns: &str) -> Result<Oneway, Failed> {
+    let file = folder.join("oneway.toml");
     std::fs::write(&file, format!("[dns]\nca = \"ca.pem\"\n{dns}\n"))?;
     Ok(program(host, &["-c", file.to_str().ok_or("the folder's name is no text")?]).start()?)
 }
@@ -80,7 +81,8 @@ fn configured(host: &NetNs, identity: &Identity, dns: &str) -> Result<Oneway, Fa
 pub fn names_are_asked_by_tls_on_one_connection() -> TestResult {
     let lab = Topology::simple()?;
     let (identity, server) = dot(&lab, &[&address::DNS.v4.to_string()])?;
-    let _oneway = configured(&lab.host, &identity, &format!("upstream = [\"tls://{}\"]", address::DNS.v4))?;
+    let _oneway =
+        configured(&lab.host, identity.folder(), &format!("upstream = [\"tls://{}\"]", address::DNS.v4))?;
     let uplink = oneway_lab::capture::Recorder::start(&lab.host, Some("up1"))?;
     for (name, kind) in [(name::ORIGIN, RecordType::A), (name::ORIGIN4, RecordType::A)] {
         assert_eq!(address_of(&lab, name, kind)?, std::net::IpAddr::from(address::ORIGIN.v4));
@@ -98,7 +100,7 @@ pub fn names_are_asked_by_https_on_one_connection() -> TestResult {
     let lab = Topology::simple()?;
     let (identity, server) = doh(&lab, &[&address::SPARE.v6.to_string()])?;
     let dns = format!("upstream = [\"https://[{}]/dns-query\"]", address::SPARE.v6);
-    let _oneway = configured(&lab.host, &identity, &dns)?;
+    let _oneway = configured(&lab.host, identity.folder(), &dns)?;
     for (name, kind) in [(name::ORIGIN, RecordType::A), (name::ORIGIN4, RecordType::A)] {
         assert_eq!(address_of(&lab, name, kind)?, std::net::IpAddr::from(address::ORIGIN.v4));
     }
@@ -114,20 +116,20 @@ pub fn an_impostor_is_not_asked() -> TestResult {
     let (identity, server) = dot(&lab, &["other.example"])?;
     let tls = format!("tls://{}", address::DNS.v4);
     {
-        let _oneway = configured(&lab.host, &identity, &format!("upstream = [\"{tls}\"]"))?;
+        let _oneway = configured(&lab.host, identity.folder(), &format!("upstream = [\"{tls}\"]"))?;
         let answer = ask(&lab, name::ORIGIN, RecordType::A, false, false)?;
         assert_eq!((answer.outcome, answer.code.to_string().as_str()), (Outcome::Done, "Server Failure"));
         assert_eq!((lab.dns.asked(name::ORIGIN), server.accepted()), (0, 0));
     }
     {
         let both = format!("upstream = [\"{tls}\", \"{}\"]", upstream());
-        let _oneway = configured(&lab.host, &identity, &both)?;
+        let _oneway = configured(&lab.host, identity.folder(), &both)?;
         let answer = ask(&lab, name::ORIGIN, RecordType::A, false, false)?;
         assert_eq!(answer.addresses, [address::ORIGIN.v4]);
         assert!(answer.took < SECOND, "{:?}", answer.took);
     }
     // Its own name, given behind the address.
-    let _oneway = configured(&lab.host, &identity, &format!("upstream = [\"{tls}#other.example\"]"))?;
+    let _oneway = configured(&lab.host, identity.folder(), &format!("upstream = [\"{tls}#other.example\"]"))?;
     assert_eq!(address_of(&lab, name::ORIGIN, RecordType::A)?, std::net::IpAddr::from(address::ORIGIN.v4));
     assert_eq!(server.accepted(), 1);
     Ok(())
@@ -140,7 +142,7 @@ pub fn a_resolver_given_by_name_is_found_outside_the_capture() -> TestResult {
     lab.dns.set_zone(lab.dns.zone().a(NAME, address::SPARE.v4));
     let (identity, server) = doh(&lab, &[NAME])?;
     let dns = format!("mode = \"fake-ip\"\nupstream = [\"https://{NAME}/dns-query\", \"{}\"]", upstream());
-    let _oneway = configured(&lab.host, &identity, &dns)?;
+    let _oneway = configured(&lab.host, identity.folder(), &dns)?;
     let tun = oneway_lab::capture::Recorder::start(&lab.host, Some(TUN))?;
     // Here it is ourselves who want to know where the name is.
     expect_reachable(&lab, address_of(&lab, name::ORIGIN, RecordType::A)?)?;
@@ -157,7 +159,7 @@ pub fn a_lost_connection_is_made_again() -> TestResult {
     let (identity, server) = dot(&lab, &[&address::DNS.v4.to_string()])?;
     let tls = format!("tls://{}", address::DNS.v4);
     let dns = format!("upstream = [\"{tls}\", \"{}\"]", upstream());
-    let _oneway = configured(&lab.host, &identity, &dns)?;
+    let _oneway = configured(&lab.host, identity.folder(), &dns)?;
     assert_eq!(address_of(&lab, name::ORIGIN, RecordType::A)?, std::net::IpAddr::from(address::ORIGIN.v4));
     drop(server);
     let answer = ask(&lab, name::ORIGIN4, RecordType::A, false, false)?;

@@ -636,8 +636,8 @@ fn wrong_values() {
         ),
         (
             "dns.upstream = [\"1.1.1.1\"]",
-            "1:17: dns.upstream: \"1.1.1.1\" is no DNS upstream; use system, or udp://, tcp://, tls:// or \
-             https:// and an address, such as udp://9.9.9.9 or https://9.9.9.9/dns-query",
+            "1:17: dns.upstream: \"1.1.1.1\" is no DNS upstream; use system, or udp://, tcp://, tls://, \
+             https:// or quic:// and an address, such as udp://9.9.9.9 or https://9.9.9.9/dns-query",
         ),
         ("api.listen = \"x\"", "1:14: api.listen: invalid socket address syntax"),
         ("rules.final = \"x\"", "1:15: rules.final: no outbound is named \"x\"; there are direct, block"),
@@ -946,7 +946,8 @@ fn dns_upstreams_that_cannot_be_asked_are_errors() {
         ("udp://192.0.2.53/x", "is no DNS upstream"),
         ("udp://192.0.2.53:0", "is no DNS upstream"),
         ("udp://0.0.0.0", "is no DNS upstream"),
-        ("quic://192.0.2.53", "is no DNS upstream"),
+        ("quic://192.0.2.53/x", "is no DNS upstream"),
+        ("quic://192.0.2.53:53", "port 53 is not for QUIC; the usual one is 853"),
         ("", "is no DNS upstream"),
     ] {
         let found = upstream.parse::<DnsUpstream>().unwrap_err().to_string();
@@ -1041,6 +1042,8 @@ fn resolvers_that_are_asked_by_tls() {
     for (text, shown) in [
         ("tls://192.0.2.53", "tls://192.0.2.53:853"),
         ("tls://[2001:db8::53]:8853#dns.example", "tls://[2001:db8::53]:8853#dns.example"),
+        ("quic://192.0.2.53", "quic://192.0.2.53:853"),
+        ("quic://dns.example:8853#other.example", "quic://dns.example:8853#other.example"),
         ("https://1.1.1.1/dns-query", "https://1.1.1.1:443/dns-query"),
         ("https://192.0.2.53", "https://192.0.2.53:443/dns-query"),
         ("https://DNS.example:8443/a/b", "https://dns.example:8443/a/b"),
