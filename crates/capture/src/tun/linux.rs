@@ -1,13 +1,14 @@
 //! `/dev/net/tun` (kernel: `drivers/net/tun.c`, `Documentation/networking/tuntap.rst`).
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, IoSlice};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use rustix::io::{read, write, writev};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -255,7 +256,7 @@ impl Queue {
     /// has all headers. Otherwise as [`Queue::write`].
     pub fn write_vectored(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
         if self.vnet_hdr && self.faults.is_none() && self.pcap.is_none() {
-            return (&self.device).write_vectored(parts).map(drop);
+            return Ok(writev(&self.device, parts).map(drop)?);
         }
         let mut slices: [&[u8]; MAX_PARTS] = [&[]; MAX_PARTS];
         let slices = slices.get_mut(..parts.len()).ok_or(io::ErrorKind::InvalidInput)?;
@@ -284,7 +285,7 @@ impl Queue {
 
     fn write_packet(&self, packet: &[u8]) -> io::Result<()> {
         if self.faults.is_none() && self.pcap.is_none() {
-            return (&self.device).write(packet).map(drop);
+            return Ok(write(&self.device, packet).map(drop)?);
         }
         self.write_frame(&[&[0; FRAME_HEADER], packet].concat())
     }
@@ -350,19 +351,19 @@ impl Queue {
 
     fn read_device(&self, frame: &mut [u8]) -> io::Result<usize> {
         if self.vnet_hdr {
-            return (&self.device).read(frame);
+            return Ok(read(&self.device, frame)?);
         }
         let (header, packet) = frame.split_at_mut_checked(FRAME_HEADER).ok_or(io::ErrorKind::InvalidInput)?;
         header.fill(0);
-        let len = (&self.device).read_vectored(&mut [IoSliceMut::new(packet)])?;
+        let len = read(&self.device, packet)?;
         Ok(FRAME_HEADER + len)
     }
 
     fn write_device(&self, frame: &[u8]) -> io::Result<()> {
         if self.vnet_hdr {
-            return (&self.device).write(frame).map(drop);
+            return Ok(write(&self.device, frame).map(drop)?);
         }
-        (&self.device).write(frame.get(FRAME_HEADER..).unwrap_or_default()).map(drop)
+        Ok(write(&self.device, frame.get(FRAME_HEADER..).unwrap_or_default()).map(drop)?)
     }
 
     fn record(&self, frame: &[u8]) {

@@ -10,7 +10,7 @@ use std::ptr;
 use libc::{c_int, c_uint};
 use tokio::net::UdpSocket;
 
-use super::{MOST, Received};
+use super::{ASK_FIRST, MOST, Received};
 
 /// Large enough for the address of either family.
 type Name = libc::sockaddr_in6;
@@ -21,16 +21,31 @@ type Control = [u64; 4];
 /// Receives a datagram into each slot behind its headroom, as far as there are any, and appends what they are.
 pub(super) fn receive<'a>(
     socket: &UdpSocket,
+    slots: impl ExactSizeIterator<Item = &'a mut [u8]>,
+    headroom: usize,
+    received: &mut Vec<Received>,
+) -> io::Result<()> {
+    // What the kernel is told by has to be written first, most often for nothing.
+    if slots.len() <= ASK_FIRST {
+        receive_most::<ASK_FIRST>(socket, slots, headroom, received)
+    } else {
+        receive_most::<MOST>(socket, slots, headroom, received)
+    }
+}
+
+/// The same for the first `N` slots.
+fn receive_most<'a, const N: usize>(
+    socket: &UdpSocket,
     slots: impl Iterator<Item = &'a mut [u8]>,
     headroom: usize,
     received: &mut Vec<Received>,
 ) -> io::Result<()> {
     // SAFETY: both are plain old data, for which all zeroes is a valid value: null pointers with zero lengths.
-    let mut messages: [libc::mmsghdr; MOST] = unsafe { mem::zeroed() };
+    let mut messages: [libc::mmsghdr; N] = unsafe { mem::zeroed() };
     // SAFETY: as above.
-    let mut names: [Name; MOST] = unsafe { mem::zeroed() };
-    let mut controls: [Control; MOST] = [[0; 4]; MOST];
-    let mut iovs = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; MOST];
+    let mut names: [Name; N] = unsafe { mem::zeroed() };
+    let mut controls: [Control; N] = [[0; 4]; N];
+    let mut iovs = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; N];
     let mut count: c_uint = 0;
     let places = messages.iter_mut().zip(&mut iovs).zip(&mut names).zip(&mut controls);
     for ((((message, iov), name), control), slot) in places.zip(slots) {
