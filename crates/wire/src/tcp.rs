@@ -146,6 +146,11 @@ impl<'a> TcpView<'a> {
             + u32::from(flags.contains(Flags::FIN))
     }
 
+    /// The options as they stand, with what they are padded by.
+    pub fn raw_options(&self) -> &'a [u8] {
+        &self.segment[HEADER_LEN..self.header_len()]
+    }
+
     /// The options, in their order.
     pub fn options(&self) -> TcpOptions<'a> {
         TcpOptions::new(&self.segment[HEADER_LEN..self.header_len()])

@@ -14,6 +14,7 @@ pub(crate) use icmp::EchoSessions;
 pub(crate) use udp::{QuicNames, Sessions};
 pub(crate) use user::Owners;
 
+mod acks;
 mod ask;
 mod dial;
 mod dns;
@@ -54,6 +55,7 @@ use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, LocalSet};
 
+use self::acks::Acks;
 use crate::config::StackKind;
 use crate::dispatch::{Dispatch, Entry, Subject};
 use crate::dns::Dns;
@@ -160,6 +162,7 @@ pub(crate) struct Worker {
     waiting: RefCell<HashMap<SocketAddr, tcp::Waiting>>,
     pipes: PipePool,
     outbox: RefCell<udp::Outbox>,
+    acks: RefCell<Acks>,
     user: user::UserTcp,
     /// Datagrams of clients that are being asked about.
     asking: RefCell<ask::Asking>,
@@ -216,6 +219,7 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
             waiting: RefCell::default(),
             pipes: PipePool::default(),
             outbox: RefCell::default(),
+            acks: RefCell::default(),
             user: user::UserTcp::new(number),
             asking: RefCell::default(),
             dialing: Cell::new(0),
@@ -344,6 +348,7 @@ impl Worker {
     fn end_batch(self: &Rc<Self>) {
         self.drive_dirty();
         self.end_datagrams();
+        self.acks.borrow_mut().empty(|frame| self.write(frame));
     }
 
     /// Does what [`Phase::Flush`] asks for.

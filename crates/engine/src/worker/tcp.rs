@@ -22,6 +22,7 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
+use super::acks::Says;
 use super::shortcut::{self, Shortcut};
 use super::sniff::{Nameless, Renamed};
 use super::{Shared, Worker, dscp};
@@ -110,14 +111,14 @@ impl Worker {
         };
         let (src, dst) =
             (SocketAddr::new(ip.src(), tcp.src_port()), SocketAddr::new(ip.dst(), tcp.dst_port()));
-        let payload = tcp.payload().len() as u32;
+        let (payload, says) = (tcp.payload().len() as u32, Says::of(&tcp));
 
         if self.is_own_listener(src) {
             let Some(conn) = shared.nat.by_local(dst, src) else { return shared.stats.ignored.add() };
             conn.observe(Direction::FromLocal, &tcp, payload);
             self.shorten(&conn, tcp.flags(), payload);
             if rewrite_at(packet, &offsets, conn.target, conn.client, partial).is_ok() {
-                self.write(frame);
+                self.pass((src, dst), says, frame);
             }
             return;
         }
@@ -142,7 +143,7 @@ impl Worker {
                     conn.observe(Direction::FromClient, &tcp, payload);
                     self.shorten(&conn, flags, payload);
                     if rewrite_at(packet, &offsets, conn.peer, conn.local, partial).is_ok() {
-                        self.write(frame);
+                        self.pass((src, dst), says, frame);
                     }
                 }
             },
@@ -153,6 +154,15 @@ impl Worker {
                 shared.stats.ignored.add();
                 self.reset(packet);
             }
+        }
+    }
+
+    /// Hands on a translated segment, which had these ends before: now, or at the end of the batch.
+    fn pass(&self, ends: (SocketAddr, SocketAddr), says: Says, frame: &[u8]) {
+        let mut acks = self.acks.borrow_mut();
+        acks.before(ends, says, |earlier| self.write(earlier));
+        if !acks.keep(ends, says, frame) {
+            self.write(frame);
         }
     }
 
