@@ -254,6 +254,83 @@ fn a_configuration_of_clash_is_imported() {
     );
 }
 
+/// As clients for Clash write it, with all that one usually has.
+const CLASH: &str = "\
+mixed-port: 7890
+allow-lan: false
+mode: rule
+log-level: info
+ipv6: true
+external-controller: 127.0.0.1:9090
+profile: {store-selected: true, store-fake-ip: true}
+tun: {enable: true, stack: mixed, auto-route: true, dns-hijack: ['any:53']}
+dns:
+  enable: true
+  listen: 0.0.0.0:1053
+  ipv6: true
+  enhanced-mode: fake-ip
+  fake-ip-range: 198.18.0.1/16
+  fake-ip-filter: ['*.lan', +.corp.example, 'xbox.*.*.microsoft.com']
+  default-nameserver: [192.0.2.53]
+  nameserver: [https://dns.example/dns-query, tls://192.0.2.54]
+  fallback: [tls://192.0.2.55]
+  fallback-filter: {geoip: true, geoip-code: CN}
+  nameserver-policy:
+    +.corp.example: [192.0.2.56, tcp://192.0.2.57]
+sniffer:
+  enable: true
+  sniff:
+    TLS: {ports: [443, 8443]}
+    HTTP: {ports: [80, 8080-8082], override-destination: true}
+proxies:
+  - {name: 'Tokyo 1', type: ss, server: 203.0.113.1, port: 8388, cipher: aes-256-gcm, password: p, udp: true}
+  - {name: Osaka, type: trojan, server: 203.0.113.2, port: 443, password: p, sni: o.example, udp: true}
+  - {name: Kobe, type: vmess, server: 203.0.113.3, port: 443, uuid: x, alterId: 0, cipher: auto}
+proxy-groups:
+  - {name: PROXY, type: select, proxies: [Auto, 'Tokyo 1', Osaka, Kobe, DIRECT]}
+  - {name: Auto, type: url-test, proxies: ['Tokyo 1', Osaka], url: 'http://www.gstatic.com/generate_204', interval: 300}
+rule-providers:
+  ads: {type: http, behavior: domain, url: 'https://lists.example/ads.yaml', path: ads.yaml, interval: 86400}
+rules:
+  - RULE-SET,ads,REJECT
+  - DOMAIN-SUFFIX,corp.example,DIRECT
+  - IP-CIDR,192.168.0.0/16,DIRECT,no-resolve
+  - PROCESS-NAME,ssh,DIRECT
+  - MATCH,PROXY
+";
+
+#[test]
+fn a_whole_configuration_of_clash_is_one_of_ours() {
+    let (_folder, path) = file(CLASH);
+    let output = oneway(&["import", &path]);
+    assert_eq!(output.status.code(), Some(0));
+    let notes = text(&output.stderr);
+    for (line, what) in [
+        (1, "`mixed-port`"),
+        (11, "`dns.listen`"),
+        (18, "`dns.fallback`"),
+        (19, "`dns.fallback-filter`"),
+        (26, "`sniffer.sniff.HTTP.override-destination`"),
+        (28, "the proxy \"Tokyo 1\""),
+        (30, "the proxy \"Kobe\""),
+        (35, "the rule set \"ads\""),
+    ] {
+        assert!(notes.contains(&format!("note: {path}:{line}:1: {what}")), "{line} {what}\n{notes}");
+    }
+    let (second, imported) = file(text(&output.stdout));
+    fs::write(second.path().join("ads.yaml"), "payload: [+.ads.example]\n").unwrap();
+    let checked = oneway(&["check", "-c", &imported]);
+    assert_eq!((text(&checked.stdout), text(&checked.stderr)), ("ok\n", ""));
+    for line in [
+        "mode = \"fake-ip\"",
+        "upstream = [\"https://dns.example:443/dns-query\", \"tls://192.0.2.54:853\"]",
+        "\"+.corp.example\" = [\"udp://192.0.2.56:53\", \"tcp://192.0.2.57:53\"]",
+        "http = [80, 8080, 8081, 8082]",
+    ] {
+        assert!(text(&output.stdout).contains(line), "{line}\n{}", text(&output.stdout));
+    }
+}
+
 #[test]
 fn a_broken_rule_file_is_named_with_its_place() {
     let (folder, path) = file("rules.files = [\"r.yaml\"]\n");

@@ -2,8 +2,10 @@
 //!
 //! What cannot be carried over is listed, and where that could let traffic out another way, its rules lead to `block`.
 
+mod dns;
 mod outbounds;
 mod rules;
+mod sniff;
 #[cfg(test)]
 mod tests;
 mod yaml;
@@ -43,6 +45,8 @@ pub fn clash(file: &Path, text: &str) -> Result<Imported, ConfigError> {
     }
     let outbounds = Outbounds::read(&root, &mut notes);
     let rules = rules::Rules::read(&root, &outbounds, &mut notes);
+    let dns = dns::Dns::read(&root, &mut notes);
+    let sniff = sniff::Sniff::read(&root, &mut notes);
     other_keys(&root, &mut notes);
 
     let mut toml = format!("# From {}.\n", file.display().to_string().replace('\n', " "));
@@ -53,15 +57,26 @@ pub fn clash(file: &Path, text: &str) -> Result<Imported, ConfigError> {
             let _ = writeln!(toml, "#   {note}");
         }
     }
+    if let Some(dns) = dns {
+        dns.write(&mut toml);
+    }
     outbounds.write(&mut toml);
     rules.write(&mut toml);
+    if let Some(sniff) = sniff {
+        sniff.write(&mut toml);
+    }
     Ok(Imported { toml, notes: notes.notes })
 }
 
 fn other_keys(root: &Node, notes: &mut Notes) {
     let known = ["proxies", "proxy-groups", "rules", "rule-providers", "sub-rules"];
+    let tables = ["dns", "sniffer"];
     for (key, node) in root.table() {
-        if !known.contains(&key.as_str()) && !MEANINGLESS.contains(&key.as_str()) {
+        if tables.contains(&key.as_str()) {
+            if !node.is_nothing() && node.table().is_empty() {
+                notes.add(node.line, format!("`{key}` is no table and not carried over"));
+            }
+        } else if !known.contains(&key.as_str()) && !MEANINGLESS.contains(&key.as_str()) {
             notes.add(node.line, format!("`{key}` is not carried over"));
         }
     }

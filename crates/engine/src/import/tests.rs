@@ -176,3 +176,179 @@ fn aliases_have_a_limit() {
     let deep = format!("a: {}{}", "[".repeat(5000), "]".repeat(5000));
     assert!(clash(Path::new("x.yaml"), &deep).is_err());
 }
+
+/// What of `dns` and `sniffer` comes out, without the comments, and what is noted.
+fn dns_and_sniffer(text: &str) -> (String, Vec<String>) {
+    let imported = clash(Path::new("c.yaml"), text).unwrap();
+    let options = Options::default();
+    Config::from_toml(Path::new("oneway.toml"), &imported.toml, options, &|_| Ok(Vec::new()))
+        .unwrap_or_else(|errors| panic!("{errors}\n{}", imported.toml));
+    let lines = imported.toml.lines().filter(|line| !line.starts_with('#'));
+    let text: Vec<&str> = lines.collect();
+    let text = text.join("\n").replace("\n[rules]\nlist = [\n]", "");
+    (text.trim().to_owned(), imported.notes.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn dns_is_carried_over() {
+    let (toml, notes) = dns_and_sniffer(
+        "dns:
+  enable: true
+  ipv6: true
+  prefer-h3: false
+  respect-rules: false
+  enhanced-mode: fake-ip
+  fake-ip-range: 198.18.0.1/16
+  fake-ip-range6: fdfe:dcba:9876::1/64
+  fake-ip-filter: ['*.lan', +.local, 'xbox.*.*.microsoft.com', .example.org]
+  default-nameserver: [223.5.5.5]
+  nameserver:
+    - 223.5.5.5
+    - 192.0.2.1:5353
+    - 2001:db8::1
+    - tcp://192.0.2.2
+    - tls://192.0.2.3
+    - https://dns.example/dns-query
+    - quic://192.0.2.4
+    - system
+    - udp://223.5.5.5:53
+  nameserver-policy:
+    +.corp.example: 192.0.2.53
+    'a.example, *.b.example': [tls://192.0.2.54, https://192.0.2.55/q]
+",
+    );
+    assert_eq!(
+        toml,
+        r#"[dns]
+mode = "fake-ip"
+upstream = ["udp://223.5.5.5:53", "udp://192.0.2.1:5353", "udp://[2001:db8::1]:53", "tcp://192.0.2.2:53", "tls://192.0.2.3:853", "https://dns.example:443/dns-query", "quic://192.0.2.4:853", "system"]
+fake-ip.v4 = "198.18.0.0/16"
+fake-ip.v6 = "fdfe:dcba:9876::/64"
+fake-ip.exclude = ["*.lan", "+.local", "xbox.*.*.microsoft.com", ".example.org"]
+
+[dns.domains]
+"+.corp.example" = ["udp://192.0.2.53:53"]
+"a.example" = ["tls://192.0.2.54:853", "https://192.0.2.55:443/q"]
+"*.b.example" = ["tls://192.0.2.54:853", "https://192.0.2.55:443/q"]"#
+    );
+    assert_eq!(notes, [""; 0]);
+}
+
+#[test]
+fn what_of_dns_cannot_be_carried_over_is_listed() {
+    let (toml, notes) = dns_and_sniffer(
+        "hosts: {a.example: 192.0.2.1}
+dns:
+  enable: true
+  listen: 0.0.0.0:53
+  ipv6: false
+  enhanced-mode: redir-host
+  use-hosts: true
+  nameserver:
+    - https://192.0.2.1/dns-query#proxy
+    - udp://dns.example
+    - dhcp://en0
+    - [nested]
+  fallback: [tls://192.0.2.9]
+  fallback-filter: {geoip: true}
+  proxy-server-nameserver: [192.0.2.8]
+  respect-rules: true
+  fake-ip-filter-mode: whitelist
+  fake-ip-filter: [a.example]
+  fake-ip-range: 198.18.0.0/30
+  nameserver-policy:
+    geosite:cn,private: 192.0.2.1
+    a.example: https://dns.example/dns-query
+    a b: 192.0.2.1
+  new-key: 1
+",
+    );
+    assert_eq!(toml, "[dns]\nmode = \"real\"\nupstream = [\"https://192.0.2.1:443/dns-query\"]");
+    let expected = [
+        "4:1: `dns.listen` is not carried over",
+        "5:1: `dns.ipv6` is not carried over",
+        "7:1: `dns.use-hosts` is not carried over",
+        "12:1: an entry of `dns.nameserver` is no text and left out",
+        "9:1: the resolver https://192.0.2.1:443/dns-query is asked directly, without \"proxy\"",
+        "10:1: the resolver \"udp://dns.example\" is left out: \"udp://dns.example\" is a cycle",
+        "11:1: the resolver \"dhcp://en0\" is left out",
+        "13:1: `dns.fallback` is not carried over",
+        "14:1: `dns.fallback-filter` is not carried over",
+        "15:1: `dns.proxy-server-nameserver` is not carried over",
+        "16:1: `dns.respect-rules` is not carried over",
+        "18:1: `dns.fake-ip-filter` is not carried over: the mode \"whitelist\" is not available",
+        "19:1: `dns.fake-ip-range` is left out: \"198.18.0.0/30\" is no range",
+        "21:1: \"geosite:cn,private\" of `dns.nameserver-policy` is left out",
+        "22:1: the resolver \"https://dns.example/dns-query\" of `dns.nameserver-policy` is left out",
+        "22:1: \"a.example\" of `dns.nameserver-policy` is left out: none of its resolvers",
+        "23:1: \"a b\" of `dns.nameserver-policy` is left out: \"a b\" is no pattern",
+        "24:1: `dns.new-key` is not carried over",
+        "1:1: `hosts` is not carried over",
+    ];
+    assert_eq!(notes.len(), expected.len(), "{notes:#?}");
+    for (note, expected) in notes.iter().zip(expected) {
+        assert!(note.starts_with(&format!("c.yaml:{expected}")), "{note}\n{expected}");
+    }
+}
+
+#[test]
+fn resolvers_by_name_are_found_by_the_default_ones() {
+    let named = "dns: {enable: true, nameserver: [https://dns.example/dns-query]";
+    let (toml, notes) =
+        dns_and_sniffer(&format!("{named}, default-nameserver: [tls://192.0.2.1, tls://other.example]}}"));
+    let upstream = r#"upstream = ["https://dns.example:443/dns-query", "tls://192.0.2.1:853"]"#;
+    assert!(toml.contains(upstream), "{toml}");
+    assert!(notes[0].contains("tls://192.0.2.1:853 will be asked for these"), "{notes:?}");
+    let (toml, notes) = dns_and_sniffer(&format!("{named}}}"));
+    let upstream = r#"upstream = ["https://dns.example:443/dns-query", "system"]"#;
+    assert!(toml.contains(upstream), "{toml}");
+    assert_eq!(notes.len(), 1, "{notes:?}");
+}
+
+#[test]
+fn dns_that_is_off_stays_off() {
+    for text in ["dns: {enable: false, nameserver: [192.0.2.1]}", "dns: {enhanced-mode: fake-ip}"] {
+        let (toml, notes) = dns_and_sniffer(text);
+        assert_eq!(toml, "[dns]\nmode = \"off\"");
+        assert_eq!(notes.len(), 1, "{notes:?}");
+    }
+    for nothing in ["dns:", "dns: {}", "sniffer: ~"] {
+        assert_eq!(dns_and_sniffer(nothing), (String::new(), Vec::new()), "{nothing}");
+    }
+    let (_, notes) = dns_and_sniffer("dns: [a]\nsniffer: true\n");
+    assert_eq!(notes.len(), 2, "{notes:?}");
+}
+
+#[test]
+fn the_sniffer_is_carried_over() {
+    let (toml, notes) = dns_and_sniffer(
+        "sniffer:
+  enable: true
+  parse-pure-ip: true
+  force-dns-mapping: true
+  override-destination: false
+  sniff:
+    TLS: {ports: [443, 8443-8445, 444]}
+    HTTP:
+      ports: [80, http, 9-8, 0]
+      override-destination: true
+    SMTP: {}
+  force-domain: [+.v2ex.com]
+  skip-domain: [Mijia Cloud]
+",
+    );
+    assert_eq!(toml, "[sniff]\nenable = true\ntls = [443, 444, 8443, 8444, 8445]\nhttp = [80]\nquic = []");
+    let places: Vec<&str> = notes.iter().filter_map(|note| note.split(':').nth(1)).collect();
+    assert_eq!(places, ["4", "5", "9", "9", "9", "10", "11", "12", "13"], "{notes:#?}");
+    assert!(notes[7].ends_with("`sniffer.force-domain` is not carried over"), "{notes:#?}");
+    // Without ports those of the default are looked at; the ports of the world are not written out.
+    let (toml, notes) = dns_and_sniffer("sniffer: {enable: true, sniff: {tls: , http: {ports: 1-65535}}}");
+    assert_eq!(toml, "[sniff]\nenable = true\nquic = []");
+    assert_eq!(notes.len(), 1, "{notes:?}");
+}
+
+#[test]
+fn a_key_that_is_there_twice_is_an_error() {
+    let error = clash(Path::new("x.yaml"), "dns:\n  ipv6: true\n  ipv6: false\n").unwrap_err().to_string();
+    assert_eq!(error, "x.yaml:3:3: the key \"ipv6\" is there already");
+}

@@ -1,7 +1,7 @@
 //! YAML as a tree, with the line of each part. Aliases are unfolded, and merge keys (`<<`), which configurations of
 //! Clash are fond of.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use saphyr_parser::{Event, Marker, Parser, StrInput};
 
@@ -61,7 +61,24 @@ impl Node {
 
     /// Whether a key is set to true.
     pub(super) fn is(&self, key: &str) -> bool {
-        self.str(key).is_some_and(|text| text.eq_ignore_ascii_case("true"))
+        self.get(key).is_some_and(Self::is_true)
+    }
+
+    pub(super) fn is_true(&self) -> bool {
+        self.text().is_some_and(|text| text.eq_ignore_ascii_case("true"))
+    }
+
+    pub(super) fn is_false(&self) -> bool {
+        self.text().is_some_and(|text| text.eq_ignore_ascii_case("false"))
+    }
+
+    /// Whether it is what stands for no value, or empty.
+    pub(super) fn is_nothing(&self) -> bool {
+        match &self.value {
+            Value::Text(text) => matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"),
+            Value::List(list) => list.is_empty(),
+            Value::Table(table) => table.is_empty(),
+        }
     }
 }
 
@@ -140,6 +157,7 @@ impl<'a> Reader<'a> {
     fn table(&mut self, depth: usize) -> Result<Vec<(String, Node)>, Broken> {
         let mut table: Vec<(String, Node)> = Vec::new();
         let mut merged = Vec::new();
+        let mut known = HashSet::new();
         loop {
             let (event, mark) = self.next()?;
             if matches!(event, Event::MappingEnd) {
@@ -147,6 +165,10 @@ impl<'a> Reader<'a> {
             }
             let key = self.node(event, mark, depth + 1)?;
             let Value::Text(key) = key.value else { return Err(broken(&mark, "a key is a text")) };
+            // YAML 1.2.2, 3.2.1.3. Which one was meant nobody knows.
+            if key != "<<" && !known.insert(key.clone()) {
+                return Err(broken(&mark, format!("the key {key:?} is there already")));
+            }
             let (event, mark) = self.next()?;
             let value = self.node(event, mark, depth + 1)?;
             match (key.as_str(), value.value) {
@@ -159,7 +181,7 @@ impl<'a> Reader<'a> {
         }
         // What is said here wins over what is merged.
         for (key, node) in merged {
-            if !table.iter().any(|(known, _)| *known == key) {
+            if known.insert(key.clone()) {
                 table.push((key, node));
             }
         }
