@@ -22,6 +22,10 @@ const RESEND: Duration = Duration::from_secs(1);
 /// Room for an answer over UDP: more than we say that we take, for servers that do not look.
 const BUFFER: usize = 4096;
 
+/// Datagrams that are no answer, on the socket of one question. Who knows its port needs 65536 to guess the number, which a
+/// second is enough for: after some of them the question goes over TCP, where nobody else can answer (RFC 5452, 9.3).
+const MOST_UNFIT: usize = 32;
+
 /// Why a server gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
@@ -115,7 +119,7 @@ async fn once(
     timed.unwrap_or(Err(ExchangeError::Silent))
 }
 
-/// None if the answer does not fit. Each question has a socket of its own, whose port nobody can guess (RFC 5452, 9.2),
+/// None if the answer does not fit, or somebody guesses. Each question has a socket of its own, whose port nobody can guess (RFC 5452, 9.2),
 /// and which takes nothing from others than the server.
 async fn udp(
     egress: &Egress,
@@ -126,6 +130,7 @@ async fn udp(
 ) -> Result<Option<Message>, ExchangeError> {
     let socket = egress.udp_for(server)?;
     let mut buffer = vec![0; BUFFER];
+    let mut unfit = 0;
     loop {
         socket.send(bytes).await?;
         let resend = Instant::now() + RESEND;
@@ -137,6 +142,10 @@ async fn udp(
                 Err(Unfit::Foreign) => dropped.foreign.fetch_add(1, Relaxed),
                 Err(Unfit::Malformed) => dropped.malformed.fetch_add(1, Relaxed),
             };
+            unfit += 1;
+            if unfit == MOST_UNFIT {
+                return Ok(None);
+            }
         }
     }
 }

@@ -237,6 +237,35 @@ async fn what_is_truncated_is_asked_for_over_tcp() {
     assert_eq!(addresses(&message).len(), 101);
 }
 
+/// Whoever guesses the number gets it right in the end.
+#[tokio::test]
+async fn many_guesses_lead_to_tcp() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let socket = UdpSocket::bind(address).await.unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 2048];
+        let (len, from) = socket.recv_from(&mut buffer).await.unwrap();
+        let query = Message::from_vec(&buffer[..len]).unwrap();
+        let mut guess = answer(&query, 66);
+        for _ in 0..64 {
+            guess.metadata.id = guess.metadata.id.wrapping_add(1);
+            socket.send_to(&guess.to_vec().unwrap(), from).await.unwrap();
+        }
+        // The socket may be closed by now.
+        let _ = socket.send_to(&answer(&query, 66).to_vec().unwrap(), from).await;
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut bytes = vec![0; usize::from(stream.read_u16().await.unwrap())];
+        stream.read_exact(&mut bytes).await.unwrap();
+        let bytes = answer(&Message::from_vec(&bytes).unwrap(), 7).to_vec().unwrap();
+        stream.write_u16(bytes.len() as u16).await.unwrap();
+        stream.write_all(&bytes).await.unwrap();
+    });
+    let client = client(&[address]);
+    assert_eq!(addresses(&client.ask(&asked("a.example."), None).await), [ip(7)]);
+    assert_eq!(client.counters().foreign, 32);
+}
+
 #[tokio::test]
 async fn a_server_that_fails_is_no_answer_if_another_has_one() {
     let failing = server(|query| vec![code(query, ResponseCode::ServFail)]).await;

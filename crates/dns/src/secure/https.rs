@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::Bytes;
-use h2::client::{SendRequest, handshake};
+use h2::client::{Builder, SendRequest};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 
 use super::Stream;
@@ -18,6 +18,10 @@ const MESSAGE: &str = "application/dns-message";
 
 /// No message is longer.
 const MOST: usize = 65_535;
+
+/// The head of a response: its status, its type, and what is of no use here. Without a limit `h2` takes 16 MiB, for each of
+/// all questions that are on their way.
+const MOST_HEAD: u32 = 16 * 1024;
 
 /// A connection, and where on it messages go.
 #[derive(Clone)]
@@ -44,7 +48,10 @@ impl Pipe {
         }
         let uri = Uri::builder().scheme("https").authority(authority).path_and_query(path).build();
         let uri = uri.map_err(io::Error::other)?;
-        let (requests, connection) = handshake(stream).await.map_err(io::Error::other)?;
+        let mut settings = Builder::new();
+        // Nothing is asked that would have anything pushed (RFC 9113, 8.4).
+        settings.max_header_list_size(MOST_HEAD).enable_push(false);
+        let (requests, connection) = settings.handshake(stream).await.map_err(io::Error::other)?;
         let ended = Arc::new(AtomicBool::new(false));
         let ending = Ending(Arc::clone(&ended));
         tokio::spawn(async move {

@@ -31,6 +31,8 @@ enum Manner {
     Http,
     /// HTTP/2, with another status.
     HttpError,
+    /// HTTP/2, with a head that goes on and on.
+    HttpHead,
 }
 
 struct Server {
@@ -72,7 +74,7 @@ pub(super) fn answer(bytes: &[u8]) -> Vec<u8> {
 }
 
 async fn server(manner: Manner, names: &[&str]) -> Server {
-    let is_http = matches!(manner, Manner::Http | Manner::HttpError);
+    let is_http = matches!(manner, Manner::Http | Manner::HttpError | Manner::HttpHead);
     let (acceptor, folder, ca) = certificate(names, if is_http { "h2" } else { "dot" });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -85,7 +87,7 @@ async fn server(manner: Manner, names: &[&str]) -> Server {
             tokio::spawn(async move {
                 let Ok(stream) = acceptor.accept(stream).await else { return };
                 let _ = match manner {
-                    Manner::Http | Manner::HttpError => speak_http(stream, manner).await,
+                    Manner::Http | Manner::HttpError | Manner::HttpHead => speak_http(stream, manner).await,
                     _ => speak(stream, manner, number).await,
                 };
             });
@@ -148,13 +150,15 @@ async fn speak_http(stream: tokio_rustls::server::TlsStream<TcpStream>, manner: 
             }
             assert_eq!(query[..2], [0, 0], "RFC 8484, 4.1");
             let status = if manner == Manner::HttpError { 503 } else { 200 };
-            let response = http::Response::builder()
-                .status(status)
-                .header("content-type", "application/dns-message")
-                .body(())
-                .unwrap();
+            let padding = if manner == Manner::HttpHead { 8 } else { 0 };
+            let mut response = http::Response::builder().status(status);
+            for n in 0..padding {
+                response = response.header(format!("x-padding-{n}"), "x".repeat(4096));
+            }
+            let response = response.header("content-type", "application/dns-message").body(()).unwrap();
             let mut send = respond.send_response(response, false).unwrap();
-            send.send_data(Bytes::from(answer(&query)), true).unwrap();
+            // Whoever asks may have had enough of it.
+            let _ = send.send_data(Bytes::from(answer(&query)), true);
         });
     }
     Ok(())
@@ -233,6 +237,15 @@ async fn who_is_not_trusted_is_not_asked() {
 #[tokio::test]
 async fn an_error_of_http_is_no_answer() {
     let server = server(Manner::HttpError, &["127.0.0.1"]).await;
+    let client = client(vec![secure(&server, https())]);
+    let message = client.ask(&asked("a.example.", RecordType::A), None).await;
+    assert!(message.answers.is_empty());
+    assert_eq!(client.counters().failed, 1);
+}
+
+#[tokio::test]
+async fn a_head_without_measure_is_no_answer() {
+    let server = server(Manner::HttpHead, &["127.0.0.1"]).await;
     let client = client(vec![secure(&server, https())]);
     let message = client.ask(&asked("a.example.", RecordType::A), None).await;
     assert!(message.answers.is_empty());

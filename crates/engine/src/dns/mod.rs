@@ -51,6 +51,8 @@ pub(crate) struct Dns {
     unknown_is_real: bool,
     /// Where this host's programs are told to ask, if they have to be.
     answers: Option<SocketAddr>,
+    /// Flows may be those of other hosts.
+    forwarded: bool,
     followed: Mutex<Followed>,
 }
 
@@ -90,11 +92,11 @@ pub(crate) struct Destined {
 }
 
 impl Dns {
-    /// `families` are captured; `state` is the file that keeps the fake addresses.
+    /// `families` are captured, with `forwarded` of other hosts as well; `state` is the file that keeps the fake addresses.
     pub(crate) fn new(
         config: &DnsConfig,
         egress: &Arc<Egress>,
-        families: &[Family],
+        (families, forwarded): (&[Family], bool),
         state: &Path,
         answers: Option<SocketAddr>,
     ) -> Result<Self, EngineError> {
@@ -111,7 +113,7 @@ impl Dns {
         let server = mode.map(|mode| Server::new(mode, Arc::clone(&client)));
         let unknown_is_real = egress.left_out().has(Safeguard::FakeIp);
         let followed = Mutex::new(Followed::new(config, answers));
-        Ok(Self { mode: config.mode, server, fake, client, unknown_is_real, answers, followed })
+        Ok(Self { mode: config.mode, server, fake, client, unknown_is_real, answers, forwarded, followed })
     }
 
     /// What another configuration says that may change while it runs: whom to ask, and which names keep their addresses.

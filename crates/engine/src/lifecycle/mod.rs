@@ -264,7 +264,8 @@ impl Engine {
         let fake_ips = StatePaths::here()?.journal.with_extension("fake-ip");
         // Nobody of a namespace apart is told of it.
         let answers = dns::answers_at(config, &addresses).filter(|_| captured_here);
-        let dns = match Dns::new(&config.dns, &egress, &families, &fake_ips, answers) {
+        let captured = (families.as_slice(), config.capture.forwarded);
+        let dns = match Dns::new(&config.dns, &egress, captured, &fake_ips, answers) {
             Ok(dns) => dns,
             Err(error) => return Err(host.undo_because(error)),
         };
