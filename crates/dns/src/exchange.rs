@@ -119,8 +119,8 @@ async fn once(
     timed.unwrap_or(Err(ExchangeError::Silent))
 }
 
-/// None if the answer does not fit, or somebody guesses. Each question has a socket of its own, whose port nobody can guess (RFC 5452, 9.2),
-/// and which takes nothing from others than the server.
+/// None if the answer does not fit, or somebody guesses. Each question has a socket of its own, whose port nobody can
+/// guess (RFC 5452, 9.2), and which takes nothing from others than the server.
 async fn udp(
     egress: &Egress,
     server: SocketAddr,
