@@ -93,7 +93,7 @@ impl UdpPath {
         batch: &mut RecvBatch,
         mut each: impl FnMut(&mut [u8], Range<usize>, usize, SocketAddr),
     ) -> io::Result<bool> {
-        let more = past_earlier_errors(|| batch.recv(self.socket()))?;
+        let more = receive_past_errors(|| batch.recv(self.socket()))?;
         let headroom = batch.headroom();
         for Datagram { slot, len, size, from } in batch.datagrams() {
             let datagram = headroom..headroom + len;
@@ -200,23 +200,29 @@ impl UdpPath {
 /// How often a call is repeated because an ICMP error about an earlier datagram stood in its way.
 const RETRIES: usize = 4;
 
+/// What ICMP errors become on Linux: `icmp_err_convert` in net/ipv4/icmp.c with what `__udp4_lib_err` makes of other
+/// messages, and `icmpv6_err_convert` in net/ipv6/icmp.c. The numbers are those of include/uapi/asm-generic/errno.h; other
+/// systems make no sockets.
+const OF_ICMP: [i32; 10] = [
+    13,  // EACCES: administratively prohibited
+    64,  // ENONET: source host isolated
+    71,  // EPROTO: parameter problem
+    90,  // EMSGSIZE: packet too big
+    92,  // ENOPROTOOPT: protocol unreachable
+    95,  // EOPNOTSUPP: source route failed
+    101, // ENETUNREACH: network unreachable
+    111, // ECONNREFUSED: port unreachable
+    112, // EHOSTDOWN: host unknown
+    113, // EHOSTUNREACH: host unreachable, time exceeded
+];
+
 /// Whether the error may be about a datagram sent earlier: with `IP_RECVERR` the kernel reports each ICMP error
 /// once by the next call on the socket, whatever that call is for, and queues it besides (ip(7)).
 fn may_be_earlier(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable
-            | io::ErrorKind::PermissionDenied
-            | io::ErrorKind::ConnectionReset
-    ) || matches!(error.raw_os_error(), Some(EMSGSIZE | ENOPROTOOPT | EPROTO))
+    // The other end of a socket pair is gone: `ECONNRESET` once, then the end of file (unix(7)).
+    error.kind() == io::ErrorKind::ConnectionReset
+        || error.raw_os_error().is_some_and(|number| OF_ICMP.contains(&number))
 }
-
-/// Numbers on Linux (include/uapi/asm-generic/errno.h); other systems make no sockets.
-const EMSGSIZE: i32 = 90;
-const ENOPROTOOPT: i32 = 92;
-const EPROTO: i32 = 71;
 
 /// Repeats a call that an earlier datagram's error stood in the way of.
 fn past_earlier_errors<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
@@ -227,6 +233,15 @@ fn past_earlier_errors<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result
         }
     }
     call()
+}
+
+/// The same for receiving, which sends nothing whose error this could be: however many errors come while it is repeated,
+/// none is the socket's own. True as of [`RecvBatch::recv`] after so many of them, when others are to have their turn first.
+fn receive_past_errors(mut call: impl FnMut() -> io::Result<bool>) -> io::Result<bool> {
+    match past_earlier_errors(&mut call) {
+        Err(error) if may_be_earlier(&error) || error.kind() == io::ErrorKind::Interrupted => Ok(true),
+        done => done,
+    }
 }
 
 /// Sends datagrams of one length as one ([`segments::send`]), past the errors of earlier ones.
@@ -244,4 +259,49 @@ fn send_segments(
         result
     });
     (sent, result)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn no_error_of_another_datagram_is_the_sockets_own() {
+        for number in OF_ICMP {
+            for in_a_row in [1, RETRIES + 1, 100] {
+                let mut errors = 0;
+                let mut recv = || match errors < in_a_row {
+                    true => {
+                        errors += 1;
+                        Err(Error::from_raw_os_error(number))
+                    }
+                    false => Err(ErrorKind::WouldBlock.into()),
+                };
+                let mut calls = 0;
+                let error = loop {
+                    calls += 1;
+                    match receive_past_errors(&mut recv) {
+                        Ok(more) => assert!(more, "{number}: there is more to look for"),
+                        Err(error) => break error,
+                    }
+                };
+                assert_eq!(error.kind(), ErrorKind::WouldBlock, "{in_a_row} times {number}");
+                assert_eq!(calls, 1 + in_a_row / (RETRIES + 1), "others have their turn");
+            }
+            let mut sent = [Err(Error::from_raw_os_error(number)), Ok(7)].into_iter();
+            let sent = past_earlier_errors(|| sent.next().unwrap_or(Ok(0)));
+            assert_eq!(sent.ok(), Some(7), "a datagram to another destination goes out after {number}");
+        }
+    }
+
+    #[test]
+    fn a_dead_socket_is_said_to_be_dead() {
+        // EBADF, EINVAL, ENOTSOCK.
+        for number in [9, 22, 88] {
+            let error = receive_past_errors(|| Err(Error::from_raw_os_error(number))).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(number));
+        }
+    }
 }

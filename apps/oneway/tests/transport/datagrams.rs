@@ -10,6 +10,9 @@ use oneway_lab::pattern;
 use oneway_lab::servers::origin::port;
 use oneway_lab::servers::{BindAnswer, SocksOptions};
 use oneway_lab::topology::{Simple, address};
+use oneway_wire::checksum;
+use oneway_wire::emit::udp_datagram;
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::common::{SECOND, ask, lab};
 
@@ -142,6 +145,46 @@ pub fn answers_to_third_parties_are_captured() -> TestResult {
             0,
             "{scheme:?}: it left past the outbound"
         );
+    }
+    Ok(())
+}
+
+/// Whatever a router says of one destination's datagrams, those to the others go on, by the same socket.
+pub fn no_icmp_error_ends_a_session() -> TestResult {
+    const IN_A_ROW: usize = 5;
+    let (lab, _oneway) = lab(None, &[])?;
+    let wire = Recorder::start(&lab.host, Some(Simple::UP1))?;
+    let socket = lab.host.client().udp_socket(false)?;
+    socket.set_read_timeout(Some(SECOND / 5))?;
+    let to = address::ORIGIN.v4_port(port::ECHO);
+    let echoes = || {
+        let mut buffer = [0; 16];
+        // An error about the other destination may be reported here.
+        while socket.send_to(b"on", to).is_err() {}
+        socket.recv_from(&mut buffer).is_ok_and(|(len, from)| (len, from) == (2, to))
+    };
+    wait_until(5 * SECOND, "the session carries", echoes)?;
+    let sent = |p: &oneway_lab::capture::Packet| {
+        p.is_udp() && p.direction == Direction::Out && p.dst == to.ip()
+    };
+    let ports = || wire.matching(sent).map(|sent| sent.iter().map(|p| p.ports.0).collect::<BTreeSet<_>>());
+    let before = ports()?;
+    let own = *before.first().ok_or("nothing was sent")?;
+    let router = lab.net.run(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)))??;
+    let mut quoted = Vec::new();
+    udp_datagram(&mut quoted, address::HOST_UP1.v4_port(own), address::SPARE.v4_port(5_000), b"quoted")?;
+    // Destination unreachable, each code; time exceeded; parameter problem (RFC 792, RFC 1812 5.2.7).
+    let kinds = (0..16).map(|code| (3, code)).chain([(11, 0), (11, 1), (12, 0)]);
+    for (kind, code) in kinds {
+        let mut message = vec![kind, code, 0, 0, 0, 0, 0, 0];
+        message.extend_from_slice(&quoted);
+        let sum = !checksum::sum(&message);
+        message[2..4].copy_from_slice(&sum.to_be_bytes());
+        for _ in 0..IN_A_ROW {
+            router.send_to(&message, &address::HOST_UP1.v4_port(0).into())?;
+        }
+        wait_until(5 * SECOND, &format!("the session carries after {kind}, {code}"), echoes)?;
+        assert_eq!(ports()?, before, "after {kind}, {code}: another session");
     }
     Ok(())
 }

@@ -79,6 +79,7 @@ fn main() -> std::process::ExitCode {
         datagrams::a_proxy_that_cannot_carry_them_is_told_at_once,
         datagrams::every_size_arrives_whole,
         datagrams::a_closed_port_is_reported,
+        datagrams::no_icmp_error_ends_a_session,
         datagrams::answers_to_third_parties_are_captured,
         echo::directly_it_is_the_far_end_that_answers,
         echo::nobody_answers_for_the_dead,
