@@ -13,6 +13,9 @@ pub struct Limits {
     pub dialing: usize,
     /// UDP sessions: client sockets.
     pub udp_sessions: usize,
+    /// Bytes of memory that datagrams of all sessions may take while they wait for their outbound, at first or when a
+    /// SOCKS5 proxy has ended the association.
+    pub udp_backlog: usize,
     /// DNS queries of one worker that wait for an upstream.
     pub dns_queries: usize,
     /// Echo sessions: running `ping`s.
@@ -47,6 +50,7 @@ impl Limits {
             tcp_connections: flows.max(64),
             dialing: (flows / 2).max(32),
             udp_sessions: (spare * 3 / 4).max(32),
+            udp_backlog: 16 << 20,
             // Each may ask several upstreams, with a socket for each.
             dns_queries: (spare / 8).clamp(16, 1024),
             echo_sessions: (spare / 16).clamp(8, 1024),

@@ -142,15 +142,21 @@ impl Outbound {
         }
     }
 
-    /// Opens a path for the datagrams of one client socket, to destinations of `family`.
+    /// Opens a path for the datagrams of one client socket, to destinations of `family`. What it has to keep for a while
+    /// takes its room from `backlog`.
     ///
     /// # Errors
     /// [`DialError::Unsupported`] where the protocol has no datagrams.
-    pub async fn udp(&self, egress: &Arc<Egress>, family: Family) -> Result<UdpPath, DialError> {
+    pub async fn udp(
+        &self,
+        egress: &Arc<Egress>,
+        family: Family,
+        backlog: &Arc<udp::Backlog>,
+    ) -> Result<UdpPath, DialError> {
         match self {
             Self::Direct => udp::direct(egress, family).map_err(DialError::Udp),
             Self::Block => Err(DialError::Blocked),
-            Self::Socks5(proxy) if self.carries_udp() => Box::pin(udp::socks5(egress, proxy)).await,
+            Self::Socks5(proxy) if self.carries_udp() => Box::pin(udp::socks5(egress, proxy, backlog)).await,
             Self::Trojan(proxy) => Box::pin(udp::trojan(egress, proxy)).await,
             Self::Shadowsocks(proxy) => udp::shadowsocks(egress, proxy).await,
             Self::Socks5(proxy) | Self::Socks4(proxy) | Self::Http(proxy) => Err(DialError::Unsupported {

@@ -1,5 +1,6 @@
 //! Paths for datagrams.
 
+mod backlog;
 mod direct;
 mod keeper;
 mod relayed;
@@ -18,6 +19,7 @@ use oneway_flow::Target;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
+pub use backlog::Backlog;
 pub(crate) use direct::open as direct;
 pub(crate) use shadowsocks::open as shadowsocks;
 pub(crate) use socks5::open as socks5;

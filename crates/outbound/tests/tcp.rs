@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use oneway_egress::EgressError;
 use oneway_flow::Target;
-use oneway_outbound::{Answer, Connected, DialError, Outbound, ProxyFault, Timeouts};
+use oneway_outbound::{Answer, Backlog, Connected, DialError, Outbound, ProxyFault, Timeouts};
 use server::{
     Options, Socks5Server, V4, V6, closed_port, egress, http_proxy, outbound, outbound_within, reply, script,
     short, tcp_echo, unhurried, until,
@@ -331,7 +331,8 @@ fn futures_are_small() {
     let (egress, target) = (egress(), Target::from_addr(V4));
     let proxy = outbound_within("socks5://127.0.0.1:1", Timeouts::default());
     let connect = size_of_val(&proxy.connect(&egress, &target));
-    let udp = size_of_val(&proxy.udp(&egress, oneway_route::Family::V4));
+    let backlog = Arc::new(Backlog::new(0));
+    let udp = size_of_val(&proxy.udp(&egress, oneway_route::Family::V4, &backlog));
     println!("connect {connect}, udp {udp}");
     assert!(connect < 1024, "{connect}");
     assert!(udp < 1024, "{udp}");

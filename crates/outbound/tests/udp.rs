@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use oneway_egress::{IcmpErrorEvent, IcmpErrorKind, RecvBatch};
 use oneway_flow::{Network, Target};
-use oneway_outbound::{Answer, Outbound, PROXY_HEADER_MAX, UdpPath};
+use oneway_outbound::{Answer, Backlog, Outbound, PROXY_HEADER_MAX, UdpPath};
 use oneway_route::Family;
 use server::{Options, Socks5Server, V4, V6, closed_port, egress, outbound, reply, udp_echo, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,6 +20,11 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Room enough.
+fn backlog() -> Arc<Backlog> {
+    Arc::new(Backlog::new(1 << 20))
+}
 
 /// What is there already, at most `most` datagrams.
 fn waiting(path: &UdpPath, most: usize) -> std::io::Result<Vec<(Vec<u8>, SocketAddr)>> {
@@ -74,12 +79,12 @@ async fn echoes(path: &UdpPath, dst: &Target, payload: &[u8]) -> SocketAddr {
 }
 
 async fn socks5(server: &Socks5Server) -> UdpPath {
-    outbound(&server.url()).udp(&egress(), Family::V4).await.unwrap()
+    outbound(&server.url()).udp(&egress(), Family::V4, &backlog()).await.unwrap()
 }
 
 #[tokio::test]
 async fn direct_has_one_mapping_for_all_destinations() {
-    let path = Outbound::Direct.udp(&egress(), Family::V4).await.unwrap();
+    let path = Outbound::Direct.udp(&egress(), Family::V4, &backlog()).await.unwrap();
     let seen = UdpSocket::bind(V4).await.unwrap();
     for _ in 0..50 {
         let origin = udp_echo(V4).await;
@@ -93,7 +98,7 @@ async fn direct_has_one_mapping_for_all_destinations() {
     UdpSocket::bind(V4).await.unwrap().send_to(b"third", from).await.unwrap();
     assert_eq!(receive(&path).await.0, b"third");
 
-    let path6 = Outbound::Direct.udp(&egress(), Family::V6).await.unwrap();
+    let path6 = Outbound::Direct.udp(&egress(), Family::V6, &backlog()).await.unwrap();
     let origin6 = udp_echo(V6).await;
     assert_eq!(echoes(&path6, &origin6.into(), &[7; 9000]).await, origin6);
 }
@@ -101,7 +106,7 @@ async fn direct_has_one_mapping_for_all_destinations() {
 #[tokio::test]
 async fn direct_tells_which_destination_is_closed_and_goes_on_with_the_others() {
     for (at, family) in [(V4, Family::V4), (V6, Family::V6)] {
-        let path = Outbound::Direct.udp(&egress(), family).await.unwrap();
+        let path = Outbound::Direct.udp(&egress(), family, &backlog()).await.unwrap();
         let origin = udp_echo(at).await;
         let closed = UdpSocket::bind(at).await.unwrap().local_addr().unwrap();
         for round in 0..20u8 {
@@ -118,7 +123,7 @@ async fn direct_tells_which_destination_is_closed_and_goes_on_with_the_others() 
 
 #[tokio::test]
 async fn direct_reports_errors_to_one_who_already_waits() {
-    let path = Outbound::Direct.udp(&egress(), Family::V4).await.unwrap();
+    let path = Outbound::Direct.udp(&egress(), Family::V4, &backlog()).await.unwrap();
     let closed = UdpSocket::bind(V4).await.unwrap().local_addr().unwrap();
     for _ in 0..3 {
         path.try_send_to(b"x", &closed.into()).unwrap();
@@ -131,7 +136,7 @@ async fn direct_reports_errors_to_one_who_already_waits() {
 async fn direct_refuses_guarded_destinations() {
     let egress = egress();
     egress.set_forbidden(vec!["198.18.0.0/15".parse().unwrap()]);
-    let path = Outbound::Direct.udp(&egress, Family::V4).await.unwrap();
+    let path = Outbound::Direct.udp(&egress, Family::V4, &backlog()).await.unwrap();
     for dst in
         ["198.18.0.1:53", "0.0.0.0:53", "224.0.0.251:5353", "255.255.255.255:67", "[::ffff:198.18.0.1]:53"]
     {
@@ -253,6 +258,37 @@ async fn socks5_association_lost_is_made_anew_within_a_second() {
 }
 
 #[tokio::test]
+async fn socks5_datagrams_that_wait_share_one_bound() {
+    const LEN: usize = 10_000;
+    let server = Socks5Server::start(V4, Options::default()).await;
+    let backlog = Arc::new(Backlog::new(3 * (LEN + 1_000)));
+    let proxy = outbound(&server.url());
+    let (one, other) =
+        (proxy.udp(&egress(), Family::V4, &backlog).await, proxy.udp(&egress(), Family::V4, &backlog).await);
+    let (one, other) = (one.unwrap(), other.unwrap());
+    let origin = udp_echo(V4).await;
+    for path in [&one, &other] {
+        echoes(path, &origin.into(), b"ping").await;
+    }
+    server.end.notify_waiters();
+    timeout(PATIENCE, async { tokio::join!(one.control_closed(), other.control_closed()) }).await.unwrap();
+    // Nothing is awaited here, so that no new association is made meanwhile.
+    let send = |path: &UdpPath| path.try_send_to(&[1; LEN], &origin.into()).map_err(|error| error.kind());
+    assert_eq!([send(&one), send(&one), send(&other)], [Ok(()); 3]);
+    assert_eq!([send(&one), send(&other)], [Err(ErrorKind::WouldBlock); 2]);
+    for path in [&one, &one, &other] {
+        assert_eq!(receive(path).await.0.len(), LEN);
+    }
+    assert_eq!(backlog.taken(), 0, "all room is given back");
+    server.end.notify_waiters();
+    timeout(PATIENCE, one.control_closed()).await.unwrap();
+    send(&one).unwrap();
+    assert!(backlog.taken() > LEN);
+    drop(one);
+    until("the room of a path that ends", || backlog.taken() == 0).await;
+}
+
+#[tokio::test]
 async fn socks5_proxy_that_ends_every_association_is_asked_with_pauses() {
     let listener = TcpListener::bind(V4).await.unwrap();
     let at = listener.local_addr().unwrap();
@@ -269,7 +305,7 @@ async fn socks5_proxy_that_ends_every_association_is_asked_with_pauses() {
             count.fetch_add(1, SeqCst);
         }
     });
-    let path = outbound(&format!("socks5://{at}")).udp(&egress(), Family::V4).await.unwrap();
+    let path = outbound(&format!("socks5://{at}")).udp(&egress(), Family::V4, &backlog()).await.unwrap();
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_secs(1) {
         let _ = path.try_send_to(b"x", &V4.into());
@@ -332,17 +368,17 @@ async fn what_cannot_carry_datagrams_says_so() {
     assert!(outbound("socks5://127.0.0.1:1").carries_udp());
     for url in ["http://127.0.0.1:1", "socks4://127.0.0.1:1"] {
         assert!(!outbound(url).carries_udp(), "{url}");
-        let error = outbound(url).udp(&egress(), Family::V4).await.unwrap_err();
+        let error = outbound(url).udp(&egress(), Family::V4, &backlog()).await.unwrap_err();
         assert_eq!(error.answer_on(Network::Udp), Answer::IcmpPort, "{error}");
     }
     let down = outbound(&format!("socks5://{}", closed_port().await));
-    let error = down.udp(&egress(), Family::V4).await.unwrap_err();
+    let error = down.udp(&egress(), Family::V4, &backlog()).await.unwrap_err();
     assert_eq!(error.answer_on(Network::Udp), Answer::IcmpPort, "{error}");
-    let blocked = Outbound::Block.udp(&egress(), Family::V4).await.unwrap_err();
+    let blocked = Outbound::Block.udp(&egress(), Family::V4, &backlog()).await.unwrap_err();
     assert_eq!(blocked.answer_on(Network::Udp), Answer::IcmpPort);
     // CONNECT only: command not supported.
     let at = server::script(vec![(3, vec![5, 0]), (10, vec![5, 7])]).await;
-    let error = outbound(&format!("socks5://{at}")).udp(&egress(), Family::V4).await.unwrap_err();
+    let error = outbound(&format!("socks5://{at}")).udp(&egress(), Family::V4, &backlog()).await.unwrap_err();
     assert_eq!(error.answer_on(Network::Udp), Answer::IcmpPort, "{error}");
 }
 
@@ -378,7 +414,7 @@ async fn what_a_relay_sent_together_is_handed_on_together() {
     relay.set_read_timeout(Some(PATIENCE)).unwrap();
     let associated = reply(0, relay.local_addr().unwrap());
     let at = server::script(vec![(3, vec![5, 0]), (10, associated)]).await;
-    let path = outbound(&format!("socks5://{at}")).udp(&egress(), Family::V4).await.unwrap();
+    let path = outbound(&format!("socks5://{at}")).udp(&egress(), Family::V4, &backlog()).await.unwrap();
     let origin: SocketAddr = "192.0.2.7:53".parse().unwrap();
     path.try_send_to(b"question", &origin.into()).unwrap();
     let mut heard = [0; 64];

@@ -164,9 +164,8 @@ pub fn no_icmp_error_ends_a_session() -> TestResult {
         socket.recv_from(&mut buffer).is_ok_and(|(len, from)| (len, from) == (2, to))
     };
     wait_until(5 * SECOND, "the session carries", echoes)?;
-    let sent = |p: &oneway_lab::capture::Packet| {
-        p.is_udp() && p.direction == Direction::Out && p.dst == to.ip()
-    };
+    let sent =
+        |p: &oneway_lab::capture::Packet| p.is_udp() && p.direction == Direction::Out && p.dst == to.ip();
     let ports = || wire.matching(sent).map(|sent| sent.iter().map(|p| p.ports.0).collect::<BTreeSet<_>>());
     let before = ports()?;
     let own = *before.first().ok_or("nothing was sent")?;

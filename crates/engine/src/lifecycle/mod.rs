@@ -600,7 +600,7 @@ fn shared(
         dns,
         egress,
         guard: Guard::new(addresses.to_vec()).answering(answers).left_out(without.has(Safeguard::Ingress)),
-        udp: worker::Sessions::default(),
+        udp: worker::Sessions::new(&limits),
         quic: worker::QuicNames::default(),
         echo: worker::EchoSessions::default(),
         flushed: AtomicUsize::new(0),

@@ -18,7 +18,7 @@ use std::time::Instant;
 use hashbrown::{DefaultHashBuilder, HashMap};
 use oneway_egress::{RecvBatch, Transport};
 use oneway_flow::{FlowGuard, Network, Target};
-use oneway_outbound::{Answer, PROXY_HEADER_MAX, UdpPath};
+use oneway_outbound::{Answer, Backlog, PROXY_HEADER_MAX, UdpPath};
 use oneway_route::Family;
 use oneway_wire::emit::Unreachable;
 use oneway_wire::ip::IpView;
@@ -32,6 +32,7 @@ use super::reply::{DATAGRAM_HEADROOM, reported};
 use super::sniff::has;
 use crate::dispatch::{Choice, Entry, Subject};
 use crate::guard::Destination;
+use crate::limits::Limits;
 use names::{Names, Next};
 use oneway_dns::Pinned;
 pub(super) use outbox::Outbox;
@@ -40,10 +41,6 @@ pub(crate) use quic::QuicNames;
 /// Datagrams kept for a session whose outbound is not ready yet, and their bytes.
 const QUEUED: usize = 1024;
 const QUEUED_BYTES: usize = 128 * 1024;
-
-/// Bytes of memory that the kept datagrams of all sessions may take, and what each takes besides its own.
-const QUEUED_IN_ALL: usize = 16 << 20;
-const OVERHEAD: usize = 128;
 
 /// Datagrams received by one system call, and calls before other sessions get their turn.
 const BATCH: usize = 16;
@@ -60,8 +57,8 @@ pub(crate) struct Sessions {
     shards: Vec<RwLock<HashMap<Key, Arc<Session>>>>,
     hasher: DefaultHashBuilder,
     count: AtomicUsize,
-    /// Of the datagrams kept by all sessions: [`QUEUED_IN_ALL`].
-    queued: AtomicUsize,
+    /// What the datagrams take that all sessions keep until their outbound is ready.
+    backlog: Arc<Backlog>,
     epoch: Instant,
     /// Seconds since `epoch`, as of the last [`Sessions::sweep`]: a datagram is not worth asking the time for.
     clock: AtomicU32,
@@ -99,13 +96,13 @@ struct Queue {
     bytes: usize,
 }
 
-impl Default for Sessions {
-    fn default() -> Self {
+impl Sessions {
+    pub(crate) fn new(limits: &Limits) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             hasher: DefaultHashBuilder::default(),
             count: AtomicUsize::new(0),
-            queued: AtomicUsize::new(0),
+            backlog: Arc::new(Backlog::new(limits.udp_backlog)),
             epoch: Instant::now(),
             clock: AtomicU32::new(0),
         }
@@ -146,12 +143,10 @@ impl Sessions {
 
     /// Keeps a datagram, if there is room for it.
     fn keep(&self, queue: &mut Queue, target: &Target, payload: &[u8]) -> bool {
-        if queue.datagrams.len() >= QUEUED || queue.bytes + payload.len() > QUEUED_BYTES {
-            return false;
-        }
-        let weight = payload.len() + OVERHEAD;
-        if self.queued.fetch_add(weight, Ordering::Relaxed) + weight > QUEUED_IN_ALL {
-            self.queued.fetch_sub(weight, Ordering::Relaxed);
+        if queue.datagrams.len() >= QUEUED
+            || queue.bytes + payload.len() > QUEUED_BYTES
+            || !self.backlog.take(payload.len())
+        {
             return false;
         }
         queue.bytes += payload.len();
@@ -162,7 +157,7 @@ impl Sessions {
     /// Takes what was kept; nothing is kept any more.
     fn take_kept(&self, queued: &mut Option<Queue>) -> VecDeque<(Target, Vec<u8>)> {
         let Queue { datagrams, bytes } = queued.take().unwrap_or_default();
-        self.queued.fetch_sub(bytes + datagrams.len() * OVERHEAD, Ordering::Relaxed);
+        self.backlog.give_back(datagrams.len(), bytes);
         datagrams
     }
 
@@ -495,8 +490,9 @@ impl Worker {
     /// Opens a session's outbound and returns its datagrams to the client until it is idle or gone.
     async fn session(self: Rc<Self>, session: Arc<Session>) {
         let choice = &session.outbound;
+        let family = Family::of(session.key.0.ip());
         let opened = tokio::select! {
-            opened = choice.outbound.udp(&self.shared.egress, Family::of(session.key.0.ip())) => opened,
+            opened = choice.outbound.udp(&self.shared.egress, family, &self.shared.udp.backlog) => opened,
             () = session.end.notified() => {
                 self.shared.udp.remove(&session);
                 self.shared.udp.take_kept(&mut session.queued.lock());

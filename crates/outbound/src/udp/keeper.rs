@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
+use super::backlog::Backlog;
 use super::socks5::send;
 use crate::proxy::Proxy;
 use crate::socks5::BoundAddr;
@@ -47,15 +48,49 @@ pub(super) struct Link {
 struct State {
     /// None while the association is lost.
     relay: Option<SocketAddr>,
-    waiting: VecDeque<Vec<u8>>,
-    waiting_bytes: usize,
+    waiting: Waiting,
     /// The last attempt to make a new association has failed.
     failed: bool,
 }
 
+/// Datagrams that wait for a relay.
+#[derive(Debug)]
+struct Waiting {
+    datagrams: VecDeque<Vec<u8>>,
+    bytes: usize,
+    backlog: Arc<Backlog>,
+}
+
+impl Waiting {
+    /// Keeps a datagram, if there is room for it.
+    fn keep(&mut self, header: &[u8], payload: &[u8]) -> bool {
+        let len = header.len() + payload.len();
+        let fits =
+            self.datagrams.len() < WAITING && self.bytes + len <= WAITING_BYTES && self.backlog.take(len);
+        if fits {
+            self.bytes += len;
+            self.datagrams.push_back([header, payload].concat());
+        }
+        fits
+    }
+
+    /// Takes them all.
+    fn take(&mut self) -> VecDeque<Vec<u8>> {
+        self.backlog.give_back(self.datagrams.len(), std::mem::take(&mut self.bytes));
+        std::mem::take(&mut self.datagrams)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.take();
+    }
+}
+
 impl Link {
-    pub(super) fn new(socket: Protected<UdpSocket>, relay: SocketAddr) -> Self {
-        let state = State { relay: Some(relay), waiting: VecDeque::new(), waiting_bytes: 0, failed: false };
+    pub(super) fn new(socket: Protected<UdpSocket>, relay: SocketAddr, backlog: Arc<Backlog>) -> Self {
+        let waiting = Waiting { datagrams: VecDeque::new(), bytes: 0, backlog };
+        let state = State { relay: Some(relay), waiting, failed: false };
         Self { socket, state: Mutex::new(state), wanted: Notify::new() }
     }
 
@@ -66,7 +101,8 @@ impl Link {
     /// Holds a datagram back until there is a relay again, and sees to it that there will be.
     ///
     /// # Errors
-    /// [`io::ErrorKind::ConnectionRefused`] if the proxy has just refused a new association.
+    /// [`io::ErrorKind::ConnectionRefused`] if the proxy has just refused a new association;
+    /// [`io::ErrorKind::WouldBlock`] if there is no room.
     pub(super) fn keep_until_remade(&self, header: &[u8], payload: &[u8]) -> io::Result<()> {
         self.wanted.notify_one();
         let mut state = self.state.lock();
@@ -77,13 +113,7 @@ impl Link {
         if state.failed {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
-        let len = header.len() + payload.len();
-        if state.waiting.len() >= WAITING || state.waiting_bytes + len > WAITING_BYTES {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        state.waiting_bytes += len;
-        state.waiting.push_back([header, payload].concat());
-        Ok(())
+        if state.waiting.keep(header, payload) { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
     }
 
     fn lost(&self) {
@@ -93,8 +123,7 @@ impl Link {
     fn failed(&self) {
         let mut state = self.state.lock();
         state.failed = true;
-        state.waiting = VecDeque::new();
-        state.waiting_bytes = 0;
+        state.waiting.take();
     }
 
     fn remade(&self, relay: SocketAddr) {
@@ -102,8 +131,7 @@ impl Link {
             let mut state = self.state.lock();
             state.relay = Some(relay);
             state.failed = false;
-            state.waiting_bytes = 0;
-            std::mem::take(&mut state.waiting)
+            state.waiting.take()
         };
         for datagram in waiting {
             // What does not fit the socket's buffer is lost, as any datagram may be.

@@ -11,6 +11,7 @@ use oneway_flow::Target;
 use socket2::SockRef;
 use tokio::net::UdpSocket;
 
+use super::backlog::Backlog;
 use super::keeper::{self, Keeper, Link};
 use super::relayed::Relayed;
 use super::{UdpCounters, UdpPath, past_earlier_errors, send_segments};
@@ -36,11 +37,15 @@ thread_local! {
 /// The most that a datagram of IPv4 carries.
 const PAYLOAD_MAX: usize = 65_507;
 
-pub(crate) async fn open(egress: &Arc<Egress>, proxy: &Arc<Proxy>) -> Result<UdpPath, DialError> {
+pub(crate) async fn open(
+    egress: &Arc<Egress>,
+    proxy: &Arc<Proxy>,
+    backlog: &Arc<Backlog>,
+) -> Result<UdpPath, DialError> {
     let association = keeper::associate(egress, proxy).await?;
     let socket: Protected<UdpSocket> = egress.udp_for(association.relay).map_err(DialError::Udp)?;
     let segments = segments::enable(&socket);
-    let link = Arc::new(Link::new(socket, association.relay));
+    let link = Arc::new(Link::new(socket, association.relay, Arc::clone(backlog)));
     let keeper = Keeper::start(Arc::clone(&link), association, Arc::clone(egress), Arc::clone(proxy));
     Ok(UdpPath::Socks5(Socks5Udp { link, keeper, relayed: Relayed::default(), segments }))
 }
