@@ -12,7 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
-use oneway_egress::{Egress, EgressError, Safeguard};
+use oneway_egress::{Egress, EgressError, Safeguard, lacking_descriptors};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -115,7 +115,23 @@ enum Whose {
     Programs,
 }
 
-type Landing = watch::Receiver<Option<Arc<Message>>>;
+/// What came of a question.
+#[derive(Clone, Debug)]
+struct Outcome {
+    answer: Message,
+    /// There is no better answer because a server could not be asked for want of a descriptor: errno(3).
+    lacking: Option<i32>,
+}
+
+impl From<Message> for Outcome {
+    fn from(answer: Message) -> Self {
+        Self { answer, lacking: None }
+    }
+}
+
+/// The parts of an [`Outcome`], whose answer the cache shares.
+type Landed = (Arc<Message>, Option<i32>);
+type Landing = watch::Receiver<Option<Landed>>;
 
 /// A question on its way.
 struct Flight {
@@ -128,7 +144,7 @@ enum Join {
     /// Somebody asks already.
     Wait(Landing),
     /// Nobody does.
-    Lead(watch::Sender<Option<Arc<Message>>>, Landing),
+    Lead(watch::Sender<Option<Landed>>, Landing),
     /// Our own question came back.
     Escape(SocketAddr),
     Full,
@@ -206,7 +222,7 @@ impl Client {
     /// Finds the addresses of a host for our own sake; at least one.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] if it has none, others if nobody could be asked.
+    /// [`io::ErrorKind::NotFound`] if it has none, others if nobody could be asked; among them `EMFILE` and `ENFILE`.
     pub async fn resolve(self: &Arc<Self>, host: &str) -> io::Result<Resolved> {
         self.resolve_as(host, Whose::Ours).await
     }
@@ -227,6 +243,8 @@ impl Client {
         let (v4, v6) = tokio::join!(self.ask_as(&v4, None, whose), self.ask_as(&v6, None, whose));
         let mut found = Resolved { addresses: Vec::new(), ttl: Duration::MAX };
         let mut forbidden = false;
+        let lacking = v4.lacking.or(v6.lacking);
+        let (v4, v6) = (v4.answer, v6.answer);
         for record in v4.answers.iter().chain(&v6.answers) {
             let Some(ip) = record.data.ip_addr() else { continue };
             found.ttl = found.ttl.min(Duration::from_secs(record.ttl.into()));
@@ -243,6 +261,9 @@ impl Client {
             return Ok(found);
         }
         let nowhere = |code| matches!(code, ResponseCode::NoError | ResponseCode::NXDomain);
+        if let Some(number) = lacking {
+            return Err(io::Error::from_raw_os_error(number));
+        }
         Err(match (v4.metadata.response_code, v6.metadata.response_code) {
             _ if forbidden => io::Error::other("its only addresses are such as nothing may be sent to"),
             (a, b) if nowhere(a) && nowhere(b) => {
@@ -254,13 +275,13 @@ impl Client {
 
     /// The answer to a program's question; SERVFAIL if there is none. `original` is the server that it asked.
     pub(crate) async fn ask(self: &Arc<Self>, asked: &Asked, original: Option<SocketAddr>) -> Message {
-        self.ask_as(asked, original, Whose::Programs).await
+        self.ask_as(asked, original, Whose::Programs).await.answer
     }
 
-    async fn ask_as(self: &Arc<Self>, asked: &Asked, original: Option<SocketAddr>, whose: Whose) -> Message {
+    async fn ask_as(self: &Arc<Self>, asked: &Asked, original: Option<SocketAddr>, whose: Whose) -> Outcome {
         let key = asked.key();
         if let Some(answer) = self.cached(&key) {
-            return answer;
+            return answer.into();
         }
         // Whoever follows the name of a proxy wants to know when it changes.
         let stale = match whose {
@@ -268,7 +289,7 @@ impl Client {
             Whose::Programs => self.cache.lock().stale(&key, std::time::Instant::now()),
         };
         if let Some(stale) = stale.as_ref().filter(|stale| stale.at_once && !stale.anew) {
-            return Message::clone(&stale.answer);
+            return Message::clone(&stale.answer).into();
         }
         let mut landing = match self.join(&key, original) {
             Join::Wait(landing) => landing,
@@ -277,16 +298,18 @@ impl Client {
                 let (client, asked) = (Arc::clone(self), asked.clone());
                 tokio::spawn(async move {
                     let config = client.config.load_full();
-                    let answer = Arc::new(client.race(&asked, client.order(&asked, original), whose).await);
+                    let Outcome { answer, lacking } =
+                        client.race(&asked, client.order(&asked, original), whose).await;
+                    let answer = Arc::new(answer);
                     {
                         let mut cache = client.cache.lock();
-                        // Others are asked by now.
-                        if Arc::ptr_eq(&client.config.load(), &config) {
+                        // Others are asked by now; or nobody was, which is no answer to keep.
+                        if lacking.is_none() && Arc::ptr_eq(&client.config.load(), &config) {
                             cache.put(leading.key.clone(), &answer, std::time::Instant::now());
                         }
                     }
                     drop(leading);
-                    land.send_replace(Some(answer));
+                    land.send_replace(Some((answer, lacking)));
                 });
                 landing
             }
@@ -296,21 +319,23 @@ impl Client {
             }
             Join::Full => {
                 self.limited.fetch_add(1, Relaxed);
-                return asked.code(ResponseCode::ServFail);
+                return asked.code(ResponseCode::ServFail).into();
             }
         };
         if let Some(stale) = stale.as_ref().filter(|stale| stale.at_once) {
-            return Message::clone(&stale.answer);
+            return Message::clone(&stale.answer).into();
         }
         let patience = if self.is_local() { PATIENCE_LOCAL } else { PATIENCE };
         let landed = timeout(patience, landing.wait_for(Option::is_some)).await;
-        let answer = match landed.ok().and_then(Result::ok).and_then(|answer| answer.clone()) {
-            Some(answer) => Message::clone(&answer),
-            None => asked.code(ResponseCode::ServFail),
+        let outcome = match landed.ok().and_then(Result::ok).and_then(|landed| landed.clone()) {
+            Some((answer, lacking)) => Outcome { answer: Message::clone(&answer), lacking },
+            None => asked.code(ResponseCode::ServFail).into(),
         };
         match stale {
-            Some(stale) if answer.metadata.response_code == ResponseCode::ServFail => stale.answer,
-            _ => answer,
+            Some(stale) if outcome.answer.metadata.response_code == ResponseCode::ServFail => {
+                stale.answer.into()
+            }
+            _ => outcome,
         }
     }
 
@@ -377,13 +402,14 @@ impl Client {
 
     /// Asks the servers, each after the one before it has failed or been silent for a while; the first answer wins. An
     /// answer that is none (SERVFAIL, REFUSED) only if nobody has a better one.
-    async fn race(&self, asked: &Asked, order: Vec<(usize, Upstream)>, whose: Whose) -> Message {
+    async fn race(&self, asked: &Asked, order: Vec<(usize, Upstream)>, whose: Whose) -> Outcome {
         let carrier = self.carrier.get().filter(|_| whose == Whose::Programs);
         let deadline = Instant::now() + PATIENCE;
         let others: Arc<[Upstream]> = self.config.load().upstreams.as_slice().into();
         let mut waiting = order.into_iter();
         let mut running = JoinSet::new();
         let mut second_best = None;
+        let mut lacking = None;
         self.sent.fetch_add(1, Relaxed);
         while let Some((place, upstream)) = waiting.next() {
             running.spawn(exchange_with(
@@ -409,10 +435,11 @@ impl Client {
                                 if place != usize::MAX {
                                     self.preferred.store(place, Relaxed);
                                 }
-                                return answer;
+                                return answer.into();
                             }
                             Ok(answer) => { second_best.get_or_insert(answer); }
                             Err(error) => {
+                                lacking = lacking.or(lacking_descriptors(&error));
                                 tracing::debug!(server = %upstream, %error, "an upstream does not answer");
                             }
                         }
@@ -423,7 +450,8 @@ impl Client {
             }
         }
         self.failed.fetch_add(1, Relaxed);
-        second_best.unwrap_or_else(|| asked.code(ResponseCode::ServFail))
+        let answer = second_best.unwrap_or_else(|| asked.code(ResponseCode::ServFail));
+        Outcome { answer, lacking }
     }
 }
 

@@ -1,10 +1,32 @@
 //! Why a socket was not made.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+
+/// Of errno(3), the same on all Unix systems.
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+
+/// The number of `EMFILE` or `ENFILE` if what failed did so, at whatever depth, for want of a descriptor. That says nothing
+/// about whoever was to be spoken to.
+pub fn lacking_descriptors(error: &(dyn Error + 'static)) -> Option<i32> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        next = error.source();
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            if let Some(number @ (ENFILE | EMFILE)) = io.raw_os_error() {
+                return Some(number);
+            }
+            // An error that another one was made of is not its source, but has the same.
+            next = io.get_ref().map_or(next, |inner| Some(inner as &(dyn Error + 'static)));
+        }
+    }
+    None
+}
 
 /// Which guard a destination has hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -44,7 +44,7 @@ pub use breaker::Quarantined;
 pub use canary::Canary;
 pub use choose::{Choice, Means, Uplink, choose};
 pub use egress::{Counters, Egress, SelfTest};
-pub use error::{EgressError, ForbiddenReason};
+pub use error::{EgressError, ForbiddenReason, lacking_descriptors};
 pub use host_route::HostRoute;
 pub use icmp::{IcmpKind, IcmpSocket};
 pub use icmp_error::{IcmpErrorEvent, IcmpErrorKind, QUOTE_MAX, next_error, recv_error, try_error};

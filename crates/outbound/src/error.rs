@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oneway_egress::EgressError;
+use oneway_egress::{EgressError, lacking_descriptors};
 use oneway_flow::Network;
 
 /// What the client of a failed flow must see.
@@ -96,10 +96,6 @@ pub enum ProxyFault {
     #[error("cannot be asked for an IPv6 address")]
     NoIpv6,
 }
-
-/// Of errno(3), the same on all Unix systems.
-const ENFILE: i32 = 23;
-const EMFILE: i32 = 24;
 
 /// A flow that could not be carried.
 #[derive(Debug, thiserror::Error)]
@@ -233,15 +229,7 @@ impl DialError {
 
     /// Whether it failed for want of a descriptor: that says nothing about the proxy or the destination.
     pub fn lacks_descriptors(&self) -> bool {
-        let (Self::Direct { source, .. }
-        | Self::Udp(source)
-        | Self::ProxyDown { source, .. }
-        | Self::Tunnel { source, .. }) = self
-        else {
-            return false;
-        };
-        let EgressError::Create { source, .. } = source else { return false };
-        matches!(source.raw_os_error(), Some(ENFILE | EMFILE))
+        lacking_descriptors(self).is_some()
     }
 
     /// [`Self::answer`] for a transport that may not have resets.

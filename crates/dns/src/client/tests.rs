@@ -323,7 +323,7 @@ async fn a_stub_that_asks_us_is_sent_to_whom_it_meant() {
         assert!(matches!(asks.join(&own.key(), Some(server)), Join::Wait(_)), "only once");
         let found = asks.race(&own, vec![(0, Upstream::Udp(original))], Whose::Ours).await;
         let mut reply = answer(&query, 0);
-        reply.answers = found.answers;
+        reply.answers = found.answer.answers;
         stub.send_to(&reply.to_vec().unwrap(), from).await.unwrap();
     });
     let begin = Instant::now();

@@ -180,13 +180,21 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             let entry = Entry::new("far", "socks5", None, Outbound::Block);
             entry.observe(None);
+            let unresolved = |number| DialError::Resolve {
+                proxy: "p".into(),
+                source: io::Error::from_raw_os_error(number),
+            };
             for _ in 0..100 {
-                entry.observe(Some(&down(24)));
-                entry.observe(Some(&down(23)));
+                for error in [down(24), down(23), unresolved(24), unresolved(23)] {
+                    entry.observe(Some(&error));
+                }
                 assert_eq!(entry.health().up, Some(true));
             }
             entry.observe(Some(&down(13)));
             assert_eq!(entry.health().up, Some(false), "another error of the same step");
+            entry.observe(None);
+            entry.observe(Some(&unresolved(13)));
+            assert_eq!(entry.health().up, Some(false), "another error of the look-up");
         });
         let text = String::from_utf8(log.0.lock().clone()).unwrap();
         assert_eq!(text.matches("no more files may be open").count(), 1, "{text}");
