@@ -187,6 +187,15 @@ impl Sessions {
     }
 }
 
+/// What `next` resolves to; none once `end` has, even if there is always more.
+async fn unless_ended<T>(end: impl Future<Output = ()>, next: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = end => None,
+        next = next => Some(next),
+    }
+}
+
 /// How a datagram's sender is told.
 fn unreachable(answer: Answer) -> Option<Unreachable> {
     match answer {
@@ -531,12 +540,7 @@ impl Worker {
     async fn return_datagrams(&self, session: &Session, path: &UdpPath) {
         let mut end = pin!(session.end.notified());
         loop {
-            let ready = tokio::select! {
-                biased;
-                ready = path.ready() => ready,
-                () = &mut end => return,
-            };
-            let Ok(ready) = ready else { return };
+            let Some(Ok(ready)) = unless_ended(end.as_mut(), path.ready()).await else { return };
             if ready.errors {
                 self.report_errors(session, path);
             }
@@ -577,5 +581,23 @@ impl Worker {
             session.flow.down.fetch_add(bytes, Ordering::Relaxed);
             Ok(more)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_session_with_a_constant_stream_ends_when_it_is_told_to() {
+        let end = Notify::new();
+        let mut ended = pin!(end.notified());
+        for n in 0..3 {
+            assert_eq!(unless_ended(ended.as_mut(), ready(n)).await, Some(n));
+        }
+        end.notify_one();
+        assert_eq!(unless_ended(ended.as_mut(), ready(3)).await, None);
     }
 }
