@@ -9,8 +9,14 @@ use crate::config::{LimitsConfig, StackKind, Wait};
 pub struct Limits {
     /// TCP connections, closing ones included.
     pub tcp_connections: usize,
-    /// Connections of one worker whose outbound is being dialled.
+    /// Connections whose outbound is being dialled.
     pub dialing: usize,
+    /// The same of one source.
+    pub dialing_of_source: usize,
+    /// How long a dial may take for which nobody but its client sets a limit: the time for which a client must repeat its
+    /// SYN at least (RFC 9293, 3.8.3, R2 of a SYN). The kernel gives up before, after `tcp_syn_retries` (tcp(7)), unless it
+    /// is told to be more patient.
+    pub dial: Duration,
     /// UDP sessions: client sockets.
     pub udp_sessions: usize,
     /// Bytes of memory that datagrams of all sessions may take while they wait for their outbound, at first or when a
@@ -46,9 +52,12 @@ impl Limits {
             StackKind::System => 2,
         };
         let flows = (descriptors - spare) / each;
+        let dialing = (flows / 2).max(32);
         Self {
             tcp_connections: flows.max(64),
-            dialing: (flows / 2).max(32),
+            dialing,
+            dialing_of_source: dialing / 4 * 3,
+            dial: Duration::from_secs(180),
             udp_sessions: (spare * 3 / 4).max(32),
             udp_backlog: 16 << 20,
             // Each may ask several upstreams, with a socket for each.

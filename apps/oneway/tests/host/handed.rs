@@ -10,9 +10,11 @@ use oneway_lab::client::{Client, Outcome, parallel, wait_until};
 use oneway_lab::harness::{Failed, TestResult};
 use oneway_lab::servers::origin::port;
 use oneway_lab::topology::{Standard, address, port as proxy};
-use oneway_lab::{Snapshot, Topology};
+use oneway_lab::{LabError, Snapshot, Topology};
 
-use crate::common::{SECOND, TUN, ask, command, expect_connectivity, number, reaches_origin, run, stop};
+use crate::common::{
+    ONEWAY, SECOND, TUN, ask, command, expect_connectivity, number, program, reaches_origin, run, stop,
+};
 use crate::drift::tool;
 
 const MODES: [&str; 2] = ["redirect", "tproxy"];
@@ -187,4 +189,34 @@ fn deleted(mode: &str) -> TestResult {
     }
     assert!(tun.count(|packet| packet.is_syn())? >= 2);
     stop(&mut oneway, host, &before)
+}
+
+/// As with the device: who asks for what never answers takes no more than its share.
+pub fn one_source_does_not_take_all_places() -> TestResult {
+    const TO_NOWHERE: usize = 300;
+    for mode in MODES {
+        let lab = Topology::simple()?;
+        let _oneway = program(&lab.host, ONEWAY, &["--capture", mode]).file_limit(256).start()?;
+        let client = lab.host.client();
+        let refused =
+            || ask(&lab.host, "status").is_ok_and(|status| number(&status, "/counters/tcp/refused") > 0);
+        thread::scope(|scope| {
+            let crowd = scope.spawn(|| {
+                parallel(TO_NOWHERE, |_| {
+                    let mut stream = client.tcp(address::BLACK_HOLE.v4_port(80), SECOND)?.connected()?;
+                    let _ = stream.set_read_timeout(Some(8 * SECOND));
+                    Ok::<_, LabError>(stream.read(&mut [0]).map_err(|error| error.kind()))
+                })
+            });
+            wait_until(5 * SECOND, "its places are all taken", refused)?;
+            for _ in 0..20 {
+                // The other family's address is another source.
+                let reply = client.http_get(address::ORIGIN.v6_port(port::HTTP), "/", 5 * SECOND)?;
+                assert_eq!(reply.status, 200, "{mode}");
+            }
+            crowd.join().map_err(|_| "the crowd panicked")?;
+            Ok::<_, Failed>(())
+        })?;
+    }
+    Ok(())
 }

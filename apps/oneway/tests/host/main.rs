@@ -79,6 +79,7 @@ fn main() -> std::process::ExitCode {
         strict::ipv6_never_leaks,
         handed::programs_are_carried_and_no_segment_is_in_the_device,
         handed::what_leads_nowhere_is_reset_at_once,
+        handed::one_source_does_not_take_all_places,
         handed::a_killed_one_leaves_nothing_in_the_way,
     ];
     let both = lab::each(strategies::each(both));

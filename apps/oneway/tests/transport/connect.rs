@@ -72,7 +72,14 @@ pub fn a_scan_shows_exactly_the_open_ports() -> TestResult {
 }
 
 pub fn hanging_dials_delay_nobody() -> TestResult {
-    let (lab, _oneway) = lab(Some("socks5"), &[])?;
+    for scheme in [None, Some("socks5")] {
+        hanging_dials(scheme)?;
+    }
+    Ok(())
+}
+
+fn hanging_dials(scheme: Option<&str>) -> TestResult {
+    let (lab, _oneway) = lab(scheme, &[])?;
     let client = lab.host.client();
     std::thread::scope(|scope| {
         let hanging = scope.spawn(|| {

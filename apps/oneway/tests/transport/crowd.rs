@@ -1,10 +1,11 @@
 //! Many at once, and fewer descriptors than they need.
 
-use oneway_lab::client::{Outcome, wait_until};
+use oneway_lab::client::{Outcome, parallel, wait_until};
 use oneway_lab::harness::TestResult;
 use oneway_lab::program::Program;
 use oneway_lab::servers::origin::port;
-use oneway_lab::topology::{Topology, address};
+use oneway_lab::topology::{Simple, Topology, address};
+use oneway_lab::{LabError, Oneway};
 
 use crate::common::{ONEWAY, SECOND, ask, lab, proxy, stack};
 
@@ -77,5 +78,65 @@ pub fn too_few_descriptors_refuse_the_new_and_keep_the_old() -> TestResult {
     let status = ask(&lab.host, "status")?;
     let told = status.pointer("/counters/tcp/refused").and_then(serde_json::Value::as_u64);
     assert!(told.is_some_and(|told| told >= 50), "status says so: {told:?}");
+    Ok(())
+}
+
+/// So many dials to nowhere are more than places, with [`few`] descriptors.
+const TO_NOWHERE: usize = 300;
+
+/// The program with 256 descriptors.
+fn few() -> Result<(Simple, Oneway), LabError> {
+    let lab = Topology::simple()?;
+    let oneway = Program::new(&lab.host, ONEWAY, ["run", "--stack", stack()])
+        .file_limit(256)
+        .ready("ready:", 10 * SECOND)
+        .start()?;
+    Ok((lab, oneway))
+}
+
+pub fn one_source_does_not_take_all_places() -> TestResult {
+    let (lab, _oneway) = few()?;
+    let client = lab.host.client();
+    let limited = || {
+        let status = ask(&lab.host, "status").unwrap_or_default();
+        status.pointer("/counters/tcp/refused").and_then(serde_json::Value::as_u64).is_some_and(|n| n > 0)
+    };
+    std::thread::scope(|scope| {
+        let crowd = scope.spawn(|| {
+            parallel(TO_NOWHERE, |_| {
+                client.tcp(address::BLACK_HOLE.v4_port(80), 8 * SECOND).map(|dial| dial.outcome)
+            })
+        });
+        wait_until(5 * SECOND, "its places are all taken", limited)?;
+        for _ in 0..20 {
+            // The other family's address is another source.
+            let reply = client.http_get(address::ORIGIN.v6_port(port::HTTP), "/", 5 * SECOND)?;
+            assert_eq!(reply.status, 200);
+        }
+        let outcomes = crowd.join().map_err(|_| "the crowd panicked")?;
+        let refused = outcomes.iter().filter(|outcome| matches!(outcome, Ok(Outcome::Refused))).count();
+        assert!((1..TO_NOWHERE).contains(&refused), "{refused} refused");
+        Ok(())
+    })
+}
+
+/// The kernel asks a destination that never answers for two minutes; nobody is kept out for that long on account of a client
+/// that waits no more.
+pub fn places_of_clients_that_gave_up_are_free_again() -> TestResult {
+    let (lab, _oneway) = few()?;
+    let client = lab.host.client();
+    let outcomes = parallel(TO_NOWHERE, |_| {
+        client.tcp(address::BLACK_HOLE.v4_port(80), 2 * SECOND).map(|dial| dial.outcome)
+    });
+    let count =
+        |wanted| outcomes.iter().filter(|outcome| outcome.as_ref().is_ok_and(|o| *o == wanted)).count();
+    let (refused, silent) = (count(Outcome::Refused), count(Outcome::TimedOut));
+    assert_eq!(refused + silent, TO_NOWHERE, "{outcomes:?}");
+    assert!(refused > 0, "places for all {silent}");
+    wait_until(30 * SECOND, "there is room again", || {
+        client
+            .http_get(address::ORIGIN.v4_port(port::HTTP), "/", 5 * SECOND)
+            .is_ok_and(|reply| reply.status == 200)
+    })?;
     Ok(())
 }

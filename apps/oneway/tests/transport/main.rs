@@ -92,6 +92,8 @@ fn main() -> std::process::ExitCode {
         mtu::a_narrow_container_is_heeded,
         crowd::parallel_streams_all_complete,
         crowd::too_few_descriptors_refuse_the_new_and_keep_the_old,
+        crowd::one_source_does_not_take_all_places,
+        crowd::places_of_clients_that_gave_up_are_free_again,
         disturbed::every_byte_survives_a_bad_link,
         disturbed::corruption_is_seen_by_the_receiver,
         disturbed::the_packet_file_has_both_directions,

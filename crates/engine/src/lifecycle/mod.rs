@@ -600,6 +600,7 @@ fn shared(
         dns,
         egress,
         guard: Guard::new(addresses.to_vec()).answering(answers).left_out(without.has(Safeguard::Ingress)),
+        dials: worker::Dials::default(),
         udp: worker::Sessions::new(&limits),
         quic: worker::QuicNames::default(),
         echo: worker::EchoSessions::default(),

@@ -20,9 +20,11 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
 
 use super::Worker;
-use super::tcp::{Dialing, Live, Tie};
+use super::dials::Place;
+use super::tcp::{Live, Tie};
 use crate::dispatch::Subject;
 use crate::guard::Destination;
 
@@ -165,13 +167,11 @@ impl Worker {
         if self.draining() {
             return None;
         }
-        let live = if self.dialing.get() < shared.limits.dialing { Live::new(shared) } else { None };
-        let Some(live) = live else {
+        let place = Place::take(shared, from.ip());
+        let Some((_place, live)) = place.and_then(|place| Some((place, Live::new(shared)?))) else {
             shared.stats.tcp_limited.add();
             return None;
         };
-        self.dialing.set(self.dialing.get() + 1);
-        let _dialing = Dialing(&self.dialing);
         let Some(mut destined) = shared.dns.destined(dst) else {
             shared.stats.guarded.add();
             return None;
@@ -192,6 +192,11 @@ impl Worker {
         let result = tokio::select! {
             result = self.dial_by(&dispatch, &mut choice, &subject, &destined) => result,
             () = gone(client) => return None,
+            // The kernel has answered its SYN, so that it tells nothing any more.
+            () = sleep(shared.limits.dial) => {
+                shared.stats.tcp_timed_out.add();
+                return None;
+            }
             () = self.ended(flow.id) => return None,
         };
         let flow = self.as_it_went(flow, first, &choice, from, &target, 0);

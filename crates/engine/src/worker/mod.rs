@@ -9,6 +9,7 @@
 //! Everything of a worker runs on its own thread and waits in one epoll. What workers share is in [`Shared`]; the
 //! kernel may hand any packet to any queue.
 
+pub(crate) use dials::Dials;
 pub(crate) use handed::Handed;
 pub(crate) use icmp::EchoSessions;
 pub(crate) use udp::{QuicNames, Sessions};
@@ -16,7 +17,9 @@ pub(crate) use user::Owners;
 
 mod acks;
 mod ask;
+mod asker;
 mod dial;
+mod dials;
 mod dns;
 mod handed;
 mod icmp;
@@ -78,6 +81,7 @@ pub(crate) struct Shared {
     pub(crate) owners: Owners,
     /// Connections with an outbound, dialled ones among them.
     pub(crate) tcp_live: AtomicUsize,
+    pub(crate) dials: Dials,
     /// Where the time of our own stack begins.
     pub(crate) epoch: Instant,
     pub(crate) stats: Stats,
@@ -166,7 +170,6 @@ pub(crate) struct Worker {
     user: user::UserTcp,
     /// Datagrams of clients that are being asked about.
     asking: RefCell<ask::Asking>,
-    dialing: Cell<usize>,
     /// Queries that wait for an upstream.
     dns_waiting: Cell<usize>,
     orders: watch::Receiver<Orders>,
@@ -222,7 +225,6 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
             acks: RefCell::default(),
             user: user::UserTcp::new(number),
             asking: RefCell::default(),
-            dialing: Cell::new(0),
             dns_waiting: Cell::new(0),
             orders,
         });

@@ -1,6 +1,5 @@
 //! TCP: a SYN is held until the outbound is connected; then the kernel's own TCP is let in.
 
-use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,9 +19,10 @@ use oneway_wire::virtio::{DATA_VALID, NEEDS_CSUM};
 use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 
 use super::acks::Says;
+use super::asker::{Asker, GaveUp};
+use super::dials::Place;
 use super::shortcut::{self, Shortcut};
 use super::sniff::{Nameless, Renamed};
 use super::{Shared, Worker, dscp};
@@ -30,12 +30,11 @@ use crate::dispatch::Subject;
 use crate::guard::Destination;
 
 /// What a translated connection keeps while it is dialled.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Held {
     /// The client's latest SYN, as a frame; taken out when it is handed to the kernel.
     syn: Mutex<Box<[u8]>>,
-    /// The client has given up.
-    cancelled: Notify,
+    client: Asker,
     pub(super) shortcut: Shortcut,
 }
 
@@ -71,15 +70,6 @@ impl Live {
 impl Drop for Live {
     fn drop(&mut self) {
         self.0.tcp_live.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Counts a dial for as long as it lasts.
-pub(super) struct Dialing<'a>(pub(super) &'a Cell<usize>);
-
-impl Drop for Dialing<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
     }
 }
 
@@ -134,9 +124,12 @@ impl Worker {
         let is_syn = flags.contains(Flags::SYN) && !flags.intersects(Flags::ACK | Flags::RST);
         match shared.nat.by_client(src, dst) {
             Some(conn) => match conn.state() {
-                State::Dialing if flags.contains(Flags::RST) => conn.data.cancelled.notify_one(),
+                State::Dialing if flags.contains(Flags::RST) => conn.data.client.has_reset(),
                 // The latest SYN has the timestamp that the client expects to be echoed (RFC 7323, 3.2).
-                State::Dialing if is_syn => *conn.data.syn.lock() = frame.to_vec().into_boxed_slice(),
+                State::Dialing if is_syn => {
+                    conn.data.client.again();
+                    *conn.data.syn.lock() = frame.to_vec().into_boxed_slice();
+                }
                 State::Dialing => shared.stats.ignored.add(),
                 State::Closed if is_syn => self.open(frame, src, dst),
                 State::Open | State::Closed => {
@@ -193,17 +186,18 @@ impl Worker {
         if self.draining() {
             return shared.stats.ignored.add();
         }
-        let live = if self.dialing.get() < shared.limits.dialing { Live::new(shared) } else { None };
-        let Some(live) = live else {
+        let place = Place::take(shared, client.ip());
+        let Some((place, live)) = place.and_then(|place| Some((place, Live::new(shared)?))) else {
             shared.stats.tcp_limited.add();
             return self.reset(packet);
         };
-        let held = Held { syn: Mutex::new(frame.to_vec().into_boxed_slice()), ..Held::default() };
+        let held = Held {
+            syn: Mutex::new(frame.to_vec().into_boxed_slice()),
+            client: Asker::new(),
+            shortcut: Shortcut::default(),
+        };
         match shared.nat.open(client, dst, listener, held) {
-            Ok(conn) => {
-                self.dialing.set(self.dialing.get() + 1);
-                tokio::task::spawn_local(Rc::clone(self).dial(conn, live));
-            }
+            Ok(conn) => drop(tokio::task::spawn_local(Rc::clone(self).dial(conn, live, place))),
             // Another queue was faster with the same SYN.
             Err(OpenError::Exists) => {}
             Err(OpenError::NoPort | OpenError::TooMany) => {
@@ -214,8 +208,7 @@ impl Worker {
     }
 
     /// Connects the outbound, then lets the client in; or tells the client why not.
-    async fn dial(self: Rc<Self>, conn: Arc<Conn<Held>>, live: Live) {
-        let _dialing = Dialing(&self.dialing);
+    async fn dial(self: Rc<Self>, conn: Arc<Conn<Held>>, live: Live, _place: Place) {
         let shared = &self.shared;
         let Some(mut destined) = shared.dns.destined(conn.target) else {
             shared.stats.guarded.add();
@@ -239,7 +232,10 @@ impl Worker {
         let flow = shared.flows.enter(Network::Tcp, conn.client, target.clone(), dscp, rule, outbound);
         let result = tokio::select! {
             result = self.dial_by(&dispatch, &mut choice, &subject, &destined) => result,
-            () = conn.data.cancelled.notified() => {
+            gave_up = conn.data.client.gave_up(shared.limits.dial) => {
+                if gave_up == GaveUp::Silent {
+                    shared.stats.tcp_timed_out.add();
+                }
                 shared.nat.forget(&conn);
                 return;
             }

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use oneway_flow::FlowGuard;
 use oneway_stack::tcp::{Connection, State, Syn, Time};
-use tokio::sync::Notify;
 
 use super::Key;
 use super::Naming;
 use super::buffers::{BUFFER, BufferPool, Chunk};
 use super::upstream::Upstream;
+use crate::worker::asker::Asker;
 
 /// Packets made of one connection's data before others get their turn.
 const TURNS: usize = 16;
@@ -45,8 +45,7 @@ pub(super) struct Dialing {
     pub(super) syn: Syn,
     /// The client's latest SYN, for a refusal to quote.
     pub(super) packet: Box<[u8]>,
-    /// The client has given up.
-    pub(super) cancelled: Rc<Notify>,
+    pub(super) client: Rc<Asker>,
 }
 
 /// A connection with both ends.

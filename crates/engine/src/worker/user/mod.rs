@@ -19,7 +19,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::IoSlice;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::{Poll, Waker};
@@ -39,6 +39,8 @@ use oneway_wire::virtio::{DATA_VALID, VirtioNetHdr};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::Receiver;
 
+use super::asker::{Asker, GaveUp};
+use super::dials::Place;
 use super::sniff::Nameless;
 use super::{Phase, Worker, dscp};
 use crate::dispatch::Subject;
@@ -69,8 +71,6 @@ pub(crate) struct UserTcp {
     earlier: Notify,
     time_waits: RefCell<VecDeque<Rc<Flow>>>,
     pool: Rc<BufferPool>,
-    /// Connections being dialled, of each source.
-    dialing: RefCell<HashMap<IpAddr, usize>>,
     next_id: Cell<u64>,
 }
 
@@ -84,7 +84,6 @@ impl UserTcp {
             earlier: Notify::new(),
             time_waits: RefCell::default(),
             pool: Rc::default(),
-            dialing: RefCell::default(),
             next_id: Cell::new(0),
         }
     }
@@ -113,8 +112,9 @@ impl Worker {
         match &mut *stage {
             Stage::Dialing(dialing) => {
                 if segment.flags.contains(Flags::RST) {
-                    dialing.cancelled.notify_one();
+                    dialing.client.has_reset();
                 } else if let Some(syn) = Syn::from_segment(&segment) {
+                    dialing.client.again();
                     // The latest SYN has the timestamp that the client expects to be echoed (RFC 7323, 3.2).
                     dialing.syn = dialing.syn.again(syn);
                     dialing.packet = packet.into();
@@ -217,32 +217,28 @@ impl Worker {
             shared.owners.release(&key);
             return shared.stats.ignored.add();
         }
-        let limits = &shared.limits;
-        let from_here = self.user.dialing.borrow().get(&client.ip()).copied().unwrap_or(0);
-        // One source alone must not keep the others out.
-        let dialing_full = self.dialing.get() >= limits.dialing || from_here >= limits.dialing / 4 * 3;
-        if dialing_full || shared.tcp_live.load(Ordering::Relaxed) >= limits.tcp_connections {
+        let full = shared.tcp_live.load(Ordering::Relaxed) >= shared.limits.tcp_connections;
+        let Some(place) = Place::take(shared, client.ip()).filter(|_| !full) else {
             shared.stats.tcp_limited.add();
             shared.owners.release(&key);
             return self.reset(packet);
-        }
+        };
         let id = self.user.next_id.get();
         self.user.next_id.set(id + 1);
-        let cancelled = Rc::new(Notify::new());
-        let dialing = Dialing { syn, packet: packet.into(), cancelled: Rc::clone(&cancelled) };
+        let asker = Rc::new(Asker::new());
+        let dialing = Dialing { syn, packet: packet.into(), client: Rc::clone(&asker) };
         let flow = Rc::new(Flow { key, id, stage: RefCell::new(Stage::Dialing(dialing)) });
         self.user.flows.borrow_mut().insert(key, Rc::clone(&flow));
         shared.tcp_live.fetch_add(1, Ordering::Relaxed);
-        let counted = DialCount::new(self, client.ip());
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            worker.user_dial(&flow, &cancelled).await;
-            drop(counted);
+            worker.user_dial(&flow, &asker).await;
+            drop(place);
         });
     }
 
     /// Connects the outbound, then answers the client's SYN; or tells the client why not.
-    async fn user_dial(self: &Rc<Self>, flow: &Rc<Flow>, cancelled: &Notify) {
+    async fn user_dial(self: &Rc<Self>, flow: &Rc<Flow>, asker: &Asker) {
         let shared = &self.shared;
         let (client, dst) = flow.key;
         let Some(mut destined) = shared.dns.destined(dst) else {
@@ -273,7 +269,12 @@ impl Worker {
         let guard = shared.flows.enter(Network::Tcp, client, target.clone(), dscp, rule, outbound);
         let result = tokio::select! {
             result = self.dial_by(&dispatch, &mut choice, &subject, &destined) => result,
-            () = cancelled.notified() => return self.give_up(flow),
+            gave_up = asker.gave_up(shared.limits.dial) => {
+                if gave_up == GaveUp::Silent {
+                    shared.stats.tcp_timed_out.add();
+                }
+                return self.give_up(flow);
+            }
             () = self.ended(guard.id) => return self.give_up(flow),
         };
         let guard = self.as_it_went(guard, first, &choice, client, &target, dscp);
@@ -589,33 +590,6 @@ impl Worker {
             }
             if all {
                 return;
-            }
-        }
-    }
-}
-
-/// Counts a dial for as long as it lasts.
-struct DialCount {
-    worker: Rc<Worker>,
-    source: IpAddr,
-}
-
-impl DialCount {
-    fn new(worker: &Rc<Worker>, source: IpAddr) -> Self {
-        worker.dialing.set(worker.dialing.get() + 1);
-        *worker.user.dialing.borrow_mut().entry(source).or_insert(0) += 1;
-        Self { worker: Rc::clone(worker), source }
-    }
-}
-
-impl Drop for DialCount {
-    fn drop(&mut self) {
-        self.worker.dialing.set(self.worker.dialing.get() - 1);
-        let mut dialing = self.worker.user.dialing.borrow_mut();
-        if let Some(count) = dialing.get_mut(&self.source) {
-            *count -= 1;
-            if *count == 0 {
-                dialing.remove(&self.source);
             }
         }
     }
