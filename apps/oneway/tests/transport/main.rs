@@ -130,6 +130,7 @@ fn main() -> std::process::ExitCode {
     oneway_lab::variants![
         both,
         ["user"],
+        streams::a_reset_reaches_a_client_that_reads_nothing,
         bounds::slow_servers_hold_a_bounded_amount,
         bounds::a_bad_link_costs_no_more_than_with_the_kernels_tcp,
     ]

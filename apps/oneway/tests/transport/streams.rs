@@ -1,8 +1,8 @@
 //! Bytes, ends and resets of TCP connections.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::Shutdown;
-use std::time::Instant;
+use std::net::{Shutdown, TcpListener};
+use std::time::{Duration, Instant};
 
 use oneway_lab::client::wait_until;
 use oneway_lab::harness::TestResult;
@@ -10,6 +10,7 @@ use oneway_lab::pattern::{self, Sum};
 use oneway_lab::servers::origin::port;
 use oneway_lab::servers::socks::SocksCommand;
 use oneway_lab::topology::address;
+use socket2::SockRef;
 
 use crate::common::{SECOND, ask, lab};
 
@@ -47,6 +48,42 @@ pub fn a_reset_travels_as_a_reset() -> TestResult {
             assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{scheme:?} {to}");
             assert!(begin.elapsed() < SECOND / 2, "{scheme:?} {to}: after {:?}", begin.elapsed());
         }
+    }
+    Ok(())
+}
+
+/// A client that takes nothing, and never will, hears of a reset all the same, and nothing is kept for it.
+pub fn a_reset_reaches_a_client_that_reads_nothing() -> TestResult {
+    let (lab, _oneway) = lab(None, &[])?;
+    for (family, to) in address::SPARE.ports(5001).into_iter().enumerate() {
+        let listener = lab.net.run(|| TcpListener::bind(to))??;
+        let client = lab.host.client().tcp(to, 5 * SECOND)?.connected()?;
+        let (mut server, _) = listener.accept()?;
+        server.set_nonblocking(true)?;
+        let mut sent = 0;
+        let mut still = 0;
+        wait_until(30 * SECOND, "nothing is taken any more", || {
+            let before = sent;
+            while let Ok(len) = server.write(&[7; 64 << 10]) {
+                sent += len;
+            }
+            still = if sent == before { still + 1 } else { 0 };
+            still > 100
+        })?;
+        assert!(sent > 1 << 16, "{sent} bytes");
+        assert!(client.take_error()?.is_none(), "a reset before there was one");
+        SockRef::from(&server).set_linger(Some(Duration::ZERO))?;
+        drop(server);
+        wait_until(5 * SECOND, "the client hears of the reset", || {
+            client
+                .take_error()
+                .is_ok_and(|error| error.is_some_and(|error| error.kind() == ErrorKind::ConnectionReset))
+        })
+        .map_err(|error| format!("family {family}: {error}"))?;
+        wait_until(5 * SECOND, "no flow is left", || {
+            let flows = ask(&lab.host, "flows").ok();
+            flows.and_then(|flows| flows["flows"].as_array().map(Vec::is_empty)).unwrap_or(false)
+        })?;
     }
     Ok(())
 }

@@ -358,6 +358,11 @@ impl<B: AsRef<[u8]>> Connection<B> {
         }
     }
 
+    /// Whether the peer takes nothing now: its window is zero (RFC 9293, 3.8.6.1).
+    pub fn is_window_shut(&self) -> bool {
+        self.wnd == 0
+    }
+
     /// Data that fit into one packet to the device.
     pub(super) fn superpacket(&self) -> u32 {
         let mss = u32::from(self.mss);

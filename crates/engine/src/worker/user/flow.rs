@@ -145,6 +145,11 @@ impl Open {
         }
         let room = self.conn.send_room().min(BUFFER);
         if room == 0 {
+            // Nothing is read for as long as the client takes nothing, which may be forever. What there still was from a
+            // server that is gone would have been lost in the server's own buffer, too.
+            if self.conn.is_window_shut() && upstream.poll_failed(cx).is_ready() {
+                self.conn.abort();
+            }
             return 0;
         }
         let mut buffer = pool.take();
@@ -152,7 +157,7 @@ impl Open {
             Poll::Ready(Ok(0)) => {
                 pool.give_back(buffer);
                 self.conn.close();
-                self.upstream = self.upstream.take().map(Upstream::end_reading);
+                upstream.end_reading();
                 self.moved = now;
                 // Asks to be told of a failure.
                 self.download(now, cx, pool)

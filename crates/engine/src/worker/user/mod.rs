@@ -408,7 +408,7 @@ impl Worker {
                 self.shared.stats.tcp_reset.add();
                 upstream.reset();
             } else {
-                upstream.close();
+                drop(upstream);
             }
             if open.conn.state() == State::TimeWait {
                 self.rest(flow);

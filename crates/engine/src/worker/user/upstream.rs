@@ -3,15 +3,15 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use oneway_egress::{FlowEnd, Protected, Registered};
-use rustix::net::SendFlags;
+use rustix::net::{RecvFlags, SendFlags};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, Interest, ReadBuf};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 /// The outbound's socket, each half as far as it is open.
 pub(super) struct Upstream {
@@ -19,8 +19,12 @@ pub(super) struct Upstream {
     _registered: Option<Registered>,
     /// To the tunnel, where the socket leads to one.
     tie: Option<FlowEnd>,
-    read: Read,
-    write: OwnedWriteHalf,
+    /// Resolves when the socket has failed, which nobody learns who does not read. Made when it is first asked for: most
+    /// sockets are always read.
+    failed: Option<Pin<Box<dyn Future<Output = io::Error>>>>,
+    stream: Arc<TcpStream>,
+    /// All was read.
+    ended: bool,
     shut: bool,
     held: Held,
 }
@@ -36,12 +40,6 @@ pub(super) enum Held {
     Both,
 }
 
-enum Read {
-    Open(OwnedReadHalf),
-    /// All was read. What is left to learn is that the socket failed: nobody reads it any more.
-    Ended(Pin<Box<dyn Future<Output = io::Error>>>),
-}
-
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Upstream").field("ended", &self.ended()).field("shut", &self.shut).finish()
@@ -52,8 +50,15 @@ impl Upstream {
     pub(super) fn new(mut stream: Protected<TcpStream>) -> Self {
         let tie = stream.take_tie();
         let (stream, registered) = stream.into_parts();
-        let (read, write) = stream.into_split();
-        Self { _registered: registered, tie, read: Read::Open(read), write, shut: false, held: Held::No }
+        Self {
+            _registered: registered,
+            tie,
+            failed: None,
+            stream: Arc::new(stream),
+            ended: false,
+            shut: false,
+            held: Held::No,
+        }
     }
 
     /// Holds back what is to be sent, or lets it go. Whoever lets it go sees to it that it is tried again.
@@ -63,7 +68,7 @@ impl Upstream {
 
     /// Whether everything was read.
     pub(super) fn ended(&self) -> bool {
-        matches!(self.read, Read::Ended(_))
+        self.ended
     }
 
     /// Whether no more can be written.
@@ -73,43 +78,62 @@ impl Upstream {
 
     /// Bytes written that the far end has not acknowledged.
     pub(super) fn unacknowledged(&self) -> u32 {
-        oneway_flow::unacknowledged(self.write.as_ref())
+        oneway_flow::unacknowledged(&*self.stream)
     }
 
-    /// Reads into `buffer`; 0 at the end of the stream.
+    /// Reads into `buffer`, which has room; 0 at the end of the stream.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        let Read::Open(half) = &mut self.read else { return Poll::Pending };
-        if self.held == Held::Both {
+        if self.ended || self.held == Held::Both {
             return Poll::Pending;
         }
-        let mut buffer = ReadBuf::new(buffer);
-        ready!(Pin::new(half).poll_read(cx, &mut buffer))?;
-        let len = buffer.filled().len();
-        if len == 0 && self.tie.as_ref().is_some_and(FlowEnd::is_cut) {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        let stream = &*self.stream;
+        loop {
+            ready!(stream.poll_read_ready(cx))?;
+            let mut read = None;
+            let tried = stream.try_io(Interest::READABLE, || {
+                let (len, _) = rustix::net::recv(stream, &mut *buffer, RecvFlags::empty())?;
+                read = Some(len);
+                // Less than there was room for: the socket is empty, and what comes next makes it readable anew (epoll(7),
+                // question 9). The reactor is told so by this error.
+                if len > 0 && len < buffer.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            });
+            match (read, tried) {
+                (Some(0), _) if self.tie.as_ref().is_some_and(FlowEnd::is_cut) => {
+                    return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+                }
+                (Some(len), _) => return Poll::Ready(Ok(len)),
+                (None, Err(error))
+                    if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) =>
+                {
+                    return Poll::Ready(Err(error));
+                }
+                (None, _) => {}
+            }
         }
-        Poll::Ready(Ok(len))
     }
 
     /// Stops reading, after the end of the stream.
-    pub(super) fn end_reading(self) -> Self {
-        let read = match self.read {
-            Read::Open(half) => Read::Ended(Box::pin(async move {
-                let ready = half.ready(Interest::ERROR).await;
-                let error = ready.and_then(|_| half.as_ref().take_error()).ok().flatten();
-                error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
-            })),
-            ended => ended,
-        };
-        Self { read, ..self }
+    pub(super) fn end_reading(&mut self) {
+        self.ended = true;
     }
 
-    /// Ready when a socket that was read to its end has failed since.
+    /// Ready when the socket has failed, for one that is not read. Never for a tunnel that is not at its end: what it has
+    /// delivered comes before its reset.
     pub(super) fn poll_failed(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        match &mut self.read {
-            Read::Open(_) => Poll::Pending,
-            Read::Ended(failed) => failed.as_mut().poll(cx),
+        if self.tie.is_some() && !self.ended {
+            return Poll::Pending;
         }
+        let failed = self.failed.get_or_insert_with(|| {
+            let stream = Arc::clone(&self.stream);
+            Box::pin(async move {
+                let ready = stream.ready(Interest::ERROR).await;
+                let error = ready.and_then(|_| stream.take_error()).ok().flatten();
+                error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
+            })
+        });
+        let error = ready!(failed.as_mut().poll(cx));
+        self.failed = None;
+        Poll::Ready(error)
     }
 
     /// Writes what the socket takes now. With `more` an incomplete segment at the end may wait for what comes next
@@ -123,7 +147,7 @@ impl Upstream {
         if self.held != Held::No {
             return Poll::Pending;
         }
-        let stream = self.write.as_ref();
+        let stream = &*self.stream;
         let flags = if more { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
         loop {
             match stream.try_io(Interest::WRITABLE, || Ok(rustix::net::send(stream, bytes, flags)?)) {
@@ -144,23 +168,15 @@ impl Upstream {
         if !self.shut {
             self.shut = true;
             // On a socket that failed there is nothing to shut; reading says how it failed.
-            let _ = SockRef::from(self.write.as_ref()).shutdown(std::net::Shutdown::Write);
-        }
-    }
-
-    /// Closes the socket in order.
-    pub(super) fn close(self) {
-        if self.shut {
-            self.write.forget();
+            let _ = SockRef::from(&*self.stream).shutdown(std::net::Shutdown::Write);
         }
     }
 
     /// Closes the socket with a reset (`SO_LINGER` with time 0).
     pub(super) fn reset(self) {
-        let _ = SockRef::from(self.write.as_ref()).set_linger(Some(Duration::ZERO));
+        let _ = SockRef::from(&*self.stream).set_linger(Some(Duration::ZERO));
         if let Some(tie) = &self.tie {
             tie.reset();
         }
-        self.write.forget();
     }
 }
