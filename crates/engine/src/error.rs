@@ -89,6 +89,16 @@ pub enum EngineError {
     /// A namespace for a program, in the words of what makes it.
     #[error("{0}")]
     Apart(String),
+    /// A thread that traffic or the guard depend on has panicked.
+    #[error(
+        "the thread {thread} panicked: {why}; this is a fault of oneway's own: start it again, and report it"
+    )]
+    Panicked {
+        /// The thread.
+        thread: String,
+        /// What it said, and where in the source.
+        why: String,
+    },
     /// The device is gone or failed while running.
     #[error("the TUN {name:?} failed: {source}; it may have been deleted")]
     DeviceLost {

@@ -1,6 +1,7 @@
 //! Start and stop: protect, verify, capture, and back.
 
 mod device;
+mod end;
 mod guarded;
 mod handed;
 mod host;
@@ -11,7 +12,7 @@ mod watching;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,7 @@ use crate::watched::Watched;
 use crate::worker::{self, Handed, Orders, Owners, Parts, Phase, Shared};
 pub(crate) use device::Planned;
 use device::{Device, Peers};
+use end::End;
 use guarded::{Guarded, Listeners, forbidden, protect};
 use watching::Watch;
 
@@ -105,24 +107,6 @@ struct Running {
     watch: Watch,
     /// None where nothing of this host is captured.
     lock: Option<InstanceLock>,
-}
-
-#[derive(Debug, Default)]
-struct End {
-    state: Mutex<EndState>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct EndState {
-    stopped: bool,
-    failed: Option<io::Error>,
-}
-
-impl End {
-    fn lock(&self) -> MutexGuard<'_, EndState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// What `run` would change on this host, in order. Changes nothing.
@@ -301,7 +285,7 @@ impl Engine {
         for (number, (((queue, listeners), handed), mail)) in parts.enumerate() {
             let (shared, receiver) = (Arc::clone(&shared), receiver.clone());
             let parts = Parts { queue, listeners, handed, number, mail, shared, orders: receiver };
-            match spawn(number, parts, Arc::clone(&end)) {
+            match spawn(number, parts, name.clone(), Arc::clone(&end)) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
                     order(&orders, Phase::Stop);
@@ -341,6 +325,7 @@ impl Engine {
             watched: Arc::clone(&watched),
             groups: config.capture.exclude_cgroup.clone(),
             exclusions: exclusions.clone(),
+            end: Arc::clone(&end),
         };
         let watch = match Watch::start(parts) {
             Ok(watch) => watch,
@@ -427,16 +412,7 @@ impl Engine {
 
     /// Blocks until it cannot go on, and says why; or until it is stopped: `None`.
     pub fn wait_until_failed(&self) -> Option<EngineError> {
-        let mut state = self.end.lock();
-        loop {
-            if let Some(source) = state.failed.take() {
-                return Some(EngineError::DeviceLost { name: self.about.tun.clone(), source });
-            }
-            if state.stopped {
-                return None;
-            }
-            state = self.end.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
+        self.end.wait()
     }
 
     /// Resets the live flows, undoes every change to the host, and ends the workers. Stopping twice is harmless.
@@ -470,11 +446,10 @@ impl Engine {
         };
         order(&self.orders, Phase::Stop);
         for thread in threads {
-            // A worker that panicked has said so; there is nothing left to do for it.
+            // What panics is caught inside it.
             let _ = thread.join();
         }
-        self.end.lock().stopped = true;
-        self.end.changed.notify_all();
+        self.end.stop();
         let released = lock.map_or(Ok(()), InstanceLock::release).map_err(EngineError::from);
         undone.and(released)
     }
@@ -618,12 +593,12 @@ fn order(orders: &watch::Sender<Orders>, phase: Phase) {
     orders.send_modify(|orders| orders.phase = phase);
 }
 
-fn spawn(number: usize, parts: Parts, end: Arc<End>) -> io::Result<JoinHandle<()>> {
-    thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-        if let Err(error) = worker::run(parts) {
-            end.lock().failed.get_or_insert(error);
-            end.changed.notify_all();
-        }
+fn spawn(number: usize, parts: Parts, tun: String, end: Arc<End>) -> io::Result<JoinHandle<()>> {
+    end::spawn(format!("worker-{number}"), end, move || {
+        worker::run(parts).map_err(|failed| match failed {
+            worker::Failed::Start(source) => EngineError::Worker(source),
+            worker::Failed::Device(source) => EngineError::DeviceLost { name: tun, source },
+        })
     })
 }
 

@@ -27,6 +27,7 @@ use oneway_route::{
 };
 use parking_lot::Mutex;
 
+use super::end::{self, End};
 use super::host::Host;
 use crate::assemble;
 use crate::config::CgroupPath;
@@ -71,6 +72,8 @@ pub(super) struct Parts {
     /// Control groups that are excluded, as they were given.
     pub(super) groups: Vec<CgroupPath>,
     pub(super) exclusions: Exclusions,
+    /// What ends with it, should it panic.
+    pub(super) end: Arc<End>,
 }
 
 /// The running watch.
@@ -99,6 +102,7 @@ impl Watch {
             watched,
             groups,
             exclusions,
+            end,
         } = parts;
         let monitor = match Monitor::open() {
             Ok(monitor) => monitor,
@@ -151,7 +155,10 @@ impl Watch {
             said: Said::default(),
             traffic: (0, 0, 0),
         };
-        let spawned = thread::Builder::new().name("oneway-guard".to_owned()).spawn(move || watcher.run());
+        let spawned = end::spawn("oneway-guard".to_owned(), end, move || {
+            watcher.run();
+            Ok(())
+        });
         match spawned {
             Ok(thread) => Ok(Self { stop, waker, host, wishes, thread: Some(thread) }),
             Err(error) => {
@@ -178,7 +185,7 @@ impl Watch {
         self.stop.store(true, Ordering::Release);
         self.waker.wake();
         if let Some(thread) = self.thread.take() {
-            // If it panicked it has said so, and what it watched over is still to be undone.
+            // If it panicked, what it watched over is still to be undone.
             let _ = thread.join();
         }
         self.host.lock().take()

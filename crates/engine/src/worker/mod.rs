@@ -188,13 +188,23 @@ const BATCH: usize = 64;
 /// The same where packets are joined first: most of them are acknowledgments then, or long.
 const JOINED: usize = 32;
 
+/// Why a worker cannot go on.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// It could not begin.
+    Start(io::Error),
+    /// The device is gone, or does not work any more.
+    Device(io::Error),
+}
+
 /// Runs a worker until [`Phase::Stop`], or until its device is gone.
-pub(crate) fn run(parts: Parts) -> io::Result<()> {
+pub(crate) fn run(parts: Parts) -> Result<(), Failed> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Packets come in by the I/O driver: look there more often than tokio's 61.
         .event_interval(31)
-        .build()?;
+        .build()
+        .map_err(Failed::Start)?;
     LocalSet::new().block_on(&runtime, async move {
         let Parts { queue, listeners, handed, number, mail, shared, orders } = parts;
         let mut stop = orders.clone();
@@ -202,13 +212,13 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
         let mut listener_v6 = None;
         let mut acceptors = Vec::with_capacity(listeners.len());
         for listener in listeners {
-            let address = listener.local_addr()?;
+            let address = listener.local_addr().map_err(Failed::Start)?;
             if address.is_ipv4() {
                 listener_v4 = Some(address);
             } else {
                 listener_v6 = Some(address);
             }
-            acceptors.push(tokio::net::TcpListener::from_std(listener)?);
+            acceptors.push(tokio::net::TcpListener::from_std(listener).map_err(Failed::Start)?);
         }
         if number == 0 {
             tokio::task::spawn_local(keep_outbounds(Arc::clone(&shared)));
@@ -216,7 +226,7 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
         let has_faults = queue.has_faults();
         let worker = Rc::new(Worker {
             shared,
-            queue: queue.into_async()?,
+            queue: queue.into_async().map_err(Failed::Start)?,
             listener_v4,
             listener_v6,
             waiting: RefCell::default(),
@@ -231,7 +241,7 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
         for acceptor in acceptors {
             tokio::task::spawn_local(Rc::clone(&worker).accept(acceptor));
         }
-        worker.take_handed(handed)?;
+        worker.take_handed(handed).map_err(Failed::Start)?;
         let mut sweep = tokio::task::spawn_local(Rc::clone(&worker).sweep());
         tokio::task::spawn_local(Rc::clone(&worker).flush());
         if worker.shared.stack == StackKind::User {
@@ -251,7 +261,7 @@ pub(crate) fn run(parts: Parts) -> io::Result<()> {
         };
         // What the packet file lacks then is lost; there is nobody to tell.
         let _ = worker.queue.get_ref().flush_pcap();
-        end
+        end.map_err(Failed::Device)
     })
 }
 
