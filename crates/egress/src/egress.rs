@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -24,7 +24,7 @@ use crate::source_rule::{self, Ports};
 use crate::strategy::{Purpose, Steps};
 use crate::{
     EgressError, IcmpKind, IcmpSocket, KernelRoutes, Protected, Reach, Registered, RouteOracle, Strategy,
-    buffers, icmp_error, new_socket,
+    buffers, icmp_error, new_socket, own_device,
 };
 
 /// A dead peer of an idle connection is noticed after 60 s + 10 × 30 s, while a link that is down for some
@@ -77,6 +77,8 @@ pub struct Egress {
     refused: AtomicU64,
     /// The TUN is in another network namespace than the sockets.
     pub(crate) apart: bool,
+    /// The index of the capture's own device, where sockets are made beside it; else 0.
+    device: AtomicU32,
     /// The guards that are left out on purpose.
     pub(crate) without: Without,
     /// Whether [`Safeguard::Order`] is left out and sockets are not protected yet.
@@ -125,6 +127,7 @@ impl Egress {
             made: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             apart: false,
+            device: AtomicU32::new(0),
             without: Without::default(),
             early: AtomicBool::new(false),
             #[cfg(any(test, feature = "test-util"))]
@@ -149,6 +152,11 @@ impl Egress {
         Ok(egress)
     }
 
+    /// Lets sockets for datagrams that are made from now on hear nothing that comes by the capture's own device.
+    pub fn set_device(&self, device: IfIndex) {
+        self.device.store(device.0, Relaxed);
+    }
+
     /// Whether it was made by [`Egress::apart_from`].
     pub fn is_apart(&self) -> bool {
         self.apart
@@ -170,6 +178,7 @@ impl Egress {
             made: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             apart: false,
+            device: AtomicU32::new(0),
             without: Without::default(),
             early: AtomicBool::new(false),
             #[cfg(any(test, feature = "test-util"))]
@@ -572,6 +581,11 @@ impl Egress {
             socket.set_only_v6(true).map_err(create)?;
         }
         let bound = self.protect(&socket, family, reach, Purpose::Udp)?;
+        let device = self.device.load(Relaxed);
+        // In another namespace it is another device's number.
+        if device != 0 && !self.elsewhere() && !self.is_unprotected(family) {
+            own_device::hear_nothing_of(&socket, IfIndex(device)).map_err(create)?;
+        }
         buffers::enlarge(&socket, UDP_BUFFER);
         icmp_error::enable(&socket, domain).map_err(create)?;
         if !bound {

@@ -26,6 +26,7 @@ mod icmp_error;
 mod netns;
 mod new_socket;
 mod oracle;
+mod own_device;
 mod pair;
 mod protected;
 mod prove;

@@ -60,6 +60,7 @@ fn main() -> std::process::ExitCode {
         vpn::neither_captures_the_other,
         malformed::what_is_wrong_is_counted_and_dropped,
         malformed::noise_stops_nothing,
+        malformed::an_answer_for_a_port_of_our_own_goes_nowhere,
         health::idle_costs_nothing,
         health::descriptors_come_back,
         health::a_proxy_that_is_down_refuses_and_recovers,

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use oneway_lab::capture::Recorder;
 use oneway_lab::client::wait_until;
 use oneway_lab::harness::{Failed, TestResult};
+use oneway_lab::servers::origin::port;
 use oneway_lab::topology::{Simple, address};
 use oneway_lab::{Injector, Snapshot, Topology};
 use oneway_wire::checksum;
@@ -373,5 +374,37 @@ fn noise(seed: u64, packets: usize) -> TestResult {
     expect_connectivity(&lab.host)?;
     let log = oneway.stderr();
     assert!(!log.contains("panic") && log.len() < 1 << 20, "seed {seed:#x}: {log}");
+    stop(&mut oneway, &lab.host, &before)
+}
+
+/// A client whose port one of our own sockets has got since, as it may when the client is gone: what is returned to it must
+/// not be taken for an answer from the network, which would be returned to it again, for ever.
+pub fn an_answer_for_a_port_of_our_own_goes_nowhere() -> TestResult {
+    const PORT: u16 = 40_000;
+    let lab = Topology::simple()?;
+    let before = Snapshot::take(&lab.host)?;
+    let mut oneway = run(&lab.host, &[])?;
+    expect_connectivity(&lab.host)?;
+    let injector = Injector::open(&lab.host, TUN)?;
+    let echo = port::ECHO;
+    for (client, to) in address::HOST_UP1.ports(PORT).into_iter().zip(address::ORIGIN.ports(echo)) {
+        let answered = lab.origin.udp_datagrams();
+        // There is one port for the session's socket, and that is its client's.
+        lab.host.set_sysctl("ipv4/ip_local_port_range", &format!("{PORT} {PORT}"))?;
+        injector.send(&udp(client, to, b"nobody"))?;
+        wait_until(5 * SECOND, "it is answered", || lab.origin.udp_datagrams() > answered)?;
+        lab.host.set_sysctl("ipv4/ip_local_port_range", "32768 60999")?;
+        let written =
+            || ask(&lab.host, "status").map(|status| number(&status, "/counters/tun/packets_written"));
+        let (mut last, mut same) = (0, 0);
+        wait_until(5 * SECOND, "nothing more is written", || {
+            let now = written().unwrap_or_default();
+            same = if now == last { same + 1 } else { 0 };
+            last = now;
+            same == 5
+        })
+        .map_err(|error| format!("{client}: {error}: {last} packets"))?;
+    }
+    expect_connectivity(&lab.host)?;
     stop(&mut oneway, &lab.host, &before)
 }

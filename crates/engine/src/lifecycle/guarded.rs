@@ -57,6 +57,7 @@ pub(super) fn protect(
         listeners.push(own);
     }
     let egress = Egress::new(strategy.clone(), forbidden(addresses, pools))?.without(without);
+    egress.set_device(link.index);
     egress.set_listeners(listeners.iter().flatten().filter_map(|l| l.local_addr().ok()).collect());
     // Without an uplink to bind to no socket can be made, and none will be before there is one.
     let tests = if strategy.is_unbound() { Vec::new() } else { egress.self_test() };
