@@ -78,7 +78,7 @@ impl Upstream {
 
     /// Bytes written that the far end has not acknowledged.
     pub(super) fn unacknowledged(&self) -> u32 {
-        oneway_flow::unacknowledged(&*self.stream)
+        oneway_flow::unacknowledged(&self.stream)
     }
 
     /// Reads into `buffer`, which has room; 0 at the end of the stream.
