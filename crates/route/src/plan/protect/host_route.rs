@@ -8,7 +8,10 @@ use ipnet::IpNet;
 
 use super::{Draft, PlanError, Protect, Step, refuse, step};
 use crate::change::{Change, RouteSpec};
+use crate::host::Route;
+use crate::id::Table;
 use crate::model::{Packet, decide};
+use crate::plan::Uplink;
 use crate::plan::capture::SPARE_METRIC;
 use crate::query::{RouteKind, RouteQuery};
 
@@ -50,12 +53,15 @@ pub(super) fn routes(draft: &Draft<'_>) -> Vec<Step> {
         let way = outcome.filter(|o| o.answer.kind == RouteKind::Unicast && o.answer.oif_name != draft.tun);
         if let Some(outcome) = way {
             let route = outcome.route.and_then(|index| draft.host.routes.get(index));
-            let spec = RouteSpec {
-                dev: Some(outcome.answer.oif_name),
-                gateway: outcome.answer.gateway,
-                src: route.and_then(|route| route.prefsrc),
-                metric: METRIC,
-                ..RouteSpec::throw(draft.table, dst)
+            let spec = RouteSpec { metric: METRIC, ..RouteSpec::throw(draft.table, dst) };
+            let spec = match past(draft, route) {
+                Some(uplink) => RouteSpec { dev: Some(uplink.name.clone()), gateway: uplink.gateway, ..spec },
+                None => RouteSpec {
+                    dev: Some(outcome.answer.oif_name),
+                    gateway: outcome.answer.gateway,
+                    src: route.and_then(|route| route.prefsrc),
+                    ..spec
+                },
             };
             steps.push(step(
                 Change::Route(spec),
@@ -69,6 +75,13 @@ pub(super) fn routes(draft: &Draft<'_>) -> Vec<Step> {
         ));
     }
     steps
+}
+
+/// The uplink, if the host's own choice is a default route of main that leads nowhere, and there is a better one (S8).
+fn past<'a>(draft: &'a Draft<'_>, route: Option<&Route>) -> Option<&'a Uplink> {
+    let route = route.filter(|route| route.table == Table::MAIN && route.dst.prefix_len() == 0)?;
+    let link = draft.host.link_at(route.oif?).filter(|link| draft.host.leads_nowhere(link))?;
+    draft.uplinks.get(route.family()).filter(|uplink| uplink.index != link.index)
 }
 
 pub(super) fn explanation(draft: &Draft<'_>) -> String {

@@ -115,6 +115,14 @@ fn host_routes_follow_the_host() {
     without.routes.clear();
     let lost = ways(&without, &["203.0.113.7"]);
     assert!(lost.len() == 1 && lost[0].contains(gone), "{lost:?}");
+    // A default route that leads nowhere, however good, is gone past.
+    let mut useless = host();
+    useless.links.push(crate::host::Link { carrier: false, ..fake::link(4, "eth2", None) });
+    useless.routes.push(fake::route("0.0.0.0/0", 4, None, 5));
+    assert_eq!(ways(&useless, &["203.0.113.7"]), far);
+    let on_link = fake::route("203.0.113.0/24", 4, None, 5);
+    useless.routes.push(on_link);
+    assert!(ways(&useless, &["203.0.113.7"])[0].contains("dev eth2"), "the user's own word for it");
     let mut vpn = host();
     fake::wg_quick(&mut vpn);
     assert!(ways(&vpn, &["203.0.113.7"])[0].contains("dev wg0"), "as its packets go without us");
