@@ -9,6 +9,9 @@ mod config;
 mod direct;
 mod drive;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handshake;
 mod host;
 mod http_connect;

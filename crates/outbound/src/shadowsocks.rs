@@ -6,6 +6,8 @@
 //! <https://shadowsocks.org/doc/sip004.html>, <https://shadowsocks.org/doc/sip022.html>
 
 mod cipher;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod method;
 mod packet;
 mod stream;

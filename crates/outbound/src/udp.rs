@@ -2,6 +2,8 @@
 
 mod backlog;
 mod direct;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod keeper;
 mod relayed;
 mod shadowsocks;

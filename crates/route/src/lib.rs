@@ -22,6 +22,9 @@ mod change;
 mod drift;
 mod error;
 mod furnish;
+#[cfg(all(feature = "fuzzing", target_os = "linux"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod host;
 mod id;
 mod journal;

@@ -21,11 +21,11 @@ use crate::socks5::datagram::decode_header;
 const SOCKS_PREFIX: usize = 3;
 
 /// Session and packet.
-const IDS: usize = 16;
-const NONCE: usize = 24;
+pub(super) const IDS: usize = 16;
+pub(super) const NONCE: usize = 24;
 
 const TO_SERVER: u8 = 0;
-const TO_CLIENT: u8 = 1;
+pub(super) const TO_CLIENT: u8 = 1;
 
 /// Sessions of the server that are remembered: one, and the one before while its last packets arrive.
 const SESSIONS: usize = 2;
@@ -33,7 +33,7 @@ const SESSIONS: usize = 2;
 /// What the datagrams of one client socket have in common.
 pub(crate) struct Packets {
     key: Arc<Key>,
-    session: u64,
+    pub(super) session: u64,
     next: u64,
     servers: Vec<(u64, Window)>,
 }
@@ -173,7 +173,7 @@ impl Window {
 }
 
 /// One block by the key itself.
-fn block(key: &Key, bytes: &mut [u8; IDS], seal: bool) -> io::Result<()> {
+pub(super) fn block(key: &Key, bytes: &mut [u8; IDS], seal: bool) -> io::Result<()> {
     let wrong = |_| invalid("a key of another length");
     match key.method {
         Method::Blake3Aes128Gcm => {

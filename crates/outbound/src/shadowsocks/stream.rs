@@ -31,7 +31,7 @@ const SCRATCH: usize = 64 * 1024;
 const SOCKS_PREFIX: usize = 3;
 
 const REQUEST: u8 = 0;
-const RESPONSE: u8 = 1;
+pub(super) const RESPONSE: u8 = 1;
 
 /// The most padding of a request that carries no payload yet (SIP022, 3.1.4).
 const MAX_PADDING: u16 = 900;

@@ -4,6 +4,9 @@
 //! limit is one of calls and not of the handshake, so that a bus which takes a connection and says nothing would be waited
 //! for without end. Sections are those of the D-Bus specification.
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
+
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};

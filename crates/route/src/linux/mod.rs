@@ -2,6 +2,8 @@
 
 pub(crate) mod cgroup;
 mod change;
+#[cfg(feature = "fuzzing")]
+pub(crate) use dbus::fuzzing::answer as dbus_answer;
 mod dbus;
 mod decode;
 mod destroy;
