@@ -332,7 +332,8 @@ impl<B: AsRef<[u8]>> Connection<B> {
     }
 
     /// How many bytes could be sent in segments of good size now: what to read from the data's source, at most. 0 when
-    /// none should be read yet; an acknowledgment, or [`Connection::timeout`], changes that.
+    /// none should be read yet; an acknowledgment, or [`Connection::timeout`], changes that. Data that are queued in pieces
+    /// of [`Connection::superpacket`] bytes are sent as they lie.
     ///
     /// While the peer's window is shut one segment is asked for, so that there is something to probe it with.
     pub fn send_room(&self) -> usize {
@@ -350,7 +351,7 @@ impl<B: AsRef<[u8]>> Connection<B> {
         // Less than this is not worth a packet while acknowledgments are on their way that make it more.
         let goal = (window / 4).min(60_000).max(mss).min(self.max_wnd / 2).max(1);
         if room >= goal {
-            room.min(self.superpacket()) as usize
+            room as usize
         } else if flight + unsent == 0 {
             mss as usize
         } else {
@@ -364,7 +365,7 @@ impl<B: AsRef<[u8]>> Connection<B> {
     }
 
     /// Data that fit into one packet to the device.
-    pub(super) fn superpacket(&self) -> u32 {
+    pub fn superpacket(&self) -> u32 {
         let mss = u32::from(self.mss);
         if self.config.superpackets {
             // SACK blocks may join the options.

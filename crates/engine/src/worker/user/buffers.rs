@@ -1,6 +1,7 @@
 //! Buffers for data on their way to clients: lent while the data are not acknowledged, then used again.
 
 use std::cell::RefCell;
+use std::io::IoSliceMut;
 use std::rc::Rc;
 
 /// Length of a buffer: the data of the longest packet.
@@ -8,6 +9,10 @@ pub(super) const BUFFER: usize = u16::MAX as usize;
 
 /// Buffers that are kept for the next transfer; more are given back to the allocator.
 const KEPT: usize = 64;
+
+/// Buffers that one read fills, where there is much to read: for each call the socket acknowledges what was taken, which costs
+/// more than the call itself.
+const AT_ONCE: usize = 4;
 
 /// Reads up to this length are copied into memory of their own: a few bytes that a client is slow to acknowledge are
 /// not worth a whole buffer.
@@ -19,11 +24,23 @@ pub(super) struct BufferPool(RefCell<Vec<Box<[u8]>>>);
 
 impl BufferPool {
     /// A buffer, whatever it holds.
-    pub(super) fn take(&self) -> Box<[u8]> {
+    fn take(&self) -> Box<[u8]> {
         self.0.borrow_mut().pop().unwrap_or_else(|| vec![0; BUFFER].into_boxed_slice())
     }
 
-    pub(super) fn give_back(&self, buffer: Box<[u8]>) {
+    /// Buffers for one read of `room` bytes at most, of which one packet carries `piece`: with `much` several, else one.
+    pub(super) fn take_for(self: &Rc<Self>, room: usize, piece: usize, much: bool) -> Reading {
+        let piece = piece.clamp(1, BUFFER);
+        let mut reading = Reading { pool: Rc::clone(self), buffers: Default::default(), piece, room: 0 };
+        let most = if much { AT_ONCE } else { 1 };
+        for buffer in reading.buffers.iter_mut().take(most.min(room.div_ceil(piece))) {
+            *buffer = self.take();
+            reading.room = (reading.room + piece).min(room);
+        }
+        reading
+    }
+
+    fn give_back(&self, buffer: Box<[u8]>) {
         let mut free = self.0.borrow_mut();
         if free.len() < KEPT {
             free.push(buffer);
@@ -31,13 +48,67 @@ impl BufferPool {
     }
 
     /// The first `len` bytes of a buffer, as data to be sent.
-    pub(super) fn chunk(self: &Rc<Self>, buffer: Box<[u8]>, len: usize) -> Chunk {
+    fn chunk(self: &Rc<Self>, buffer: Box<[u8]>, len: usize) -> Chunk {
         if len <= SMALL {
             let copy = buffer.get(..len).unwrap_or_default().into();
             self.give_back(buffer);
             return Chunk::Owned(copy);
         }
         Chunk::Lent(Lent { pool: Rc::clone(self), buffer, len })
+    }
+}
+
+/// Where one read goes.
+pub(super) struct Reading {
+    pool: Rc<BufferPool>,
+    /// Those that are used have [`BUFFER`] bytes, the others none.
+    buffers: [Box<[u8]>; AT_ONCE],
+    /// What is used of each but the last.
+    piece: usize,
+    /// What is used of all.
+    room: usize,
+}
+
+impl Reading {
+    /// Bytes that one read can bring.
+    pub(super) fn room(&self) -> usize {
+        self.room
+    }
+
+    /// Gives `read` the memory to be filled.
+    pub(super) fn with_slices<T>(&mut self, read: impl FnOnce(&mut [IoSliceMut<'_>]) -> T) -> T {
+        let mut left = self.room;
+        let mut count = 0;
+        let mut slices = self.buffers.each_mut().map(|buffer| {
+            let len = left.min(self.piece);
+            left -= len;
+            count += usize::from(len > 0);
+            IoSliceMut::new(buffer.get_mut(..len).unwrap_or_default())
+        });
+        read(slices.get_mut(..count).unwrap_or_default())
+    }
+
+    /// Hands the first `len` bytes to `each`, a packet's data at a time.
+    pub(super) fn filled(mut self, len: usize, mut each: impl FnMut(Chunk)) {
+        let mut left = len.min(self.room);
+        for buffer in &mut self.buffers {
+            if left == 0 {
+                break;
+            }
+            let len = left.min(self.piece);
+            left -= len;
+            each(self.pool.chunk(std::mem::take(buffer), len));
+        }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        for buffer in &mut self.buffers {
+            if !buffer.is_empty() {
+                self.pool.give_back(std::mem::take(buffer));
+            }
+        }
     }
 }
 
@@ -68,5 +139,59 @@ impl AsRef<[u8]> for Chunk {
 impl Drop for Lent {
     fn drop(&mut self) {
         self.pool.give_back(std::mem::take(&mut self.buffer));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a read of `len` bytes becomes.
+    fn chunks(pool: &Rc<BufferPool>, (room, piece, much): (usize, usize, bool), len: usize) -> Vec<Vec<u8>> {
+        let mut reading = pool.take_for(room, piece, much);
+        reading.with_slices(|slices| {
+            for (n, byte) in slices.iter_mut().flat_map(|slice| slice.iter_mut()).enumerate() {
+                *byte = n as u8;
+            }
+        });
+        let mut chunks = Vec::new();
+        reading.filled(len, |chunk| chunks.push(chunk.as_ref().to_vec()));
+        chunks
+    }
+
+    #[test]
+    fn what_was_read_lies_in_packets_in_its_order() {
+        let pool = Rc::new(BufferPool::default());
+        for (room, piece, much) in
+            [(1, 65_000, false), (65_000, 65_000, false), (130_001, 65_000, true), (1 << 20, 65_000, true)]
+        {
+            let able = pool.take_for(room, piece, much).room();
+            for len in [1, able / 2, able.saturating_sub(1), able] {
+                let chunks = chunks(&pool, (room, piece, much), len);
+                assert!(chunks.iter().rev().skip(1).all(|chunk| chunk.len() == piece));
+                let bytes = chunks.concat();
+                assert_eq!(bytes.len(), len, "room {room}");
+                assert!(bytes.iter().enumerate().all(|(n, &byte)| byte == n as u8));
+            }
+        }
+    }
+
+    #[test]
+    fn no_more_is_read_than_there_is_room_for() {
+        let pool = Rc::new(BufferPool::default());
+        assert_eq!(pool.take_for(70_000, 65_000, false).room(), 65_000);
+        assert_eq!(pool.take_for(70_000, 65_000, true).room(), 70_000);
+        assert_eq!(pool.take_for(1 << 20, 65_000, true).room(), AT_ONCE * 65_000);
+        assert_eq!(pool.take_for(100, 1460, true).room(), 100);
+    }
+
+    #[test]
+    fn buffers_come_back_once() {
+        let pool = Rc::new(BufferPool::default());
+        drop(pool.take_for(1 << 20, BUFFER, true));
+        assert_eq!(pool.0.borrow().len(), AT_ONCE);
+        pool.take_for(1 << 20, BUFFER, true).filled(BUFFER + SMALL, |_| {});
+        assert_eq!(pool.0.borrow().len(), AT_ONCE);
+        assert!(pool.0.borrow().iter().all(|buffer| buffer.len() == BUFFER));
     }
 }

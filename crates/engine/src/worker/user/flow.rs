@@ -11,12 +11,12 @@ use oneway_stack::tcp::{Connection, State, Syn, Time};
 
 use super::Key;
 use super::Naming;
-use super::buffers::{BUFFER, BufferPool, Chunk};
+use super::buffers::{BufferPool, Chunk};
 use super::upstream::Upstream;
 use crate::worker::asker::Asker;
 
-/// Packets made of one connection's data before others get their turn.
-const TURNS: usize = 16;
+/// Bytes of one connection that are read before others get their turn.
+const TURN: usize = 1 << 20;
 
 /// Data of this length are sent before more are read.
 const PROMPT: usize = 16 * 1024;
@@ -64,6 +64,8 @@ pub(super) struct Open {
     pub(super) moved: Time,
     /// Bytes that the outbound sent.
     pub(super) read: u64,
+    /// The latest read found as much as it could take.
+    pub(super) much: bool,
     /// What the outbound's far end had yet to acknowledge when [`Open::is_silent`] last looked.
     pub(super) unacknowledged: u32,
     /// Its name is looked for; its outbound's socket is held meanwhile.
@@ -83,19 +85,21 @@ impl Open {
         let waker = self.waker.clone();
         let mut cx = Context::from_waker(&waker);
         self.upload(now, &mut cx);
-        let mut more = true;
-        for _ in 0..TURNS {
-            match self.download(now, &mut cx, pool) {
-                0 => {
-                    more = false;
-                    break;
-                }
+        let mut read = 0;
+        let more = loop {
+            let len = self.download(now, &mut cx, pool);
+            read += len;
+            match len {
+                0 => break false,
                 // A few bytes: the end of the stream may travel with them.
                 1..PROMPT => {}
                 // While the data are in the processor's cache still.
                 _ => transmit(&mut self.conn),
             }
-        }
+            if read >= TURN {
+                break true;
+            }
+        };
         transmit(&mut self.conn);
         let taken = self.read - u64::from(self.conn.queued());
         if self.flow.down.load(Ordering::Relaxed) != taken {
@@ -134,7 +138,7 @@ impl Open {
         }
     }
 
-    /// Takes one packet's data from the outbound, and says how many bytes there were.
+    /// Takes what the outbound has, up to a few packets' data, and says how many bytes there were.
     fn download(&mut self, now: Time, cx: &mut Context<'_>, pool: &Rc<BufferPool>) -> usize {
         let Some(upstream) = &mut self.upstream else { return 0 };
         if upstream.ended() {
@@ -143,7 +147,7 @@ impl Open {
             }
             return 0;
         }
-        let room = self.conn.send_room().min(BUFFER);
+        let room = self.conn.send_room();
         if room == 0 {
             // Nothing is read for as long as the client takes nothing, which may be forever. What there still was from a
             // server that is gone would have been lost in the server's own buffer, too.
@@ -152,10 +156,10 @@ impl Open {
             }
             return 0;
         }
-        let mut buffer = pool.take();
-        match upstream.poll_read(cx, buffer.get_mut(..room).unwrap_or_default()) {
+        let mut reading = pool.take_for(room, self.conn.superpacket() as usize, self.much);
+        let asked = reading.room();
+        match reading.with_slices(|slices| upstream.poll_read(cx, slices)) {
             Poll::Ready(Ok(0)) => {
-                pool.give_back(buffer);
                 self.conn.close();
                 upstream.end_reading();
                 self.moved = now;
@@ -163,18 +167,18 @@ impl Open {
                 self.download(now, cx, pool)
             }
             Poll::Ready(Ok(len)) => {
-                self.conn.send(pool.chunk(buffer, len));
+                self.much = len == asked;
+                reading.filled(len, |chunk| self.conn.send(chunk));
                 self.read += len as u64;
                 self.moved = now;
                 len
             }
             Poll::Ready(Err(_)) => {
-                pool.give_back(buffer);
                 self.conn.abort();
                 0
             }
             Poll::Pending => {
-                pool.give_back(buffer);
+                self.much = false;
                 0
             }
         }

@@ -344,6 +344,7 @@ impl Worker {
             dirty: false,
             moved: now,
             read,
+            much: false,
             unacknowledged: 0,
             naming,
             given_up: false,

@@ -1,7 +1,7 @@
 //! The outbound's side of a connection.
 
 use std::fmt;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -81,21 +81,29 @@ impl Upstream {
         oneway_flow::unacknowledged(&self.stream)
     }
 
-    /// Reads into `buffer`, which has room; 0 at the end of the stream.
-    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    /// Reads into `buffers`, one after the other, which have room; 0 at the end of the stream.
+    pub(super) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
         if self.ended || self.held == Held::Both {
             return Poll::Pending;
         }
         let stream = &*self.stream;
+        let room: usize = buffers.iter().map(|buffer| buffer.len()).sum();
         loop {
             ready!(stream.poll_read_ready(cx))?;
             let mut read = None;
             let tried = stream.try_io(Interest::READABLE, || {
-                let (len, _) = rustix::net::recv(stream, &mut *buffer, RecvFlags::empty())?;
+                let len = match buffers {
+                    [buffer] => rustix::net::recv(stream, &mut **buffer, RecvFlags::empty())?.0,
+                    _ => rustix::io::readv(stream, buffers)?,
+                };
                 read = Some(len);
                 // Less than there was room for: the socket is empty, and what comes next makes it readable anew (epoll(7),
                 // question 9). The reactor is told so by this error.
-                if len > 0 && len < buffer.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+                if len > 0 && len < room { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
             match (read, tried) {
                 (Some(0), _) if self.tie.as_ref().is_some_and(FlowEnd::is_cut) => {
