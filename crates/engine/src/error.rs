@@ -67,6 +67,20 @@ pub enum EngineError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// This host drops what the system stack hands to its TCP.
+    #[error(
+        "this host does not let in TCP that comes by {tun} (from {from} to {to}), as --stack system needs it: most likely its \
+         packet filter drops it. Let it in (ufw allow in on {tun}; firewall-cmd --zone=trusted --add-interface={tun}; or in the \
+         nftables chain of the hook input: iifname \"{tun}\" accept), or take --stack user, which needs nothing of the kind"
+    )]
+    NotLetIn {
+        /// The device.
+        tun: String,
+        /// Where such a connection comes from.
+        from: std::net::IpAddr,
+        /// Where it goes.
+        to: std::net::IpAddr,
+    },
     /// A thread could not be started, or a runtime.
     #[error("cannot start a worker: {0}")]
     Worker(#[source] io::Error),

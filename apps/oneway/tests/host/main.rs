@@ -11,6 +11,8 @@ mod exclude;
 #[cfg(target_os = "linux")]
 mod exec;
 #[cfg(target_os = "linux")]
+mod filter;
+#[cfg(target_os = "linux")]
 mod flows;
 #[cfg(target_os = "linux")]
 mod handed;
@@ -73,6 +75,7 @@ fn main() -> std::process::ExitCode {
         exclude::a_circle_is_refused_and_named,
         exec::a_program_goes_through_a_proxy,
         exec::a_program_goes_directly,
+        filter::what_begins_outside_is_dropped,
         strict::a_family_that_is_switched_off_is_refused,
         strict::bound_sockets_are_refused,
         strict::a_killed_instance_leaves_the_refusal,

@@ -5,6 +5,7 @@ mod end;
 mod guarded;
 mod handed;
 mod host;
+mod let_in;
 pub(crate) mod protection;
 mod reload;
 mod watching;
@@ -245,6 +246,9 @@ impl Engine {
             Ok(parts) => parts,
             Err(error) => return Err(host.undo_because(error)),
         };
+        if let Err(error) = let_in::prove(&name, &queues, &listeners, &addresses) {
+            return Err(host.undo_because(error));
+        }
         let fake_ips = StatePaths::here()?.journal.with_extension("fake-ip");
         // Nobody of a namespace apart is told of it.
         let answers = dns::answers_at(config, &addresses).filter(|_| captured_here);

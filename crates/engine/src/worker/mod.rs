@@ -65,6 +65,7 @@ use crate::dns::Dns;
 use crate::guard::{Destination, Guard};
 use crate::limits::Limits;
 use crate::stats::Stats;
+use crate::watched::OncePerMinute;
 
 /// What all workers use.
 #[derive(Debug)]
@@ -164,6 +165,10 @@ pub(crate) struct Worker {
     listener_v6: Option<SocketAddr>,
     /// Connected outbounds whose client has not been accepted yet, by the peer's address and the listener's family.
     waiting: RefCell<HashMap<SocketAddr, tcp::Waiting>>,
+    /// Connections that a listener has accepted.
+    accepted: Cell<u64>,
+    /// Says that none is.
+    not_let_in: RefCell<OncePerMinute>,
     pipes: PipePool,
     outbox: RefCell<udp::Outbox>,
     acks: RefCell<Acks>,
@@ -230,6 +235,8 @@ pub(crate) fn run(parts: Parts) -> Result<(), Failed> {
             listener_v4,
             listener_v6,
             waiting: RefCell::default(),
+            accepted: Cell::default(),
+            not_let_in: RefCell::default(),
             pipes: PipePool::default(),
             outbox: RefCell::default(),
             acks: RefCell::default(),

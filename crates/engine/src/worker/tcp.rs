@@ -48,6 +48,8 @@ pub(super) struct Waiting {
     flow: FlowGuard,
     live: Live,
     since: Instant,
+    /// How many this worker had accepted by then.
+    accepted: u64,
 }
 
 /// Counts a connection for as long as it may hold descriptors. Without a limit on them, the kernel would shake hands with
@@ -257,9 +259,9 @@ impl Worker {
                 let nameless = self.nameless(&dispatch, &choice, &destined, conn.client, dscp);
                 let peer = conn.peer;
                 let (from, to) = (conn.peer, conn.local);
-                self.waiting
-                    .borrow_mut()
-                    .insert(peer, Waiting { connected, nameless, conn, flow, live, since: Instant::now() });
+                let (since, accepted) = (Instant::now(), self.accepted.get());
+                let waiting = Waiting { connected, nameless, conn, flow, live, since, accepted };
+                self.waiting.borrow_mut().insert(peer, waiting);
                 self.let_in(syn, from, to);
             }
             Err(error) => {
@@ -292,6 +294,7 @@ impl Worker {
                 Ok((stream, peer)) => {
                     let peer = SocketAddr::new(peer.ip(), peer.port());
                     let waiting = self.waiting.borrow_mut().remove(&peer);
+                    self.accepted.set(self.accepted.get() + 1);
                     match waiting {
                         Some(waiting) => {
                             tokio::task::spawn_local(Rc::clone(&self).relay(stream, waiting));
@@ -372,6 +375,15 @@ impl Worker {
         self.waiting.borrow_mut().retain(|_, waiting| {
             let keep = now.saturating_duration_since(waiting.since) < limit;
             if !keep {
+                // One client that is gone is none of our business; that nobody came since is.
+                if waiting.accepted == self.accepted.get() && self.not_let_in.borrow_mut().may(now) {
+                    tracing::warn!(
+                        "connections are handed to this host's TCP and none arrives: most likely a packet filter has begun \
+                         to drop what comes from {} to {}; let it in, or take --stack user",
+                        waiting.conn.peer.ip(),
+                        waiting.conn.local.ip(),
+                    );
+                }
                 shortcut::end(&self.shared, &waiting.conn);
                 self.shared.nat.close(now, &waiting.conn);
             }
