@@ -64,6 +64,8 @@ fn main() -> std::process::ExitCode {
         sniff::a_name_in_datagrams_leads_to_its_outbound,
         streams::half_close_keeps_every_byte,
         streams::a_reset_travels_as_a_reset,
+        streams::a_reset_reaches_an_end_that_reads_nothing,
+        streams::an_end_waits_for_a_client_that_reads_nothing,
         streams::short_flows_leave_nothing,
         streams::every_proxy_protocol_carries,
         half_closed::silence_is_reaped,
@@ -130,7 +132,6 @@ fn main() -> std::process::ExitCode {
     oneway_lab::variants![
         both,
         ["user"],
-        streams::a_reset_reaches_a_client_that_reads_nothing,
         bounds::slow_servers_hold_a_bounded_amount,
         bounds::a_bad_link_costs_no_more_than_with_the_kernels_tcp,
     ]

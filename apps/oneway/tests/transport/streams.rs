@@ -1,18 +1,20 @@
 //! Bytes, ends and resets of TCP connections.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use oneway_lab::NetNs;
+use oneway_lab::capture::{Recorder, flag};
 use oneway_lab::client::wait_until;
-use oneway_lab::harness::TestResult;
+use oneway_lab::harness::{Failed, TestResult};
 use oneway_lab::pattern::{self, Sum};
 use oneway_lab::servers::origin::port;
 use oneway_lab::servers::socks::SocksCommand;
-use oneway_lab::topology::address;
+use oneway_lab::topology::{Simple, address};
 use socket2::SockRef;
 
-use crate::common::{SECOND, ask, lab};
+use crate::common::{SECOND, TUN, ask, lab, stack};
 
 pub fn half_close_keeps_every_byte() -> TestResult {
     for scheme in [None, Some("socks5")] {
@@ -52,38 +54,99 @@ pub fn a_reset_travels_as_a_reset() -> TestResult {
     Ok(())
 }
 
-/// A client that takes nothing, and never will, hears of a reset all the same, and nothing is kept for it.
-pub fn a_reset_reaches_a_client_that_reads_nothing() -> TestResult {
-    let (lab, _oneway) = lab(None, &[])?;
-    for (family, to) in address::SPARE.ports(5001).into_iter().enumerate() {
-        let listener = lab.net.run(|| TcpListener::bind(to))??;
-        let client = lab.host.client().tcp(to, 5 * SECOND)?.connected()?;
-        let (mut server, _) = listener.accept()?;
-        server.set_nonblocking(true)?;
-        let mut sent = 0;
-        let mut still = 0;
-        wait_until(30 * SECOND, "nothing is taken any more", || {
-            let before = sent;
-            while let Ok(len) = server.write(&[7; 64 << 10]) {
-                sent += len;
-            }
-            still = if sent == before { still + 1 } else { 0 };
-            still > 100
-        })?;
-        assert!(sent > 1 << 16, "{sent} bytes");
-        assert!(client.take_error()?.is_none(), "a reset before there was one");
-        SockRef::from(&server).set_linger(Some(Duration::ZERO))?;
+/// Writes until nothing is taken any more; how much was.
+fn fill(stream: &mut TcpStream) -> Result<usize, Failed> {
+    stream.set_nonblocking(true)?;
+    let (mut sent, mut still) = (0, 0);
+    wait_until(30 * SECOND, "nothing is taken any more", || {
+        let before = sent;
+        while let Ok(len) = stream.write(&[7; 64 << 10]) {
+            sent += len;
+        }
+        still = if sent == before { still + 1 } else { 0 };
+        still > 100
+    })?;
+    assert!(sent > 1 << 16, "{sent} bytes");
+    Ok(sent)
+}
+
+fn no_flow_is_left(host: &NetNs) -> TestResult {
+    wait_until(5 * SECOND, "no flow is left", || {
+        let flows = ask(host, "flows").ok();
+        flows.and_then(|flows| flows["flows"].as_array().map(Vec::is_empty)).unwrap_or(false)
+    })?;
+    Ok(())
+}
+
+fn is_reset(stream: &TcpStream) -> bool {
+    let error = stream.take_error().ok().flatten();
+    error.is_some_and(|error| error.kind() == ErrorKind::ConnectionReset)
+}
+
+/// A connection to a server that is played here.
+fn pair(lab: &Simple, to: SocketAddr) -> Result<(TcpStream, TcpStream), Failed> {
+    let listener = lab.net.run(|| TcpListener::bind(to))??;
+    let client = lab.host.client().tcp(to, 5 * SECOND)?.connected()?;
+    Ok((client, listener.accept()?.0))
+}
+
+/// An end that takes nothing, and never will, hears of the other one's reset all the same, and nothing is kept for it. That
+/// its packets are recorded keeps them from being renamed in the kernel.
+pub fn a_reset_reaches_an_end_that_reads_nothing() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("packets.pcap");
+    let file = file.to_str().ok_or("a path that is no text")?;
+    for options in [&[][..], &["--pcap", file]] {
+        let (lab, _oneway) = lab(None, options)?;
+        let ends = address::SPARE.ports(5001).into_iter().flat_map(|to| [(to, false), (to, true)]);
+        for (to, by_client) in ends {
+            is_told(&lab, to, by_client)
+                .map_err(|error| format!("{to}, by the client: {by_client}, {options:?}: {error:?}"))?;
+        }
+        let status = ask(&lab.host, "status")?;
+        let shortened = status.pointer("/counters/tcp/shortened").and_then(serde_json::Value::as_u64);
+        let expected = if stack() == "system" && options.is_empty() { 4 } else { 0 };
+        assert_eq!(shortened, Some(expected), "{options:?}");
+    }
+    Ok(())
+}
+
+fn is_told(lab: &Simple, to: SocketAddr, by_client: bool) -> TestResult {
+    let tun = Recorder::start(&lab.host, Some(TUN))?;
+    let uplink = Recorder::start(&lab.host, Some(Simple::UP1))?;
+    let (client, server) = pair(lab, to)?;
+    let (mut killer, victim) = if by_client { (client, server) } else { (server, client) };
+    fill(&mut killer)?;
+    assert!(victim.take_error()?.is_none(), "a reset before there was one");
+    let told = || match by_client {
+        true => uplink.count(move |packet| packet.is_tcp(flag::RST) && packet.dst == to.ip()),
+        false => tun.count(move |packet| packet.is_tcp(flag::RST) && packet.src == to.ip()),
+    };
+    assert_eq!(told()?, 0, "a reset on the wire before there was one");
+    SockRef::from(&killer).set_linger(Some(Duration::ZERO))?;
+    drop(killer);
+    wait_until(5 * SECOND, "the other end hears of the reset", || is_reset(&victim))?;
+    assert!(told()? > 0, "it was on the wire");
+    no_flow_is_left(&lab.host)
+}
+
+/// A server that is done is no reset: what it has said waits for the client, however long that takes, and costs nothing.
+pub fn an_end_waits_for_a_client_that_reads_nothing() -> TestResult {
+    let (lab, oneway) = lab(None, &[])?;
+    for to in address::SPARE.ports(5001) {
+        let (mut client, mut server) = pair(&lab, to)?;
+        let sent = fill(&mut server)?;
         drop(server);
-        wait_until(5 * SECOND, "the client hears of the reset", || {
-            client
-                .take_error()
-                .is_ok_and(|error| error.is_some_and(|error| error.kind() == ErrorKind::ConnectionReset))
-        })
-        .map_err(|error| format!("family {family}: {error}"))?;
-        wait_until(5 * SECOND, "no flow is left", || {
-            let flows = ask(&lab.host, "flows").ok();
-            flows.and_then(|flows| flows["flows"].as_array().map(Vec::is_empty)).unwrap_or(false)
-        })?;
+        let (begin, before) = (Instant::now(), oneway.cpu_time()?);
+        wait_until(5 * SECOND, "a second has gone by", || begin.elapsed() > SECOND)?;
+        let spent = oneway.cpu_time()? - before;
+        assert!(spent < SECOND / 4, "{to}: {spent:?} for one that waits");
+        assert!(client.take_error()?.is_none(), "{to}: it is reset");
+        client.set_read_timeout(Some(10 * SECOND))?;
+        let received = std::io::copy(&mut client, &mut std::io::sink())?;
+        assert_eq!(received, sent as u64, "{to}");
+        drop(client);
+        no_flow_is_left(&lab.host)?;
     }
     Ok(())
 }

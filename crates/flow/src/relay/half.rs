@@ -1,13 +1,14 @@
 //! One direction of a relay.
 
 use std::cell::RefCell;
-use std::io;
-use std::pin::Pin;
+use std::io::{self, Read};
+use std::net::Shutdown;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::tcp::{ReadHalf, WriteHalf};
+use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
 
 use super::splice::{AVAILABLE, Pipe, PipePool, splice_in, splice_out};
 use super::{End, Side, Tunnel};
@@ -53,13 +54,9 @@ pub(super) enum Broken {
 impl Broken {
     /// The relay's end, where the direction read from `from`.
     pub(super) fn into_end(self, from: Side) -> End {
-        let other = match from {
-            Side::Client => Side::Upstream,
-            Side::Upstream => Side::Client,
-        };
         match self {
             Self::Read(error) => End::Reset { by: from, error },
-            Self::Write(error) => End::Reset { by: other, error },
+            Self::Write(error) => End::Reset { by: from.other(), error },
         }
     }
 }
@@ -76,12 +73,17 @@ impl<'a> Half<'a> {
         self.last = true;
     }
 
+    /// Whether the far socket did not take all that was read: nothing more is read before it has.
+    pub(super) fn waits_for_room(&self) -> bool {
+        self.in_pipe > 0 || self.rest_at < self.rest.len()
+    }
+
     /// Moves bytes until there are none, or none can be taken. Ready when the end of the stream was passed on.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut ReadHalf<'_>,
-        to: &mut WriteHalf<'_>,
+        from: &TcpStream,
+        to: &TcpStream,
         count: &AtomicU64,
         pipes: &PipePool,
     ) -> Poll<Result<(), Broken>> {
@@ -94,7 +96,7 @@ impl<'a> Half<'a> {
                 return Poll::Ready(Ok(()));
             }
             if self.eof {
-                return Pin::new(&mut *to).poll_shutdown(cx).map_err(Broken::Write);
+                return Poll::Ready(shut_down(to).map_err(Broken::Write));
             }
             if self.bulk {
                 ready!(self.fill_pipe(cx, from, pipes)).map_err(Broken::Read)?;
@@ -110,13 +112,13 @@ impl<'a> Half<'a> {
     fn flush(
         &mut self,
         cx: &mut Context<'_>,
-        to: &mut WriteHalf<'_>,
+        to: &TcpStream,
         count: &AtomicU64,
         pipes: &PipePool,
     ) -> Poll<io::Result<()>> {
         while self.rest_at < self.rest.len() {
             let rest = self.rest.get(self.rest_at..).unwrap_or_default();
-            let n = ready!(Pin::new(&mut *to).poll_write(cx, rest))?;
+            let n = ready!(poll_write(cx, to, rest))?;
             count.fetch_add(n as u64, Ordering::Relaxed);
             self.rest_at += n;
         }
@@ -126,9 +128,8 @@ impl<'a> Half<'a> {
         }
         while self.in_pipe > 0 {
             let Some(pipe) = &self.pipe else { break };
-            let socket = to.as_ref();
-            ready!(socket.poll_write_ready(cx))?;
-            match socket.try_io(Interest::WRITABLE, || splice_out(pipe, socket, self.in_pipe)) {
+            ready!(to.poll_write_ready(cx))?;
+            match to.try_io(Interest::WRITABLE, || splice_out(pipe, to, self.in_pipe)) {
                 Ok(n) => {
                     count.fetch_add(n as u64, Ordering::Relaxed);
                     self.in_pipe -= n;
@@ -149,17 +150,16 @@ impl<'a> Half<'a> {
     fn fill_pipe(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut ReadHalf<'_>,
+        from: &TcpStream,
         pipes: &PipePool,
     ) -> Poll<io::Result<()>> {
-        let socket = from.as_ref();
-        ready!(socket.poll_read_ready(cx))?;
+        ready!(from.poll_read_ready(cx))?;
         let Ok(pipe) = pipes.take() else {
             // No descriptor is free: copying needs none.
             self.bulk = false;
             return Poll::Ready(Ok(()));
         };
-        match socket.try_io(Interest::READABLE, || splice_in(socket, &pipe)) {
+        match from.try_io(Interest::READABLE, || splice_in(from, &pipe)) {
             Ok(0) => {
                 pipes.give_back(pipe);
                 self.eof = true;
@@ -188,14 +188,13 @@ impl<'a> Half<'a> {
     fn copy(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut ReadHalf<'_>,
-        to: &mut WriteHalf<'_>,
+        from: &TcpStream,
+        to: &TcpStream,
         count: &AtomicU64,
     ) -> Poll<Result<(), Broken>> {
         SCRATCH_BUFFER.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
-            ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)).map_err(Broken::Read)?;
-            let bytes = buffer.filled();
+            let len = ready!(poll_read(cx, from, scratch)).map_err(Broken::Read)?;
+            let bytes = scratch.get(..len).unwrap_or_default();
             if bytes.is_empty() {
                 self.eof = true;
                 return Poll::Ready(Ok(()));
@@ -206,7 +205,7 @@ impl<'a> Half<'a> {
             let mut written = 0;
             while written < bytes.len() {
                 let part = bytes.get(written..).unwrap_or_default();
-                match Pin::new(&mut *to).poll_write(cx, part) {
+                match poll_write(cx, to, part) {
                     Poll::Ready(Ok(n)) => {
                         count.fetch_add(n as u64, Ordering::Relaxed);
                         written += n;
@@ -221,5 +220,46 @@ impl<'a> Half<'a> {
             }
             Poll::Ready(Ok(()))
         })
+    }
+}
+
+/// Reads what there is into `buffer`; 0 at the end of the stream.
+fn poll_read(cx: &mut Context<'_>, socket: &TcpStream, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(socket.poll_read_ready(cx))?;
+        let mut read = None;
+        let tried = socket.try_io(Interest::READABLE, || {
+            let len = (&*SockRef::from(socket)).read(buffer)?;
+            read = Some(len);
+            // Less than there was room for: the socket is empty, and what comes next makes it readable anew (epoll(7),
+            // question 9). The reactor is told so by this error.
+            if len > 0 && len < buffer.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        match (read, tried) {
+            (Some(len), _) => return Poll::Ready(Ok(len)),
+            (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+            (None, Err(error)) => return Poll::Ready(Err(error)),
+            (None, Ok(())) => {}
+        }
+    }
+}
+
+/// Writes what there is room for.
+fn poll_write(cx: &mut Context<'_>, socket: &TcpStream, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(socket.poll_write_ready(cx))?;
+        match socket.try_write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            written => return Poll::Ready(written),
+        }
+    }
+}
+
+/// Passes the end of the stream on.
+fn shut_down(socket: &TcpStream) -> io::Result<()> {
+    match SockRef::from(socket).shutdown(Shutdown::Write) {
+        // Its reset is what reading comes to.
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+        done => done,
     }
 }

@@ -1,23 +1,21 @@
 //! Carrying bytes between a client's socket and the outbound's, both ways.
 
+mod direction;
 mod half;
 mod splice;
 mod unsent;
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::ops::DerefMut;
-use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ops::Deref;
+use std::sync::atomic::AtomicU64;
 use std::task::Poll;
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 
-use half::Half;
+use direction::{Direction, Passed};
 pub use splice::PipePool;
 pub use unsent::unacknowledged;
 
@@ -28,6 +26,16 @@ pub enum Side {
     Client,
     /// The outbound's socket.
     Upstream,
+}
+
+impl Side {
+    /// The one at the other end.
+    fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Upstream,
+            Self::Upstream => Self::Client,
+        }
+    }
 }
 
 /// How a relay ended.
@@ -75,14 +83,14 @@ pub struct Relay<'a, S> {
     pub half_closed_limit: Duration,
 }
 
-impl<S: DerefMut<Target = TcpStream>> Relay<'_, S> {
+impl<S: Deref<Target = TcpStream>> Relay<'_, S> {
     /// Carries bytes until both ends are closed, one fails, or `stop` resolves.
     ///
-    /// A FIN travels as a FIN (half-close) and a RST as a RST.
+    /// A FIN travels as a FIN (half-close) and a RST as a RST, also to an end that takes nothing.
     pub async fn run(self, pipes: &PipePool, stop: impl Future<Output = ()>) -> End {
-        let Self { mut client, mut upstream, tunnel, early, up, down, half_closed_limit } = self;
+        let Self { client, upstream, tunnel, early, up, down, half_closed_limit } = self;
         let end = tokio::select! {
-            end = carry((&mut client, &mut upstream), tunnel, early, (up, down), half_closed_limit, pipes) => end,
+            end = carry(&client, &upstream, tunnel, early, (up, down), half_closed_limit, pipes) => end,
             () = stop => End::Stopped,
         };
         if !matches!(end, End::Closed) {
@@ -103,105 +111,30 @@ fn reset_on_close(socket: &TcpStream) {
 }
 
 async fn carry(
-    (client, upstream): (&mut TcpStream, &mut TcpStream),
+    client: &TcpStream,
+    upstream: &TcpStream,
     tunnel: Option<&dyn Tunnel>,
     early: Vec<u8>,
     (up_count, down_count): (&AtomicU64, &AtomicU64),
     half_closed_limit: Duration,
     pipes: &PipePool,
 ) -> End {
-    let (mut from_client, mut to_client) = client.split();
-    let (mut from_upstream, mut to_upstream) = upstream.split();
-    let mut up = Half::default();
-    let mut down = Half::new(early, tunnel);
-
+    let mut up = Direction::new((client, Side::Client), upstream, up_count, Vec::new(), None);
+    let mut down = Direction::new((upstream, Side::Upstream), client, down_count, early, tunnel);
     let first = poll_fn(|cx| {
-        match up.poll(cx, &mut from_client, &mut to_upstream, up_count, pipes) {
-            Poll::Ready(Ok(())) => return Poll::Ready(Ok(Side::Client)),
-            Poll::Ready(Err(broken)) => return Poll::Ready(Err(broken.into_end(Side::Client))),
-            Poll::Pending => {}
+        if let Poll::Ready(passed) = up.poll(cx, pipes) {
+            return Poll::Ready(passed.map(|passed| (Side::Client, passed)));
         }
-        match down.poll(cx, &mut from_upstream, &mut to_client, down_count, pipes) {
-            Poll::Ready(Ok(())) => Poll::Ready(Ok(Side::Upstream)),
-            Poll::Ready(Err(broken)) => Poll::Ready(Err(broken.into_end(Side::Upstream))),
-            Poll::Pending => Poll::Pending,
-        }
+        down.poll(cx, pipes).map(|passed| passed.map(|passed| (Side::Upstream, passed)))
     })
     .await;
-    let closed = match first {
-        Ok(side) => side,
-        Err(end) => return end,
-    };
-
-    match closed {
-        Side::Client => {
-            let half = HalfClosed { half: &mut down, count: down_count, closed, open: Side::Upstream };
-            half.finish(&mut from_upstream, &mut to_client, from_client.as_ref(), half_closed_limit, pipes)
-                .await
-        }
-        Side::Upstream => {
-            let half = HalfClosed { half: &mut up, count: up_count, closed, open: Side::Client };
-            half.finish(&mut from_client, &mut to_upstream, from_upstream.as_ref(), half_closed_limit, pipes)
-                .await
-        }
+    match first {
+        Ok((Side::Client, Passed::Whole)) => down.finish(half_closed_limit, pipes).await,
+        Ok((Side::Upstream, Passed::Whole)) => up.finish(half_closed_limit, pipes).await,
+        Ok((Side::Client, Passed::Part)) => up.finish_failed(pipes).await,
+        Ok((Side::Upstream, Passed::Part)) => down.finish_failed(pipes).await,
+        Err(end) => end,
     }
-}
-
-/// A relay of which one direction has ended.
-struct HalfClosed<'a> {
-    half: &'a mut Half<'a>,
-    count: &'a AtomicU64,
-    closed: Side,
-    open: Side,
-}
-
-impl HalfClosed<'_> {
-    /// Carries the direction that is left. `watched` is the closed end's socket: it is not read any more, so that its
-    /// RST would go unseen.
-    async fn finish(
-        self,
-        from: &mut ReadHalf<'_>,
-        to: &mut WriteHalf<'_>,
-        watched: &TcpStream,
-        silence_limit: Duration,
-        pipes: &PipePool,
-    ) -> End {
-        let Self { half, count, closed, open } = self;
-        half.set_last();
-        let mut failed = pin!(watched.ready(Interest::ERROR));
-        let mut seen = progress(count, from, watched);
-        loop {
-            let mut silence = pin!(tokio::time::sleep(silence_limit));
-            let step = poll_fn(|cx| {
-                match half.poll(cx, from, to, count, pipes) {
-                    Poll::Ready(Ok(())) => return Poll::Ready(Some(End::Closed)),
-                    Poll::Ready(Err(broken)) => return Poll::Ready(Some(broken.into_end(open))),
-                    Poll::Pending => {}
-                }
-                if failed.as_mut().poll(cx).is_ready() {
-                    let error = watched.take_error().ok().flatten();
-                    let error = error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
-                    return Poll::Ready(Some(End::Reset { by: closed, error }));
-                }
-                silence.as_mut().poll(cx).map(|()| None)
-            })
-            .await;
-            if let Some(end) = step {
-                return end;
-            }
-            let now = progress(count, from, watched);
-            if now == seen {
-                return End::Silent;
-            }
-            seen = now;
-        }
-    }
-}
-
-/// What changes for as long as anything moves: what was passed on, and what the two ends have yet to take out of the
-/// kernel's buffers. That may take them long, and nothing else is seen to move meanwhile.
-fn progress(count: &AtomicU64, from: &ReadHalf<'_>, watched: &TcpStream) -> (u64, u32, u32) {
-    (count.load(Ordering::Relaxed), unacknowledged(from.as_ref()), unacknowledged(watched))
 }
 
 #[cfg(test)]

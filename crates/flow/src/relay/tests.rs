@@ -1,8 +1,11 @@
 #![allow(clippy::disallowed_methods, reason = "loopback sockets stand in for the two ends")]
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::io;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpListener;
 
+use super::half::Half;
 use super::*;
 
 /// A client and a server with a relay between them.
@@ -37,6 +40,7 @@ async fn relayed(
 
 fn local<F: Future<Output = ()>>(test: F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let test = async { tokio::time::timeout(LONG, test).await.expect("it hangs") };
     tokio::task::LocalSet::new().block_on(&runtime, test);
 }
 
@@ -124,6 +128,89 @@ fn a_reset_travels_as_a_reset_both_ways_and_through_a_half_closed_one() {
     });
 }
 
+/// Writes until nothing is taken any more. `socket` is at one end of a relay.
+async fn fill(socket: &mut TcpStream) -> u64 {
+    let chunk = [7; 65_536];
+    let mut sent = 0;
+    while let Ok(Ok(n)) = tokio::time::timeout(Duration::from_millis(300), socket.write(&chunk)).await {
+        sent += n as u64;
+        assert!(sent < 256 << 20, "nothing holds the sender back");
+    }
+    sent
+}
+
+#[test]
+fn a_reset_reaches_an_end_that_takes_nothing() {
+    local(async {
+        for (by, half_closed) in
+            [(Side::Client, false), (Side::Upstream, false), (Side::Client, true), (Side::Upstream, true)]
+        {
+            let (client, server, task) = relayed(LONG, b"").await;
+            let (mut killer, mut victim) = match by {
+                Side::Client => (client, server),
+                Side::Upstream => (server, client),
+            };
+            if half_closed {
+                victim.shutdown().await.unwrap();
+                assert_eq!(killer.read(&mut [0; 8]).await.unwrap(), 0);
+            }
+            fill(&mut killer).await;
+            SockRef::from(&killer).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(killer);
+            victim.ready(Interest::ERROR).await.unwrap();
+            assert!(victim.take_error().unwrap().is_some(), "{by:?}");
+            let (end, ..) = task.await.unwrap();
+            let told = matches!(&end, End::Reset { by: found, error }
+                if *found == by && error.kind() == io::ErrorKind::ConnectionReset);
+            assert!(told, "{by:?} {half_closed} {end:?}");
+        }
+    });
+}
+
+#[test]
+fn what_came_before_a_reset_is_delivered_to_whoever_reads() {
+    local(async {
+        let (mut client, mut server, task) = relayed(LONG, b"").await;
+        let sent = fill(&mut server).await;
+        SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(server);
+        let (mut received, mut buffer) = (0, vec![0; 65_536]);
+        let error = loop {
+            match client.read(&mut buffer).await {
+                Ok(0) => panic!("the end of the stream in place of a reset after {received} of {sent} bytes"),
+                Ok(n) => received += n as u64,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        let (end, _, down) = task.await.unwrap();
+        assert!(matches!(end, End::Reset { by: Side::Upstream, .. }), "{end:?}");
+        // What the server's kernel had not sent by then is lost with it.
+        assert!(received > 1 << 20 && received == down && received <= sent, "{received}, {down} of {sent}");
+    });
+}
+
+#[test]
+fn the_end_of_a_stream_waits_for_whoever_takes_nothing() {
+    local(async {
+        let (mut client, mut server, task) = relayed(LONG, b"").await;
+        let sent = fill(&mut server).await;
+        drop(server);
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        assert!(client.take_error().unwrap().is_none() && !task.is_finished());
+        let (mut received, mut buffer) = (0, vec![0; 65_536]);
+        loop {
+            match client.read(&mut buffer).await.unwrap() {
+                0 => break,
+                n => received += n as u64,
+            }
+        }
+        assert_eq!(received, sent);
+        drop(client);
+        assert!(matches!(task.await.unwrap().0, End::Closed));
+    });
+}
+
 #[test]
 fn half_closed_silence_is_reaped() {
     local(async {
@@ -133,31 +220,6 @@ fn half_closed_silence_is_reaped() {
         assert!(matches!(task.await.unwrap().0, End::Silent));
         server.ready(Interest::ERROR).await.unwrap();
         assert!(server.take_error().unwrap().is_some(), "the silent end is reset");
-    });
-}
-
-#[test]
-fn a_slow_reader_stops_the_sender_and_nothing_is_lost() {
-    local(async {
-        let (mut client, mut server, task) = relayed(LONG, b"").await;
-        let chunk = [7u8; 65_536];
-        let mut sent = 0usize;
-        while let Ok(Ok(n)) = tokio::time::timeout(Duration::from_millis(300), server.write(&chunk)).await {
-            sent += n;
-            assert!(sent < 256 << 20, "nothing holds the sender back");
-        }
-        drop(server);
-        let mut received = 0;
-        let mut buffer = vec![0; 65_536];
-        loop {
-            match client.read(&mut buffer).await.unwrap() {
-                0 => break,
-                n => received += n,
-            }
-        }
-        assert_eq!(received, sent);
-        drop(client);
-        assert_eq!(task.await.unwrap().2, sent as u64);
     });
 }
 
