@@ -7,7 +7,7 @@ mod relay;
 mod table;
 mod target;
 
-pub use process::{Listener, Owner, Owners, Process, listener};
+pub use process::{Listener, Owner, Owners, Process, is_orphan, listener};
 pub use relay::{End, PipePool, Relay, Side, Tunnel, unacknowledged};
 pub use table::{Flow, FlowGuard, FlowInfo, FlowTable};
 pub use target::{Network, Target};

@@ -1,7 +1,7 @@
 //! `--capture redirect` and `--capture tproxy`: this host's own traffic comes by the packet filter, the rest by the device.
 
-use std::io::{ErrorKind, Read};
-use std::net::SocketAddr;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -217,6 +217,66 @@ pub fn one_source_does_not_take_all_places() -> TestResult {
             crowd.join().map_err(|_| "the crowd panicked")?;
             Ok::<_, Failed>(())
         })?;
+    }
+    Ok(())
+}
+
+/// The kernel has accepted it, and so nothing but the place of its dial tells that it is gone.
+pub fn who_closes_without_a_word_is_not_waited_for() -> TestResult {
+    for mode in MODES {
+        let lab = Topology::simple()?;
+        let _oneway = program(&lab.host, ONEWAY, &["--capture", mode]).file_limit(256).start()?;
+        let client = lab.host.client();
+        wait_until(20 * SECOND, "its places are all taken", || {
+            drop(client.tcp(address::BLACK_HOLE.v4_port(80), SECOND));
+            ask(&lab.host, "status").is_ok_and(|status| number(&status, "/counters/tcp/refused") > 0)
+        })?;
+        wait_until(30 * SECOND, "there is room again", || {
+            client
+                .http_get(address::ORIGIN.v4_port(port::HTTP), "/", 5 * SECOND)
+                .is_ok_and(|reply| reply.status == 200)
+        })?;
+    }
+    Ok(())
+}
+
+/// A server that is late: who has only closed its half hears what it says, and what was sent by who is gone arrives.
+pub fn who_has_said_or_awaits_something_is_waited_for() -> TestResult {
+    for mode in MODES {
+        let lab = Topology::simple()?;
+        let (host, net) = (&lab.host, &lab.net);
+        let _oneway = run(host, &["--capture", mode])?;
+        let listener = net.run(|| TcpListener::bind(address::SPARE.v4_port(5002)))??;
+        tool(net, "nft add table inet late")?;
+        tool(net, "nft add chain inet late in { type filter hook input priority 0 ; }")?;
+        tool(net, "nft add rule inet late in tcp flags & (syn|ack) == syn drop")?;
+        let connect = |to| host.client().tcp(to, SECOND)?.connected();
+        let late = address::ORIGIN.v4_port(port::FIN_FIRST);
+        let mut listens = connect(late)?;
+        listens.shutdown(Shutdown::Write)?;
+        let mut says = connect(address::SPARE.v4_port(5002))?;
+        says.write_all(b"a last word")?;
+        drop(says);
+        drop(connect(late)?);
+        let flows = || ask(host, "flows").ok()?["flows"].as_array().map(Vec::len);
+        let begin = Instant::now();
+        wait_until(30 * SECOND, "one is given up", || begin.elapsed() > 7 * SECOND && flows() == Some(2))?;
+        tool(net, "nft delete table inet late")?;
+        listens.set_read_timeout(Some(40 * SECOND))?;
+        let mut bye = String::new();
+        listens.read_to_string(&mut bye)?;
+        assert_eq!(bye, "bye\n", "{mode}");
+        let mut heard = None;
+        listener.set_nonblocking(true)?;
+        wait_until(40 * SECOND, "the word comes", || {
+            heard = listener.accept().ok();
+            heard.is_some()
+        })?;
+        let (mut heard, mut word) = (heard.ok_or("nobody")?.0, String::new());
+        heard.set_nonblocking(false)?;
+        heard.set_read_timeout(Some(40 * SECOND))?;
+        heard.read_to_string(&mut word)?;
+        assert_eq!(word, "a last word", "{mode}");
     }
     Ok(())
 }

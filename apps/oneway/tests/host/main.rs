@@ -84,6 +84,8 @@ fn main() -> std::process::ExitCode {
         handed::programs_are_carried_and_no_segment_is_in_the_device,
         handed::what_leads_nowhere_is_reset_at_once,
         handed::one_source_does_not_take_all_places,
+        handed::who_closes_without_a_word_is_not_waited_for,
+        handed::who_has_said_or_awaits_something_is_waited_for,
         handed::a_killed_one_leaves_nothing_in_the_way,
     ];
     let both = lab::each(strategies::each(both));

@@ -17,14 +17,13 @@ use oneway_wire::emit::udp_datagram;
 use oneway_wire::ip::IpView;
 use oneway_wire::virtio::VirtioNetHdr;
 use socket2::SockRef;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
-use super::Worker;
 use super::dials::Place;
 use super::tcp::{Live, Tie};
+use super::{Worker, accepted};
 use crate::dispatch::Subject;
 use crate::guard::Destination;
 
@@ -191,7 +190,11 @@ impl Worker {
         let flow = shared.flows.enter(Network::Tcp, from, target.clone(), 0, rule, outbound);
         let result = tokio::select! {
             result = self.dial_by(&dispatch, &mut choice, &subject, &destined) => result,
-            () = gone(client) => return None,
+            () = accepted::has_reset(client) => return None,
+            () = accepted::has_left(client, from, dst) => {
+                shared.stats.tcp_timed_out.add();
+                return None;
+            }
             // The kernel has answered its SYN, so that it tells nothing any more.
             () = sleep(shared.limits.dial) => {
                 shared.stats.tcp_timed_out.add();
@@ -215,17 +218,6 @@ impl Worker {
                 }
                 None
             }
-        }
-    }
-}
-
-/// Waits until the client has reset the connection.
-async fn gone(client: &TcpStream) {
-    loop {
-        match client.ready(Interest::ERROR).await {
-            Ok(ready) if ready.is_error() => return,
-            Ok(_) => {}
-            Err(_) => return,
         }
     }
 }

@@ -15,6 +15,7 @@ pub(crate) use icmp::EchoSessions;
 pub(crate) use udp::{QuicNames, Sessions};
 pub(crate) use user::Owners;
 
+mod accepted;
 mod acks;
 mod ask;
 mod asker;

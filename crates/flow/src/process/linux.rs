@@ -153,6 +153,14 @@ impl Sockets {
     }
 }
 
+/// As [`super::is_orphan`].
+pub(super) fn is_orphan(source: SocketAddr, destination: SocketAddr) -> bool {
+    // The inode is that of the file (`inet_diag_msg_attrs_fill`, net/ipv4/inet_diag.c); what is left of a socket in
+    // FIN-WAIT-2 or TIME-WAIT has none either (`inet_twsk_diag_fill`).
+    let found = Sockets::default().ask(Network::Tcp, source, destination);
+    found.is_ok_and(|found| found.is_some_and(|(_, inode, _)| inode == 0))
+}
+
 pub(super) fn open() -> io::Result<Socket> {
     let mut socket = Socket::new(protocols::NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;

@@ -80,6 +80,13 @@ pub fn listener(at: SocketAddr) -> Option<Listener> {
     listener::find(at)
 }
 
+/// Whether the TCP socket from `source` to `destination`, in the calling thread's network namespace, is an orphan (tcp(7)):
+/// all programs that had it have closed it, and the system is still about to end its connection. What only half is closed by
+/// `shutdown` is none. False where the system knows of no such socket, or does not tell. May take milliseconds.
+pub fn is_orphan(source: SocketAddr, destination: SocketAddr) -> bool {
+    system::is_orphan(source, destination)
+}
+
 /// Finds the owners of flows.
 #[derive(Debug, Default)]
 pub struct Owners {
@@ -157,6 +164,26 @@ mod tests {
         let source = SocketAddr::from(([127, 0, 0, 1], port));
         let owner = owners.find(Network::Udp, source, "192.0.2.1:53".parse().unwrap(), true);
         assert_eq!(owner.process.map(|process| process.path.clone()).as_deref(), exe.to_str());
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the test's own sockets, on loopback")]
+    fn only_what_is_closed_is_an_orphan() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(address).unwrap();
+            let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let _accepted = listener.accept().unwrap();
+            let (source, target) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+            let second = client.try_clone().unwrap();
+            assert!(!is_orphan(source, target));
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            assert!(!is_orphan(source, target), "its half is closed");
+            drop(client);
+            assert!(!is_orphan(source, target), "another descriptor is open");
+            drop(second);
+            assert!(is_orphan(source, target), "{address}");
+            assert!(!is_orphan(source, source), "there is none");
+        }
     }
 
     #[test]
