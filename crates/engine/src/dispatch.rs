@@ -420,7 +420,7 @@ impl Dispatch {
         let mut probe = None;
         while let Some(group) = &self.by_id(id).group {
             probe = probe.or(Some(group).filter(|group| group.is_probe()));
-            id = group.pick(key, |member| self.works(member, udp));
+            id = group.pick(key, |member| self.works(member, udp), |member| !udp || self.carries_udp(member));
         }
         (id, probe)
     }
@@ -436,6 +436,15 @@ impl Dispatch {
         match &entry.group {
             Some(group) => group.works(|member| self.works(member, udp)),
             None => !entry.is_down.load(Relaxed) && (!udp || entry.outbound.carries_udp()),
+        }
+    }
+
+    /// Whether datagrams can leave by an outbound, whether it works or not.
+    fn carries_udp(&self, id: u32) -> bool {
+        let entry = self.by_id(id);
+        match &entry.group {
+            Some(group) => group.carries(|member| self.carries_udp(member)),
+            None => entry.outbound.carries_udp(),
         }
     }
 

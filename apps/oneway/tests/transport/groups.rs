@@ -241,6 +241,32 @@ pub fn datagrams_take_a_member_that_carries_them() -> TestResult {
     Ok(())
 }
 
+/// Where every member has failed its check, datagrams go to the first that carries any: it may work all the same.
+pub fn datagrams_of_a_group_that_fails_take_a_member_that_carries_them() -> TestResult {
+    let proxies = Proxies::new()?;
+    let (host, to) = (&proxies.lab.host, address::ORIGIN.v4_port(port::ECHO));
+    let url = format!("http://{}/", address::ORIGIN.v4_port(CLOSED));
+    for (members, is_carried) in
+        [("\"http\", \"two\", \"one\"", true), ("\"http\"", false), ("\"block\", \"http\"", false)]
+    {
+        let group = format!("type = \"fallback\"\nmembers = [{members}]\nurl = \"{url}\"");
+        let _oneway = proxies.run(&group)?;
+        wait_until(10 * SECOND, "every check has failed", || {
+            let status = ask(host, "status").unwrap_or_default();
+            let outbounds = status["outbounds"].as_array().cloned().unwrap_or_default();
+            outbounds.iter().any(|outbound| outbound["name"] == "group" && outbound["health"] == "down")
+        })?;
+        let exchange = host.client().udp(to, b"ping", 5 * SECOND)?;
+        match is_carried {
+            true => assert_eq!(exchange.data, b"ping", "{members}: {:?}", exchange.outcome),
+            false => assert_eq!(exchange.outcome, Outcome::Refused, "{members}"),
+        }
+    }
+    let associations = |server: &SocksServer| server.counters().associations;
+    assert_eq!((associations(&proxies.two), proxies.one.as_ref().map(associations)), (1, Some(0)));
+    Ok(())
+}
+
 /// What the network does with connections from the host to some addresses. The proxies are beyond that.
 #[allow(clippy::disallowed_methods, reason = "the administrator of the network is played")]
 fn filter(net: &NetNs, to: &[SocketAddr], verdict: &str) -> TestResult {

@@ -81,15 +81,16 @@ impl Group {
         self.members.iter().map(|member| member.id)
     }
 
-    /// The number of the member that a flow takes. `works` says whether an outbound does, as far as is known.
-    pub(crate) fn pick(&self, key: Key, works: impl Fn(u32) -> bool) -> u32 {
+    /// The number of the member that a flow takes. `carries` says whether an outbound is of any use to it, and `works`
+    /// whether it is now, as far as is known.
+    pub(crate) fn pick(&self, key: Key, works: impl Fn(u32) -> bool, carries: impl Fn(u32) -> bool) -> u32 {
         if !self.used.load(Relaxed) {
             self.used.store(true, Relaxed);
         }
-        self.choose(key, works)
+        self.choose(key, works, carries)
     }
 
-    fn choose(&self, key: Key, works: impl Fn(u32) -> bool) -> u32 {
+    fn choose(&self, key: Key, works: impl Fn(u32) -> bool, carries: impl Fn(u32) -> bool) -> u32 {
         let working = |at: &usize| self.passed(*at) && works(self.id(*at));
         let all = 0..self.members.len();
         let at = match self.kind {
@@ -120,7 +121,8 @@ impl Group {
                 found.or_else(|| all.clone().find(working))
             }
         };
-        // If nothing works, the first says why, and is the one that the user named first.
+        // If nothing works, the first that would be of use says why; if none would, the first refuses.
+        let at = at.or_else(|| all.clone().find(|at| carries(self.id(*at))));
         self.id(at.unwrap_or(0))
     }
 
@@ -153,13 +155,18 @@ impl Group {
     pub(crate) fn takes(&self, id: u32, works: impl Fn(u32) -> bool) -> bool {
         match self.kind {
             GroupKind::LoadBalance(_) if self.works(&works) => self.passes(id) && works(id),
-            _ => self.choose(Key { target: 0, source: Some(0) }, &works) == id,
+            _ => self.choose(Key { target: 0, source: Some(0) }, &works, |_| true) == id,
         }
     }
 
     /// Whether the last check of a member has not failed.
     pub(crate) fn passes(&self, id: u32) -> bool {
         self.members.iter().position(|member| member.id == id).is_some_and(|at| self.passed(at))
+    }
+
+    /// Whether any member is of any use to a flow.
+    pub(crate) fn carries(&self, carries: impl Fn(u32) -> bool) -> bool {
+        self.members().any(carries)
     }
 
     /// Whether any member works, as far as is known.
@@ -255,6 +262,11 @@ mod tests {
         Key { target: number_of(target), source: None }
     }
 
+    /// The member of a flow that any of them carries.
+    fn pick(group: &Group, key: Key, works: impl Fn(u32) -> bool) -> u32 {
+        group.pick(key, works, |_| true)
+    }
+
     fn ms(millis: u64) -> Option<Duration> {
         Some(Duration::from_millis(millis))
     }
@@ -262,14 +274,30 @@ mod tests {
     #[test]
     fn fallback_takes_the_first_that_works() {
         let group = group(GroupKind::Fallback);
-        assert_eq!(group.pick(key(1), |_| true), 7);
-        assert_eq!(group.pick(key(1), |id| id != 7), 8);
+        assert_eq!(pick(&group, key(1), |_| true), 7);
+        assert_eq!(pick(&group, key(1), |id| id != 7), 8);
         group.note(1, None);
-        assert_eq!(group.pick(key(1), |id| id != 7), 9);
+        assert_eq!(pick(&group, key(1), |id| id != 7), 9);
         group.note(1, ms(1));
-        assert_eq!(group.pick(key(1), |id| id != 7), 8);
-        assert_eq!(group.pick(key(1), |_| false), 7, "the first tells why nothing works");
+        assert_eq!(pick(&group, key(1), |id| id != 7), 8);
+        assert_eq!(pick(&group, key(1), |_| false), 7, "the first tells why nothing works");
         assert!(group.works(|id| id == 9) && !group.works(|_| false));
+    }
+
+    #[test]
+    fn where_nothing_works_the_first_of_use_is_taken() {
+        for kind in [
+            GroupKind::Fallback,
+            GroupKind::UrlTest { tolerance: Duration::ZERO },
+            GroupKind::LoadBalance(Balance::ConsistentHash),
+            GroupKind::LoadBalance(Balance::RoundRobin),
+            GroupKind::Probe,
+        ] {
+            let group = group(kind);
+            assert_eq!(group.pick(key(1), |_| false, |id| id != 7), 8, "{kind:?}");
+            assert_eq!(group.pick(key(1), |_| false, |_| false), 7, "{kind:?}: nobody carries it");
+            assert_eq!(group.pick(key(1), |id| id == 9, |id| id != 7), 9, "{kind:?}");
+        }
     }
 
     #[test]
@@ -278,14 +306,14 @@ mod tests {
         let checked = |delays: [Option<Duration>; 3]| {
             delays.into_iter().enumerate().for_each(|(at, took)| group.note(at, took));
             group.choose_fastest();
-            group.pick(key(1), |_| true)
+            pick(&group, key(1), |_| true)
         };
-        assert_eq!(group.pick(key(1), |_| true), 7, "before any check");
+        assert_eq!(pick(&group, key(1), |_| true), 7, "before any check");
         assert_eq!(checked([ms(100), ms(50), ms(90)]), 8);
         assert_eq!(checked([ms(31), ms(50), ms(90)]), 8, "19 ms are chance");
         assert_eq!(checked([ms(29), ms(50), ms(90)]), 7, "21 ms are not");
         assert_eq!(checked([None, ms(50), ms(90)]), 8);
-        assert_eq!(group.pick(key(1), |id| id != 8), 9, "a dial has failed since");
+        assert_eq!(pick(&group, key(1), |id| id != 8), 9, "a dial has failed since");
         assert_eq!(checked([None, None, None]), 7, "nothing works");
         assert_eq!(checked([None, None, ms(4000)]), 9);
     }
@@ -293,22 +321,22 @@ mod tests {
     #[test]
     fn what_reached_a_destination_is_tried_first() {
         let group = group(GroupKind::Probe);
-        assert_eq!(group.pick(key(1), |_| true), 7);
+        assert_eq!(pick(&group, key(1), |_| true), 7);
         assert_eq!(group.order(key(1).target), [(0, 7), (1, 8), (2, 9)]);
         group.reached(key(1).target, 2);
         assert_eq!(group.order(key(1).target), [(2, 9), (0, 7), (1, 8)]);
-        assert_eq!((group.pick(key(1), |_| true), group.pick(key(2), |_| true)), (9, 7));
-        assert_eq!(group.pick(key(1), |id| id != 9), 7, "its proxy is down");
+        assert_eq!((pick(&group, key(1), |_| true), pick(&group, key(2), |_| true)), (9, 7));
+        assert_eq!(pick(&group, key(1), |id| id != 9), 7, "its proxy is down");
     }
 
     #[test]
     fn a_selection_stands_whatever_works() {
         let group = group(GroupKind::Select);
-        assert_eq!(group.pick(key(1), |_| true), 7);
+        assert_eq!(pick(&group, key(1), |_| true), 7);
         assert!(group.select(9));
-        assert_eq!(group.pick(key(1), |_| false), 9);
+        assert_eq!(pick(&group, key(1), |_| false), 9);
         assert!(!group.select(6));
-        assert_eq!(group.pick(key(1), |_| true), 9);
+        assert_eq!(pick(&group, key(1), |_| true), 9);
         assert!(!self::group(GroupKind::Fallback).select(9));
     }
 
@@ -316,7 +344,7 @@ mod tests {
     fn one_destination_stays_with_one_member_and_only_those_of_a_failed_one_move() {
         let group = group(GroupKind::LoadBalance(Balance::ConsistentHash));
         let all = |works: &dyn Fn(u32) -> bool| -> BTreeMap<u64, u32> {
-            (0..300).map(|target| (target, group.pick(key(target), works))).collect()
+            (0..300).map(|target| (target, pick(&group, key(target), works))).collect()
         };
         let before = all(&|_| true);
         assert_eq!(before, all(&|_| true));
@@ -333,12 +361,12 @@ mod tests {
     #[test]
     fn turns_go_round_those_that_work() {
         let group = group(GroupKind::LoadBalance(Balance::RoundRobin));
-        let taken: Vec<u32> = (0..6).map(|_| group.pick(key(1), |id| id != 8)).collect();
+        let taken: Vec<u32> = (0..6).map(|_| pick(&group, key(1), |id| id != 8)).collect();
         assert_eq!(taken.iter().collect::<BTreeSet<_>>().len(), 2);
         assert!(taken.windows(2).all(|pair| pair[0] != pair[1]), "{taken:?}");
         // The datagrams of one socket stay together.
         let socket = Key { target: 1, source: Some(number_of("192.0.2.1:5")) };
-        let first = group.pick(socket, |_| true);
-        assert!((0..10).all(|target| group.pick(Key { target, ..socket }, |_| true) == first));
+        let first = pick(&group, socket, |_| true);
+        assert!((0..10).all(|target| pick(&group, Key { target, ..socket }, |_| true) == first));
     }
 }
