@@ -62,7 +62,7 @@ counters! {
     udp_up,
     /// Datagrams returned to clients.
     udp_down,
-    /// Datagrams lost here: a full socket, a limit.
+    /// Datagrams lost here: a full socket, a limit, an outbound that they waited for in vain.
     udp_dropped,
     /// Echo requests sent on.
     echo_up,

@@ -170,6 +170,11 @@ impl FlowGuard {
         self.held = Some(Box::new(what));
         self
     }
+
+    /// The flow, for what is counted later. Once the guard is dropped that is in vain.
+    pub fn flow(&self) -> Arc<Flow> {
+        Arc::clone(&self.flow)
+    }
 }
 
 impl Deref for FlowGuard {

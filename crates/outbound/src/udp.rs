@@ -44,6 +44,9 @@ pub struct UdpCounters {
     pub malformed: u64,
 }
 
+/// Is told whether a datagram that has waited was sent, or dropped.
+pub type Fate = Box<dyn FnOnce(bool) + Send>;
+
 /// The most that a proxy's header adds to a datagram, in bytes.
 pub const PROXY_HEADER_MAX: usize = HEADER_MAX;
 
@@ -121,12 +124,28 @@ impl UdpPath {
     ///
     /// # Errors
     /// [`Answer::to_io`](crate::Answer::to_io) tells what the client must see, except for
-    /// [`io::ErrorKind::WouldBlock`]: dropped, as a full queue anywhere on the way would.
+    /// [`io::ErrorKind::WouldBlock`]: dropped, as a full queue anywhere on the way would; and
+    /// [`io::ErrorKind::NotConnected`]: not sent, and may be handed to [`Self::keep`].
     pub fn try_send_to(&self, payload: &[u8], dst: &Target) -> io::Result<()> {
         match self {
             Self::Direct(path) => path.try_send_to(payload, dst),
             Self::Socks5(path) => path.try_send_to(payload, dst),
             Self::Tunnelled(path) => path.try_send_to(payload, dst),
+        }
+    }
+
+    /// Keeps a datagram that could not be sent because the association with the relay is lost, until there is another one,
+    /// and sees to it that there will be. `fate` is told whether it was sent, once that is known, or at once; never if this
+    /// fails.
+    ///
+    /// # Errors
+    /// As of [`Self::try_send_to`]. [`io::ErrorKind::ConnectionRefused`] if the proxy has just refused a new association,
+    /// [`io::ErrorKind::WouldBlock`] if there is no room.
+    pub fn keep(&self, payload: &[u8], dst: &Target, fate: Fate) -> io::Result<()> {
+        match self {
+            Self::Socks5(path) => path.keep(payload, dst, fate),
+            // Nothing is to be waited for.
+            Self::Direct(_) | Self::Tunnelled(_) => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 

@@ -34,6 +34,14 @@ fn waiting(path: &UdpPath, most: usize) -> std::io::Result<Vec<(Vec<u8>, SocketA
     Ok(taken)
 }
 
+/// Sends a datagram, now or when there is a relay again.
+fn send(path: &UdpPath, payload: &[u8], dst: &Target) -> std::io::Result<()> {
+    match path.try_send_to(payload, dst) {
+        Err(error) if error.kind() == ErrorKind::NotConnected => path.keep(payload, dst, Box::new(|_| {})),
+        done => done,
+    }
+}
+
 /// Waits for the next datagram; there is one.
 async fn recv(path: &UdpPath) -> (Vec<u8>, SocketAddr) {
     loop {
@@ -241,7 +249,7 @@ async fn socks5_association_lost_is_made_anew_within_a_second() {
         let begin = Instant::now();
         // Those sent meanwhile are late, not lost.
         for n in 0..10u8 {
-            path.try_send_to(&[n], &origin.into()).unwrap();
+            send(&path, &[n], &origin.into()).unwrap();
         }
         for n in 0..10u8 {
             assert_eq!(receive(&path).await, (vec![n], origin));
@@ -273,7 +281,7 @@ async fn socks5_datagrams_that_wait_share_one_bound() {
     server.end.notify_waiters();
     timeout(PATIENCE, async { tokio::join!(one.control_closed(), other.control_closed()) }).await.unwrap();
     // Nothing is awaited here, so that no new association is made meanwhile.
-    let send = |path: &UdpPath| path.try_send_to(&[1; LEN], &origin.into()).map_err(|error| error.kind());
+    let send = |path: &UdpPath| send(path, &[1; LEN], &origin.into()).map_err(|error| error.kind());
     assert_eq!([send(&one), send(&one), send(&other)], [Ok(()); 3]);
     assert_eq!([send(&one), send(&other)], [Err(ErrorKind::WouldBlock); 2]);
     for path in [&one, &one, &other] {
@@ -286,6 +294,64 @@ async fn socks5_datagrams_that_wait_share_one_bound() {
     assert!(backlog.taken() > LEN);
     drop(one);
     until("the room of a path that ends", || backlog.taken() == 0).await;
+}
+
+#[tokio::test]
+async fn socks5_datagrams_that_wait_tell_what_becomes_of_them() {
+    let (server, serving) = Socks5Server::start_with_handle(V4, Options::default()).await;
+    let path = socks5(&server).await;
+    let origin = udp_echo(V4).await;
+    let (sent, lost) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let keep = || {
+        let (sent, lost) = (Arc::clone(&sent), Arc::clone(&lost));
+        let fate = move |is_sent| {
+            let count = if is_sent { sent } else { lost };
+            count.fetch_add(1, SeqCst);
+        };
+        path.keep(b"ping", &origin.into(), Box::new(fate)).map_err(|error| error.kind())
+    };
+    let told = || (sent.load(SeqCst), lost.load(SeqCst));
+    let unsent = || {
+        let target = origin.into();
+        let one = path.try_send_to(b"ping", &target).map_err(|error| error.kind());
+        let (count, several) = path.try_send_segments(b"pingpong", 4, &target);
+        assert_eq!((one, count), (Err(ErrorKind::NotConnected), 0));
+        several.unwrap_err().kind()
+    };
+    keep().unwrap();
+    assert_eq!(told(), (1, 0), "nothing is to be waited for");
+
+    server.end.notify_waiters();
+    timeout(PATIENCE, path.control_closed()).await.unwrap();
+    // Nothing is awaited here, so that no new association is made meanwhile.
+    assert_eq!(unsent(), ErrorKind::NotConnected);
+    let kept = (0..20).filter(|_| keep().is_ok()).count();
+    assert_eq!((kept, told()), (16, (1, 0)), "nothing is told before it is known");
+    until("they are sent", || told() == (17, 0)).await;
+
+    serving.abort();
+    until("the listener's end", || serving.is_finished()).await;
+    server.end.notify_waiters();
+    timeout(PATIENCE, path.control_closed()).await.unwrap();
+    assert_eq!([keep(), keep()], [Ok(()), Ok(())]);
+    until("they are dropped", || told() == (17, 2)).await;
+    assert_eq!(keep(), Err(ErrorKind::ConnectionRefused));
+    assert_eq!(told(), (17, 2), "whoever is refused knows");
+}
+
+#[tokio::test]
+async fn socks5_datagrams_that_wait_are_dropped_with_their_path() {
+    let server = Socks5Server::start(V4, Options::default()).await;
+    let path = socks5(&server).await;
+    server.end.notify_waiters();
+    timeout(PATIENCE, path.control_closed()).await.unwrap();
+    let fate = Arc::new(AtomicUsize::new(0));
+    let told = Arc::clone(&fate);
+    let tell = Box::new(move |is_sent| told.store(if is_sent { 1 } else { 2 }, SeqCst));
+    path.keep(b"ping", &udp_echo(V4).await.into(), tell).unwrap();
+    drop(path);
+    until("it is dropped", || fate.load(SeqCst) != 0).await;
+    assert_eq!(fate.load(SeqCst), 2);
 }
 
 #[tokio::test]
@@ -308,7 +374,7 @@ async fn socks5_proxy_that_ends_every_association_is_asked_with_pauses() {
     let path = outbound(&format!("socks5://{at}")).udp(&egress(), Family::V4, &backlog()).await.unwrap();
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_secs(1) {
-        let _ = path.try_send_to(b"x", &V4.into());
+        let _ = send(&path, b"x", &V4.into());
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let asked = asked.load(SeqCst);
@@ -326,14 +392,14 @@ async fn socks5_proxy_gone_is_refused_and_back_again_is_found() {
     server.end.notify_waiters();
     path.control_closed().await;
     until("the refusal", || {
-        let sent = path.try_send_to(b"x", &origin.into());
+        let sent = send(&path, b"x", &origin.into());
         sent.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
     })
     .await;
     let again = Socks5Server::start(server.addr, Options::default()).await;
     let begin = Instant::now();
     until("a new association", || {
-        let _ = path.try_send_to(b"y", &origin.into());
+        let _ = send(&path, b"y", &origin.into());
         again.associations.load(SeqCst) == 1
     })
     .await;
@@ -341,7 +407,7 @@ async fn socks5_proxy_gone_is_refused_and_back_again_is_found() {
     // What was sent while the association was on its way may be lost.
     let answered = async {
         loop {
-            let _ = path.try_send_to(b"y", &origin.into());
+            let _ = send(&path, b"y", &origin.into());
             if let Ok((_, from)) = timeout(Duration::from_millis(100), recv(&path)).await {
                 return from;
             }

@@ -3,15 +3,17 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use oneway_lab::NetNs;
 use oneway_lab::capture::{Direction, Recorder};
 use oneway_lab::client::{Outcome, wait_until};
-use oneway_lab::harness::TestResult;
+use oneway_lab::harness::{Failed, TestResult};
 use oneway_lab::pattern;
 use oneway_lab::servers::origin::port;
 use oneway_lab::servers::{BindAnswer, SocksOptions};
 use oneway_lab::topology::{Simple, address};
 use oneway_wire::checksum;
 use oneway_wire::emit::udp_datagram;
+use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::common::{SECOND, ask, lab};
@@ -76,6 +78,71 @@ pub fn a_lost_association_is_made_again() -> TestResult {
         lab.socks.kill_associations();
         wait_until(SECOND, "another association carries", echoes)?;
     }
+    Ok(())
+}
+
+/// Payload bytes that the program says have gone up: those of the flows that live, and of all; and what it has dropped.
+fn counted(host: &NetNs) -> Result<(u64, u64, u64), Failed> {
+    let flows = ask(host, "flows")?["flows"].as_array().cloned().unwrap_or_default();
+    let up = flows.iter().filter_map(|flow| flow.pointer("/bytes/up").and_then(Value::as_u64)).sum();
+    let status = ask(host, "status")?;
+    let number = |path| status.pointer(path).and_then(Value::as_u64).ok_or("no such counter");
+    Ok((up, number("/counters/bytes/up")?, number("/counters/tun/dropped")?))
+}
+
+pub fn what_waits_is_counted_when_it_is_sent_or_dropped() -> TestResult {
+    const LEN: u64 = 100;
+    let (lab, oneway) = lab(Some("socks5"), &[])?;
+    let to = address::ORIGIN.v4_port(port::ECHO);
+    let socket = lab.host.client().udp_socket(false)?;
+    socket.set_read_timeout(Some(10 * SECOND))?;
+    let send = |count: u64| (0..count).try_for_each(|_| socket.send_to(&[7; LEN as usize], to).map(drop));
+    let receive = |count: u64| (0..count).try_for_each(|_| socket.recv(&mut [0; 200]).map(drop));
+    let set = |udp, delay| lab.socks.set_options(SocksOptions { udp, delay, ..lab.socks.options() });
+    let lose_association = || -> TestResult {
+        let (mut descriptors, mut still) = (0, 0);
+        wait_until(10 * SECOND, "nothing else is closed", || {
+            let now = oneway.fd_count().unwrap_or(0);
+            still = if now == descriptors { still + 1 } else { 0 };
+            descriptors = now;
+            still > 50
+        })?;
+        lab.socks.kill_associations();
+        wait_until(5 * SECOND, "its connection is closed", || {
+            oneway.fd_count().is_ok_and(|now| now < descriptors)
+        })?;
+        Ok(())
+    };
+
+    // What waits for the first association, and is refused.
+    set(false, SECOND / 2);
+    let (_, _, dropped) = counted(&lab.host)?;
+    send(3)?;
+    wait_until(5 * SECOND, "they are dropped", || {
+        counted(&lab.host).is_ok_and(|(_, all, now)| now >= dropped + 3 && all == 0)
+    })?;
+
+    set(true, SECOND / 2);
+    send(3)?;
+    receive(3)?;
+    assert_eq!(counted(&lab.host)?.0, 3 * LEN);
+
+    // For another one, which comes.
+    lose_association()?;
+    send(5)?;
+    receive(5)?;
+    assert_eq!(counted(&lab.host)?.0, 8 * LEN);
+
+    // And for one that does not.
+    let (_, _, dropped) = counted(&lab.host)?;
+    set(false, SECOND);
+    lose_association()?;
+    send(5)?;
+    wait_until(5 * SECOND, "they are dropped", || {
+        counted(&lab.host).is_ok_and(|(_, _, now)| now >= dropped + 5)
+    })?;
+    let (up, all, _) = counted(&lab.host)?;
+    assert_eq!((up, all), (8 * LEN, 8 * LEN));
     Ok(())
 }
 

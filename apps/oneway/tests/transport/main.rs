@@ -78,6 +78,7 @@ fn main() -> std::process::ExitCode {
         datagrams::one_mapping_for_all_destinations,
         datagrams::third_parties_answer_with_their_true_source,
         datagrams::a_lost_association_is_made_again,
+        datagrams::what_waits_is_counted_when_it_is_sent_or_dropped,
         datagrams::a_proxy_that_cannot_carry_them_is_told_at_once,
         datagrams::every_size_arrives_whole,
         datagrams::a_closed_port_is_reported,

@@ -18,7 +18,7 @@ use std::time::Instant;
 use hashbrown::{DefaultHashBuilder, HashMap};
 use oneway_egress::{RecvBatch, Transport};
 use oneway_flow::{FlowGuard, Network, Target};
-use oneway_outbound::{Answer, Backlog, PROXY_HEADER_MAX, UdpPath};
+use oneway_outbound::{Answer, Backlog, Fate, PROXY_HEADER_MAX, UdpPath};
 use oneway_route::Family;
 use oneway_wire::emit::Unreachable;
 use oneway_wire::ip::IpView;
@@ -421,8 +421,21 @@ impl Worker {
         }
     }
 
-    /// A datagram was not sent.
+    /// A datagram was not sent. It is kept if there may be another relay for it soon, and counted when it is sent or not.
     fn not_sent(&self, session: &Session, target: &Target, payload: &[u8], error: &io::Error) {
+        let refused;
+        let error = match session.path.get() {
+            Some(path) if error.kind() == io::ErrorKind::NotConnected => {
+                match path.keep(payload, target, self.counting(session, payload.len())) {
+                    Ok(()) => return,
+                    Err(error) => {
+                        refused = error;
+                        &refused
+                    }
+                }
+            }
+            _ => error,
+        };
         self.shared.stats.udp_dropped.add();
         // A full socket loses datagrams as a full link does: nobody is told.
         if error.kind() != io::ErrorKind::WouldBlock
@@ -430,6 +443,19 @@ impl Worker {
         {
             self.datagram_unreachable(session.key.0, target.addr, payload, kind);
         }
+    }
+
+    /// Counts a datagram of `len` bytes that has waited.
+    fn counting(&self, session: &Session, len: usize) -> Fate {
+        let (shared, flow) = (Arc::clone(&self.shared), session.flow.flow());
+        Box::new(move |is_sent| {
+            if is_sent {
+                shared.stats.udp_up.add();
+                flow.up.fetch_add(len as u64, Ordering::Relaxed);
+            } else {
+                shared.stats.udp_dropped.add();
+            }
+        })
     }
 
     /// Sends a datagram to a fake address on: with its name to a proxy, else to the real address.
@@ -504,7 +530,8 @@ impl Worker {
             opened = choice.outbound.udp(&self.shared.egress, family, &self.shared.udp.backlog) => opened,
             () = session.end.notified() => {
                 self.shared.udp.remove(&session);
-                self.shared.udp.take_kept(&mut session.queued.lock());
+                let kept = self.shared.udp.take_kept(&mut session.queued.lock());
+                kept.iter().for_each(|_| self.shared.stats.udp_dropped.add());
                 return;
             }
         };
@@ -528,6 +555,7 @@ impl Worker {
                 self.shared.udp.remove(&session);
                 self.shared.stats.udp_refused.add();
                 let kept = self.shared.udp.take_kept(&mut session.queued.lock());
+                kept.iter().for_each(|_| self.shared.stats.udp_dropped.add());
                 let Some(kind) = unreachable(error.answer_on(Network::Udp)) else { return };
                 for (target, payload) in kept {
                     self.datagram_unreachable(session.key.0, target.addr, &payload, kind);

@@ -2,6 +2,7 @@
 //! (RFC 1928, section 6), and is made anew when a datagram is to be sent after that has ended.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
+use super::Fate;
 use super::backlog::Backlog;
 use super::socks5::send;
 use crate::proxy::Proxy;
@@ -54,36 +56,49 @@ struct State {
 }
 
 /// Datagrams that wait for a relay.
-#[derive(Debug)]
 struct Waiting {
-    datagrams: VecDeque<Vec<u8>>,
+    datagrams: VecDeque<(Vec<u8>, Fate)>,
     bytes: usize,
     backlog: Arc<Backlog>,
 }
 
+impl fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let datagrams = self.datagrams.len();
+        f.debug_struct("Waiting").field("datagrams", &datagrams).field("bytes", &self.bytes).finish()
+    }
+}
+
 impl Waiting {
     /// Keeps a datagram, if there is room for it.
-    fn keep(&mut self, header: &[u8], payload: &[u8]) -> bool {
+    fn keep(&mut self, header: &[u8], payload: &[u8], fate: Fate) -> bool {
         let len = header.len() + payload.len();
         let fits =
             self.datagrams.len() < WAITING && self.bytes + len <= WAITING_BYTES && self.backlog.take(len);
         if fits {
             self.bytes += len;
-            self.datagrams.push_back([header, payload].concat());
+            self.datagrams.push_back(([header, payload].concat(), fate));
         }
         fits
     }
 
     /// Takes them all.
-    fn take(&mut self) -> VecDeque<Vec<u8>> {
+    fn take(&mut self) -> VecDeque<(Vec<u8>, Fate)> {
         self.backlog.give_back(self.datagrams.len(), std::mem::take(&mut self.bytes));
         std::mem::take(&mut self.datagrams)
+    }
+
+    /// Drops them all.
+    fn lose(&mut self) {
+        for (_, fate) in self.take() {
+            fate(false);
+        }
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.take();
+        self.lose();
     }
 }
 
@@ -98,22 +113,23 @@ impl Link {
         self.state.lock().relay
     }
 
-    /// Holds a datagram back until there is a relay again, and sees to it that there will be.
+    /// Holds a datagram back until there is a relay again, and sees to it that there will be. `fate` is told, once, what has
+    /// become of it, unless this fails.
     ///
     /// # Errors
     /// [`io::ErrorKind::ConnectionRefused`] if the proxy has just refused a new association;
     /// [`io::ErrorKind::WouldBlock`] if there is no room.
-    pub(super) fn keep_until_remade(&self, header: &[u8], payload: &[u8]) -> io::Result<()> {
+    pub(super) fn keep_until_remade(&self, header: &[u8], payload: &[u8], fate: Fate) -> io::Result<()> {
         self.wanted.notify_one();
         let mut state = self.state.lock();
         if state.relay.is_some() {
             drop(state);
-            return send(&self.socket, &[IoSlice::new(header), IoSlice::new(payload)]);
+            return send(&self.socket, &[IoSlice::new(header), IoSlice::new(payload)]).map(|()| fate(true));
         }
         if state.failed {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
-        if state.waiting.keep(header, payload) { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+        if state.waiting.keep(header, payload, fate) { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
     }
 
     fn lost(&self) {
@@ -123,7 +139,7 @@ impl Link {
     fn failed(&self) {
         let mut state = self.state.lock();
         state.failed = true;
-        state.waiting.take();
+        state.waiting.lose();
     }
 
     fn remade(&self, relay: SocketAddr) {
@@ -133,9 +149,9 @@ impl Link {
             state.failed = false;
             state.waiting.take()
         };
-        for datagram in waiting {
+        for (datagram, fate) in waiting {
             // What does not fit the socket's buffer is lost, as any datagram may be.
-            let _ = send(&self.socket, &[IoSlice::new(&datagram)]);
+            fate(send(&self.socket, &[IoSlice::new(&datagram)]).is_ok());
         }
     }
 }
@@ -184,8 +200,8 @@ async fn keep(
     loop {
         let made = Instant::now();
         closed(&control).await;
-        drop(control);
         link.lost();
+        drop(control);
         lost.send_replace(true);
         tracing::debug!(proxy = %proxy.label(), "the UDP association has ended");
         // A proxy that ends each association at once is not to be asked for another with each datagram.

@@ -14,7 +14,7 @@ use tokio::net::UdpSocket;
 use super::backlog::Backlog;
 use super::keeper::{self, Keeper, Link};
 use super::relayed::Relayed;
-use super::{UdpCounters, UdpPath, past_earlier_errors, send_segments};
+use super::{Fate, UdpCounters, UdpPath, past_earlier_errors, send_segments};
 use crate::DialError;
 use crate::proxy::Proxy;
 use crate::socks5::datagram::HEADER_MAX;
@@ -93,13 +93,7 @@ impl Socks5Udp {
         let mut sent = 0;
         for datagrams in payload.chunks(size * together) {
             if self.link.relay().is_none() {
-                for datagram in datagrams.chunks(size) {
-                    if let Err(error) = self.link.keep_until_remade(header, datagram) {
-                        return (sent, Err(error));
-                    }
-                    sent += 1;
-                }
-                continue;
+                return (sent, Err(io::ErrorKind::NotConnected.into()));
             }
             let (gone, result) = WRAPPED.with_borrow_mut(|wrapped| {
                 wrapped.clear();
@@ -121,9 +115,16 @@ impl Socks5Udp {
         let mut header = [0; HEADER_MAX];
         let len = self.relayed.header(&mut header, dst)?;
         if self.link.relay().is_none() {
-            return self.link.keep_until_remade(&header[..len], payload);
+            return Err(io::ErrorKind::NotConnected.into());
         }
         send(&self.link.socket, &[IoSlice::new(&header[..len]), IoSlice::new(payload)])
+    }
+
+    /// As [`UdpPath::keep`].
+    pub(super) fn keep(&self, payload: &[u8], dst: &Target, fate: Fate) -> io::Result<()> {
+        let mut header = [0; HEADER_MAX];
+        let len = self.relayed.header(&mut header, dst)?;
+        self.link.keep_until_remade(&header[..len], payload, fate)
     }
 
     pub(super) async fn control_closed(&self) {
