@@ -1,16 +1,17 @@
 //! Names in the first bytes of flows: what follows them, and what must not wait for them.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use oneway_lab::Oneway;
-use oneway_lab::client::Outcome;
+use oneway_lab::client::{Outcome, wait_until};
 use oneway_lab::harness::{Failed, TestResult};
 use oneway_lab::servers::origin::port;
 use oneway_lab::servers::{SocksOptions, SocksServer, Zone};
 use oneway_lab::topology::{Simple, Topology, address};
+use socket2::SockRef;
 
 use crate::common::{SECOND, ask, run};
 
@@ -70,6 +71,23 @@ fn echoes(stream: &mut TcpStream, bytes: &[u8]) -> TestResult {
     let mut heard = vec![0; bytes.len()];
     stream.read_exact(&mut heard)?;
     assert!(heard == bytes, "other bytes");
+    Ok(())
+}
+
+/// A client that resets the connection before it has said anything.
+pub fn a_reset_in_place_of_a_name_travels_as_a_reset() -> TestResult {
+    let sniffing = Sniffing::new(&["DOMAIN-SUFFIX,example.com,out", "MATCH,direct"])?;
+    for to in address::SPARE.ports(port::ECHO) {
+        let listener = sniffing.lab.net.run(|| TcpListener::bind(to))??;
+        let client = sniffing.connect(to)?;
+        let (server, _) = listener.accept()?;
+        SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
+        drop(client);
+        wait_until(5 * SECOND, "the server hears of the reset", || {
+            server.take_error().is_ok_and(|error| error.is_some())
+        })
+        .map_err(|error| format!("{to}: {error}"))?;
+    }
     Ok(())
 }
 

@@ -90,6 +90,19 @@ fn pair(lab: &Simple, to: SocketAddr) -> Result<(TcpStream, TcpStream), Failed> 
     Ok((client, listener.accept()?.0))
 }
 
+/// A client that resets the connection as soon as it is there.
+pub fn a_reset_at_once_travels_as_a_reset() -> TestResult {
+    let (lab, _oneway) = lab(None, &[])?;
+    for to in address::SPARE.ports(5001).into_iter().cycle().take(20) {
+        let (client, server) = pair(&lab, to)?;
+        SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
+        drop(client);
+        wait_until(5 * SECOND, "the server hears of the reset", || is_reset(&server))
+            .map_err(|error| format!("{to}: {error}"))?;
+    }
+    no_flow_is_left(&lab.host)
+}
+
 /// An end that takes nothing, and never will, hears of the other one's reset all the same, and nothing is kept for it. That
 /// its packets are recorded keeps them from being renamed in the kernel.
 pub fn a_reset_reaches_an_end_that_reads_nothing() -> TestResult {

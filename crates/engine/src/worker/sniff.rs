@@ -124,12 +124,15 @@ impl Worker {
     }
 
     /// Waits for a name in what a client of the kernel's stack sends. None if it says none, or the server speaks first.
+    ///
+    /// # Errors
+    /// How the client's socket has failed. It tells that once, and whoever reads next finds the end of the stream.
     pub(super) async fn wait_for_name(
         &self,
         client: &TcpStream,
         upstream: &TcpStream,
         nameless: &Nameless,
-    ) -> Option<String> {
+    ) -> io::Result<Option<String>> {
         let mut buffer = vec![0; MOST];
         let mut seen = 0;
         let mut deadline = None;
@@ -142,9 +145,9 @@ impl Worker {
             };
             let ready = tokio::select! {
                 biased;
-                _ = upstream.readable() => return None,
-                ready = client.ready(Interest::READABLE) => ready.ok()?,
-                () = silent => return None,
+                _ = upstream.readable() => return Ok(None),
+                ready = client.ready(Interest::READABLE) => ready?,
+                () = silent => return Ok(None),
             };
             // What was seen before is no news.
             let peeked = client.try_io(Interest::READABLE, || {
@@ -152,17 +155,18 @@ impl Worker {
                 if len > 0 && len == seen { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(len) }
             });
             match peeked {
-                Ok(0) => return None,
+                Ok(0) => return Ok(None),
                 Ok(len) => seen = len,
                 // Where the client has closed its half there is no more to wait for.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !ready.is_read_closed() => {
-                    continue;
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && ready.is_read_closed() => {
+                    return Ok(None);
                 }
-                Err(_) => return None,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Err(error),
             }
-            match nameless.look(buffer.get(..seen)?) {
-                Sniffed::Name(name) => return Some(name),
-                Sniffed::Nothing => return None,
+            match nameless.look(buffer.get(..seen).unwrap_or_default()) {
+                Sniffed::Name(name) => return Ok(Some(name)),
+                Sniffed::Nothing => return Ok(None),
                 Sniffed::More => {
                     deadline.get_or_insert(Instant::now() + nameless.timeout);
                 }

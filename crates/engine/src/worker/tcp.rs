@@ -321,11 +321,12 @@ impl Worker {
         if let Some(nameless) = nameless.filter(|_| connected.early.is_empty()) {
             let name = tokio::select! {
                 name = self.wait_for_name(&client, &connected.stream, &nameless) => name,
-                () = self.ended(flow.id) => None,
+                () = self.ended(flow.id) => Ok(None),
             };
             let renamed = match name {
-                Some(name) => self.by_name(&nameless, name).await,
-                None => Some(Renamed { flow, connected: None }),
+                Ok(Some(name)) => self.by_name(&nameless, name).await,
+                Ok(None) => Some(Renamed { flow, connected: None }),
+                Err(_) => None,
             };
             // What was only looked at is no news any more; a socket that is registered anew tells what it has.
             match (renamed, client.into_std().and_then(TcpStream::from_std)) {
@@ -338,6 +339,7 @@ impl Worker {
                     if let Ok(client) = again {
                         let _ = SockRef::from(&client).set_linger(Some(Duration::ZERO));
                     }
+                    reset(&mut connected);
                     self.shared.stats.tcp_reset.add();
                     shortcut::end(&self.shared, &conn);
                     return self.shared.nat.close(Instant::now(), &conn);
@@ -369,11 +371,17 @@ impl Worker {
         self.shared.nat.close(Instant::now(), &conn);
     }
 
-    /// Gives up connected outbounds whose client never finished the handshake.
+    /// Gives up connected outbounds whose client never finished the handshake, or has reset the connection in place of that,
+    /// which the kernel's TCP keeps to itself.
     pub(super) fn forget_waiting(&self, now: Instant) {
         let limit = self.shared.limits.accept;
         self.waiting.borrow_mut().retain(|_, waiting| {
-            let keep = now.saturating_duration_since(waiting.since) < limit;
+            let is_reset = waiting.conn.is_finished();
+            let keep = !is_reset && now.saturating_duration_since(waiting.since) < limit;
+            if is_reset {
+                self.shared.stats.tcp_reset.add();
+                reset(&mut waiting.connected);
+            }
             if !keep {
                 // One client that is gone is none of our business; that nobody came since is.
                 if waiting.accepted == self.accepted.get() && self.not_let_in.borrow_mut().may(now) {
@@ -389,6 +397,15 @@ impl Worker {
             }
             keep
         });
+    }
+}
+
+/// Has the far end see a reset when this is dropped.
+fn reset(connected: &mut Connected) {
+    // On a socket that failed already there is nothing left to reset.
+    let _ = SockRef::from(&*connected.stream).set_linger(Some(Duration::ZERO));
+    if let Some(tie) = connected.stream.take_tie() {
+        tie.reset();
     }
 }
 
