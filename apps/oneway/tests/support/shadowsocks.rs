@@ -1,8 +1,9 @@
 //! A Shadowsocks server: that of the project's own crate.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 
@@ -18,7 +19,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::oneshot;
 
-/// The server, running. Dropped, it ends with all its connections.
+/// The server, running. Dropped, it ends with all its connections, each in the middle of a chunk: behind a whole one the end
+/// of the stream is a regular one.
 pub struct Shadowsocks {
     requests: Arc<Mutex<Vec<String>>>,
     _stop: oneshot::Sender<()>,
@@ -43,15 +45,23 @@ impl Shadowsocks {
             let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
                 return;
             };
+            let connections = Connections::default();
             runtime.block_on(async {
                 let context = Context::new_shared(ServerType::Server);
-                let begun = begin(context, &config, seen, named).await;
+                let begun = begin(context, &config, seen, Arc::clone(&connections), named).await;
                 let failed = begun.is_err();
                 let _ = ready.send(begun);
                 if !failed {
                     let _ = stopped.await;
                 }
             });
+            drop(runtime);
+            for (_, mut connection) in
+                connections.lock().into_iter().flat_map(|mut all| std::mem::take(&mut *all))
+            {
+                // One that takes nothing more has stopped within a chunk as well.
+                let _ = connection.write(&[0]);
+            }
         })?;
         started.recv()??;
         Ok(Self { requests, _stop: stop })
@@ -64,6 +74,8 @@ impl Shadowsocks {
 }
 
 type Requests = Arc<Mutex<Vec<String>>>;
+/// Those that live, by the client's end.
+type Connections = Arc<Mutex<HashMap<SocketAddr, std::net::TcpStream>>>;
 
 fn note(requests: &Requests, text: String) {
     if let Ok(mut requests) = requests.lock() {
@@ -83,20 +95,32 @@ async fn begin(
     context: SharedContext,
     config: &ServerConfig,
     requests: Requests,
+    connections: Connections,
     named: IpAddr,
 ) -> io::Result<()> {
     let listener = ProxyListener::bind(context.clone(), config).await?;
     let datagrams = ProxySocket::bind(context, config).await.map_err(io::Error::other)?;
     let seen = Arc::clone(&requests);
     tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let seen = Arc::clone(&seen);
+        while let Ok((mut stream, client)) = listener.accept().await {
+            let (seen, connections) = (Arc::clone(&seen), Arc::clone(&connections));
+            let Ok(connection) = stream.get_ref().as_fd().try_clone_to_owned() else { continue };
+            if let Ok(mut connections) = connections.lock() {
+                connections.insert(client, connection.into());
+            }
             tokio::spawn(async move {
-                let address = stream.handshake().await?;
-                note(&seen, format!("tcp {address}"));
-                let onward = TcpStream::connect(resolve(&address, named)).await?;
-                let ((from, to), (back, on)) = (tokio::io::split(stream), onward.into_split());
-                tokio::try_join!(pass_on(from, on), pass_on(back, to))
+                let carried = async {
+                    let address = stream.handshake().await?;
+                    note(&seen, format!("tcp {address}"));
+                    let onward = TcpStream::connect(resolve(&address, named)).await?;
+                    let ((from, to), (back, on)) = (tokio::io::split(stream), onward.into_split());
+                    tokio::try_join!(pass_on(from, on), pass_on(back, to))
+                };
+                let ended = carried.await;
+                if let Ok(mut connections) = connections.lock() {
+                    connections.remove(&client);
+                }
+                ended
             });
         }
     });
