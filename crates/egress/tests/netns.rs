@@ -442,15 +442,21 @@ fn sockets_of_another_namespace_stay_there() -> TestResult {
         assert!(verdicts.iter().all(|v| v.loop_free), "{verdicts:?}");
         assert!(verdicts[0].via.as_deref().is_some_and(|via| via.ends_with("/host0")), "{verdicts:?}");
 
+        let fifo = std::env::temp_dir().join(format!("oneway-egress-{}.fifo", std::process::id()));
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, mode).unwrap();
         for (name, why) in [
             ("no-such-namespace", "see `ip netns list`"),
             ("/proc/thread-self/ns/net", "it is the namespace that is captured"),
             ("/dev/null", "is no network namespace"),
+            // Not waited for.
+            (fifo.to_str().unwrap(), "is no network namespace"),
             ("/", ""),
         ] {
             let error = open(name).unwrap_err();
             assert!(error.to_string().contains(why), "{name}: {error}");
         }
+        std::fs::remove_file(&fifo).unwrap();
         no_capabilities();
         let error = open(&path).unwrap_err();
         assert!(error.to_string().contains("grant CAP_SYS_ADMIN"), "{error}");

@@ -58,7 +58,9 @@ pub enum RouteError {
         source: io::Error,
     },
     /// The journal could not be read, written or removed.
-    #[error("cannot {what} the journal {path}: {source}")]
+    #[error(
+        "cannot {what} the journal {path}: {source}; look at its folder, and remove what is no journal of ours"
+    )]
     Journal {
         /// The verb.
         what: &'static str,

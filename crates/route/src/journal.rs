@@ -5,9 +5,10 @@
 //! that of a change that was not made.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use oneway_file::limit;
 use serde::{Deserialize, Serialize};
 
 use crate::change::{Change, Undo};
@@ -167,14 +168,14 @@ fn line(entry: &impl Serialize) -> io::Result<Vec<u8>> {
 /// Reads a journal.
 pub(crate) fn read(path: &Path) -> Result<Found, RouteError> {
     let fail = |source| RouteError::Journal { what: "read", path: path.to_owned(), source };
-    let file = match File::open(path) {
-        Ok(file) => file,
+    let bytes = match oneway_file::read(path, limit::OWN) {
+        Ok(bytes) => bytes,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(e) => return Err(fail(e)),
     };
-    let mut lines = BufReader::new(file).split(b'\n');
-    let Some(first) = lines.next().transpose().map_err(fail)? else { return Ok(Found::Nothing) };
-    let Ok(header) = serde_json::from_slice::<Header>(&first) else { return Ok(Found::Nothing) };
+    let mut lines = bytes.split(|byte| *byte == b'\n');
+    let first = lines.next().unwrap_or_default();
+    let Ok(header) = serde_json::from_slice::<Header>(first) else { return Ok(Found::Nothing) };
     let here = Header::here()?;
     if header.boot != here.boot {
         return Ok(Found::OtherBoot);
@@ -184,9 +185,9 @@ pub(crate) fn read(path: &Path) -> Result<Found, RouteError> {
     }
     let mut list = Vec::new();
     for line in lines {
-        match serde_json::from_slice::<Line>(&line.map_err(fail)?) {
+        match serde_json::from_slice::<Line>(line) {
             Ok(line) => list.push(line.undo),
-            // Torn: its change was not made.
+            // The end, or torn: its change was not made.
             Err(_) => break,
         }
     }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use oneway_file::limit;
 use serde::{Deserialize, Serialize};
 
 use crate::error::RouteError;
@@ -262,7 +263,7 @@ pub fn resolv_conf_before(text: &str) -> String {
         Some(Before::File { text, .. }) => text,
         Some(Before::Link { target }) => {
             let target = Path::new(RESOLV_CONF).parent().unwrap_or(Path::new("/")).join(target);
-            std::fs::read_to_string(target).unwrap_or_default()
+            oneway_file::read_text(&target, limit::SYSTEM).unwrap_or_default()
         }
         Some(Before::Missing) => String::new(),
         None => text.to_owned(),

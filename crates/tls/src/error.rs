@@ -14,7 +14,7 @@ pub enum TlsError {
         name: String,
     },
     /// The file of authorities.
-    #[error("cannot read the certificates in {}: {why}", path.display())]
+    #[error("cannot read the certificates in {}: {why}; name a file of PEM certificates that this user may read", path.display())]
     Ca {
         /// The file.
         path: PathBuf,

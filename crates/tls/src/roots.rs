@@ -1,13 +1,18 @@
 //! The authorities that are trusted.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use oneway_file::limit;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use crate::TlsError;
+
+/// Names the file with the system's authorities (openssl-env(7)).
+const SSL_CERT_FILE: &str = "SSL_CERT_FILE";
 
 /// Whether a file holds authorities to trust.
 ///
@@ -20,8 +25,9 @@ pub fn check_ca(path: &Path) -> Result<(), TlsError> {
 /// Those of a file.
 pub(crate) fn of_file(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
     let wrong = |why: String| TlsError::Ca { path: path.to_owned(), why };
+    let pem = oneway_file::read_named(path, limit::CERTIFICATES).map_err(|error| wrong(error.to_string()))?;
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))? {
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
         let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
         roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
     }
@@ -36,6 +42,15 @@ pub(crate) fn of_system() -> Result<Arc<RootCertStore>, TlsError> {
     static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
     if let Some(roots) = ROOTS.get() {
         return Ok(Arc::clone(roots));
+    }
+    // What the user names instead of the system's would be read without a limit there. One that is missing is not alone:
+    // there may be a folder of them, too.
+    if let Some(path) = std::env::var_os(SSL_CERT_FILE).map(PathBuf::from)
+        && let Err(error) = oneway_file::check(&path, limit::CERTIFICATES)
+        && matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::FileTooLarge)
+    {
+        let why = format!("cannot read {}, which {SSL_CERT_FILE} names: {error}", path.display());
+        return Err(TlsError::Roots { why });
     }
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();

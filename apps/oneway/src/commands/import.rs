@@ -3,12 +3,14 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use oneway_file::limit;
+
 use crate::failure::{Failure, USAGE};
 use crate::output::{Output, printable, say};
 
 /// Prints what a configuration of Clash amounts to. What it lacks goes to stderr, too.
 pub(crate) fn import(file: &Path, output: Output) -> Result<ExitCode, Failure> {
-    let text = std::fs::read_to_string(file).map_err(|e| {
+    let text = oneway_file::read_named_text(file, limit::CONFIGURATION).map_err(|e| {
         Failure::new(
             USAGE,
             format!("cannot read {file:?}: {e}; check the path, its permissions and that it is a text"),

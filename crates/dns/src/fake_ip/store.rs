@@ -110,11 +110,14 @@ impl Store {
 }
 
 fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-        Ok(found) if found.len() > MOST || !found.is_file() => Ok(Some(Vec::new())),
-        Ok(_) => fs::read(path).map(Some),
+    match oneway_file::read(path, MOST) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound => Ok(None),
+            // It is not one of ours: as little as an empty one.
+            io::ErrorKind::InvalidInput | io::ErrorKind::FileTooLarge => Ok(Some(Vec::new())),
+            _ => Err(error),
+        },
     }
 }
 
@@ -124,6 +127,11 @@ fn write_anew(path: &Path, pools: &str, names: &[(u32, Arc<str>)]) -> io::Result
     push(&mut bytes, HEAD, &format!("{VERSION} {pools}"));
     for (slot, name) in names {
         push(&mut bytes, *slot, name);
+    }
+    // What a crash has left, or another has put there: it is neither followed nor waited for.
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
     let mut file = private::create(&beside)?;
     file.write_all(&bytes)?;

@@ -3,10 +3,10 @@
 #![allow(unsafe_code, reason = "SO_NETNS_COOKIE and SIOCGSKNS have no safe wrapper")]
 
 use std::ffi::{c_int, c_void};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
@@ -151,7 +151,9 @@ impl Namespace {
 }
 
 fn open(path: &std::path::Path, name: &str) -> Result<File, EgressError> {
-    File::open(path).map_err(|source| failed(name, "open", source))
+    // A FIFO of that name would be waited for.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    file.map_err(|source| failed(name, "open", source))
 }
 
 fn identity_of(file: &File, name: &str) -> Result<Identity, EgressError> {

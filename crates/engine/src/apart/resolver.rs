@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use oneway_file::limit;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
@@ -18,7 +19,7 @@ const DAEMONS: [&str; 3] = ["/run/nscd", "/var/run/nscd", "/run/systemd/resolve"
 pub(super) fn replace(nameserver: IpAddr) -> Option<String> {
     // The file may lie in a folder that is hidden next.
     let target = fs::canonicalize(RESOLV_CONF).unwrap_or_else(|_| PathBuf::from(RESOLV_CONF));
-    let search = fs::read_to_string(&target).unwrap_or_default();
+    let search = oneway_file::read_text(&target, limit::SYSTEM).unwrap_or_default();
     let text = text(nameserver, &search);
     let outcome = lay_over(&target, &text).map_err(|e| {
         format!("{RESOLV_CONF} cannot be replaced ({e}), so that names are asked of the servers in it")
@@ -38,7 +39,8 @@ pub(super) fn replace(nameserver: IpAddr) -> Option<String> {
 
 /// What is wrong with the servers that programs would ask if they were left alone.
 pub(super) fn unreachable() -> Option<String> {
-    let servers = oneway_dns::nameservers(&fs::read_to_string(RESOLV_CONF).unwrap_or_default());
+    let text = oneway_file::read_text(Path::new(RESOLV_CONF), limit::SYSTEM);
+    let servers = oneway_dns::nameservers(&text.unwrap_or_default());
     servers.iter().all(|server| server.ip().is_loopback()).then(|| {
         format!("names cannot be looked up: the servers in {RESOLV_CONF} are on loopback, which is another one here; use --dns real")
     })

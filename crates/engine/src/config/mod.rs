@@ -20,9 +20,11 @@ mod tls;
 mod value;
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+
+use oneway_file::limit;
 
 pub use dns::{DnsConfig, DnsUpstream, FakeIpConfig, FakePoolV4, FakePoolV6, NamePattern, SecureUpstream};
 pub use error::{ConfigError, ConfigErrors, Origin};
@@ -217,7 +219,7 @@ impl Config {
     /// Everything that is wrong, each with file, line and column or with the option's name.
     pub fn load(file: Option<&Path>, options: Options) -> Result<Loaded, ConfigErrors> {
         let Some(file) = file else { return Self::from_toml(Path::new(""), "", options, &read_file) };
-        let text = std::fs::read_to_string(file).map_err(|e| {
+        let text = oneway_file::read_named_text(file, limit::CONFIGURATION).map_err(|e| {
             ConfigErrors::from(ConfigError::new(
                 None,
                 format!("cannot read the configuration {:?}: {e}; check the path and its permissions", file),
@@ -262,14 +264,6 @@ pub(crate) fn check_credentials(
     }
 }
 
-/// The largest file of rules or data that is read. The largest in use, of cities, have 100 MiB.
-const MAX_FILE: u64 = 256 * 1024 * 1024;
-
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(io::Error::other(format!("it has more than {MAX_FILE} bytes")));
-    }
-    Ok(bytes)
+    oneway_file::read_named(path, limit::DATA)
 }

@@ -993,8 +993,8 @@ fn proxies_that_are_spoken_to_by_tls() {
     wrong(
         "[outbound.t]\ntype = \"trojan\"\nserver = \"192.0.2.1:443\"\npassword = \"x\"\nca = \"none.pem\"",
         &[
-            "etc/oneway.toml:1:11: [outbound.t] cannot read the certificates in etc/none.pem: I/O error: No such file or \
-           directory (os error 2)",
+            "etc/oneway.toml:1:11: [outbound.t] cannot read the certificates in etc/none.pem: No such file or directory \
+             (os error 2); name a file of PEM certificates that this user may read",
         ],
     );
 }
@@ -1073,8 +1073,8 @@ fn resolvers_that_are_asked_by_tls() {
     wrong(
         "dns.ca = \"none.pem\"",
         &[
-            "etc/oneway.toml:1:10: dns.ca: cannot read the certificates in etc/none.pem: I/O error: No such file or directory \
-           (os error 2)",
+            "etc/oneway.toml:1:10: dns.ca: cannot read the certificates in etc/none.pem: No such file or directory \
+             (os error 2); name a file of PEM certificates that this user may read",
         ],
     );
 }

@@ -52,7 +52,7 @@ impl InstanceLock {
     /// [`StateError::Lock`] if the file cannot be opened, for example because it is another user's.
     pub fn held_by(paths: &StatePaths) -> Result<Option<Option<u32>>, StateError> {
         let failed = |source| StateError::Lock { path: paths.lock.clone(), source };
-        let mut file = match File::open(&paths.lock) {
+        let mut file = match oneway_file::open(&paths.lock) {
             Ok(file) => file,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(failed(e)),

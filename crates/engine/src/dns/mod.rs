@@ -16,6 +16,7 @@ use oneway_dns::{
     Upstream, nameservers,
 };
 use oneway_egress::{Egress, Safeguard, Strategy};
+use oneway_file::limit;
 use oneway_flow::Target;
 use oneway_route::{Family, RESOLV_CONF, Snapshot, resolv_conf_before};
 use oneway_tls::TlsSettings;
@@ -349,7 +350,8 @@ fn client_config(config: &DnsConfig, egress: &Egress, answers: Option<SocketAddr
 fn system_servers(netns: Option<&str>) -> Vec<SocketAddr> {
     let read = |path: &str| {
         // Where it names us, those of before count.
-        nameservers(&resolv_conf_before(&std::fs::read_to_string(path).unwrap_or_default()))
+        let text = oneway_file::read_text(Path::new(path), limit::SYSTEM);
+        nameservers(&resolv_conf_before(&text.unwrap_or_default()))
     };
     if let Some(name) = netns.filter(|name| !name.contains('/')) {
         let servers = read(&format!("{OF_NAMESPACES}/{name}/resolv.conf"));

@@ -1,10 +1,11 @@
 //! The names of proxies, before anything is captured and after.
 
-use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use oneway_dns::{Client, hosts};
+use oneway_file::limit;
 use oneway_outbound::{Resolve, Resolving, SystemResolver};
 
 /// Names that the system knows without asking anybody.
@@ -42,6 +43,5 @@ impl Resolve for ProxyResolver {
 
 /// The addresses of a name in the system's own list.
 pub(crate) fn known(host: &str) -> Vec<std::net::IpAddr> {
-    let read = || -> io::Result<_> { std::fs::read_to_string(HOSTS) };
-    hosts(&read().unwrap_or_default(), host)
+    hosts(&oneway_file::read_text(Path::new(HOSTS), limit::HOSTS).unwrap_or_default(), host)
 }

@@ -52,21 +52,21 @@ impl Selected {
 }
 
 fn read(path: &Path) -> io::Result<Names> {
-    match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Names::new()),
-        Err(error) => return Err(error),
-        Ok(found) if found.len() > MOST || !found.is_file() => {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a file of ours"));
-        }
-        Ok(_) => {}
+    match oneway_file::read(path, MOST) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Names::new()),
+        found => serde_json::from_slice(&found?).map_err(io::Error::from),
     }
-    serde_json::from_slice(&fs::read(path)?).map_err(io::Error::from)
 }
 
 /// Whole or not at all: a crash leaves the old file or the new one.
 fn write(path: &Path, names: &Names) -> io::Result<()> {
     let beside = path.with_extension("selected.new");
-    let mut file = fs::File::create(&beside)?;
+    // What a crash has left, or another has put there: it is neither followed nor waited for.
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = fs::File::create_new(&beside)?;
     file.write_all(&serde_json::to_vec_pretty(names)?)?;
     file.sync_data()?;
     fs::rename(&beside, path)

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
+use oneway_file::limit;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
@@ -80,8 +81,9 @@ fn is_version_2(folder: impl AsFd) -> bool {
 
 /// Where the whole hierarchy is mounted (`/proc/PID/mountinfo`, proc_pid_mountinfo(5)).
 fn mounts() -> io::Result<Vec<String>> {
-    let text = fs::read_to_string("/proc/self/mountinfo")?;
-    Ok(text.lines().filter_map(mount_point).collect())
+    let bytes = oneway_file::read(Path::new("/proc/self/mountinfo"), limit::PROC)?;
+    // Somebody's mount whose name is no text must not hide ours.
+    Ok(String::from_utf8_lossy(&bytes).lines().filter_map(mount_point).collect())
 }
 
 fn mount_point(line: &str) -> Option<String> {

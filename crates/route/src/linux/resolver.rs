@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use oneway_file::limit;
 use rustix::fs::{Access, AtFlags, CWD, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
@@ -34,7 +35,10 @@ pub(crate) fn resolver(path: &Path, shared: bool) -> Result<Resolver, RouteError
         Ok((before, text)) => (before, text, None),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => (
             Before::Missing,
-            fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default(),
+            // What it says counts although it cannot be kept.
+            oneway_file::read(path, limit::SYSTEM)
+                .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+                .unwrap_or_default(),
             Some(format!("{} is {error}", path.display())),
         ),
         Err(error) => return Err(fail("read", path)(error)),
@@ -95,19 +99,17 @@ fn unfit(what: &'static str) -> io::Error {
 }
 
 fn text(path: &Path) -> io::Result<String> {
-    // A pipe would be waited for.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    let mut bytes = Vec::new();
-    file.take(MOST + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MOST {
-        return Err(unfit("too long to be kept"));
-    }
+    let bytes = oneway_file::read(path, MOST).map_err(|error| match error.kind() {
+        io::ErrorKind::FileTooLarge => unfit("too long to be kept"),
+        io::ErrorKind::InvalidInput => unfit("neither a file nor a link"),
+        _ => error,
+    })?;
     String::from_utf8(bytes).map_err(|_| unfit("not text"))
 }
 
 /// Whether the C library's `hosts` line names nss-resolve.
 fn is_asked_by_library() -> bool {
-    let text = fs::read_to_string(NSSWITCH).unwrap_or_default();
+    let text = oneway_file::read_text(Path::new(NSSWITCH), limit::SYSTEM).unwrap_or_default();
     let mut lines = text.lines().map(|line| line.split('#').next().unwrap_or_default());
     lines.any(|line| {
         line.trim_start()

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-/// An empty file, for writing.
+/// A new file, for writing.
 pub(super) fn create(path: &Path) -> io::Result<File> {
-    File::create(path)
+    File::create_new(path)
 }
