@@ -4,12 +4,20 @@
 //! every machine. Time and packets are arguments, and the random numbers come from a seed: the same input gives the
 //! same faults.
 
+#[cfg(debug_assertions)]
+mod bug;
+#[cfg(not(debug_assertions))]
+#[path = "fault/no_bug.rs"]
+mod bug;
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use oneway_wire::virtio::{Gso, VirtioNetHdr, complete_checksum};
+
+pub use bug::Bug;
 
 use crate::FRAME_HEADER;
 
@@ -28,11 +36,21 @@ pub struct FaultSpec {
     pub delay: Duration,
     /// Start of the random sequence.
     pub seed: u64,
+    /// A panic, in builds for tests.
+    pub bug: Bug,
 }
 
 impl Default for FaultSpec {
     fn default() -> Self {
-        Self { loss: 0.0, duplicate: 0.0, reorder: 0.0, corrupt: 0.0, delay: Duration::ZERO, seed: 1 }
+        Self {
+            loss: 0.0,
+            duplicate: 0.0,
+            reorder: 0.0,
+            corrupt: 0.0,
+            delay: Duration::ZERO,
+            seed: 1,
+            bug: Bug::default(),
+        }
     }
 }
 
@@ -76,7 +94,7 @@ impl FromStr for FaultSpec {
                         Duration::from_millis(millis.filter(|&ms: &u64| ms <= 60_000).ok_or_else(bad)?);
                 }
                 "seed" => spec.seed = value.trim().parse().map_err(|_| bad())?,
-                _ => return Err(bad()),
+                key => spec.bug.read(key, value.trim()).ok_or_else(bad)?,
             }
         }
         Ok(spec)
@@ -113,6 +131,7 @@ impl Fault {
 
     /// Takes one frame at `now`; what is to come out of the link, and when, is told by [`Fault::pop_due`].
     pub fn push(&mut self, now: Instant, frame: &[u8]) {
+        self.spec.bug.strike();
         if self.hit(self.spec.loss) {
             return;
         }

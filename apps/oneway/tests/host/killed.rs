@@ -41,6 +41,38 @@ pub fn under_load() -> TestResult {
     Ok(())
 }
 
+pub fn a_panic_undoes_everything() -> TestResult {
+    let lab = Topology::standard()?;
+    let before = Snapshot::take(&lab.host)?;
+    let fault = ["--fault", "panic=1000"];
+    if !cfg!(debug_assertions) {
+        // What users have cannot be asked for it.
+        let refused = command(&lab.host, &["run", "--fault", "panic=1000"])?;
+        assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+        return before.expect_same(&lab.host).map_err(Into::into);
+    }
+    let mut oneway = run(&lab.host, &fault)?;
+    assert!(reaches_origin(&lab.host, SECOND));
+    assert!(before.expect_same(&lab.host).is_err(), "nothing was changed");
+    let client = lab.host.client();
+    let load = thread::spawn(move || client.download(address::ORIGIN.v4_port(port::CHARGEN), 8, 5 * SECOND));
+    let status = oneway.wait(30 * SECOND)?;
+    let said = oneway.stderr();
+    assert_eq!(status.code(), Some(1), "{status}: {said}");
+    let told: Vec<&str> = said.lines().filter(|line| line.starts_with("error: ")).collect();
+    let [told] = told[..] else { panic!("{said}") };
+    for part in ["the thread worker-", " panicked: on purpose", "bug.rs:", "start it again, and report it"] {
+        assert!(told.contains(part), "{part:?} in {told}");
+    }
+    // Undone, and not by the next start.
+    before.expect_same(&lab.host)?;
+    expect_connectivity(&lab.host)?;
+    let _ = load.join();
+    let mut again = run(&lab.host, &[])?;
+    assert!(reaches_origin(&lab.host, SECOND));
+    stop(&mut again, &lab.host, &before)
+}
+
 pub fn while_it_starts() -> TestResult {
     let lab = Topology::standard()?;
     let before = Snapshot::take(&lab.host)?;

@@ -52,6 +52,7 @@ fn main() -> std::process::ExitCode {
         flows::counters_match_what_programs_and_containers_sent,
         killed::under_load,
         killed::a_clean_stop_leaves_nothing,
+        killed::a_panic_undoes_everything,
         rights::a_handed_over_device_needs_none,
         rights::thousands_of_flows_stop_in_time,
         inbound::a_published_container_answers_as_without_us,
