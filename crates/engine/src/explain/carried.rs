@@ -1,9 +1,11 @@
 //! Packets of ours that leave by another program's tunnel come back if what that tunnel sends is captured.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use oneway_route::{Family, IfIndex, Link, Mark, PROTOCOL, Packet, RouteQuery, Snapshot, classes, decide};
 
+use super::scene::MOST;
 use crate::control::LoopFree;
 
 /// What is to be said about packets of a family that leave by these devices; `None` when no tunnel is among them, or those there
@@ -16,24 +18,31 @@ pub(super) fn by_tunnels(
 ) -> Option<(LoopFree, String)> {
     let tunnel = via.iter().find(|name| host.link(name).is_some_and(|l| is_tunnel(l, tun)))?;
     let marks = marks(host);
-    // What carries it on in the other family comes to us, too, but need not go back into the tunnel.
-    for (carrier, verdict) in
-        [(family, LoopFree::Loops), (Family::V4, LoopFree::NotProven), (Family::V6, LoopFree::NotProven)]
-    {
-        if let Some(mark) = marks.iter().find(|mark| is_captured(host, tun, **mark, carrier)) {
-            let why = format!(
-                "some of it leaves by {tunnel}, and what another program marks with {mark} to carry it on by {carrier} \
-                 is captured; start oneway again, it will exempt that mark"
-            );
-            return Some((verdict, why));
-        }
-    }
     if marks.is_empty() {
         let why = format!(
             "some of it leaves by {tunnel}, a tunnel without a mark: whether what carries it on is captured is not known; \
              exclude its server with --exclude, or its user with --exclude-uid"
         );
         return Some((LoopFree::NotProven, why));
+    }
+    // What carries it on in the other family comes to us, too, but need not go back into the tunnel.
+    for (carrier, verdict) in
+        [(family, LoopFree::Loops), (Family::V4, LoopFree::NotProven), (Family::V6, LoopFree::NotProven)]
+    {
+        let Some(destinations) = destinations(host, tun, carrier) else {
+            let why = format!(
+                "some of it leaves by {tunnel}, and this host's routes tell more than {MOST} classes of destinations apart by \
+                 {carrier}: whether what carries the tunnel on is captured is not known"
+            );
+            return Some((LoopFree::NotProven, why));
+        };
+        if let Some(mark) = marks.iter().find(|mark| is_captured(host, tun, **mark, &destinations)) {
+            let why = format!(
+                "some of it leaves by {tunnel}, and what another program marks with {mark} to carry it on by {carrier} \
+                 is captured; start oneway again, it will exempt that mark"
+            );
+            return Some((verdict, why));
+        }
     }
     None
 }
@@ -64,13 +73,19 @@ fn marks(host: &Snapshot) -> BTreeSet<Mark> {
     theirs.filter_map(|r| r.fwmark).filter(|(mark, mask)| mark.0 & mask != 0).map(|(mark, _)| mark).collect()
 }
 
-/// Whether a packet with this mark, whatever its destination, is led into the capture.
-fn is_captured(host: &Snapshot, tun: IfIndex, mark: Mark, family: Family) -> bool {
+/// One of each class of destinations that are not the device's own; `None` where there are too many to ask about.
+fn destinations(host: &Snapshot, tun: IfIndex, family: Family) -> Option<Vec<IpAddr>> {
     let own = host.addresses.iter().filter(|a| a.index == tun).map(|a| a.net.trunc()).collect::<Vec<_>>();
-    classes(host, family, &own).into_iter().any(|dst| {
-        let inside = own.iter().any(|net| net.contains(&dst)) || dst.is_multicast();
-        let packet = Packet::of(&RouteQuery::to(dst).marked(mark), 0);
-        !inside && decide(host, &packet).iter().any(|o| o.answer.oif == Some(tun))
+    let mut all = classes(host, family, &own);
+    all.retain(|dst| !dst.is_multicast() && own.iter().all(|net| !net.contains(dst)));
+    (all.len() <= MOST).then_some(all)
+}
+
+/// Whether a packet with this mark, whatever its destination, is led into the capture.
+fn is_captured(host: &Snapshot, tun: IfIndex, mark: Mark, destinations: &[IpAddr]) -> bool {
+    destinations.iter().any(|dst| {
+        let packet = Packet::of(&RouteQuery::to(*dst).marked(mark), 0);
+        decide(host, &packet).iter().any(|o| o.answer.oif == Some(tun))
     })
 }
 
@@ -145,5 +160,16 @@ mod tests {
         wg_quick(&mut after, 100);
         assert_eq!(verdict(&after, "wg0"), Some(LoopFree::Loops));
         assert_eq!(verdict(&after, "eth0"), None, "what does not use the tunnel");
+    }
+
+    #[test]
+    fn of_a_router_with_a_full_table_nothing_is_said() {
+        let mut host = host();
+        wg_quick(&mut host, 32_765);
+        let one =
+            |n: u32| format!("{}/24", std::net::Ipv4Addr::from_bits((11 << 24) + n * 256)).parse().unwrap();
+        host.routes.extend((0..100_000).map(|n| Route::unicast(one(n), UPLINK)));
+        let before = planned(&host, &plan(&Request::default(), &host).unwrap());
+        assert_eq!(verdict(&before, "wg0"), Some(LoopFree::NotProven));
     }
 }

@@ -552,13 +552,11 @@ impl Draft<'_> {
         let own = self.host.addresses.iter().any(|a| a.net.addr() == address)
             || self.request.servers.contains(&address);
         let family = Family::of(address);
-        let tables = choose::respected(self.host, family, first);
+        let tables = choose::respected_beyond(self.host, family, first);
         let include = &self.request.include;
         let routed = self.host.routes.iter().any(|r| {
-            let specific = u32::from(r.dst.prefix_len()) > choose::default_length(self.host, family, r.table);
-            tables.contains(&r.table)
-                && r.dst.contains(&address)
-                && specific
+            r.dst.contains(&address)
+                && choose::is_specific(r, &tables)
                 // An include captures past main's routes, but for more specific on-link networks.
                 && (include.is_empty() || include.iter().all(|i| !i.contains(&address) || i.prefix_len() < r.dst.prefix_len()))
         });

@@ -1,7 +1,7 @@
 //! Free numbers and names: what nobody on this host uses yet.
 
 use super::{PlanError, Request};
-use crate::host::{Rule, RuleAction, Snapshot};
+use crate::host::{Route, Rule, RuleAction, Snapshot};
 use crate::id::{Family, Mark, Priority, Table};
 use crate::query::RouteKind;
 
@@ -223,6 +223,17 @@ pub(crate) fn default_length(host: &Snapshot, family: Family, table: Table) -> u
         .map(|dst| u32::from(dst.prefix_len()))
         .max()
         .unwrap_or(0)
+}
+
+/// [`respected`], each table with its [`default_length`]: to find that takes a look at every route.
+pub(super) fn respected_beyond(host: &Snapshot, family: Family, first: Priority) -> Vec<(Table, u32)> {
+    let tables = respected(host, family, first);
+    tables.into_iter().map(|table| (table, default_length(host, family, table))).collect()
+}
+
+/// Whether a route is of one of these tables, and of those of its routes that come before the capture.
+pub(super) fn is_specific(route: &Route, tables: &[(Table, u32)]) -> bool {
+    tables.iter().any(|(table, most)| *table == route.table && u32::from(route.dst.prefix_len()) > *most)
 }
 
 /// The rules that send all of a family's traffic to another table than main that has a route for everything: another

@@ -180,12 +180,11 @@ pub(super) fn table(draft: &Draft<'_>) -> Option<Step> {
 fn direct(host: &Snapshot) -> Vec<IpNet> {
     let mut nets = Vec::new();
     for family in Family::ALL {
-        let tables = choose::respected(host, family, Priority(0));
+        let tables = choose::respected_beyond(host, family, Priority(0));
         let specific = host.routes.iter().filter(|route| {
             route.family() == family
-                && tables.contains(&route.table)
                 && route.kind == RouteKind::Unicast
-                && u32::from(route.dst.prefix_len()) > choose::default_length(host, family, route.table)
+                && choose::is_specific(route, &tables)
         });
         nets.extend(specific.map(|route| route.dst));
     }

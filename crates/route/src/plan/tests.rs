@@ -351,3 +351,31 @@ fn changes_and_undos_survive_the_journal() {
         }
     }
 }
+
+/// A router has a million routes. Whoever looks at all of them for each of them is not done today.
+#[test]
+fn a_full_table_is_planned_at_once() {
+    let mut host = host();
+    let v4 =
+        (0..200_000_u32).map(|n| std::net::Ipv4Addr::from_bits((11 << 24) + n * 512).to_string() + "/24");
+    let v6 = (0..50_000_u32).map(|n| format!("2001:{:x}:{:x}::/48", 0x4000 + n / 1000, n % 1000));
+    host.routes.extend(v4.chain(v6).map(|dst| route(&dst, 2, None, 20)));
+    let begin = std::time::Instant::now();
+    for request in [
+        Request::default(),
+        Request { include: nets(["203.0.113.0/24"]), forwarded: true, ..Request::default() },
+        Request {
+            protect: Protect::HostRoute,
+            servers: vec![[198, 51, 100, 7].into()],
+            ..Request::default()
+        },
+    ] {
+        let first = plan(&request, &host).unwrap();
+        plan_again(&request, &first, &host).unwrap();
+    }
+    assert!(matches!(
+        plan(&Request { strict: true, ..Request::default() }, &host),
+        Err(PlanError::Strict { .. })
+    ));
+    assert!(begin.elapsed() < std::time::Duration::from_secs(300), "it took {:?}", begin.elapsed());
+}
