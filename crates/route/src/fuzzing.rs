@@ -21,3 +21,5 @@ pub fn resolv_conf(text: &str) {
     let again = crate::resolver::said(&ours.text());
     assert_eq!(again.as_ref(), Some(&said));
 }
+
+pub use crate::os::fuzzing::{mountinfo, nftables, routing, sockets};

@@ -83,7 +83,11 @@ fn is_version_2(folder: impl AsFd) -> bool {
 fn mounts() -> io::Result<Vec<String>> {
     let bytes = oneway_file::read(Path::new("/proc/self/mountinfo"), limit::PROC)?;
     // Somebody's mount whose name is no text must not hide ours.
-    Ok(String::from_utf8_lossy(&bytes).lines().filter_map(mount_point).collect())
+    Ok(mount_points(&String::from_utf8_lossy(&bytes)))
+}
+
+pub(super) fn mount_points(mountinfo: &str) -> Vec<String> {
+    mountinfo.lines().filter_map(mount_point).collect()
 }
 
 fn mount_point(line: &str) -> Option<String> {

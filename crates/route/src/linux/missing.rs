@@ -121,18 +121,25 @@ impl Netlink {
             let mut message = RouteMessage::default();
             message.header.address_family = decode::family_number(family);
             message.attributes.push(RouteAttribute::Table(table.0));
-            let list = match self.dump("list our routes", &RouteNetlinkMessage::GetRoute(message)) {
-                Ok(list) => list,
+            // Old kernels do not filter.
+            let found =
+                self.dump(
+                    "list our routes",
+                    &RouteNetlinkMessage::GetRoute(message),
+                    |message| match message {
+                        RouteNetlinkMessage::NewRoute(route) => {
+                            decode::route(route).filter(|route| route.table == table)
+                        }
+                        _ => None,
+                    },
+                );
+            match found {
+                Ok(mut found) => routes.append(&mut found),
                 // No table: nothing in it.
-                Err(e) if e.raw_os_error() == Some(ENOENT) => continue,
+                Err(e) if e.raw_os_error() == Some(ENOENT) => {}
                 Err(e) => return Err(e),
-            };
-            routes.extend(list.iter().filter_map(|m| match m {
-                RouteNetlinkMessage::NewRoute(route) => decode::route(route),
-                _ => None,
-            }));
+            }
         }
-        routes.retain(|route| route.table == table);
         Ok(routes)
     }
 }

@@ -7,6 +7,8 @@ pub(crate) use dbus::fuzzing::answer as dbus_answer;
 mod dbus;
 mod decode;
 mod destroy;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod identity;
 mod missing;
 mod monitor;

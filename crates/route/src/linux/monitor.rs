@@ -166,7 +166,7 @@ impl Subscription {
 }
 
 /// Notes the types of a datagram's messages (`struct nlmsghdr`).
-fn note(changes: &mut Changes, mut rest: &[u8]) {
+pub(super) fn note(changes: &mut Changes, mut rest: &[u8]) {
     const NFNL_SUBSYS_NFTABLES: u16 = 10;
     while let (Some(length), Some(kind)) =
         (rest.first_chunk::<4>(), rest.get(4..).and_then(<[u8]>::first_chunk::<2>))
@@ -180,10 +180,8 @@ fn note(changes: &mut Changes, mut rest: &[u8]) {
             _ => {}
         }
         let length = u32::from_ne_bytes(*length) as usize;
-        if length < 16 {
-            return;
-        }
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        let Some(next) = length.checked_next_multiple_of(4).filter(|_| length >= 16) else { return };
+        rest = rest.get(next..).unwrap_or_default();
     }
 }
 

@@ -1,6 +1,8 @@
 //! A small blocking netlink client: requests with strict acknowledgement, and dumps.
 
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{
@@ -25,7 +27,9 @@ const HEADER: usize = 16;
 /// under the RTNL lock while others hold it.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a dump that changed while it was read is read again.
-const DUMP_TRIES: usize = 16;
+const DUMP_TRIES: u32 = 16;
+/// How much longer than the one before the pause before each further try is.
+const PAUSE: Duration = Duration::from_millis(4);
 
 /// A socket to one netlink subsystem, in the network namespace of the thread that made it.
 pub(super) struct Netlink {
@@ -95,6 +99,18 @@ impl Netlink {
         self.sequence
     }
 
+    /// Has the socket take that many bytes at once, as far as this process may: beyond `net.core.wmem_max` only with
+    /// `CAP_NET_ADMIN` of the machine itself. The kernel refuses what does not fit (`netlink_sendmsg`, net/netlink/af_netlink.c).
+    pub(super) fn make_room(&self, bytes: usize) {
+        let wanted = bytes.saturating_add(32 * 1024);
+        if sockopt::socket_send_buffer_size(&self.socket).is_ok_and(|has| has >= wanted) {
+            return;
+        }
+        if sockopt::set_socket_send_buffer_size_force(&self.socket, wanted).is_err() {
+            let _ = sockopt::set_socket_send_buffer_size(&self.socket, wanted);
+        }
+    }
+
     /// Sends bytes that are one or more whole messages.
     pub(super) fn send(&self, what: &str, bytes: &[u8]) -> Result<(), RouteError> {
         loop {
@@ -127,20 +143,11 @@ impl Netlink {
                 }
                 Err(e) => return Err(talk(what, e.into())),
             };
-            if length > self.buffer.len() {
+            let Some(datagram) = self.buffer.get(..length) else {
                 return Err(decode(what, format!("a datagram of {length} bytes was cut short")));
-            }
-            let mut rest = &self.buffer[..length];
-            while rest.len() >= HEADER {
-                let message = NetlinkBuffer::new_checked(rest).map_err(|e| decode(what, e.to_string()))?;
-                let (kind, flags, sequence) =
-                    (message.message_type(), message.flags(), message.sequence_number());
-                let size = message.length() as usize;
-                let payload = &rest[HEADER..size];
-                if take(sequence, flags, Message { kind, payload })? {
-                    return Ok(());
-                }
-                rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
+            };
+            if each(what, datagram, &mut take)? {
+                return Ok(());
             }
         }
     }
@@ -181,25 +188,28 @@ impl Netlink {
         self.request(what, message, flags, |_| Ok(()))
     }
 
-    /// Reads a whole list, again if it changed meanwhile.
-    pub(super) fn dump(
+    /// Reads a whole list, again if it changed meanwhile. Each message is made what is wanted of it as it comes: a router has
+    /// a million routes, and messages are many times as large as what is kept.
+    pub(super) fn dump<T>(
         &mut self,
         what: &str,
         request: &RouteNetlinkMessage,
-    ) -> Result<Vec<RouteNetlinkMessage>, RouteError> {
-        self.dump_bytes(what, |sequence| serialize(request.clone(), sequence, NLM_F_REQUEST | NLM_F_DUMP))?
-            .into_iter()
-            .filter_map(|(kind, payload)| parse(what, kind, &payload).transpose())
-            .collect()
+        wanted: impl Fn(&RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, RouteError> {
+        let request = |sequence| serialize(request.clone(), sequence, NLM_F_REQUEST | NLM_F_DUMP);
+        self.dump_bytes(what, request, |message| Ok(parse(what, &message)?.as_ref().and_then(&wanted)))
     }
 
-    /// [`Netlink::dump`] for any subsystem: message types and payloads.
-    pub(super) fn dump_bytes(
+    /// [`Netlink::dump`] for any subsystem.
+    pub(super) fn dump_bytes<T>(
         &mut self,
         what: &str,
         request: impl Fn(u32) -> Vec<u8>,
-    ) -> Result<Vec<(u16, Vec<u8>)>, RouteError> {
-        for _ in 0..DUMP_TRIES {
+        wanted: impl Fn(Message<'_>) -> Result<Option<T>, RouteError>,
+    ) -> Result<Vec<T>, RouteError> {
+        for tried in 0..DUMP_TRIES {
+            // Whoever changes it all the time is not done at once.
+            thread::sleep(PAUSE * tried);
             let sequence = self.next_sequence();
             self.send(what, &request(sequence))?;
             let (mut list, mut steady) = (Vec::new(), true);
@@ -214,8 +224,8 @@ impl Netlink {
                         acknowledgement(what, flags, message.payload)?.map_err(|e| e.of(what))?;
                         Ok(true)
                     }
-                    kind => {
-                        list.push((kind, message.payload.to_vec()));
+                    _ => {
+                        list.extend(wanted(message)?);
                         Ok(false)
                     }
                 }
@@ -226,6 +236,27 @@ impl Netlink {
         }
         Err(RouteError::Unsteady { what: what.into() })
     }
+}
+
+/// Hands every message of a datagram to `take`, with its sequence number and flags, until that answers `true`; says whether
+/// it did.
+pub(super) fn each(
+    what: &str,
+    datagram: &[u8],
+    mut take: impl FnMut(u32, u16, Message<'_>) -> Result<bool, RouteError>,
+) -> Result<bool, RouteError> {
+    let mut rest = datagram;
+    while rest.len() >= HEADER {
+        let message = NetlinkBuffer::new_checked(rest).map_err(|e| decode(what, e.to_string()))?;
+        let (kind, flags, sequence) = (message.message_type(), message.flags(), message.sequence_number());
+        let size = message.length() as usize;
+        let payload = rest.get(HEADER..size).unwrap_or_default();
+        if take(sequence, flags, Message { kind, payload })? {
+            return Ok(true);
+        }
+        rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(false)
 }
 
 fn serialize(message: RouteNetlinkMessage, sequence: u32, flags: u16) -> Vec<u8> {
@@ -242,20 +273,24 @@ fn serialize(message: RouteNetlinkMessage, sequence: u32, flags: u16) -> Vec<u8>
 /// Decodes one message. A link or route that this decoder cannot read is left out with a warning,
 /// since every exotic route would otherwise stop oneway; a rule is an error, since what it does to
 /// our packets is not known.
-fn parse(what: &str, kind: u16, payload: &[u8]) -> Result<Option<RouteNetlinkMessage>, RouteError> {
+pub(super) fn parse(what: &str, message: &Message<'_>) -> Result<Option<RouteNetlinkMessage>, RouteError> {
     const RTM_NEWRULE: u16 = 32;
-    let mut header = NetlinkHeader::default();
-    header.message_type = kind;
-    header.length = (payload.len() + HEADER) as u32;
-    match RouteNetlinkMessage::deserialize(&header, payload) {
+    match parse_strictly(what, message) {
         Ok(message) => Ok(Some(message)),
-        Err(e) if kind == RTM_NEWRULE => Err(decode(what, e.to_string())),
+        Err(e) if message.kind == RTM_NEWRULE => Err(e),
         Err(e) => {
-            tracing::warn!("left out one entry of the kernel's answer to {what}: {e}");
+            if LEFT_OUT.fetch_add(1, Ordering::Relaxed) < MOST_LEFT_OUT {
+                tracing::warn!("left out one entry of the kernel's answer: {e}");
+            }
             Ok(None)
         }
     }
 }
+
+/// How many entries were left out since the start, and of how many that is said: lists are read again and again, and may
+/// have as many of such entries as of others.
+static LEFT_OUT: AtomicU32 = AtomicU32::new(0);
+const MOST_LEFT_OUT: u32 = 16;
 
 /// Decodes one message that must be understood.
 pub(super) fn parse_strictly(what: &str, message: &Message<'_>) -> Result<RouteNetlinkMessage, RouteError> {
@@ -286,7 +321,7 @@ pub(super) fn acknowledgement(
 fn words(flags: u16, original: &[u8]) -> Option<String> {
     // After the error number comes the request: all of it, or its header alone (`NLM_F_CAPPED`).
     let length = u32::from_ne_bytes(*original.first_chunk()?) as usize;
-    let skip = if flags & NLM_F_CAPPED == 0 { length.next_multiple_of(4) } else { HEADER };
+    let skip = if flags & NLM_F_CAPPED == 0 { length.checked_next_multiple_of(4)? } else { HEADER };
     attributes(original.get(skip..)?)
         .find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG)
         .map(|(_, text)| String::from_utf8_lossy(text).trim_end_matches('\0').to_owned())

@@ -5,13 +5,15 @@
 
 mod intact;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use intact::look;
 pub(crate) use intact::{has_rule_for, intact};
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::netlink::{Netlink, acknowledgement, attributes, decode};
+use super::netlink::{Message, Netlink, acknowledgement, attributes, decode};
 use crate::cgroup::Cgroup;
 use crate::error::RouteError;
 use crate::host::{NftSupport, NftTableId};
@@ -88,35 +90,34 @@ pub(super) fn ours() -> Result<Vec<String>, RouteError> {
 pub(super) fn tables() -> Result<Vec<NftTableId>, RouteError> {
     let what = "list the nftables tables";
     let Ok(mut netlink) = Netlink::netfilter() else { return Ok(Vec::new()) };
-    let list = netlink.dump_bytes(what, |sequence| {
+    let request = |sequence| {
         let mut bytes = Bytes::default();
         bytes.message(nft(NFT_MSG_GETTABLE), NLM_F_REQUEST | NLM_F_DUMP, sequence, NFPROTO_UNSPEC, 0, |_| {});
         bytes.0
-    });
-    let list = match list {
-        Ok(list) => list,
-        Err(RouteError::Refused { .. }) => return Ok(Vec::new()),
-        Err(e) => return Err(e),
     };
-    let mut found = Vec::new();
-    for (kind, payload) in list {
-        if kind != nft(NFT_MSG_NEWTABLE) {
-            continue;
-        }
-        let (Some(family), Some(rest)) = (payload.first(), payload.get(4..)) else {
-            return Err(decode(what, "a table without a header".into()));
-        };
-        let mut table = NftTableId { family: *family, name: String::new(), ours: false };
-        for (kind, value) in attributes(rest) {
-            match kind {
-                1 => table.name = String::from_utf8_lossy(value).trim_end_matches('\0').to_owned(),
-                6 => table.ours = value == TAG,
-                _ => {}
-            }
-        }
-        found.push(table);
+    match netlink.dump_bytes(what, request, |message| table(what, &message)) {
+        Err(RouteError::Refused { .. }) => Ok(Vec::new()),
+        found => found,
     }
-    Ok(found)
+}
+
+/// A table of an answer; `None` is another message.
+pub(super) fn table(what: &str, message: &Message<'_>) -> Result<Option<NftTableId>, RouteError> {
+    if message.kind != nft(NFT_MSG_NEWTABLE) {
+        return Ok(None);
+    }
+    let (Some(family), Some(rest)) = (message.payload.first(), message.payload.get(4..)) else {
+        return Err(decode(what, "a table without a header".into()));
+    };
+    let mut table = NftTableId { family: *family, name: String::new(), ours: false };
+    for (kind, value) in attributes(rest) {
+        match kind {
+            1 => table.name = String::from_utf8_lossy(value).trim_end_matches('\0').to_owned(),
+            6 => table.ours = value == TAG,
+            _ => {}
+        }
+    }
+    Ok(Some(table))
 }
 
 /// Whether all that our table needs is there: asks by a batch that is checked and thrown away. The
@@ -159,6 +160,8 @@ struct Batch {
     bytes: Bytes,
     first: u32,
     last: u32,
+    /// Where the last message begins.
+    at: usize,
 }
 
 impl Batch {
@@ -173,13 +176,13 @@ impl Batch {
             NFNL_SUBSYS_NFTABLES,
             |_| {},
         );
-        Self { netlink, bytes, first, last: first }
+        Self { netlink, bytes, first, last: first, at: 0 }
     }
 
     fn message(&mut self, kind: u16, flags: u16, body: impl FnOnce(&mut Bytes)) {
         self.last = self.netlink.next_sequence();
-        let flags = NLM_F_REQUEST | NLM_F_ACK | flags;
-        self.bytes.message(nft(kind), flags, self.last, NFPROTO_INET, 0, body);
+        self.at = self.bytes.0.len();
+        self.bytes.message(nft(kind), NLM_F_REQUEST | flags, self.last, NFPROTO_INET, 0, body);
     }
 
     fn table(&mut self, name: &str, chains: &[Chain], flags: u32) {
@@ -203,8 +206,11 @@ impl Batch {
         }
     }
 
-    /// Sends it and waits for every message's acknowledgement. With `commit` it is ended and so made.
+    /// Sends it and waits for the last message's acknowledgement, before which the kernel says of the others what it refuses
+    /// (`nfnetlink_rcv_batch`, net/netfilter/nfnetlink.c). If each were acknowledged, those of a large table would not fit
+    /// into the socket. With `commit` it is ended and so made.
     fn send(mut self, what: &str, commit: bool) -> Result<(), RouteError> {
+        self.bytes.ask_acknowledgement(self.at);
         if commit {
             let end = self.netlink.next_sequence();
             self.bytes.message(
@@ -216,6 +222,7 @@ impl Batch {
                 |_| {},
             );
         }
+        self.netlink.make_room(self.bytes.0.len());
         self.netlink.send(what, &self.bytes.0)?;
         let (first, last) = (self.first, self.last);
         let mut outcome = Ok(());
@@ -262,6 +269,13 @@ impl Bytes {
         // A message of ours is some hundred bytes.
         let length = (self.0.len() - start) as u32;
         self.0[start..start + 4].copy_from_slice(&length.to_ne_bytes());
+    }
+
+    /// Sets `NLM_F_ACK` of the message that begins at `at` (`struct nlmsghdr`).
+    fn ask_acknowledgement(&mut self, at: usize) {
+        if let Some(flags) = self.0.get_mut(at + 6..).and_then(<[u8]>::first_chunk_mut) {
+            *flags = (u16::from_ne_bytes(*flags) | NLM_F_ACK).to_ne_bytes();
+        }
     }
 
     fn attribute(&mut self, kind: u16, value: &[u8]) {

@@ -83,42 +83,44 @@ impl Netlink {
             });
         }
         let route = answer.ok_or_else(|| super::netlink::decode(&what, "no route in it".into()))?;
-        self.answer(&route)
-    }
-
-    fn answer(&mut self, message: &RouteMessage) -> Result<RouteAnswer, RouteError> {
-        let mut answer = RouteAnswer {
-            oif: None,
-            oif_name: String::new(),
-            prefsrc: None,
-            gateway: None,
-            table: Some(Table(message.header.table.into())).filter(|t| t.0 != 0),
-            kind: decode::route_kind(message.header.kind.into()),
-        };
-        for attribute in &message.attributes {
-            match attribute {
-                RouteAttribute::Oif(index) => answer.oif = Some(IfIndex(*index)),
-                RouteAttribute::PrefSource(address) => answer.prefsrc = decode::ip(address),
-                RouteAttribute::Gateway(address) => answer.gateway = decode::ip(address),
-                RouteAttribute::Via(via) => answer.gateway = decode::via(via),
-                RouteAttribute::Table(table) if *table != 0 => answer.table = Some(Table(*table)),
-                _ => {}
-            }
-        }
-        // IPv6 answers a blackhole, an unreachable and a prohibit route as a route by way of `lo`.
-        if !matches!(
-            answer.kind,
-            RouteKind::Unicast
-                | RouteKind::Local
-                | RouteKind::Broadcast
-                | RouteKind::Anycast
-                | RouteKind::Multicast
-        ) {
-            answer.oif = None;
-        }
+        let mut answer = read(&route);
         if let Some(index) = answer.oif {
             answer.oif_name = self.link_name(index)?.unwrap_or_default();
         }
         Ok(answer)
     }
+}
+
+/// The answer, but the device's name.
+pub(super) fn read(message: &RouteMessage) -> RouteAnswer {
+    let mut answer = RouteAnswer {
+        oif: None,
+        oif_name: String::new(),
+        prefsrc: None,
+        gateway: None,
+        table: Some(Table(message.header.table.into())).filter(|t| t.0 != 0),
+        kind: decode::route_kind(message.header.kind.into()),
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => answer.oif = Some(IfIndex(*index)),
+            RouteAttribute::PrefSource(address) => answer.prefsrc = decode::ip(address),
+            RouteAttribute::Gateway(address) => answer.gateway = decode::ip(address),
+            RouteAttribute::Via(via) => answer.gateway = decode::via(via),
+            RouteAttribute::Table(table) if *table != 0 => answer.table = Some(Table(*table)),
+            _ => {}
+        }
+    }
+    // IPv6 answers a blackhole, an unreachable and a prohibit route as a route by way of `lo`.
+    if !matches!(
+        answer.kind,
+        RouteKind::Unicast
+            | RouteKind::Local
+            | RouteKind::Broadcast
+            | RouteKind::Anycast
+            | RouteKind::Multicast
+    ) {
+        answer.oif = None;
+    }
+    answer
 }

@@ -30,23 +30,19 @@ pub(super) fn serving() -> Result<Vec<u16>, RouteError> {
 }
 
 impl Netlink {
-    fn sockets(&mut self, family: u8, states: u32) -> Result<Vec<Vec<u8>>, RouteError> {
-        match self.dump_bytes("list the TCP sockets", |sequence| request(family, states, sequence)) {
-            Ok(list) => Ok(list.into_iter().map(|(_, payload)| payload).collect()),
-            Err(RouteError::Refused { .. }) => Ok(Vec::new()),
-            Err(e) => Err(e),
-        }
-    }
-
     /// The local ports of sockets in these states whose own address is not loopback.
     fn ports(&mut self, family: u8, states: u32) -> Result<Vec<u16>, RouteError> {
-        Ok(self.sockets(family, states)?.iter().filter_map(|message| port(family, message)).collect())
+        let request = |sequence| request(family, states, sequence);
+        match self.dump_bytes("list the TCP sockets", request, |message| Ok(port(family, message.payload))) {
+            Err(RouteError::Refused { .. }) => Ok(Vec::new()),
+            found => found,
+        }
     }
 }
 
 /// Reads a `struct inet_diag_msg`: after four bytes the local port in network byte order, after eight the
 /// local address.
-fn port(family: u8, message: &[u8]) -> Option<u16> {
+pub(super) fn port(family: u8, message: &[u8]) -> Option<u16> {
     let port = u16::from_be_bytes(*message.get(4..)?.first_chunk()?);
     let address: [u8; 16] = *message.get(8..)?.first_chunk()?;
     let loopback = match family {

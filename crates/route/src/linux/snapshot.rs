@@ -38,26 +38,18 @@ pub(crate) fn snapshot_again(nft: NftSupport) -> Result<Snapshot, RouteError> {
 impl Netlink {
     pub(super) fn links(&mut self) -> Result<Vec<Link>, RouteError> {
         let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        let list = self.dump("list the links", &request)?;
-        Ok(list
-            .iter()
-            .filter_map(|m| match m {
-                RouteNetlinkMessage::NewLink(link) => Some(decode::link(link)),
-                _ => None,
-            })
-            .collect())
+        self.dump("list the links", &request, |message| match message {
+            RouteNetlinkMessage::NewLink(link) => Some(decode::link(link)),
+            _ => None,
+        })
     }
 
     pub(super) fn addresses(&mut self) -> Result<Vec<Address>, RouteError> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        let list = self.dump("list the addresses", &request)?;
-        Ok(list
-            .iter()
-            .filter_map(|m| match m {
-                RouteNetlinkMessage::NewAddress(address) => decode::address(address),
-                _ => None,
-            })
-            .collect())
+        self.dump("list the addresses", &request, |message| match message {
+            RouteNetlinkMessage::NewAddress(address) => decode::address(address),
+            _ => None,
+        })
     }
 
     pub(super) fn routes(&mut self) -> Result<Vec<Route>, RouteError> {
@@ -65,11 +57,11 @@ impl Netlink {
         for family in Family::ALL {
             let mut message = RouteMessage::default();
             message.header.address_family = decode::family_number(family);
-            let list = self.dump("list the routes", &RouteNetlinkMessage::GetRoute(message))?;
-            routes.extend(list.iter().filter_map(|m| match m {
+            let request = RouteNetlinkMessage::GetRoute(message);
+            routes.append(&mut self.dump("list the routes", &request, |message| match message {
                 RouteNetlinkMessage::NewRoute(route) => decode::route(route),
                 _ => None,
-            }));
+            })?);
         }
         Ok(routes)
     }
@@ -79,11 +71,11 @@ impl Netlink {
         for family in Family::ALL {
             let mut message = RuleMessage::default();
             message.header.family = decode::family_number(family);
-            let list = self.dump("list the rules", &RouteNetlinkMessage::GetRule(message))?;
-            rules.extend(list.iter().filter_map(|m| match m {
+            let request = RouteNetlinkMessage::GetRule(message);
+            rules.append(&mut self.dump("list the rules", &request, |message| match message {
                 RouteNetlinkMessage::NewRule(rule) => decode::rule(rule),
                 _ => None,
-            }));
+            })?);
         }
         // A kernel without IPv6 answers a dump of that family with those of all families.
         rules.dedup();

@@ -15,6 +15,8 @@ mod facts;
 #[cfg(target_os = "linux")]
 mod host;
 #[cfg(target_os = "linux")]
+mod large;
+#[cfg(target_os = "linux")]
 mod model;
 #[cfg(target_os = "linux")]
 mod namespace;
@@ -39,6 +41,7 @@ fn main() -> std::process::ExitCode {
         facts::trials(),
         crash::trials(),
         model::trials(),
+        large::trials(),
         resolver::trials(),
     ]
     .concat_all();

@@ -7,7 +7,7 @@ use super::{
 use crate::cgroup::Cgroup;
 use crate::error::RouteError;
 use crate::nft::{Chain, Expr};
-use crate::os::netlink::{Netlink, attributes, decode};
+use crate::os::netlink::{Message, Netlink, attributes, decode};
 
 const NFT_MSG_GETCHAIN: u16 = 4;
 const NFT_MSG_GETRULE: u16 = 7;
@@ -19,11 +19,7 @@ const NLA_FLAGS: u16 = 0xc000;
 pub(crate) fn intact(name: &str, wanted: &[Chain]) -> Result<bool, RouteError> {
     let Ok(mut netlink) = Netlink::netfilter() else { return Ok(false) };
     let tables = list(&mut netlink, NFT_MSG_GETTABLE, NFT_MSG_NEWTABLE, None)?;
-    let awake = tables.iter().any(|found| {
-        let flags = attribute(found, 2).and_then(|v| v.first_chunk()).map_or(0, |v| u32::from_be_bytes(*v));
-        is(found, 1, name) && attribute(found, 6) == Some(TAG) && flags & NFT_TABLE_F_DORMANT == 0
-    });
-    if !awake {
+    if !tables.iter().any(|found| is_awake(found, name)) {
         return Ok(false);
     }
     let chains = list(&mut netlink, NFT_MSG_GETCHAIN, NFT_MSG_NEWCHAIN, Some(name))?;
@@ -39,23 +35,46 @@ pub(crate) fn has_rule_for(group: &Cgroup) -> Result<bool, RouteError> {
     let ours = super::ours()?;
     for table in ours {
         let rules = list(&mut netlink, NFT_MSG_GETRULE, NFT_MSG_NEWRULE, Some(&table))?;
-        // The group is asked about after the device: two expressions.
-        let has = |rule: &Vec<u8>| {
-            let Some(expressions) = attribute(rule, 4) else { return false };
-            let mut rest = expressions;
-            for _ in 0..2 {
-                let Some(size) = rest.first_chunk().map(|size| usize::from(u16::from_ne_bytes(*size))) else {
-                    return false;
-                };
-                rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
-            }
-            contains(rest, &matches.0)
-        };
-        if rules.iter().any(has) {
+        if rules.iter().any(|rule| exempts(rule, &matches.0)) {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Whether a rule goes on with these expressions after two that ask for the device.
+fn exempts(rule: &[u8], matches: &[u8]) -> bool {
+    let Some(expressions) = attribute(rule, 4) else { return false };
+    let mut rest = expressions;
+    for _ in 0..2 {
+        let Some(size) = rest.first_chunk().map(|size| usize::from(u16::from_ne_bytes(*size))) else {
+            return false;
+        };
+        rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
+    }
+    contains(rest, matches)
+}
+
+/// Looks through what the kernel may say of our table; says whether it would count as intact.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn look(datagram: &[u8], name: &str, wanted: &[Chain]) -> bool {
+    const WHAT: &str = "look at made-up tables";
+    let mut group = Bytes::default();
+    group.rule_part(&Expr::Cgroup(Cgroup { path: "a".into(), id: 7, level: 1, ours: true }));
+    let (mut awake, mut chains, mut rules) = (false, Vec::new(), Vec::new());
+    let outcome = crate::os::netlink::each(WHAT, datagram, |_, _, message| {
+        super::table(WHAT, &message)?;
+        let tables = entry(WHAT, &message, NFT_MSG_NEWTABLE, None)?;
+        awake |= tables.is_some_and(|found| is_awake(&found, name));
+        chains.extend(entry(WHAT, &message, NFT_MSG_NEWCHAIN, Some(name))?);
+        rules.extend(entry(WHAT, &message, NFT_MSG_NEWRULE, Some(name))?);
+        Ok(false)
+    });
+    let exempt = rules.iter().any(|rule| exempts(rule, &group.0));
+    outcome.is_ok()
+        && !exempt
+        && awake
+        && wanted.iter().all(|chain| has_chain(chain, &chains) && has_rules(chain, &rules))
 }
 
 /// The attributes of each entry of our table, or of all tables.
@@ -66,7 +85,7 @@ fn list(
     table: Option<&str>,
 ) -> Result<Vec<Vec<u8>>, RouteError> {
     let what = "look at our nftables table";
-    let list = netlink.dump_bytes(what, |sequence| {
+    let request = |sequence| {
         let mut bytes = Bytes::default();
         bytes.message(nft(ask), NLM_F_REQUEST | NLM_F_DUMP, sequence, NFPROTO_INET, 0, |b| {
             if let Some(table) = table {
@@ -74,16 +93,21 @@ fn list(
             }
         });
         bytes.0
-    })?;
-    let mut found = Vec::new();
-    for (kind, payload) in list {
-        let rest = payload.get(4..).ok_or_else(|| decode(what, "an entry without a header".into()))?;
-        let ours = table.is_none_or(|table| is(rest, 1, table));
-        if kind == nft(answer) && payload.first() == Some(&NFPROTO_INET) && ours {
-            found.push(rest.to_vec());
-        }
-    }
-    Ok(found)
+    };
+    netlink.dump_bytes(what, request, |message| entry(what, &message, answer, table))
+}
+
+/// The attributes of one entry; `None` is another message, or of another table.
+fn entry(
+    what: &str,
+    message: &Message<'_>,
+    answer: u16,
+    table: Option<&str>,
+) -> Result<Option<Vec<u8>>, RouteError> {
+    let rest = message.payload.get(4..).ok_or_else(|| decode(what, "an entry without a header".into()))?;
+    let ours = table.is_none_or(|table| is(rest, 1, table));
+    let wanted = message.kind == nft(answer) && message.payload.first() == Some(&NFPROTO_INET) && ours;
+    Ok(wanted.then(|| rest.to_vec()))
 }
 
 fn attribute(of: &[u8], wanted: u16) -> Option<&[u8]> {
@@ -93,6 +117,12 @@ fn attribute(of: &[u8], wanted: u16) -> Option<&[u8]> {
 /// Whether an attribute is this text.
 fn is(of: &[u8], kind: u16, text: &str) -> bool {
     attribute(of, kind).is_some_and(|value| value.strip_suffix(&[0]) == Some(text.as_bytes()))
+}
+
+/// Whether it is the table of this name, with our tag, and not switched off.
+fn is_awake(found: &[u8], name: &str) -> bool {
+    let flags = attribute(found, 2).and_then(|v| v.first_chunk()).map_or(0, |v| u32::from_be_bytes(*v));
+    is(found, 1, name) && attribute(found, 6) == Some(TAG) && flags & NFT_TABLE_F_DORMANT == 0
 }
 
 fn has_chain(chain: &Chain, found: &[Vec<u8>]) -> bool {
