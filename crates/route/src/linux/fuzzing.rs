@@ -3,8 +3,8 @@
 use netlink_packet_route::RouteNetlinkMessage;
 
 use super::monitor::note;
-use super::netlink::{acknowledgement, attributes, each, parse};
-use super::{cgroup, decode, nft, query, serving};
+use super::netlink::{Message, acknowledgement, attributes, each, parse};
+use super::{cgroup, decode, listener, nft, query, serving};
 use crate::host::Snapshot;
 use crate::id::{Family, Mark};
 use crate::model::{Packet, classes, decide, foreign_ways, planned};
@@ -83,6 +83,7 @@ pub fn nftables(datagram: &[u8]) -> bool {
 pub fn sockets(message: &[u8]) {
     let [family, rest @ ..] = message else { return };
     let _ = serving::port(*family, rest);
+    let _ = listener::uid(&Message { kind: 0, payload: rest }, b"oneway/route");
     assert!(attributes(rest).count() <= rest.len() / 4);
 }
 

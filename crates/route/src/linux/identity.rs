@@ -6,15 +6,18 @@
 
 use std::ffi::{c_int, c_void};
 use std::fs::{File, OpenOptions};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 use std::{fs, io, mem};
 
 use netlink_sys::{Socket, protocols};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use super::listener;
 use crate::error::RouteError;
 
 /// The boot, a random UUID. Routes and rules do not outlive it.
@@ -95,27 +98,26 @@ impl Lock {
                 Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
                 Err(e) => return Err(open(e)),
             }
-            match UnixStream::connect_addr(&name) {
+            let (uid, pid) = match connect() {
                 // It ended in between.
-                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {}
-                Err(e) => return Err(open(e)),
+                Err(Errno::CONNREFUSED) => continue,
+                // Nobody accepts: whoever asks stays in the queue, and any user may fill it.
+                Err(Errno::AGAIN) => (listener::owner(NAME)?.unwrap_or(0), 0),
+                Err(e) => return Err(open(e.into())),
                 Ok(stream) => {
                     let nobody = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
                     let holder = option(stream.as_fd(), libc::SO_PEERCRED, nobody).unwrap_or(nobody);
-                    if holder.uid == rustix::process::geteuid().as_raw() || holder.uid == 0 {
-                        // 0 is a process that this one's PID namespace does not show.
-                        let pid = u32::try_from(holder.pid).ok().filter(|pid| *pid != 0);
-                        return Err(RouteError::Running { pid });
-                    }
-                    // Any user may take any abstract name; that must not keep root from recovering.
-                    tracing::warn!(
-                        "process {} of user {} squats our lock; going on without it",
-                        holder.pid,
-                        holder.uid
-                    );
-                    return Ok(Self { _listener: None });
+                    (holder.uid, holder.pid)
                 }
+            };
+            if uid == rustix::process::geteuid().as_raw() || uid == 0 {
+                // 0 is a process that this one's PID namespace does not show.
+                let pid = u32::try_from(pid).ok().filter(|pid| *pid != 0);
+                return Err(RouteError::Running { pid });
             }
+            // Any user may take any abstract name; that must not keep root from recovering.
+            tracing::warn!("process {pid} of user {uid} squats our lock; going on without it");
+            return Ok(Self { _listener: None });
         }
         Err(RouteError::Running { pid: None })
     }
@@ -123,7 +125,16 @@ impl Lock {
 
 /// Whether somebody holds the lock.
 pub(crate) fn instance_runs() -> bool {
-    SocketAddr::from_abstract_name(NAME).is_ok_and(|name| UnixStream::connect_addr(&name).is_ok())
+    matches!(connect(), Ok(_) | Err(Errno::AGAIN))
+}
+
+/// Connects to the lock. `EAGAIN` if its queue is full, which `connect(2)` would wait for otherwise.
+#[allow(clippy::disallowed_methods, reason = "a Unix socket: nothing of it leaves this host")]
+fn connect() -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(NAME)?)?;
+    Ok(socket)
 }
 
 /// Makes a file that only its owner may read, and that must not be there yet.

@@ -10,6 +10,7 @@ mod destroy;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod identity;
+mod listener;
 mod missing;
 mod monitor;
 mod netlink;

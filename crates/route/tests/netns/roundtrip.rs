@@ -1,6 +1,8 @@
 //! Plans made real and undone again.
 
 use std::net::{TcpListener, TcpStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 
 use oneway_route::{
     Cgroup, Journal, JournalState, PROTOCOL, Protect, Request, RouteError, RouteKind, RouteQuery, Snapshot,
@@ -16,6 +18,7 @@ crate::trials!(
     a_bound_socket_is_not_captured,
     each_protection_does_what_it_says,
     a_second_instance_is_refused,
+    a_lock_that_was_asked_often_still_answers,
     recovery_works_by_tag_alone,
     recovery_leaves_foreign_things_alone,
     a_switch_that_others_changed_is_not_restored,
@@ -185,6 +188,42 @@ fn a_second_instance_is_refused() {
         prove_rules(&plan, &[]).unwrap();
         applied.undo(&mut no_hook).unwrap();
     });
+}
+
+/// Nobody accepts at the lock, so that whoever asks stays in its queue: every `oneway exclude` does.
+fn a_lock_that_was_asked_often_still_answers() {
+    let net = Net::new();
+    net.host.run(|| {
+        let held = Journal::create(&net.journal()).unwrap();
+        // Beyond `net.core.somaxconn`, which is this namespace's own.
+        set("net/core/somaxconn", "64");
+        for _ in 0..10_000 {
+            assert!(oneway_route::instance_runs());
+        }
+        let busy = Journal::create(&net.dir.path().join("second")).unwrap_err();
+        assert!(matches!(busy, RouteError::Running { .. }), "{busy}");
+        drop(held);
+        assert!(!oneway_route::instance_runs());
+        if let Some(user) = other_user() {
+            let _squatter = squat(user);
+            for _ in 0..200 {
+                assert!(oneway_route::instance_runs());
+            }
+            // Another user's does not count, though none of its connections tells whose it is.
+            drop(Journal::create(&net.dir.path().join("third")).unwrap());
+        }
+    });
+}
+
+/// Takes the lock's name as another user.
+fn squat(user: u32) -> UnixListener {
+    let as_that_user = move || {
+        let user = rustix::process::Uid::from_raw(user);
+        // This thread alone becomes that user.
+        rustix::thread::set_thread_res_uid(user, user, user).unwrap();
+        UnixListener::bind_addr(&SocketAddr::from_abstract_name("oneway/route").unwrap()).unwrap()
+    };
+    std::thread::spawn(as_that_user).join().unwrap()
 }
 
 fn recovery_works_by_tag_alone() {
