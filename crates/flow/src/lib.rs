@@ -7,6 +7,9 @@ mod relay;
 mod table;
 mod target;
 
+#[cfg(all(feature = "fuzzing", any(target_os = "linux", target_os = "android")))]
+#[doc(hidden)]
+pub use process::fuzzing;
 pub use process::{Listener, Owner, Owners, Process, is_orphan, listener};
 pub use relay::{End, PipePool, Relay, Side, Tunnel, unacknowledged};
 pub use table::{Flow, FlowGuard, FlowInfo, FlowTable};

@@ -11,15 +11,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla as _};
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
-use netlink_packet_sock_diag::inet::nlas::Nla as Attribute;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols};
+use oneway_file::limit;
+use rustix::io::Errno;
 use rustix::net::{RecvFlags, sockopt};
 
-use super::{Owner, Process};
+use super::{Owner, Process, diag, text};
 use crate::Network;
 
 /// How long the kernel may take. It answers within the system call.
@@ -77,7 +78,7 @@ impl Sockets {
         network: Network,
         source: SocketAddr,
         destination: SocketAddr,
-    ) -> io::Result<Option<(u32, u32, Option<u64>)>> {
+    ) -> io::Result<Option<diag::Owned>> {
         // Of a UDP socket the kernel wants the remote end first: it looks as for a datagram that arrives
         // (`udp_dump_one`, net/ipv4/udp_diag.c).
         let (protocol, first, second) = match network {
@@ -112,18 +113,7 @@ impl Sockets {
         let Some(netlink) = &self.netlink else { return Ok(None) };
         netlink.send(&bytes, 0)?;
         let mut buffer = [0; 4096];
-        let (_, len) = rustix::net::recv(netlink, &mut buffer, RecvFlags::TRUNC)?;
-        let answer = buffer.get(..len).ok_or(io::ErrorKind::InvalidData)?;
-        let answer = NetlinkMessage::<SockDiagMessage>::deserialize(answer)
-            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
-        match answer.payload {
-            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(found)) => {
-                Ok(Some((found.header.uid, found.header.inode, cgroup_id(&found.nlas))))
-            }
-            // ENOENT: there is no such socket.
-            NetlinkPayload::Error(_) => Ok(None),
-            _ => Err(io::ErrorKind::InvalidData.into()),
-        }
+        diag::one(receive(netlink, &mut buffer)?)
     }
 
     /// The program that has a socket.
@@ -169,6 +159,19 @@ pub(super) fn open() -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// The next datagram.
+pub(super) fn receive<'b>(netlink: &Socket, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
+    let length = loop {
+        match rustix::net::recv(netlink, &mut *buffer, RecvFlags::TRUNC) {
+            Ok((_, length)) => break length,
+            // A signal that this thread happened to take; a socket with a time limit is not asked again by the kernel.
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    };
+    buffer.get(..length).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 /// The link of a program to a socket.
 pub(super) fn socket_of(pid: u32, wanted: &str) -> Option<PathBuf> {
     let links = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
@@ -179,37 +182,22 @@ fn leads_to(link: &Path, wanted: &str) -> bool {
     fs::read_link(link).is_ok_and(|target| target.as_os_str() == wanted)
 }
 
-/// `INET_DIAG_CGROUP_ID` of `include/uapi/linux/inet_diag.h`, since Linux 5.8.
-pub(super) fn cgroup_id(attributes: &[Attribute]) -> Option<u64> {
-    const INET_DIAG_CGROUP_ID: u16 = 21;
-    attributes.iter().find_map(|attribute| {
-        let mut value = [0; 8];
-        if attribute.kind() != INET_DIAG_CGROUP_ID || attribute.value_len() != value.len() {
-            return None;
-        }
-        attribute.emit_value(&mut value);
-        Some(u64::from_ne_bytes(value))
-    })
-}
-
 pub(super) fn comm(pid: u32) -> Option<Arc<str>> {
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    Some(name.trim_end().into())
+    Some(text::comm(&of_process(pid, "comm")?))
 }
 
-/// Field 4 of `proc_pid_stat(5)`, behind the name in parentheses.
 fn parent(pid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    text::parent(&of_process(pid, "stat")?)
+}
+
+/// A file of a process (`proc_pid(5)`).
+pub(super) fn of_process(pid: u32, file: &str) -> Option<Vec<u8>> {
+    oneway_file::read(format!("/proc/{pid}/{file}").as_ref(), limit::PROC).ok()
 }
 
 pub(super) fn program(pid: u32) -> Option<Process> {
     if let Ok(path) = fs::read_link(format!("/proc/{pid}/exe")) {
-        let path = path.to_string_lossy();
-        // Of a file that was replaced since, as an update does.
-        let path = path.strip_suffix(" (deleted)").unwrap_or(&path);
-        let name = path.rsplit('/').next().unwrap_or(path);
-        return Some(Process { name: name.into(), path: path.into() });
+        return Some(text::program(&path.to_string_lossy()));
     }
     // Another user's program shows its name only.
     Some(Process { name: comm(pid)?.as_ref().into(), path: "".into() })

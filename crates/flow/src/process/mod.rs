@@ -5,6 +5,12 @@
 //! may wait.
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
+#[path = "linux/diag.rs"]
+mod diag;
+#[cfg(all(feature = "fuzzing", any(target_os = "linux", target_os = "android")))]
+#[path = "linux/fuzzing.rs"]
+pub mod fuzzing;
+#[cfg(any(target_os = "linux", target_os = "android"))]
 #[path = "listener/linux.rs"]
 mod listener;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -16,6 +22,9 @@ mod system;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 #[path = "unsupported.rs"]
 mod system;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[path = "linux/text.rs"]
+mod text;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

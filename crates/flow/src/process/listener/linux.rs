@@ -5,20 +5,17 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
-use rustix::net::RecvFlags;
 
-use super::Listener;
-use super::system::{cgroup_id, comm, open, program, socket_of};
+use super::diag::{self, Entry};
+use super::system::{comm, of_process, open, program, receive, socket_of};
+use super::{Listener, text};
 
 /// What one answer of a dump holds at most (`NLMSG_GOODSIZE`, and some).
 const DATAGRAM: usize = 64 * 1024;
-
-/// A listening socket: its address, its user, its inode and its control group.
-type Entry = (SocketAddr, u32, u32, Option<u64>);
 
 pub(super) fn find(at: SocketAddr) -> Option<Listener> {
     let at = SocketAddr::new(at.ip().to_canonical(), at.port());
@@ -72,32 +69,8 @@ fn listening(family: u8, port: u16) -> io::Result<Vec<Entry>> {
     netlink.send(&bytes, 0)?;
     let mut found = Vec::new();
     let mut buffer = vec![0; DATAGRAM];
-    loop {
-        let (_, length) = rustix::net::recv(&netlink, &mut buffer[..], RecvFlags::TRUNC)?;
-        let mut rest = buffer.get(..length).ok_or(io::ErrorKind::InvalidData)?;
-        while !rest.is_empty() {
-            let answer = NetlinkMessage::<SockDiagMessage>::deserialize(rest)
-                .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
-            match answer.payload {
-                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(socket)) => {
-                    let id = &socket.header.socket_id;
-                    if id.source_port == port {
-                        let at = SocketAddr::new(id.source_address, id.source_port);
-                        let cgroup = cgroup_id(&socket.nlas);
-                        found.push((at, socket.header.uid, socket.header.inode, cgroup));
-                    }
-                }
-                NetlinkPayload::Done(_) => return Ok(found),
-                NetlinkPayload::Error(_) => return Err(io::ErrorKind::Unsupported.into()),
-                _ => {}
-            }
-            let size = (answer.header.length as usize).next_multiple_of(4);
-            if size == 0 {
-                return Err(io::ErrorKind::InvalidData.into());
-            }
-            rest = rest.get(size..).unwrap_or_default();
-        }
-    }
+    while !diag::list(receive(&netlink, &mut buffer)?, port, &mut found)? {}
+    Ok(found)
 }
 
 /// The processes that have a socket: a server may have split itself.
@@ -108,8 +81,6 @@ fn holders(inode: u32) -> Vec<u32> {
     pids.filter(|pid| socket_of(*pid, &wanted).is_some()).collect()
 }
 
-/// The line of version 2 has no controllers: `0::/user.slice` (cgroups(7)).
 fn cgroup(pid: u32) -> Option<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned)
+    text::cgroup(&of_process(pid, "cgroup")?)
 }
