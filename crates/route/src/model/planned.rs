@@ -78,7 +78,10 @@ fn device(host: &mut Snapshot, plan: &Plan) -> IfIndex {
     if let Some(link) = host.link(&plan.tun_name) {
         return link.index;
     }
-    let index = IfIndex(host.links.iter().map(|l| l.index.0).max().unwrap_or(0) + 1);
+    let last = host.links.iter().map(|l| l.index.0).max().unwrap_or(0);
+    // Whoever makes a device may choose its number.
+    let free = || (1..last).find(|n| host.link_at(IfIndex(*n)).is_none());
+    let index = IfIndex(last.checked_add(1).or_else(free).unwrap_or(0));
     host.links.push(Link {
         index,
         name: plan.tun_name.clone(),
