@@ -13,9 +13,6 @@ pub struct Uplink {
     pub index: IfIndex,
     /// Its name.
     pub name: String,
-    /// Whether the user named it. A mark follows the host's routes to whatever uplink is best, so only a bound
-    /// socket keeps to a pinned one.
-    pub pinned: bool,
 }
 
 /// The chosen protection.
@@ -34,6 +31,9 @@ pub struct Means<'a> {
     pub mark: Mark,
     /// What to bind to, if there is an uplink.
     pub uplink: Option<&'a Uplink>,
+    /// Whether the user named the uplink, be it there or not. A mark follows the host's routes to whatever uplink is
+    /// best, so only a bound socket keeps to a pinned one.
+    pub pinned: bool,
     /// The addresses and ports that the capture's rule lets pass.
     pub source: Option<SourceRule>,
     /// The servers that have host routes.
@@ -45,7 +45,7 @@ pub struct Means<'a> {
 impl<'a> Means<'a> {
     /// A mark, and an uplink to bind to.
     pub fn new(mark: Mark, uplink: Option<&'a Uplink>) -> Self {
-        Self { mark, uplink, source: None, servers: None, namespace: None }
+        Self { mark, uplink, pinned: false, source: None, servers: None, namespace: None }
     }
 }
 
@@ -61,13 +61,13 @@ pub fn choose(protect: Protect, means: &Means<'_>) -> Result<Choice, EgressError
         Protect::MarkTerminal => try_mark(Strategy::MarkTerminal(mark), mark),
         Protect::MarkIfgroup => try_mark(Strategy::MarkIfgroup(mark), mark),
         Protect::Bind => try_bind(uplink, "asked for with --protect bind"),
-        Protect::Auto => match (means.namespace, uplink) {
+        Protect::Auto => match (means.namespace, means.pinned) {
             (Some(_), _) => try_netns(means, "the configuration names a namespace, and nothing is stronger"),
-            (None, Some(pinned)) if pinned.pinned => try_bind(
+            (None, true) => try_bind(
                 uplink,
                 "the uplink is pinned, and a mark alone would follow the host's routes elsewhere",
             ),
-            (None, _) => match try_mark(Strategy::Mark(mark), mark) {
+            (None, false) => match try_mark(Strategy::Mark(mark), mark) {
                 Ok(mut choice) => {
                     choice.why.push_str(
                         "; the strongest that goes on as the host's routes and other programs' rules change: bind is tied \
@@ -143,7 +143,7 @@ fn try_netns(means: &Means<'_>, because: &str) -> Result<Choice, EgressError> {
 }
 
 fn try_bind(uplink: Option<&Uplink>, because: &str) -> Result<Choice, EgressError> {
-    let Some(Uplink { index, name, .. }) = uplink else {
+    let Some(Uplink { index, name }) = uplink else {
         let why =
             format!("there is no uplink to bind to yet, and no socket is made before there is; {because}");
         return Ok(Choice { strategy: Strategy::unbound(), why });

@@ -105,8 +105,8 @@ impl Lab {
         Strategy::Bind { index: self.index(device), name: device.to_owned() }
     }
 
-    fn uplink(&self, device: &str, pinned: bool) -> Uplink {
-        Uplink { index: self.index(device), name: device.to_owned(), pinned }
+    fn uplink(&self, device: &str) -> Uplink {
+        Uplink { index: self.index(device), name: device.to_owned() }
     }
 
     /// Nothing that a program sends has come out of the capture's device.
@@ -304,13 +304,17 @@ fn proofs_follow_the_kernel() -> TestResult {
 
 fn the_strongest_that_works_is_chosen() -> TestResult {
     let lab = Lab::new()?;
-    let (free, pinned) = (lab.uplink("eth0", false), lab.uplink("eth1", true));
+    let (free, other) = (lab.uplink("eth0"), lab.uplink("eth1"));
     lab.on_host(|| async {
         let strategy =
             |protect, uplink| choose(protect, &Means::new(BIT, uplink)).map(|choice| choice.strategy);
         assert_eq!(strategy(Protect::Auto, None).unwrap(), Strategy::Mark(BIT));
         assert_eq!(strategy(Protect::Auto, Some(&free)).unwrap(), Strategy::Mark(BIT));
-        assert!(matches!(strategy(Protect::Auto, Some(&pinned)), Ok(Strategy::Bind { .. })));
+        let pinned = |uplink| Means { pinned: true, ..Means::new(BIT, uplink) };
+        let choice = choose(Protect::Auto, &pinned(Some(&other))).unwrap();
+        assert!(matches!(choice.strategy, Strategy::Bind { .. }));
+        // A pinned uplink that leads nowhere yet is waited for, and no other one taken.
+        assert_eq!(choose(Protect::Auto, &pinned(None)).unwrap().strategy, Strategy::unbound());
         assert!(matches!(strategy(Protect::Bind, Some(&free)), Ok(Strategy::Bind { .. })));
         // Without an uplink no socket is made, until there is one.
         assert_eq!(strategy(Protect::Bind, None).unwrap(), Strategy::unbound());

@@ -11,7 +11,7 @@ use oneway_lab::servers::origin::port;
 use oneway_lab::topology::{Standard, address};
 use oneway_lab::{NetNs, Oneway, Snapshot, Topology};
 
-use crate::common::{SECOND, TUN, ask, reaches_origin, run, stop};
+use crate::common::{SECOND, TUN, ask, command, reaches_origin, run, stop};
 use crate::drift::tool;
 
 const UP1: &str = Standard::UP1;
@@ -237,6 +237,35 @@ pub fn no_uplink_at_the_start() -> TestResult {
 
 pub fn no_uplink_to_bind_to_at_the_start() -> TestResult {
     none_at_the_start(&["--protect", "bind"])
+}
+
+/// While the uplink that the user named leads nowhere, the other one is not taken.
+pub fn a_pinned_uplink_is_waited_for() -> TestResult {
+    let lab = Topology::standard()?;
+    let host = &lab.host;
+    let mut routes = Vec::new();
+    for ip in ["ip", "ip -6"] {
+        let shown = tool(host, &format!("{ip} route show default dev {UP2}"))?;
+        routes.extend(shown.lines().map(|route| (ip, format!("{route} dev {UP2}"))));
+    }
+    assert_eq!(routes.len(), 2, "{routes:?}");
+    let change = |what: &str| -> TestResult {
+        for (ip, route) in &routes {
+            tool(host, &format!("{ip} route {what} {route}"))?;
+        }
+        Ok(())
+    };
+    change("del")?;
+    let before = Snapshot::take(host)?;
+    let mut oneway = run(host, &["--interface", UP2])?;
+    assert!(!reaches_origin(host, SECOND / 5), "by {UP1}?");
+    let why = command(host, &["why", &address::ORIGIN.v4_port(port::ECHO).to_string()])?;
+    assert!(why.stdout.contains("bind, to no uplink yet"), "{}", why.stdout);
+    change("add")?;
+    works(host, "the uplink leads somewhere", &oneway)?;
+    assert!(uplink_is(host, Some(UP2)));
+    change("del")?;
+    stop(&mut oneway, host, &before)
 }
 
 /// A bridge without ports, which has no carrier.

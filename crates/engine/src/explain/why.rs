@@ -131,6 +131,7 @@ fn reason(strategy: &Strategy, tun: &str) -> String {
         Strategy::Mark(mark) | Strategy::MarkTerminal(mark) | Strategy::MarkIfgroup(mark) => {
             format!("the rules that lead into {tun} match packets without mark {mark}; ours carry it")
         }
+        Strategy::Bind { .. } if strategy.is_unbound() => "ours wait for an uplink to be bound to".to_owned(),
         Strategy::Bind { name, .. } => {
             format!("ours are bound to {name}, and for them the routes that lead into {tun} do not count")
         }
@@ -221,6 +222,7 @@ fn dial(scene: &Scene<'_>, address: SocketAddr, whose: &str) -> Dial {
         },
         Strategy::HostRoute(_) => "without anything set".to_owned(),
         Strategy::Netns(namespace) => format!("in the namespace {}", namespace.name()),
+        Strategy::Bind { .. } if scene.egress.strategy().is_unbound() => scene.egress.strategy().to_string(),
         Strategy::Bind { name, .. } if query.oif.is_some() => format!("bound to {name}"),
         Strategy::Bind { .. } => "to this host itself, so not bound".to_owned(),
     };

@@ -191,8 +191,9 @@ pub(super) fn plan(
     let plan = oneway_route::plan(&request, snapshot)?;
     // Only a plan that marks has a mark; any does for asking whether marks can be set.
     let mark = plan.mark.unwrap_or(Mark(1 << 28));
-    let uplink = uplink(config, &plan.uplinks);
+    let uplink = uplink(&plan.uplinks);
     let means = Means {
+        pinned: config.egress.interface.is_some(),
         source: protection::source_rule(&plan),
         servers: protection::host_route(&plan),
         namespace: namespace.as_ref(),
@@ -220,10 +221,9 @@ fn by_name(config: &Config) -> impl Iterator<Item = String> {
     })
 }
 
-fn uplink(config: &Config, uplinks: &Uplinks) -> Option<Uplink> {
+fn uplink(uplinks: &Uplinks) -> Option<Uplink> {
     let found = uplinks.v4.as_ref().or(uplinks.v6.as_ref())?;
-    let pinned = config.egress.interface.is_some();
-    Some(Uplink { index: found.index, name: found.name.clone(), pinned })
+    Some(Uplink { index: found.index, name: found.name.clone() })
 }
 
 /// Uses a device that was handed over with its addresses and routes. There is no right to change the host, so that our
@@ -269,10 +269,14 @@ fn take_over(config: &Config, tun: Tun) -> Result<Device, EngineError> {
     let mut request = assemble::request(config, Protect::Bind);
     request.tun_name = Some(tun.name().to_owned());
     let uplinks = oneway_route::plan(&request, &snapshot)?.uplinks;
-    let uplink = uplink(config, &uplinks);
+    let uplink = uplink(&uplinks);
     let namespace = protection::namespace(config)?;
     let protect = protection::without_rights(assemble::protect(config), namespace.is_some())?;
-    let means = Means { namespace: namespace.as_ref(), ..Means::new(Mark(1 << 28), uplink.as_ref()) };
+    let means = Means {
+        pinned: config.egress.interface.is_some(),
+        namespace: namespace.as_ref(),
+        ..Means::new(Mark(1 << 28), uplink.as_ref())
+    };
     let choice = oneway_egress::choose(protect, &means)?;
     let families = addresses.iter().map(|net| Family::of_net(*net)).collect();
     Ok(Device {
