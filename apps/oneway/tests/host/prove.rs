@@ -173,6 +173,7 @@ pub fn check_finds_loops_before_anything_is_touched() -> TestResult {
         (&["--tun-address", "192.0.2.1/26"], "--tun-address: the TUN address 192.0.2.1/26 overlaps"),
         (&["--tun-address", "10.88.0.1/24", "--proxy", "socks5://10.88.0.9:1080"], "is the capture's own"),
         (&["--interface", "nowhere0"], "--interface: there is no device"),
+        (&["--strict", "--protect", "bind"], "--protect: this host cannot carry --strict"),
     ];
     for (options, message) in cases {
         let (code, document) = asked(&lab.host, &[&["check"], *options].concat())?;

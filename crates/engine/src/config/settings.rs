@@ -307,6 +307,18 @@ impl Settings {
                 _ => {}
             }
         }
+        if let Some(set) = &self.interface {
+            // An address leaves by the device that the host's routes have for it, which may be a rule by source.
+            let kept =
+                matches!(protect, Protect::Auto | Protect::Bind | Protect::SourceRule | Protect::Netns);
+            if !kept {
+                let message = format!(
+                    "{protect} follows the host's routes and does not keep to an interface; use bind, or leave one of the two \
+                     out"
+                );
+                errors.push(at(&set.origin, message));
+            }
+        }
         if let Some(set) = &self.netns {
             if !matches!(protect, Protect::Auto | Protect::Netns) {
                 let message = format!(

@@ -418,7 +418,7 @@ fn every_option_reaches_the_configuration() {
     let options = Options {
         capture: Some(CaptureMode::Tun),
         include: prefixes(&["192.0.2.0/24"]),
-        protect: Some(Protect::Mark),
+        protect: Some(Protect::Bind),
         interface: Some("eth1".parse().unwrap()),
         tun_name: Some("tun7".parse().unwrap()),
         tun_addresses: vec!["10.8.0.1/24".parse().unwrap()],
@@ -449,7 +449,7 @@ fn every_option_reaches_the_configuration() {
         addresses = ["10.8.0.1/24"]
         mtu = 1500
         [egress]
-        protect = "mark"
+        protect = "bind"
         interface = "eth1"
         [dns]
         mode = "off"
@@ -601,7 +601,10 @@ fn wrong_values() {
              loss=1%,delay=20ms,reorder=2%,duplicate=1%,corrupt=0.1%,seed=7",
         ),
         ("tun.mtu = 65536", "1:11: tun.mtu: 65536 is no MTU; use 1280 to 65535"),
-        ("tun.fd = 2147483648", "1:10: tun.fd: 2147483648 is no file descriptor"),
+        (
+            "tun.fd = 2147483648",
+            "1:10: tun.fd: 2147483648 is no file descriptor; give the number of one that is open",
+        ),
         (
             "tun.addresses = [\"10.8.0.0/24\"]",
             "1:18: tun.addresses: \"10.8.0.0/24\" cannot be an address of a TUN device: it is the network's or the \
@@ -826,6 +829,10 @@ fn protections_that_cannot_be_are_refused_with_a_way_out() {
         (
             "egress = { protect = \"bind\", netns = \"vpn\" }",
             "1:38: a namespace for protection by bind has no meaning; use netns, or leave it out",
+        ),
+        (
+            "egress = { interface = \"eth1\", protect = \"mark\" }",
+            "1:24: mark follows the host's routes and does not keep to an interface; use bind, or leave one of the two out",
         ),
         (
             "egress = { interface = \"eth1\", netns = \"vpn\" }",
@@ -1102,4 +1109,18 @@ fn fake_addresses_overlap_nothing() {
              .example.com or +.example.com",
         ],
     );
+    for (key, range, instead) in [
+        ("v4", "127.0.0.0/8", "198.18.0.0/15"),
+        ("v4", "224.0.0.0/8", "198.18.0.0/15"),
+        ("v4", "0.0.0.0/0", "198.18.0.0/15"),
+        ("v6", "fe80::/64", "fc00:18::/64"),
+    ] {
+        wrong(
+            &format!("dns.fake-ip = {{ {key} = \"{range}\" }}"),
+            &[&format!(
+                "etc/oneway.toml:1:22: dns.fake-ip.{key}: \"{range}\" has addresses that are never captured (loopback, \
+                 link-local, multicast); use a range such as {instead}"
+            )],
+        );
+    }
 }

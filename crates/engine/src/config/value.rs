@@ -383,14 +383,20 @@ impl TunFd {
 impl TryFrom<u32> for TunFd {
     type Error = InvalidValue;
     fn try_from(fd: u32) -> Result<Self, InvalidValue> {
-        i32::try_from(fd).map(Self).map_err(|_| InvalidValue(format!("{fd} is no file descriptor")))
+        i32::try_from(fd).map(Self).map_err(|_| {
+            InvalidValue(format!("{fd} is no file descriptor; give the number of one that is open"))
+        })
     }
 }
 
 impl FromStr for TunFd {
     type Err = InvalidValue;
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        text.parse::<u32>().map_err(|_| InvalidValue(format!("{text:?} is no file descriptor")))?.try_into()
+        text.parse::<u32>()
+            .map_err(|_| {
+                InvalidValue(format!("{text:?} is no file descriptor; give the number of one that is open"))
+            })?
+            .try_into()
     }
 }
 

@@ -62,7 +62,7 @@ fn unplannable(error: &PlanError, origins: &Origins) -> Option<ConfigError> {
         PlanError::NoInterface(_) => at(&origins.interface),
         PlanError::NotOneBit(_) | PlanError::MarkInUse { .. } => at(&origins.mark),
         PlanError::Nothing => at(&origins.exclude),
-        PlanError::Protect { .. } => at(&origins.protect),
+        PlanError::Protect { .. } | PlanError::Strict { .. } => at(&origins.protect),
         _ => None,
     }
 }
