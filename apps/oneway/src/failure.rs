@@ -47,7 +47,8 @@ impl Failure {
     /// Prints it and says how to exit.
     pub(crate) fn report(&self, output: Output) -> ExitCode {
         say(format_args!("error: {self}"));
-        output.document(&serde_json::json!({ "error": self.message, "exit_code": self.code }));
+        // It stands on stderr, wherever stdout leads.
+        let _ = output.document(&serde_json::json!({ "error": self.message, "exit_code": self.code }));
         ExitCode::from(self.code)
     }
 }

@@ -23,7 +23,7 @@ pub(crate) fn lab(args: &LabArgs, output: Output) -> Result<ExitCode, Failure> {
     if let [word] = args.ids.as_slice()
         && word == "list"
     {
-        output.print(list(), &kind::ALL);
+        output.print(list(), &kind::ALL)?;
         return Ok(ExitCode::SUCCESS);
     }
     let known = |id: &String| {

@@ -1,10 +1,12 @@
 //! What goes to stdout and stderr. Never panics: with the reader gone there is nobody to tell, and a captured host
-//! must still be put back.
+//! must still be put back. What a disk has no room for is a failure.
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
+
+use crate::failure::{FAILED, Failure};
 
 /// The form of what a command prints to stdout.
 #[derive(Clone, Copy, Debug)]
@@ -17,20 +19,23 @@ impl Output {
         Self { json }
     }
 
-    /// Prints the text or, if JSON is asked for, the document. `false` if nobody reads.
-    pub(crate) fn print(self, text: impl fmt::Display, document: &impl Serialize) -> bool {
-        if self.json { self.document(document) } else { line(text).is_ok() }
+    /// Prints the text or, if JSON is asked for, the document. `false` if nobody reads any more.
+    ///
+    /// # Errors
+    /// What was not written although somebody would read it.
+    pub(crate) fn print(self, text: impl fmt::Display, document: &impl Serialize) -> Result<bool, Failure> {
+        if self.json { self.document(document) } else { line(text) }
     }
 
-    /// Prints the document if JSON is asked for. `false` if nobody reads.
-    pub(crate) fn document(self, document: &impl Serialize) -> bool {
+    /// Prints the document if JSON is asked for. `false` if nobody reads any more.
+    ///
+    /// # Errors
+    /// As [`Self::print`].
+    pub(crate) fn document(self, document: &impl Serialize) -> Result<bool, Failure> {
         match serde_json::to_string(document) {
-            _ if !self.json => true,
-            Ok(document) => line(document).is_ok(),
-            Err(e) => {
-                say(format_args!("error: cannot print the answer as JSON: {e}"));
-                false
-            }
+            _ if !self.json => Ok(true),
+            Ok(document) => line(document),
+            Err(e) => Err(Failure::new(FAILED, format_args!("cannot print the answer as JSON: {e}"))),
         }
     }
 
@@ -45,10 +50,16 @@ impl Output {
     }
 }
 
-fn line(text: impl fmt::Display) -> io::Result<()> {
+fn line(text: impl fmt::Display) -> Result<bool, Failure> {
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{text}")?;
-    stdout.flush()
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(Failure::new(
+            FAILED,
+            format_args!("cannot write the answer to stdout: {e}; check where it leads, and its disk"),
+        )),
+    }
 }
 
 /// Writes a line to stderr.

@@ -31,8 +31,10 @@ impl End {
     pub(crate) fn report(self) -> ExitCode {
         match self {
             Self::Answer { what, text, output } => {
-                output.print(text.trim_end(), &serde_json::json!({ what: text.trim_end() }));
-                ExitCode::SUCCESS
+                match output.print(text.trim_end(), &serde_json::json!({ what: text.trim_end() })) {
+                    Ok(_) => ExitCode::SUCCESS,
+                    Err(failure) => failure.report(output),
+                }
             }
             Self::Wrong(failure, output) => failure.report(output),
         }

@@ -445,6 +445,21 @@ fn a_closed_reader_is_no_panic() {
     assert!(child.wait().unwrap().code().is_some());
 }
 
+/// A file that an answer did not fit into must not look like a whole one.
+#[test]
+fn an_answer_that_cannot_be_written_is_a_failure() {
+    for words in [&["completions", "bash"][..], &["lab", "list", "--json"], &["--version"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = Command::new(ONEWAY).args(words).stdout(full).output().unwrap();
+        assert_eq!(
+            text(&output.stderr),
+            "error: cannot write the answer to stdout: No space left on device (os error 28); check where it leads, and its \
+             disk\n"
+        );
+        assert_eq!(output.status.code(), Some(1), "{words:?}");
+    }
+}
+
 /// A network namespace that lives as long as this.
 struct Namespace {
     holder: Child,

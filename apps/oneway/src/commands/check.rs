@@ -44,6 +44,6 @@ pub(crate) fn check(global: &Global, args: CaptureArgs, output: Output) -> Resul
         n => format!("{n} errors"),
     });
     let ok = errors.is_empty();
-    output.print(lines.join("\n"), &Report { ok, errors, warnings });
+    output.print(lines.join("\n"), &Report { ok, errors, warnings })?;
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::from(PROBLEM) })
 }

@@ -15,6 +15,6 @@ pub(crate) fn completions(shell: Shell, output: Output) -> Result<ExitCode, Fail
     clap_complete::generate(shell, &mut Cli::command(), "oneway", &mut script);
     let script = String::from_utf8_lossy(&script);
     let script = script.trim_end();
-    output.print(script, &serde_json::json!({ "shell": shell.to_string(), "script": script }));
+    output.print(script, &serde_json::json!({ "shell": shell.to_string(), "script": script }))?;
     Ok(ExitCode::SUCCESS)
 }

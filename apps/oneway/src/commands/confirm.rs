@@ -15,7 +15,7 @@ pub(crate) fn confirm(global: &Global, output: Output) -> Result<ExitCode, Failu
     match connect(global)?.request(&request)? {
         ControlReply::Confirmed(wanted) => {
             let text = if wanted { "confirmed; it stays" } else { "nothing to confirm; it stays anyway" };
-            output.print(text, &serde_json::json!({ "confirmed": wanted }));
+            output.print(text, &serde_json::json!({ "confirmed": wanted }))?;
             Ok(ExitCode::SUCCESS)
         }
         other => Err(unexpected(&request, &other)),

@@ -28,7 +28,7 @@ pub(crate) fn doctor(global: &Global, args: CaptureArgs, output: Output) -> Resu
             engine::doctor(&config)?
         }
     };
-    output.print(text(&report), &report);
+    output.print(text(&report), &report)?;
     Ok(match report.verdict {
         LoopFree::Proven => ExitCode::SUCCESS,
         LoopFree::NotProven | LoopFree::Loops => ExitCode::from(PROBLEM),

@@ -26,7 +26,7 @@ pub(crate) fn flows(global: &Global, watch: bool, output: Output) -> Result<Exit
         // Erase the screen and go to its top (ECMA-48, 8.3.39 and 8.3.21).
         let clear = if watch && output.is_screen() { "\x1b[2J\x1b[H" } else { "" };
         let listened =
-            output.print(format!("{clear}{}", table(&flows)), &serde_json::json!({ "flows": flows }));
+            output.print(format!("{clear}{}", table(&flows)), &serde_json::json!({ "flows": flows }))?;
         if !watch || !listened {
             return Ok(ExitCode::SUCCESS);
         }

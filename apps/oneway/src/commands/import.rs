@@ -21,6 +21,6 @@ pub(crate) fn import(file: &Path, output: Output) -> Result<ExitCode, Failure> {
         say(format_args!("note: {}", printable(&note.to_string())));
     }
     let document = serde_json::json!({ "toml": imported.toml, "notes": imported.notes });
-    output.print(imported.toml.trim_end(), &document);
+    output.print(imported.toml.trim_end(), &document)?;
     Ok(ExitCode::SUCCESS)
 }

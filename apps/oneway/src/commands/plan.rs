@@ -17,6 +17,6 @@ pub(crate) fn plan(global: &Global, args: CaptureArgs, output: Output) -> Result
         say(format_args!("warning: {warning}"));
     }
     let planned = engine::plan(config)?;
-    output.print(planned.text.trim_end(), &planned.document);
+    output.print(planned.text.trim_end(), &planned.document)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -18,7 +18,7 @@ pub(crate) fn recover(output: Output) -> Result<ExitCode, Failure> {
             output.print(
                 format!("nothing to recover: oneway is running here (pid {pid})"),
                 &serde_json::json!({ "recovered": false, "running": pid }),
-            );
+            )?;
             return Ok(ExitCode::SUCCESS);
         }
         Err(e) => return Err(e.into()),
@@ -30,6 +30,6 @@ pub(crate) fn recover(output: Output) -> Result<ExitCode, Failure> {
     let done = recovered?;
     paths.tidy();
     released?;
-    output.print(&done, &serde_json::json!({ "recovered": true, "done": done }));
+    output.print(&done, &serde_json::json!({ "recovered": true, "done": done }))?;
     Ok(ExitCode::SUCCESS)
 }

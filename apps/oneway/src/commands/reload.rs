@@ -16,7 +16,7 @@ pub(crate) fn reload(global: &Global, output: Output) -> Result<ExitCode, Failur
     let request = ControlRequest::Reload;
     match connect(global)?.request(&request)? {
         ControlReply::Reloaded(done) => {
-            output.print(text(&done), &done);
+            output.print(text(&done), &done)?;
             Ok(ExitCode::SUCCESS)
         }
         ControlReply::Rejected(why) => Err(Failure::new(USAGE, why)),

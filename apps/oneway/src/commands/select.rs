@@ -21,7 +21,7 @@ pub(crate) fn select(
     let request = ControlRequest::Select { group, member };
     match connect(global)?.request(&request)? {
         ControlReply::Selected => {
-            output.print(text, &document);
+            output.print(text, &document)?;
             Ok(ExitCode::SUCCESS)
         }
         other => Err(unexpected(&request, &other)),

@@ -15,7 +15,7 @@ pub(crate) fn status(global: &Global, output: Output) -> Result<ExitCode, Failur
     let request = ControlRequest::Status;
     match connect(global)?.request(&request)? {
         ControlReply::Status(status) => {
-            output.print(printable_lines(&text(&status)), &status);
+            output.print(printable_lines(&text(&status)), &status)?;
             Ok(ExitCode::SUCCESS)
         }
         other => Err(unexpected(&request, &other)),

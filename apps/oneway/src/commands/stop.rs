@@ -20,7 +20,7 @@ pub(crate) fn stop(global: &Global, output: Output) -> Result<ExitCode, Failure>
             output.print(
                 "stopped; every change to this host is undone",
                 &serde_json::json!({ "stopped": true }),
-            );
+            )?;
             Ok(ExitCode::SUCCESS)
         }
         other => Err(unexpected(&request, &other)),

@@ -56,7 +56,7 @@ pub(crate) fn why(global: &Global, args: WhyArgs, output: Output) -> Result<Exit
         }
     }
     let text: Vec<_> = answers.iter().map(text).collect();
-    output.print(text.join("\n\n"), &Document { answers });
+    output.print(text.join("\n\n"), &Document { answers })?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -47,7 +47,8 @@ struct Report {
 impl Report {
     fn heading(&self, text: &str) {
         if !self.output.is_json() {
-            self.output.print(format_args!("\n{text}"), &());
+            // The verdict cannot be shown either then, and says so.
+            let _ = self.output.print(format_args!("\n{text}"), &());
         }
     }
 
@@ -55,7 +56,7 @@ impl Report {
         let line = Line { part, what: what.into(), ok, saw: saw.into() };
         if !self.output.is_json() {
             let mark = if ok { "ok    " } else { "FAILED" };
-            self.output.print(format_args!("  {mark} {:<44} {}", line.what, line.saw), &());
+            let _ = self.output.print(format_args!("  {mark} {:<44} {}", line.what, line.saw), &());
         }
         self.lines.push(line);
     }
@@ -101,8 +102,10 @@ pub(crate) fn demo(output: Output) -> Result<ExitCode, Failure> {
         0 => "proof: everything asked for came, nothing of ours was read from the TUN, and the host is as it was".to_owned(),
         n => format!("{n} of {} FAILED", report.lines.len()),
     };
-    output
-        .print(format_args!("\n{verdict}"), &serde_json::json!({ "failed": failed, "lines": report.lines }));
+    output.print(
+        format_args!("\n{verdict}"),
+        &serde_json::json!({ "failed": failed, "lines": report.lines }),
+    )?;
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 

@@ -123,9 +123,8 @@ fn watch_signals(
     serving: Arc<OnceLock<Requests>>,
 ) -> Result<(), Failure> {
     let entered = runtime.enter();
-    let mut signals = Signals::new().map_err(|e| {
-        Failure::new(FAILED, format!("cannot take over SIGINT, SIGTERM and SIGHUP: {e}; try again"))
-    })?;
+    let mut signals = Signals::new()
+        .map_err(|e| Failure::new(FAILED, format!("cannot take over the signals: {e}; try again")))?;
     drop(entered);
     runtime.spawn(async move {
         let mut asked_before = false;
@@ -248,10 +247,11 @@ async fn apart(answer: impl FnOnce() -> Result<ControlReply, Failure> + Send + '
 
 fn announce(instance: &dyn Instance, paths: &StatePaths, output: Output) {
     let ready = instance.ready_line();
-    output.print(
-        &ready,
-        &serde_json::json!({ "ready": ready, "pid": process::id(), "control": paths.control }),
-    );
+    let document = serde_json::json!({ "ready": ready, "pid": process::id(), "control": paths.control });
+    if let Err(failure) = output.print(&ready, &document) {
+        // Who waits for the line does not get it, but what is captured is carried.
+        tracing::warn!("{failure}");
+    }
     notify::ready(ready.strip_prefix("ready: ").unwrap_or(&ready));
 }
 

@@ -148,7 +148,7 @@ pub(crate) fn play(kinds: &[&'static Kind], each: bool, output: Output) -> Resul
         }
         report.guarded(run::run(&scene, &scene.broken)?);
     }
-    Ok(report.end())
+    report.end()
 }
 
 /// What else may be left out: each guard alone, and all but one.
@@ -168,7 +168,7 @@ fn parts(scene: &Scene) -> Vec<Vec<Safeguard>> {
 /// The part of a program of its own: a SOCKS server on the host. Ends when it is killed.
 pub(crate) fn part(listen: &[SocketAddr]) -> Result<ExitCode, Failure> {
     let _server = local_proxy::serve(&NetNs::current("here")?, listen)?;
-    Output::new(false).print("ready: SOCKS", &());
+    Output::new(false).print("ready: SOCKS", &())?;
     loop {
         thread::park();
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::run::{Outcome, Seen};
-use crate::failure::FAILED;
+use crate::failure::{FAILED, Failure};
 use crate::lab::kind::Kind;
 use crate::output::Output;
 
@@ -40,7 +40,8 @@ impl Report {
     /// A line for people.
     pub(super) fn say(&self, text: &str) {
         if !self.output.is_json() {
-            self.output.print(text, &());
+            // What could not be shown is said by the verdict, which could not be either.
+            let _ = self.output.print(text, &());
         }
     }
 
@@ -79,7 +80,7 @@ impl Report {
     }
 
     /// Prints the verdict, and says how to exit.
-    pub(super) fn end(self) -> ExitCode {
+    pub(super) fn end(self) -> Result<ExitCode, Failure> {
         let runs = || self.played.iter().flat_map(|played| &played.runs);
         let failed = runs().filter(|line| !line.ok).count();
         let text = match failed {
@@ -87,8 +88,8 @@ impl Report {
                 .to_owned(),
             n => format!("\n{n} of {} runs FAILED", runs().count()),
         };
-        self.output.print(text, &serde_json::json!({ "failed": failed, "kinds": self.played }));
-        if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
+        self.output.print(text, &serde_json::json!({ "failed": failed, "kinds": self.played }))?;
+        Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
     }
 }
 
