@@ -617,7 +617,9 @@ fn each_namespace_has_its_own_instance() {
 fn signals_stop_and_undo() {
     let here = Namespace::new();
     let before = here.state();
-    for signals in [&["TERM"][..], &["INT"], &["HUP", "TERM"], &["TERM", "HUP", "INT"]] {
+    for signals in
+        [&["TERM"][..], &["INT"], &["QUIT"], &["HUP", "USR1", "USR2", "TERM"], &["TERM", "HUP", "INT"]]
+    {
         let mut running = here.run(&["-q"]);
         for signal in signals {
             running.signal(signal);
