@@ -102,6 +102,7 @@ pub(crate) enum Command {
         capture: CaptureArgs,
         /// The program and its arguments
         #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        #[arg(help_heading = "Arguments")]
         command: Vec<OsString>,
     },
     /// What `exec` starts: becomes the program inside
@@ -178,7 +179,8 @@ pub(crate) struct CaptureArgs {
     /// Configuration file [default: none, everything at its default]
     #[arg(short = 'c', long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Send through this proxy what no rule decides: socks5://, socks4:// or http://[user:password@]host:port
+    /// Send through this proxy what no rule decides: socks5://, socks4://, http:// or https://[user:password@]host:port,
+    /// or trojan://password@host:port
     #[arg(long, value_name = "URL")]
     proxy: Option<String>,
     /// How traffic is taken in [default: tun]
@@ -221,7 +223,8 @@ pub(crate) struct CaptureArgs {
     /// What DNS queries are answered with [default: fake-ip with a proxy, else real]
     #[arg(long, value_name = "fake-ip|real|off")]
     dns: Option<DnsMode>,
-    /// Resolver to ask: system, udp:// or tcp:// and an address; repeatable [default: the one that was asked]
+    /// Resolver to ask: system, or udp://, tcp://, tls://, https:// or quic:// and an address; repeatable [default: the one
+    /// that was asked, then the system's]
     #[arg(long, value_name = "URL")]
     dns_upstream: Vec<DnsUpstream>,
     /// Whether this host's programs are told to ask here (resolv.conf, systemd-resolved) [default: auto, where the capture
@@ -244,13 +247,18 @@ pub(crate) struct CaptureArgs {
     #[arg(long)]
     strict: bool,
     /// Undo everything after so long, unless `oneway confirm` comes before
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "SECONDS", value_parser = confirm_seconds)]
     confirm: Option<u32>,
     #[arg(long, value_name = "ADDR:PORT", hide = true)]
     api: Option<SocketAddr>,
     /// Leave out a guard on purpose; repeatable. For `lab` and tests alone: nothing is proven of what runs so
     #[arg(long, value_name = "GUARD", hide = true)]
     without_guard: Vec<Safeguard>,
+}
+
+fn confirm_seconds(text: &str) -> Result<u32, String> {
+    let seconds = text.parse().ok().filter(|seconds| *seconds > 0);
+    seconds.ok_or_else(|| format!("{text:?} is no time to confirm in; give a number of seconds, 1 or more"))
 }
 
 impl CaptureArgs {

@@ -78,6 +78,11 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
              loss=1%,delay=20ms,reorder=2%,duplicate=1%,corrupt=0.1%,seed=7",
         );
     }
+    fails(
+        &["run", "--confirm", "0"],
+        2,
+        "invalid value '0' for '--confirm <SECONDS>': \"0\" is no time to confirm in; give a number of seconds, 1 or more",
+    );
     fails(&["run", "--control"], 2, "a value is required for '--control <PATH>' but none was supplied");
     fails(&["status", "-v", "-q"], 2, "the argument '--verbose...' cannot be used with '--quiet...'");
     let output = oneway(&["run", "--api", "127.0.0.1:1"]);

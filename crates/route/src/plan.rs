@@ -408,7 +408,7 @@ pub enum PlanError {
     #[error("this host cannot carry --resolver always: {0}")]
     Resolver(String),
     /// Everything is excluded.
-    #[error("there is nothing to capture: every included network is excluded")]
+    #[error("there is nothing to capture: every included network is excluded; see --include and --exclude")]
     Nothing,
 }
 

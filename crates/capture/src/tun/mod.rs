@@ -83,7 +83,7 @@ pub enum TunError {
         source: io::Error,
     },
     /// The packet file cannot be written.
-    #[error("cannot write packets to {path:?}: {source}")]
+    #[error("cannot write packets to {path:?}: {source}; choose another file with --pcap")]
     Pcap {
         /// The file.
         path: PathBuf,
