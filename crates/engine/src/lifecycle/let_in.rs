@@ -36,6 +36,13 @@ const PORT: u16 = 40_000;
 /// The sequence number that it begins with.
 const ISN: u32 = 0;
 
+/// Packets that went by the device meanwhile, to be counted with the others.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Packets {
+    pub(super) read: usize,
+    pub(super) written: usize,
+}
+
 /// Begins a connection to a listener of each family by the device, and fails unless it is answered. What else comes by the
 /// device meanwhile is dropped: nothing is captured yet.
 ///
@@ -46,24 +53,31 @@ pub(super) fn prove(
     queues: &[Queue],
     listeners: &Listeners,
     addresses: &[IpNet],
-) -> Result<(), EngineError> {
+) -> Result<Packets, EngineError> {
+    let mut packets = Packets::default();
     let Peers { v4, v6, .. } = Peers::of(addresses);
     for listener in listeners.first().into_iter().flatten() {
         let local = listener.local_addr().map_err(EngineError::Worker)?;
         let peer = SocketAddr::new(if local.is_ipv4() { v4.into() } else { v6.into() }, PORT);
-        let answered = is_answered(queues, peer, local)
+        let answered = is_answered(queues, peer, local, &mut packets)
             .map_err(|source| EngineError::DeviceLost { name: tun.to_owned(), source })?;
         if !answered {
             return Err(EngineError::NotLetIn { tun: tun.to_owned(), from: peer.ip(), to: local.ip() });
         }
     }
-    Ok(())
+    Ok(packets)
 }
 
 /// Whether a SYN from `peer` is answered by `local`.
-fn is_answered(queues: &[Queue], peer: SocketAddr, local: SocketAddr) -> io::Result<bool> {
+fn is_answered(
+    queues: &[Queue],
+    peer: SocketAddr,
+    local: SocketAddr,
+    packets: &mut Packets,
+) -> io::Result<bool> {
     let Some(first) = queues.first() else { return Ok(false) };
-    let send = |seq, flags| -> io::Result<()> {
+    let send = |packets: &mut Packets, seq, flags| -> io::Result<()> {
+        packets.written += 1;
         let header = TcpHeader { seq, ack: 0, flags, window: u16::MAX, options: &[] };
         let mut frame = vec![0; FRAME_HEADER];
         tcp_segment(&mut frame, peer, local, &header, &[]).map_err(io::Error::other)?;
@@ -75,15 +89,17 @@ fn is_answered(queues: &[Queue], peer: SocketAddr, local: SocketAddr) -> io::Res
     while begun.elapsed() < WITHIN {
         if sent.is_none_or(|at| at.elapsed() >= AGAIN) {
             sent = Some(Instant::now());
-            send(ISN, Flags::SYN)?;
+            send(packets, ISN, Flags::SYN)?;
         }
         first.flush_faults()?;
         for queue in queues {
             loop {
-                match queue.read(&mut frame) {
+                let read = queue.read(&mut frame);
+                packets.read += usize::from(read.is_ok());
+                match read {
                     Ok(len) if answers(frame.get(FRAME_HEADER..len).unwrap_or_default(), peer, local) => {
                         // The listener forgets it.
-                        send(ISN.wrapping_add(1), Flags::RST)?;
+                        send(packets, ISN.wrapping_add(1), Flags::RST)?;
                         return Ok(true);
                     }
                     Ok(_) => {}

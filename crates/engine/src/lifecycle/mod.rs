@@ -246,9 +246,10 @@ impl Engine {
             Ok(parts) => parts,
             Err(error) => return Err(host.undo_because(error)),
         };
-        if let Err(error) = let_in::prove(&name, &queues, &listeners, &addresses) {
-            return Err(host.undo_because(error));
-        }
+        let packets = match let_in::prove(&name, &queues, &listeners, &addresses) {
+            Ok(packets) => packets,
+            Err(error) => return Err(host.undo_because(error)),
+        };
         let fake_ips = StatePaths::here()?.journal.with_extension("fake-ip");
         // Nobody of a namespace apart is told of it.
         let answers = dns::answers_at(config, &addresses).filter(|_| captured_here);
@@ -276,6 +277,8 @@ impl Engine {
         let (owners, mailboxes) = Owners::new(queues.len());
         let stacks = Stacks { stack, tcp, owners, shortcuts };
         let shared = Arc::new(shared(dispatch, dns, egress, limits, &addresses, &listeners, stacks));
+        (0..packets.read).for_each(|_| shared.stats.tun_read.add());
+        (0..packets.written).for_each(|_| shared.stats.tun_written.add());
         if config.capture.strict {
             shared.dns.client().carry_by(Arc::new(ByRules(Arc::downgrade(&shared))));
         }
