@@ -377,26 +377,33 @@ impl Worker {
         let limit = self.shared.limits.accept;
         self.waiting.borrow_mut().retain(|_, waiting| {
             let is_reset = waiting.conn.is_finished();
-            let keep = !is_reset && now.saturating_duration_since(waiting.since) < limit;
+            let is_late = now.saturating_duration_since(waiting.since) >= limit;
             if is_reset {
                 self.shared.stats.tcp_reset.add();
                 reset(&mut waiting.connected);
-            }
-            if !keep {
+            } else if is_late && waiting.accepted == self.accepted.get() {
                 // One client that is gone is none of our business; that nobody came since is.
-                if waiting.accepted == self.accepted.get() && self.not_let_in.borrow_mut().may(now) {
-                    tracing::warn!(
-                        "connections are handed to this host's TCP and none arrives: most likely a packet filter has begun \
-                         to drop what comes from {} to {}; let it in, or take --stack user",
-                        waiting.conn.peer.ip(),
-                        waiting.conn.local.ip(),
-                    );
-                }
+                self.say_not_let_in(now, &waiting.conn);
+            }
+            let over = is_reset || is_late;
+            if over {
                 shortcut::end(&self.shared, &waiting.conn);
                 self.shared.nat.close(now, &waiting.conn);
             }
-            keep
+            !over
         });
+    }
+
+    /// Says that the kernel's TCP gets nothing of what is handed to it, such as this connection.
+    fn say_not_let_in(&self, now: Instant, conn: &Conn<Held>) {
+        if self.not_let_in.borrow_mut().may(now) {
+            tracing::warn!(
+                "connections are handed to this host's TCP and none arrives: most likely a packet filter has begun to drop \
+                 what comes from {} to {}; let it in, or take --stack user",
+                conn.peer.ip(),
+                conn.local.ip(),
+            );
+        }
     }
 }
 
