@@ -133,12 +133,17 @@ fn every_key_that_names_a_file_refuses_what_is_none() {
     }
 }
 
+/// A file in the folder, with this text.
+fn written(folder: &tempfile::TempDir, name: &str, text: &str) -> String {
+    let path = folder.path().join(name);
+    fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
 #[test]
 fn the_authorities_that_the_environment_names_are_a_file() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("oneway.toml");
-    fs::write(&path, "[dns]\nmode = \"real\"\nupstream = [\"tls://192.0.2.53\"]").unwrap();
-    let path = path.to_str().unwrap();
+    let path = &written(&folder, "oneway.toml", "[dns]\nmode = \"real\"\nupstream = [\"tls://192.0.2.53\"]");
     for (file, why) in bad(folder.path()) {
         let script = "SSL_CERT_FILE=$2 exec unshare --net \"$0\" run -c \"$1\"";
         let mut running = Running::start(&mut shell(script, &[path, file.to_str().unwrap()]));
@@ -168,12 +173,8 @@ fn checked(script: &str, words: &[&str], stdin: Option<&str>) -> Output {
 #[test]
 fn a_shell_may_give_the_configuration_by_a_pipe() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("written.toml");
-    fs::write(&path, "[rules]\nfinal = \"block\"").unwrap();
-    let path = path.to_str().unwrap();
-    let rules = folder.path().join("rules.txt");
-    fs::write(&rules, "MATCH,block\n").unwrap();
-    let rules = rules.to_str().unwrap();
+    let path = &*written(&folder, "written.toml", "[rules]\nfinal = \"block\"");
+    let rules = &*written(&folder, "rules.txt", "MATCH,block\n");
     for (script, words, stdin) in [
         ("exec \"$0\" check -c <(cat \"$1\")", vec![path], None),
         ("exec \"$0\" check -c /dev/stdin", vec![], Some("[rules]\nfinal = \"block\"")),

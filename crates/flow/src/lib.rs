@@ -4,6 +4,7 @@
 
 mod process;
 mod relay;
+mod stream;
 mod table;
 mod target;
 
@@ -12,5 +13,6 @@ mod target;
 pub use process::fuzzing;
 pub use process::{Listener, Owner, Owners, Process, is_orphan, listener};
 pub use relay::{End, PipePool, Relay, Side, Tunnel, unacknowledged};
+pub use stream::{poll_read_by, reset_on_close};
 pub use table::{Flow, FlowGuard, FlowInfo, FlowTable};
 pub use target::{Network, Target};

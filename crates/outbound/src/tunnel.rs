@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use oneway_egress::{EgressError, Protected, TunnelEnd, tunnel_pair};
 use oneway_tls::TlsStream;
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -44,8 +43,7 @@ pub(crate) trait Carrier: AsyncRead + AsyncWrite + Unpin + Send + 'static {
 
 impl Carrier for Protected<TcpStream> {
     fn reset_on_close(&self) {
-        // On a socket that failed already there is nothing left to reset.
-        let _ = SockRef::from(&**self).set_linger(Some(Duration::ZERO));
+        oneway_flow::reset_on_close(self);
     }
 }
 

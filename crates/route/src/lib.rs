@@ -64,7 +64,7 @@ pub use monitor::{Changes, Monitor, Waker};
 pub use nft::{Inbound, Leaving, NftTable, RedirectTable, RefuseTable, TproxyTable};
 pub use plan::{
     Divert, Phase, Plan, PlanError, Protect, Request, Sources, Step, Uplink, Uplinks, collisions,
-    find_uplinks, find_uplinks_unguarded, plan, plan_again,
+    find_uplinks, find_uplinks_unguarded, never_captured, plan, plan_again,
 };
 pub use prove::{Check, Proof, prove_rules};
 pub use query::{RouteAnswer, RouteKind, RouteQuery, destroy_tcp, query};

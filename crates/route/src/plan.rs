@@ -28,8 +28,7 @@ use crate::host::Snapshot;
 use crate::id::{Family, IfIndex, Mark, Table};
 use crate::nft::RefuseTable;
 use crate::resolver::Resolver;
-#[cfg(test)]
-pub(crate) use capture::never;
+pub use capture::never_captured;
 #[cfg(any(target_os = "linux", test))]
 pub(crate) use congestion::CONGESTION;
 

@@ -231,11 +231,7 @@ pub fn who_closes_without_a_word_is_not_waited_for() -> TestResult {
             drop(client.tcp(address::BLACK_HOLE.v4_port(80), SECOND));
             ask(&lab.host, "status").is_ok_and(|status| number(&status, "/counters/tcp/refused") > 0)
         })?;
-        wait_until(30 * SECOND, "there is room again", || {
-            client
-                .http_get(address::ORIGIN.v4_port(port::HTTP), "/", 5 * SECOND)
-                .is_ok_and(|reply| reply.status == 200)
-        })?;
+        wait_until(30 * SECOND, "there is room again", || reaches_origin(&lab.host, 5 * SECOND))?;
     }
     Ok(())
 }

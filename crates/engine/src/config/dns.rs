@@ -1,7 +1,7 @@
 //! What the configuration says about DNS.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -89,13 +89,6 @@ pub struct FakePoolV6(Ipv6Net);
 impl FakePoolV4 {
     /// The longest prefix: 14 names.
     const LONGEST: u8 = 28;
-    const NEVER_CAPTURED: [Ipv4Net; 5] = [
-        Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 8),
-        Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8),
-        Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16),
-        Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4),
-        Ipv4Net::new_assert(Ipv4Addr::BROADCAST, 32),
-    ];
 
     /// The range; its host bits are zero.
     pub const fn net(self) -> Ipv4Net {
@@ -105,11 +98,6 @@ impl FakePoolV4 {
 
 impl FakePoolV6 {
     const LONGEST: u8 = 124;
-    const NEVER_CAPTURED: [Ipv6Net; 3] = [
-        Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128),
-        Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
-        Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8),
-    ];
 
     /// The range; its host bits are zero.
     pub const fn net(self) -> Ipv6Net {
@@ -135,11 +123,7 @@ impl FromStr for FakePoolV4 {
     type Err = InvalidValue;
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         match text.parse::<Ipv4Net>() {
-            Ok(net)
-                if Self::NEVER_CAPTURED.iter().any(|never| never.contains(&net) || net.contains(never)) =>
-            {
-                Err(never_captured(text, "198.18.0.0/15"))
-            }
+            Ok(net) if leads_nowhere(net.into()) => Err(is_never_captured(text, "198.18.0.0/15")),
             Ok(net) if net.prefix_len() <= Self::LONGEST && net.trunc() == net => Ok(Self(net)),
             _ => Err(InvalidValue(format!(
                 "{text:?} is no range of IPv4 addresses for names; use one of at least 16, such as 198.18.0.0/15"
@@ -152,11 +136,7 @@ impl FromStr for FakePoolV6 {
     type Err = InvalidValue;
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         match text.parse::<Ipv6Net>() {
-            Ok(net)
-                if Self::NEVER_CAPTURED.iter().any(|never| never.contains(&net) || net.contains(never)) =>
-            {
-                Err(never_captured(text, "fc00:18::/64"))
-            }
+            Ok(net) if leads_nowhere(net.into()) => Err(is_never_captured(text, "fc00:18::/64")),
             Ok(net) if net.prefix_len() <= Self::LONGEST && net.trunc() == net => Ok(Self(net)),
             _ => Err(InvalidValue(format!(
                 "{text:?} is no range of IPv6 addresses for names; use one of at least 16, such as fc00:18::/64"
@@ -165,8 +145,15 @@ impl FromStr for FakePoolV6 {
     }
 }
 
+/// Whether a range has addresses that are never captured, or are martians.
+fn leads_nowhere(range: IpNet) -> bool {
+    let martians = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 8));
+    let mut never = oneway_route::never_captured().into_iter().chain([martians]);
+    never.any(|never| never.contains(&range) || range.contains(&never))
+}
+
 /// Names with such addresses would lead nowhere.
-fn never_captured(text: &str, instead: &str) -> InvalidValue {
+fn is_never_captured(text: &str, instead: &str) -> InvalidValue {
     InvalidValue(format!(
         "{text:?} has addresses that are never captured (loopback, link-local, multicast); use a range such as {instead}"
     ))

@@ -11,7 +11,7 @@ use std::time::Duration;
 use oneway_capture::listener::original_destination;
 use oneway_capture::tproxy::Datagrams;
 use oneway_egress::Transport;
-use oneway_flow::{End, Network, Relay, Tunnel};
+use oneway_flow::{End, Network, Relay, Tunnel, reset_on_close};
 use oneway_outbound::{Answer, Connected};
 use oneway_wire::emit::udp_datagram;
 use oneway_wire::ip::IpView;
@@ -119,7 +119,7 @@ impl Worker {
 
     async fn connection_handed(self: Rc<Self>, client: TcpStream, from: SocketAddr, transparent: bool) {
         // Whatever ends it before it is carried: the client hears a reset when its socket is dropped.
-        let _ = SockRef::from(&client).set_linger(Some(Duration::ZERO));
+        reset_on_close(&client);
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
         if let Some((live, flow, connected)) = self.connect_handed(&client, from, transparent).await {
             let _live = live;

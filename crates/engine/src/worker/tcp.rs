@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use oneway_capture::FRAME_HEADER;
 use oneway_egress::{FlowEnd, Transport};
-use oneway_flow::{End, FlowGuard, Network, Relay, Tunnel};
+use oneway_flow::{End, FlowGuard, Network, Relay, Tunnel, reset_on_close};
 use oneway_outbound::{Answer, Connected};
 use oneway_stack::nat::{Conn, Direction, OpenError, State};
 use oneway_wire::emit::{IpHeader, Unreachable, ip_header};
@@ -17,7 +17,6 @@ use oneway_wire::rewrite::{Offsets, rewrite_at};
 use oneway_wire::tcp::{Flags, TcpView};
 use oneway_wire::virtio::{DATA_VALID, NEEDS_CSUM};
 use parking_lot::Mutex;
-use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::acks::Says;
@@ -301,7 +300,7 @@ impl Worker {
                         }
                         // Nobody is to reach this listener but by the translation.
                         None => {
-                            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+                            reset_on_close(&stream);
                         }
                     }
                 }
@@ -337,7 +336,7 @@ impl Worker {
                 }
                 (_, again) => {
                     if let Ok(client) = again {
-                        let _ = SockRef::from(&client).set_linger(Some(Duration::ZERO));
+                        reset_on_close(&client);
                     }
                     reset(&mut connected);
                     self.shared.stats.tcp_reset.add();
@@ -409,8 +408,7 @@ impl Worker {
 
 /// Has the far end see a reset when this is dropped.
 fn reset(connected: &mut Connected) {
-    // On a socket that failed already there is nothing left to reset.
-    let _ = SockRef::from(&*connected.stream).set_linger(Some(Duration::ZERO));
+    reset_on_close(&connected.stream);
     if let Some(tie) = connected.stream.take_tie() {
         tie.reset();
     }

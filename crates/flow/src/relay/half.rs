@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 
 use super::splice::{AVAILABLE, Pipe, PipePool, splice_in, splice_out};
 use super::{End, Side, Tunnel};
+use crate::stream::poll_read_by;
 
 /// A read that fills this is taken for the start of a bulk transfer.
 const SCRATCH: usize = 64 * 1024;
@@ -193,7 +194,8 @@ impl<'a> Half<'a> {
         count: &AtomicU64,
     ) -> Poll<Result<(), Broken>> {
         SCRATCH_BUFFER.with_borrow_mut(|scratch| {
-            let len = ready!(poll_read(cx, from, scratch)).map_err(Broken::Read)?;
+            let read = poll_read_by(cx, from, scratch.len(), || (&*SockRef::from(from)).read(scratch));
+            let len = ready!(read).map_err(Broken::Read)?;
             let bytes = scratch.get(..len).unwrap_or_default();
             if bytes.is_empty() {
                 self.eof = true;
@@ -220,27 +222,6 @@ impl<'a> Half<'a> {
             }
             Poll::Ready(Ok(()))
         })
-    }
-}
-
-/// Reads what there is into `buffer`; 0 at the end of the stream.
-fn poll_read(cx: &mut Context<'_>, socket: &TcpStream, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-    loop {
-        ready!(socket.poll_read_ready(cx))?;
-        let mut read = None;
-        let tried = socket.try_io(Interest::READABLE, || {
-            let len = (&*SockRef::from(socket)).read(buffer)?;
-            read = Some(len);
-            // Less than there was room for: the socket is empty, and what comes next makes it readable anew (epoll(7),
-            // question 9). The reactor is told so by this error.
-            if len > 0 && len < buffer.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-        });
-        match (read, tried) {
-            (Some(len), _) => return Poll::Ready(Ok(len)),
-            (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
-            (None, Err(error)) => return Poll::Ready(Err(error)),
-            (None, Ok(())) => {}
-        }
     }
 }
 

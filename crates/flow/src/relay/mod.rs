@@ -12,9 +12,9 @@ use std::sync::atomic::AtomicU64;
 use std::task::Poll;
 use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::net::TcpStream;
 
+use crate::stream::reset_on_close;
 use direction::{Direction, Passed};
 pub use splice::PipePool;
 pub use unsent::unacknowledged;
@@ -102,12 +102,6 @@ impl<S: Deref<Target = TcpStream>> Relay<'_, S> {
         }
         end
     }
-}
-
-/// Makes the kernel send a RST when the socket is closed (`SO_LINGER` with time 0).
-fn reset_on_close(socket: &TcpStream) {
-    // On a socket that failed already there is nothing left to reset.
-    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 
 async fn carry(

@@ -98,22 +98,22 @@ fn a_half_closed_connection_goes_on_the_other_way() {
     });
 }
 
+/// Whose, and whether one of the directions is closed by then.
+const RESETS: [(Side, bool); 4] =
+    [(Side::Client, false), (Side::Upstream, false), (Side::Client, true), (Side::Upstream, true)];
+
 #[test]
 fn a_reset_travels_as_a_reset_both_ways_and_through_a_half_closed_one() {
     local(async {
-        for (by, half_closed) in
-            [(Side::Client, false), (Side::Upstream, false), (Side::Client, true), (Side::Upstream, true)]
-        {
+        for (by, half_closed) in RESETS {
             let (client, server, task) = relayed(LONG, b"").await;
-            let (mut killer, mut victim) = match by {
-                Side::Client => (client, server),
-                Side::Upstream => (server, client),
-            };
+            let (mut killer, mut victim) =
+                if by == Side::Client { (client, server) } else { (server, client) };
             if half_closed {
                 killer.shutdown().await.unwrap();
                 assert_eq!(victim.read(&mut [0; 8]).await.unwrap(), 0);
             }
-            SockRef::from(&killer).set_linger(Some(Duration::ZERO)).unwrap();
+            reset_on_close(&killer);
             drop(killer);
             if half_closed {
                 victim.ready(Interest::ERROR).await.unwrap();
@@ -142,20 +142,16 @@ async fn fill(socket: &mut TcpStream) -> u64 {
 #[test]
 fn a_reset_reaches_an_end_that_takes_nothing() {
     local(async {
-        for (by, half_closed) in
-            [(Side::Client, false), (Side::Upstream, false), (Side::Client, true), (Side::Upstream, true)]
-        {
+        for (by, half_closed) in RESETS {
             let (client, server, task) = relayed(LONG, b"").await;
-            let (mut killer, mut victim) = match by {
-                Side::Client => (client, server),
-                Side::Upstream => (server, client),
-            };
+            let (mut killer, mut victim) =
+                if by == Side::Client { (client, server) } else { (server, client) };
             if half_closed {
                 victim.shutdown().await.unwrap();
                 assert_eq!(killer.read(&mut [0; 8]).await.unwrap(), 0);
             }
             fill(&mut killer).await;
-            SockRef::from(&killer).set_linger(Some(Duration::ZERO)).unwrap();
+            reset_on_close(&killer);
             drop(killer);
             victim.ready(Interest::ERROR).await.unwrap();
             assert!(victim.take_error().unwrap().is_some(), "{by:?}");
@@ -172,7 +168,7 @@ fn what_came_before_a_reset_is_delivered_to_whoever_reads() {
     local(async {
         let (mut client, mut server, task) = relayed(LONG, b"").await;
         let sent = fill(&mut server).await;
-        SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
+        reset_on_close(&server);
         drop(server);
         let (mut received, mut buffer) = (0, vec![0; 65_536]);
         let error = loop {

@@ -82,7 +82,7 @@ async fn a_reset_of_the_far_end_is_no_end_of_the_stream() {
         far.write_all(b"part").await.unwrap();
         let mut part = [0; 4];
         flow.read_exact(&mut part).await.unwrap();
-        SockRef::from(&far).set_linger(Some(Duration::ZERO)).unwrap();
+        oneway_flow::reset_on_close(&far);
         drop(far);
         assert_eq!(rest(&mut flow).await, b"");
         assert!(tie.is_cut(), "half closed: {half_closed}");

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::netlink::{Netlink, acknowledgement, decode};
+use super::netlink::{Netlink, acknowledgement, decode, sock_diag_request};
 use crate::error::RouteError;
 
 const SOCK_DESTROY: u16 = 21;
@@ -36,13 +36,7 @@ pub(crate) fn destroy_tcp(own: SocketAddr, peer: SocketAddr) -> Result<bool, Rou
 
 /// A `struct inet_diag_req_v2` for one connection, whatever its cookie.
 fn request(own: SocketAddr, peer: SocketAddr, sequence: u32) -> Vec<u8> {
-    const LENGTH: u32 = 16 + 56;
     let mut bytes = Vec::new();
-    bytes.extend(LENGTH.to_ne_bytes());
-    bytes.extend(SOCK_DESTROY.to_ne_bytes());
-    bytes.extend(NLM_F_REQUEST_ACK.to_ne_bytes());
-    bytes.extend(sequence.to_ne_bytes());
-    bytes.extend(0_u32.to_ne_bytes());
     let family = if own.is_ipv4() { AF_INET } else { AF_INET6 };
     bytes.extend([family, IPPROTO_TCP, 0, 0]);
     bytes.extend(u32::MAX.to_ne_bytes());
@@ -53,7 +47,7 @@ fn request(own: SocketAddr, peer: SocketAddr, sequence: u32) -> Vec<u8> {
     bytes.extend(address(peer.ip()));
     bytes.extend(0_u32.to_ne_bytes());
     bytes.extend([0xff; 8]);
-    bytes
+    sock_diag_request(SOCK_DESTROY, NLM_F_REQUEST_ACK, sequence, &bytes)
 }
 
 fn address(ip: IpAddr) -> [u8; 16] {

@@ -1,6 +1,6 @@
 //! Whose a listening Unix socket is, by `NETLINK_SOCK_DIAG` (sock_diag(7)): without a connection, which nobody may accept.
 
-use super::netlink::{Message, Netlink, attributes};
+use super::netlink::{Message, Netlink, attributes, sock_diag_request};
 use crate::error::RouteError;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -39,18 +39,12 @@ pub(super) fn uid(message: &Message<'_>, name: &[u8]) -> Option<u32> {
 
 /// A `struct unix_diag_req` for all that listen.
 fn request(sequence: u32) -> Vec<u8> {
-    const LENGTH: u32 = 16 + 24;
     let mut bytes = Vec::new();
-    bytes.extend(LENGTH.to_ne_bytes());
-    bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    bytes.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
-    bytes.extend(sequence.to_ne_bytes());
-    bytes.extend(0_u32.to_ne_bytes());
     bytes.extend([AF_UNIX, 0, 0, 0]);
     bytes.extend(LISTEN.to_ne_bytes());
     bytes.extend(0_u32.to_ne_bytes());
     bytes.extend(SHOW.to_ne_bytes());
     // Whatever its cookie.
     bytes.extend([0xff; 8]);
-    bytes
+    sock_diag_request(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST_DUMP, sequence, &bytes)
 }

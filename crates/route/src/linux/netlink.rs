@@ -259,6 +259,19 @@ pub(super) fn each(
     Ok(false)
 }
 
+/// A message of sock_diag(7): `struct nlmsghdr`, then `body`.
+pub(super) fn sock_diag_request(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
+    let length = (HEADER + body.len()) as u32;
+    let mut bytes = Vec::with_capacity(HEADER + body.len());
+    bytes.extend(length.to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
+    bytes.extend(sequence.to_ne_bytes());
+    bytes.extend(0_u32.to_ne_bytes());
+    bytes.extend_from_slice(body);
+    bytes
+}
+
 fn serialize(message: RouteNetlinkMessage, sequence: u32, flags: u16) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
     header.flags = flags;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::netlink::Netlink;
+use super::netlink::{Netlink, sock_diag_request};
 use crate::error::RouteError;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -54,15 +54,9 @@ pub(super) fn port(family: u8, message: &[u8]) -> Option<u16> {
 
 /// A `struct inet_diag_req_v2` for sockets of any address.
 fn request(family: u8, states: u32, sequence: u32) -> Vec<u8> {
-    const LENGTH: u32 = 16 + 56;
     let mut bytes = Vec::new();
-    bytes.extend(LENGTH.to_ne_bytes());
-    bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    bytes.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
-    bytes.extend(sequence.to_ne_bytes());
-    bytes.extend(0_u32.to_ne_bytes());
     bytes.extend([family, IPPROTO_TCP, 0, 0]);
     bytes.extend(states.to_ne_bytes());
-    bytes.resize(LENGTH as usize, 0);
-    bytes
+    bytes.resize(56, 0);
+    sock_diag_request(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST_DUMP, sequence, &bytes)
 }

@@ -225,7 +225,7 @@ impl Draft<'_> {
 
     /// The routes of our table, in both families: first what is not captured, then what is.
     fn routes(&mut self, tun_addresses: &[IpNet]) -> Result<Vec<Step>, PlanError> {
-        let mut throws: Vec<(IpNet, &str)> = never()
+        let mut throws: Vec<(IpNet, &str)> = never_captured()
             .into_iter()
             .map(|net| (net, "loopback, link-local, multicast and broadcast are never captured"))
             .collect();
@@ -547,8 +547,11 @@ impl Draft<'_> {
     }
 
     fn captures(&self, address: IpAddr, tun_addresses: &[IpNet], first: Priority) -> bool {
-        let excluded =
-            never().iter().chain(&self.request.exclude).chain(tun_addresses).any(|n| n.contains(&address));
+        let excluded = never_captured()
+            .iter()
+            .chain(&self.request.exclude)
+            .chain(tun_addresses)
+            .any(|n| n.contains(&address));
         let own = self.host.addresses.iter().any(|a| a.net.addr() == address)
             || self.request.servers.contains(&address);
         let family = Family::of(address);
@@ -577,7 +580,7 @@ impl Draft<'_> {
 }
 
 /// What is never captured. `0.0.0.0/8` and other martians are: they are refused at ingress.
-pub(crate) fn never() -> [IpNet; 7] {
+pub fn never_captured() -> [IpNet; 7] {
     const TEXT: [&str; 7] = [
         "127.0.0.0/8",
         "169.254.0.0/16",

@@ -7,7 +7,7 @@
 
 use ipnet::IpNet;
 
-use super::capture::{never, prepare};
+use super::capture::{never_captured, prepare};
 use super::{Draft, Phase, PlanError, Protect, Request, Step, choose};
 use crate::change::{Change, RouteSpec};
 use crate::host::{NftSupport, Rule, RuleAction, Snapshot};
@@ -144,7 +144,7 @@ pub(super) fn table(draft: &Draft<'_>) -> Option<Step> {
         nets.retain(|net| draft.routed.contains(&Family::of_net(*net)));
         IpNet::aggregate(&nets)
     };
-    let mut direct: Vec<IpNet> = never().to_vec();
+    let mut direct: Vec<IpNet> = never_captured().to_vec();
     if request.include.is_empty() {
         direct.extend(self::direct(draft.host));
     } else {

@@ -29,9 +29,9 @@ impl BufferPool {
     }
 
     /// Buffers for one read of `room` bytes at most, of which one packet carries `piece`: with `much` several, else one.
-    pub(super) fn take_for(self: &Rc<Self>, room: usize, piece: usize, much: bool) -> Reading {
+    pub(super) fn take_for(self: &Rc<Self>, room: usize, piece: usize, much: bool) -> Reading<'_> {
         let piece = piece.clamp(1, BUFFER);
-        let mut reading = Reading { pool: Rc::clone(self), buffers: Default::default(), piece, room: 0 };
+        let mut reading = Reading { pool: self, buffers: Default::default(), piece, room: 0 };
         let most = if much { AT_ONCE } else { 1 };
         for buffer in reading.buffers.iter_mut().take(most.min(room.div_ceil(piece))) {
             *buffer = self.take();
@@ -59,8 +59,8 @@ impl BufferPool {
 }
 
 /// Where one read goes.
-pub(super) struct Reading {
-    pool: Rc<BufferPool>,
+pub(super) struct Reading<'a> {
+    pool: &'a Rc<BufferPool>,
     /// Those that are used have [`BUFFER`] bytes, the others none.
     buffers: [Box<[u8]>; AT_ONCE],
     /// What is used of each but the last.
@@ -69,7 +69,7 @@ pub(super) struct Reading {
     room: usize,
 }
 
-impl Reading {
+impl Reading<'_> {
     /// Bytes that one read can bring.
     pub(super) fn room(&self) -> usize {
         self.room
@@ -102,7 +102,7 @@ impl Reading {
     }
 }
 
-impl Drop for Reading {
+impl Drop for Reading<'_> {
     fn drop(&mut self) {
         for buffer in &mut self.buffers {
             if !buffer.is_empty() {

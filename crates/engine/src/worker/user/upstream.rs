@@ -5,9 +5,9 @@ use std::io::{self, IoSliceMut};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use oneway_egress::{FlowEnd, Protected, Registered};
+use oneway_flow::{poll_read_by, reset_on_close};
 use rustix::net::{RecvFlags, SendFlags};
 use socket2::SockRef;
 use tokio::io::Interest;
@@ -92,31 +92,17 @@ impl Upstream {
         }
         let stream = &*self.stream;
         let room: usize = buffers.iter().map(|buffer| buffer.len()).sum();
-        loop {
-            ready!(stream.poll_read_ready(cx))?;
-            let mut read = None;
-            let tried = stream.try_io(Interest::READABLE, || {
-                let len = match buffers {
-                    [buffer] => rustix::net::recv(stream, &mut **buffer, RecvFlags::empty())?.0,
-                    _ => rustix::io::readv(stream, buffers)?,
-                };
-                read = Some(len);
-                // Less than there was room for: the socket is empty, and what comes next makes it readable anew (epoll(7),
-                // question 9). The reactor is told so by this error.
-                if len > 0 && len < room { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-            });
-            match (read, tried) {
-                (Some(0), _) if self.tie.as_ref().is_some_and(FlowEnd::is_cut) => {
-                    return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-                }
-                (Some(len), _) => return Poll::Ready(Ok(len)),
-                (None, Err(error))
-                    if !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) =>
-                {
-                    return Poll::Ready(Err(error));
-                }
-                (None, _) => {}
+        let read = poll_read_by(cx, stream, room, || {
+            Ok(match buffers {
+                [buffer] => rustix::net::recv(stream, &mut **buffer, RecvFlags::empty())?.0,
+                _ => rustix::io::readv(stream, buffers)?,
+            })
+        });
+        match ready!(read)? {
+            0 if self.tie.as_ref().is_some_and(FlowEnd::is_cut) => {
+                Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
             }
+            len => Poll::Ready(Ok(len)),
         }
     }
 
@@ -182,7 +168,7 @@ impl Upstream {
 
     /// Closes the socket with a reset (`SO_LINGER` with time 0).
     pub(super) fn reset(self) {
-        let _ = SockRef::from(&*self.stream).set_linger(Some(Duration::ZERO));
+        reset_on_close(&self.stream);
         if let Some(tie) = &self.tie {
             tie.reset();
         }

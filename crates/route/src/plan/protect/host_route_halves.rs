@@ -12,7 +12,7 @@ use crate::change::{Change, RouteSpec};
 use crate::host::{Rule, RuleAction};
 use crate::id::{Family, Mark, Priority, Table};
 use crate::model::{Packet, decide};
-use crate::plan::capture::{Rules, SPARE_METRIC, never};
+use crate::plan::capture::{Rules, SPARE_METRIC, never_captured};
 use crate::plan::{Phase, Step, choose};
 use crate::query::{RouteKind, RouteQuery};
 
@@ -61,8 +61,9 @@ pub(super) fn routes(draft: &Draft<'_>) -> Vec<Step> {
     let mut steps = super::host_route::routes(draft);
     let ours = |net: &IpNet| draft.families.contains(&Family::of_net(*net)) && net.prefix_len() > 0;
     let excluded = draft.request.exclude.iter().map(|net| (net.trunc(), "excluded"));
-    let never =
-        never().into_iter().map(|net| (net, "link-local, multicast and broadcast are never captured"));
+    let never = never_captured()
+        .into_iter()
+        .map(|net| (net, "link-local, multicast and broadcast are never captured"));
     let mut nets: Vec<_> = never.chain(excluded).filter(|(net, _)| ours(net)).collect();
     nets.sort_by_key(|(net, _)| *net);
     nets.dedup_by_key(|(net, _)| *net);

@@ -45,7 +45,10 @@ impl World {
         for family in Family::ALL {
             for dst in classes(&self.host, family, &plan.tun_addresses) {
                 let within = |nets: &[ipnet::IpNet]| nets.iter().any(|net| net.contains(&dst));
-                if !within(&table.captured) || within(&table.excluded) || within(&crate::plan::never()) {
+                if !within(&table.captured)
+                    || within(&table.excluded)
+                    || within(&crate::plan::never_captured())
+                {
                     continue;
                 }
                 let plain = Packet { uid: 1000, ..Packet::of(&RouteQuery::to(dst), 0) };
