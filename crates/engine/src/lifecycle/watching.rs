@@ -9,6 +9,7 @@ mod breakers;
 mod elsewhere;
 mod newcomers;
 mod protection;
+mod tracking;
 mod uplinks;
 mod wanted;
 
@@ -207,6 +208,7 @@ struct Said {
     fight: OncePerMinute,
     returned: OncePerMinute,
     amplified: OncePerMinute,
+    tracking: OncePerMinute,
 }
 
 struct Watcher {
@@ -532,6 +534,7 @@ impl Watcher {
                 self.follow(applied);
             }
         }
+        self.look_at_tracking();
         let stats = self.shared.stats.snapshot();
         let traffic = (stats.tun_read, stats.tun_written, stats.udp_down + stats.echo_down);
         let before = std::mem::replace(&mut self.traffic, traffic);
