@@ -77,8 +77,14 @@ pub(crate) enum Expr {
     CtMarkHas(Mark),
     MetaMarkAdd(Mark),
     CtMarkAdd(Mark),
+    CtMarkRemove(Mark),
     CtStateNew,
+    /// No error about another packet.
+    CtStateNotRelated,
     Tcp,
+    TcpNot,
+    /// The first segment of whoever connects.
+    TcpBegins,
     TcpWithoutSyn,
     TcpSport(u16),
     Cgroup(Cgroup),
@@ -171,6 +177,20 @@ impl NftTable {
         } else {
             output.push(vec![Expr::MetaMarkHas(mark), Expr::CtMarkAdd(mark)]);
         }
+        // A program that has got the port of a socket of ours, or of an excluded program, which is closed: the connection that is
+        // remembered is not its own. Not so what the kernel itself sends for the closed socket, resets and ICMP errors.
+        let stranger = |first: &[Expr]| {
+            let mut rule = vec![Expr::CtMarkHas(mark), Expr::MetaMarkIs(Mark(0), mark.0)];
+            rule.extend_from_slice(first);
+            rule.extend([
+                Expr::CtDirection(Direction::Original),
+                Expr::OifName(tun()),
+                Expr::CtMarkRemove(mark),
+            ]);
+            rule
+        };
+        output.push(stranger(&[Expr::TcpBegins]));
+        output.push(stranger(&[Expr::TcpNot, Expr::CtStateNotRelated]));
         // What this host sends in the direction of answers belongs to a connection begun elsewhere, even if that was
         // before the first chain could mark it. Of datagrams it may be one begun by the device: somebody to whom a
         // program has sent nothing yet, and the program's answer is to be captured. The next datagram from
@@ -212,11 +232,15 @@ impl Display for Expr {
             Self::CtMarkHas(Mark(m)) => write!(f, "ct mark & 0x{m:08x} == 0x{m:08x}"),
             Self::MetaMarkAdd(Mark(m)) => write!(f, "meta mark set meta mark | 0x{m:08x}"),
             Self::CtStateNew => f.write_str("ct state new"),
+            Self::CtStateNotRelated => f.write_str("ct state ! related"),
+            Self::TcpNot => f.write_str("meta l4proto != tcp"),
+            Self::TcpBegins => f.write_str("tcp flags syn / fin,syn,rst,ack"),
             Self::Tcp => f.write_str("meta l4proto tcp"),
             Self::TcpWithoutSyn => f.write_str("tcp flags ! syn"),
             Self::TcpSport(port) => write!(f, "tcp sport {port}"),
             Self::Cgroup(group) => write!(f, "socket cgroupv2 level {} {:?}", group.level, group.path),
             Self::CtMarkAdd(Mark(m)) => write!(f, "ct mark set ct mark | 0x{m:08x}"),
+            Self::CtMarkRemove(Mark(m)) => write!(f, "ct mark set ct mark & 0x{:08x}", !m),
             Self::OifName(name) => write!(f, "oifname \"{name}\""),
             // Of the whole mark nft says no mask.
             Self::MetaMarkIs(Mark(m), u32::MAX) => write!(f, "meta mark {m:#010x}"),

@@ -23,6 +23,8 @@ mod mtu;
 #[cfg(target_os = "linux")]
 mod offload;
 #[cfg(target_os = "linux")]
+mod ports;
+#[cfg(target_os = "linux")]
 mod reload;
 #[cfg(target_os = "linux")]
 #[path = "../support/shadowsocks.rs"]
@@ -77,6 +79,8 @@ fn main() -> std::process::ExitCode {
         bounds::ended_connections_leave_no_memory,
         bounds::a_silent_proxy_holds_a_bounded_amount,
         bounds::slow_readers_hold_a_bounded_amount,
+        ports::its_datagrams_are_captured,
+        ports::its_connections_are_captured,
         datagrams::one_mapping_for_all_destinations,
         datagrams::third_parties_answer_with_their_true_source,
         datagrams::a_lost_association_is_made_again,

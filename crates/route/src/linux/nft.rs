@@ -355,6 +355,22 @@ impl Bytes {
                 self.load("meta", META_L4PROTO);
                 self.compare(EQ, &[IPPROTO_TCP]);
             }
+            Expr::CtStateNotRelated => {
+                self.load("ct", CT_STATE);
+                self.bitwise(&CT_STATE_RELATED.to_ne_bytes(), &[0; 4]);
+                self.compare(EQ, &[0; 4]);
+            }
+            Expr::TcpNot => {
+                self.load("meta", META_L4PROTO);
+                self.compare(NEQ, &[IPPROTO_TCP]);
+            }
+            Expr::TcpBegins => {
+                self.load("meta", META_L4PROTO);
+                self.compare(EQ, &[IPPROTO_TCP]);
+                self.transport(TCP_FLAGS_AT, 1);
+                self.bitwise(&[TCP_FIN_SYN_RST_ACK], &[0]);
+                self.compare(EQ, &[TCP_SYN]);
+            }
             Expr::TcpWithoutSyn => {
                 self.load("meta", META_L4PROTO);
                 self.compare(EQ, &[IPPROTO_TCP]);
@@ -413,6 +429,7 @@ impl Bytes {
             Expr::CtMarkHas(mark) => self.has("ct", CT_MARK, *mark),
             Expr::MetaMarkAdd(mark) => self.add("meta", META_MARK, META_SREG, *mark),
             Expr::CtMarkAdd(mark) => self.add("ct", CT_MARK, CT_SREG, *mark),
+            Expr::CtMarkRemove(mark) => self.remove("ct", CT_MARK, CT_SREG, *mark),
         }
     }
 
@@ -540,9 +557,17 @@ impl Bytes {
     }
 
     fn add(&mut self, to: &str, key: u32, source: u16, mark: Mark) {
-        self.load(to, key);
-        self.bitwise(&(!mark.0).to_ne_bytes(), &mark.0.to_ne_bytes());
-        self.expression(to, |b| {
+        self.change(to, key, source, !mark.0, mark.0);
+    }
+
+    fn remove(&mut self, from: &str, key: u32, source: u16, mark: Mark) {
+        self.change(from, key, source, !mark.0, 0);
+    }
+
+    fn change(&mut self, what: &str, key: u32, source: u16, mask: u32, xor: u32) {
+        self.load(what, key);
+        self.bitwise(&mask.to_ne_bytes(), &xor.to_ne_bytes());
+        self.expression(what, |b| {
             b.be32(2, key);
             b.be32(source, NFT_REG_1);
         });
@@ -564,6 +589,7 @@ const CT_SREG: u16 = 4;
 /// `enum nft_socket_keys`
 const SOCKET_CGROUPV2: u32 = 3;
 /// `NF_CT_STATE_BIT(IP_CT_NEW)`
+const CT_STATE_RELATED: u32 = 4;
 const CT_STATE_NEW: u32 = 8;
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
@@ -575,3 +601,4 @@ const IPPROTO_TCP: u8 = 6;
 /// RFC 9293 section 3.1.
 const TCP_FLAGS_AT: u32 = 13;
 const TCP_SYN: u8 = 2;
+const TCP_FIN_SYN_RST_ACK: u8 = 0x17;
