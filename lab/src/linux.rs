@@ -6,6 +6,7 @@ pub(crate) mod enter;
 pub(crate) mod error;
 pub mod harness;
 pub(crate) mod inject;
+pub(crate) mod kernel;
 pub(crate) mod link;
 pub(crate) mod netlink;
 pub mod nft;
@@ -24,6 +25,7 @@ pub(crate) mod visitor;
 pub use enter::{Entered, enter, entered};
 pub use error::LabError;
 pub use inject::Injector;
+pub use kernel::kernel;
 pub use link::{LinkCounters, LinkState};
 pub use ns::NetNs;
 

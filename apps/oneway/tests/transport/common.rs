@@ -15,6 +15,9 @@ pub const TUN: &str = "oneway0";
 /// One second.
 pub const SECOND: Duration = Duration::from_secs(1);
 
+/// The first kernel that the program can have rename packets (TCX); on an older one all packets come by the program.
+pub const TCX: (u32, u32) = (6, 6);
+
 /// The stack that this test is about.
 pub fn stack() -> &'static str {
     match oneway_lab::harness::variant() {

@@ -3,15 +3,15 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
 
-use oneway_lab::Oneway;
 use oneway_lab::harness::{Failed, TestResult};
 use oneway_lab::pattern::{self, Sum};
 use oneway_lab::servers::origin::port;
 use oneway_lab::topology::{Simple, Topology, address};
+use oneway_lab::{Oneway, kernel};
 use serde_json::Value;
 use socket2::SockRef;
 
-use crate::common::{SECOND, ask, lab, run};
+use crate::common::{SECOND, TCX, ask, lab, run};
 
 /// Bytes of a transfer: at least 300 superpackets.
 const BYTES: usize = 20_000_003;
@@ -51,6 +51,11 @@ pub fn what_carries_much_is_renamed_in_the_kernel() -> TestResult {
             let before = counter(&lab, "/counters/tun/packets_read")?;
             transfer()?;
             let read = counter(&lab, "/counters/tun/packets_read")? - before;
+            if kernel() < TCX {
+                assert_eq!(counter(&lab, "/counters/tcp/shortened")?, 0, "{name}, family {family}");
+                assert!(read >= SUPERPACKETS, "{name}, family {family}: the program has read {read} packets");
+                continue;
+            }
             shortened += 1;
             assert_eq!(counter(&lab, "/counters/tcp/shortened")?, shortened, "{name}, family {family}");
             // Data and acknowledgments of both sides would be more than twice as many as there are superpackets.
