@@ -78,6 +78,46 @@ pub fn a_strict_reverse_path_filter_is_in_nobodys_way() -> TestResult {
     Ok(())
 }
 
+/// What wg-quick has made of the packet filter: every datagram that comes in gets the mark of its connection (S17).
+pub fn whoever_restores_marks_is_in_nobodys_way() -> TestResult {
+    let lab = Topology::standard()?;
+    lab.strict_rp_filter()?;
+    let host = &lab.host;
+    host.set_sysctl("ipv4/conf/all/src_valid_mark", "1")?;
+    for (mode, first) in MODES.into_iter().flat_map(|mode| [(mode, true), (mode, false)]) {
+        let begin = || {
+            for line in [
+                "add table inet other",
+                "add chain inet other in { type filter hook prerouting priority mangle; }",
+                "add rule inet other in meta l4proto udp meta mark set ct mark",
+            ] {
+                tool(host, &format!("nft {line}"))?;
+            }
+            Ok::<_, Failed>(())
+        };
+        let before = Snapshot::take(host)?;
+        if first {
+            begin()?;
+        }
+        let mut oneway = run(host, &["--capture", mode])?;
+        if !first {
+            begin()?;
+        }
+        let tun = Recorder::start(host, Some(TUN))?;
+        for to in address::ORIGIN.ports(port::ECHO) {
+            let asked = host.client().udp(to, &[7; 8000], SECOND)?;
+            assert_eq!((asked.outcome, asked.data.len()), (Outcome::Done, 8000), "{mode}, {first}: {to}");
+        }
+        let out = tun.count(|packet| packet.is_udp() && packet.direction == Direction::Out)?;
+        assert_eq!(out > 0, mode == "redirect", "{out} datagrams in the device, {mode}");
+        assert!(reaches_origin(host, SECOND), "{mode}, {first}");
+        tool(host, "nft delete table inet other")?;
+        assert!(reaches_origin(host, SECOND), "{mode}, {first}: without it");
+        stop(&mut oneway, host, &before)?;
+    }
+    Ok(())
+}
+
 /// How a connection ends that is accepted before anybody has been asked.
 fn ends(client: &Client, to: SocketAddr) -> Result<(bool, Duration), Failed> {
     let begin = Instant::now();

@@ -428,6 +428,7 @@ impl Bytes {
             Expr::MetaMarkHas(mark) => self.has("meta", META_MARK, *mark),
             Expr::CtMarkHas(mark) => self.has("ct", CT_MARK, *mark),
             Expr::MetaMarkAdd(mark) => self.add("meta", META_MARK, META_SREG, *mark),
+            Expr::MetaMarkRemove(mark) => self.remove("meta", META_MARK, META_SREG, *mark),
             Expr::CtMarkAdd(mark) => self.add("ct", CT_MARK, CT_SREG, *mark),
             Expr::CtMarkRemove(mark) => self.remove("ct", CT_MARK, CT_SREG, *mark),
         }

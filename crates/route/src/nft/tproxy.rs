@@ -9,7 +9,7 @@ use std::fmt::{self, Display};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Chain, Expr, HookPriority, TCP, UDP, display};
+use super::{Chain, Direction, Expr, HookPriority, TCP, UDP, display};
 use crate::id::{Family, Mark};
 
 /// The table, of family `inet`.
@@ -36,8 +36,23 @@ impl TproxyTable {
                 Expr::Protocol(protocol),
                 Expr::MetaMarkIs(Mark(0), self.mark.0),
                 Expr::MetaMarkAdd(self.divert),
+                Expr::CtMarkAdd(self.divert),
             ]
         };
+        // Others give each packet that comes in the mark of its connection, wg-quick every datagram: ours was lost, and with
+        // it the way to loopback. So the connection has it, and gives it back. Its answers must not have it: with
+        // `src_valid_mark` the way back to whoever they are from would be one to loopback, and they would be dropped.
+        let begun = vec![
+            Expr::IifName("lo".to_owned()),
+            Expr::CtDirection(Direction::Original),
+            Expr::CtMarkHas(self.divert),
+            Expr::MetaMarkAdd(self.divert),
+        ];
+        let answers = vec![
+            Expr::IifNameNot("lo".to_owned()),
+            Expr::MetaMarkHas(self.divert),
+            Expr::MetaMarkRemove(self.divert),
+        ];
         let taken = |(family, protocol)| {
             vec![
                 Expr::IifName("lo".to_owned()),
@@ -59,7 +74,7 @@ impl TproxyTable {
                 name: "prerouting",
                 kind: "filter",
                 priority: HookPriority::BehindMangle,
-                rules: both.map(taken).collect(),
+                rules: [begun, answers].into_iter().chain(both.map(taken)).collect(),
             },
         ]
     }
