@@ -132,6 +132,7 @@ impl UdpPath {
             Self::Socks5(path) => path.try_send_to(payload, dst),
             Self::Tunnelled(path) => path.try_send_to(payload, dst),
         }
+        .map_err(or_dropped)
     }
 
     /// Keeps a datagram that could not be sent because the association with the relay is lost, until there is another one,
@@ -153,8 +154,14 @@ impl UdpPath {
     /// did: as of [`Self::try_send_to`].
     pub fn try_send_segments(&self, payload: &[u8], size: usize, dst: &Target) -> (usize, io::Result<()>) {
         match self {
-            Self::Direct(path) if path.takes_segments() => return path.try_send_segments(payload, size, dst),
-            Self::Socks5(path) if path.takes_segments() => return path.try_send_segments(payload, size, dst),
+            Self::Direct(path) if path.takes_segments() => {
+                let (sent, result) = path.try_send_segments(payload, size, dst);
+                return (sent, result.map_err(or_dropped));
+            }
+            Self::Socks5(path) if path.takes_segments() => {
+                let (sent, result) = path.try_send_segments(payload, size, dst);
+                return (sent, result.map_err(or_dropped));
+            }
             _ => {}
         }
         let mut sent = 0;
@@ -218,6 +225,15 @@ impl UdpPath {
             Self::Tunnelled(path) => path.socket(),
         }
     }
+}
+
+/// The device's queue is full. The kernel tells a socket with `IP_RECVERR` alone (ip(7)), and what the socket carries is
+/// another program's, which has not asked to be told.
+const ENOBUFS: i32 = 105;
+
+/// What sending failed by, or that the datagram was dropped on the way.
+fn or_dropped(error: io::Error) -> io::Error {
+    if error.raw_os_error() == Some(ENOBUFS) { io::ErrorKind::WouldBlock.into() } else { error }
 }
 
 /// How often a call is repeated because an ICMP error about an earlier datagram stood in its way.

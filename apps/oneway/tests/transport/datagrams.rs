@@ -42,6 +42,48 @@ pub fn one_mapping_for_all_destinations() -> TestResult {
     Ok(())
 }
 
+/// What a full queue of the uplink drops is lost as on the way, though the kernel tells our socket of it (`ENOBUFS`): a
+/// QUIC client that heard of an unreachable port would end its connection.
+pub fn what_the_uplink_has_no_room_for_is_lost_in_silence() -> TestResult {
+    const MANY: usize = 200;
+    for scheme in [None, Some("socks5")] {
+        let (lab, _oneway) = lab(scheme, &[])?;
+        let host = &lab.host;
+        for to in address::ORIGIN.ports(port::ECHO) {
+            let socket = host.client().udp_socket(to.is_ipv6())?;
+            socket.connect(to)?;
+            socket.set_read_timeout(Some(SECOND))?;
+            let mut buffer = [0; 1200];
+            socket.send(b"before")?;
+            assert_eq!(socket.recv(&mut buffer)?, 6, "{scheme:?}, {to}");
+            let dropped = || {
+                let status = ask(host, "status").ok()?;
+                status.pointer("/counters/tun/dropped").and_then(Value::as_u64)
+            };
+            let before = dropped();
+            queue(host, "add")?;
+            for _ in 0..MANY {
+                socket.send(&[7; 1200]).map_err(|error| format!("{scheme:?}, {to}: {error}"))?;
+            }
+            wait_until(5 * SECOND, "all are dropped", || {
+                dropped().zip(before).is_some_and(|(now, before)| now >= before + MANY as u64)
+            })?;
+            assert!(socket.take_error()?.is_none(), "{scheme:?}, {to}: the program is told");
+            queue(host, "delete")?;
+            socket.send(b"behind")?;
+            assert_eq!(socket.recv(&mut buffer)?, 6, "{scheme:?}, {to}");
+        }
+    }
+    Ok(())
+}
+
+/// Adds or deletes a queue of the uplink that has room for nothing.
+fn queue(host: &NetNs, verb: &str) -> TestResult {
+    let words = ["qdisc", verb, "dev", Simple::UP1, "root", "pfifo", "limit", "0"];
+    let done = host.run(|| std::process::Command::new("tc").args(words).output())??;
+    if done.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&done.stderr).into()) }
+}
+
 pub fn third_parties_answer_with_their_true_source() -> TestResult {
     for scheme in [None, Some("socks5")] {
         let (lab, _oneway) = lab(scheme, &[])?;
