@@ -78,6 +78,7 @@ pub fn what_the_uplink_has_no_room_for_is_lost_in_silence() -> TestResult {
 }
 
 /// Adds or deletes a queue of the uplink that has room for nothing.
+#[allow(clippy::disallowed_methods, reason = "the administrator of the host is played")]
 fn queue(host: &NetNs, verb: &str) -> TestResult {
     let words = ["qdisc", verb, "dev", Simple::UP1, "root", "pfifo", "limit", "0"];
     let done = host.run(|| std::process::Command::new("tc").args(words).output())??;
