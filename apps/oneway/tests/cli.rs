@@ -414,6 +414,20 @@ fn completions_for_each_shell() {
     assert_eq!(document(&oneway(&["completions", "bash", "--json"]))["shell"], "bash");
 }
 
+#[test]
+fn completions_offer_nothing_that_the_help_hides() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = oneway(&["completions", shell]);
+        let script = text(&script.stdout);
+        for hidden in ["without-guard", "--api", "-l api", "exec-inside", "exec__inside", "lab-part"] {
+            assert!(!script.contains(hidden), "{shell} offers {hidden}");
+        }
+        for shown in ["log-format", "exclude-process", "exclude-cgroup", "watch", "import", "version"] {
+            assert!(script.contains(shown), "{shell} lacks {shown}");
+        }
+    }
+}
+
 /// A copy of the program that an ordinary user can start: where the build put it may be out of reach.
 fn copy_for_everybody() -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
