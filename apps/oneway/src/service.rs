@@ -14,6 +14,13 @@ pub(crate) mod privilege;
 #[path = "service/privilege_unsupported.rs"]
 pub(crate) mod privilege;
 
+#[cfg(target_os = "linux")]
+#[path = "service/signal_more_linux.rs"]
+mod signal_more;
+#[cfg(all(unix, not(target_os = "linux")))]
+#[path = "service/signal_more_unsupported.rs"]
+mod signal_more;
+
 #[cfg(unix)]
 #[path = "service/signal_unix.rs"]
 mod signal;

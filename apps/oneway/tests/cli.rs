@@ -636,9 +636,17 @@ fn each_namespace_has_its_own_instance() {
 fn signals_stop_and_undo() {
     let here = Namespace::new();
     let before = here.state();
-    for signals in
-        [&["TERM"][..], &["INT"], &["QUIT"], &["HUP", "USR1", "USR2", "TERM"], &["TERM", "HUP", "INT"]]
-    {
+    let stray = ["USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "XFSZ", "STKFLT", "34", "50", "64"];
+    for signals in [
+        &["TERM"][..],
+        &["INT"],
+        &["QUIT"],
+        &["XCPU"],
+        &["PWR"],
+        &["HUP", "TERM"],
+        &[&stray[..], &["TERM"]].concat(),
+        &["TERM", "HUP", "INT"],
+    ] {
         let mut running = here.run(&["-q"]);
         for signal in signals {
             running.signal(signal);
