@@ -1,9 +1,12 @@
 //! Beside a packet filter that lets in nothing but answers, as most hosts have one.
 
+use oneway_lab::client::{Outcome, parallel, wait_until};
 use oneway_lab::harness::TestResult;
+use oneway_lab::servers::origin::port;
+use oneway_lab::topology::address;
 use oneway_lab::{NetNs, Snapshot, Topology};
 
-use crate::common::{TUN, command, expect_connectivity, run, stack, stop};
+use crate::common::{SECOND, TUN, ask, command, expect_connectivity, run, stack, stop};
 use crate::drift::tool;
 
 /// What ufw and firewalld amount to where nothing was allowed in.
@@ -43,4 +46,26 @@ pub fn what_begins_outside_is_dropped() -> TestResult {
     let mut oneway = run(host, &[])?;
     expect_connectivity(host)?;
     stop(&mut oneway, host, &before)
+}
+
+/// All workers find out within a second, and one of them says so.
+pub fn what_begins_to_drop_is_named_once() -> TestResult {
+    let lab = Topology::standard()?;
+    let host = &lab.host;
+    let mut oneway = run(host, &[])?;
+    let_in_answers_only(host)?;
+    let outcomes = parallel(32, |n| {
+        let to = address::ORIGIN.ports(port::ECHO)[n % 2];
+        host.client().tcp(to, 23 * SECOND).map(|dial| dial.outcome)
+    });
+    for outcome in outcomes {
+        assert_eq!(outcome?, Outcome::TimedOut, "{}", oneway.stderr());
+    }
+    wait_until(3 * SECOND, "all are given up", || {
+        ask(host, "flows").is_ok_and(|flows| flows["flows"].as_array().is_some_and(Vec::is_empty))
+    })?;
+    let said = oneway.stderr().matches("none arrives").count();
+    assert_eq!(said, 1, "{}", oneway.stderr());
+    oneway.stop(2 * SECOND)?;
+    Ok(())
 }

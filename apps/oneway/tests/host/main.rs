@@ -90,6 +90,7 @@ fn main() -> std::process::ExitCode {
         handed::a_killed_one_leaves_nothing_in_the_way,
     ];
     let both = lab::each(strategies::each(both));
+    let both = oneway_lab::variants![both, ["system"], filter::what_begins_to_drop_is_named_once];
     oneway_lab::variants![
         both,
         ["user"],

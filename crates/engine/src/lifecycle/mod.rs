@@ -588,6 +588,7 @@ fn shared(
         echo: worker::EchoSessions::default(),
         flushed: AtomicUsize::new(0),
         fragments: parking_lot::Mutex::new(Reassembler::new(Default::default())),
+        not_let_in: parking_lot::Mutex::default(),
         listeners: listeners.iter().flatten().filter_map(|l| l.local_addr().ok()).collect(),
         router_v4: v4.into(),
         router_v6: v6.into(),

@@ -103,6 +103,8 @@ pub(crate) struct Shared {
     pub(crate) fragments: Mutex<Reassembler>,
     /// The listeners of all workers. They stand on the TUN's own addresses.
     pub(crate) listeners: Vec<SocketAddr>,
+    /// Says that none of them gets anything.
+    pub(crate) not_let_in: Mutex<OncePerMinute>,
     /// Addresses on the TUN's network that nobody has: where ICMP errors come from.
     pub(crate) router_v4: IpAddr,
     pub(crate) router_v6: IpAddr,
@@ -168,8 +170,6 @@ pub(crate) struct Worker {
     waiting: RefCell<HashMap<SocketAddr, tcp::Waiting>>,
     /// Connections that a listener has accepted.
     accepted: Cell<u64>,
-    /// Says that none is.
-    not_let_in: RefCell<OncePerMinute>,
     pipes: PipePool,
     outbox: RefCell<udp::Outbox>,
     acks: RefCell<Acks>,
@@ -237,7 +237,6 @@ pub(crate) fn run(parts: Parts) -> Result<(), Failed> {
             listener_v6,
             waiting: RefCell::default(),
             accepted: Cell::default(),
-            not_let_in: RefCell::default(),
             pipes: PipePool::default(),
             outbox: RefCell::default(),
             acks: RefCell::default(),

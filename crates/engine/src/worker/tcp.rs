@@ -395,7 +395,7 @@ impl Worker {
 
     /// Says that the kernel's TCP gets nothing of what is handed to it, such as this connection.
     fn say_not_let_in(&self, now: Instant, conn: &Conn<Held>) {
-        if self.not_let_in.borrow_mut().may(now) {
+        if self.shared.not_let_in.lock().may(now) {
             tracing::warn!(
                 "connections are handed to this host's TCP and none arrives: most likely a packet filter has begun to drop \
                  what comes from {} to {}; let it in, or take --stack user",
