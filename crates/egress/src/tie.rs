@@ -9,6 +9,9 @@ use tokio::sync::Notify;
 struct State {
     /// The tunnel has failed: the end of its bytes is not the end of the stream.
     cut: AtomicBool,
+    /// What carries the tunnel has failed.
+    failed: AtomicBool,
+    failing: Notify,
     /// The flow was reset.
     reset: AtomicBool,
     /// The flow's end is closed.
@@ -34,6 +37,17 @@ impl FlowEnd {
         self.0.cut.load(Relaxed)
     }
 
+    /// Waits until what carries the tunnel has failed, for a flow that takes nothing of what was delivered. For one waiter at
+    /// a time.
+    pub fn failed(&self) -> impl Future<Output = ()> + Send + 'static {
+        let state = Arc::clone(&self.0);
+        async move {
+            while !state.failed.load(Relaxed) {
+                state.failing.notified().await;
+            }
+        }
+    }
+
     /// Has the far end see a reset.
     pub fn reset(&self) {
         self.0.reset.store(true, Relaxed);
@@ -50,6 +64,12 @@ impl TunnelEnd {
     /// Has the flow see a reset behind what was delivered. To be called before its socket is closed.
     pub fn cut(&self) {
         self.0.cut.store(true, Relaxed);
+    }
+
+    /// Tells a flow that takes nothing that a reset waits for it. More may be delivered to one that does.
+    pub fn fail(&self) {
+        self.0.failed.store(true, Relaxed);
+        self.0.failing.notify_one();
     }
 
     /// Whether the flow was reset; for certain once it is gone.

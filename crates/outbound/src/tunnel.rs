@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use oneway_egress::{EgressError, Protected, TunnelEnd, tunnel_pair};
 use oneway_tls::TlsStream;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::Connected;
@@ -37,19 +38,19 @@ thread_local! {
 
 /// What a tunnel's bytes go by.
 pub(crate) trait Carrier: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Has the far end see a reset when this is dropped.
-    fn reset_on_close(&self);
+    /// The socket below.
+    fn socket(&self) -> &TcpStream;
 }
 
 impl Carrier for Protected<TcpStream> {
-    fn reset_on_close(&self) {
-        oneway_flow::reset_on_close(self);
+    fn socket(&self) -> &TcpStream {
+        self
     }
 }
 
 impl<S: Carrier> Carrier for TlsStream<S> {
-    fn reset_on_close(&self) {
-        self.get_ref().0.reset_on_close();
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0.socket()
     }
 }
 
@@ -66,6 +67,8 @@ async fn carry<S: Carrier>(mut carrier: S, mut pair: TcpStream, end: TunnelEnd, 
     let mut down = Direction::default();
     let mut gone = pin!(end.gone());
     let mut is_gone = false;
+    let mut failing: Option<Failing> = None;
+    let mut has_failed = false;
     let carried = loop {
         let before = up.moved;
         let mut silence = pin!(tokio::time::sleep(LINGER));
@@ -75,6 +78,13 @@ async fn carry<S: Carrier>(mut carrier: S, mut pair: TcpStream, end: TunnelEnd, 
             }
             if !up.is_over && up.poll(cx, &mut from_flow, &mut carrier)?.is_ready() {
                 up.is_over = true;
+            }
+            if down.waits_for_room() && !has_failed {
+                let failing = failing.get_or_insert_with(|| failing_of(carrier.socket()));
+                has_failed = failing.as_mut().poll(cx).is_ready();
+                if has_failed {
+                    end.fail();
+                }
             }
             if up.is_over && down.is_over {
                 return Poll::Ready(Ok(true));
@@ -97,8 +107,27 @@ async fn carry<S: Carrier>(mut carrier: S, mut pair: TcpStream, end: TunnelEnd, 
     if let Err(error) = carried {
         tracing::debug!(%error, "a tunnel is cut");
         end.cut();
-        carrier.reset_on_close();
+        // What was delivered before an end in the wrong place waits for the flow as before one in the right place.
+        if error.kind() != io::ErrorKind::UnexpectedEof {
+            end.fail();
+        }
+        oneway_flow::reset_on_close(carrier.socket());
     }
+}
+
+type Failing = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Resolves when the socket has failed, which nobody learns who does not read. By a descriptor of its own: the stream above
+/// is borrowed anew for each poll.
+fn failing_of(socket: &TcpStream) -> Failing {
+    let socket = SockRef::from(socket).try_clone().and_then(|socket| TcpStream::from_std(socket.into()));
+    Box::pin(async move {
+        match socket {
+            Ok(socket) => drop(socket.ready(Interest::ERROR).await),
+            // Out of descriptors: it is learnt later, by reading.
+            Err(_) => std::future::pending().await,
+        }
+    })
 }
 
 /// One direction. Between two polls it holds nothing, unless bytes are in flight.
@@ -115,6 +144,11 @@ struct Direction {
 }
 
 impl Direction {
+    /// Whether what was read is not taken: nothing more is read before it is.
+    fn waits_for_room(&self) -> bool {
+        self.rest_at < self.rest.len()
+    }
+
     /// Moves bytes until there are none, or none can be taken. Ready when the end of the stream was passed on.
     fn poll(
         &mut self,

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use ::shadowsocks::config::{ServerConfig, ServerType};
 use ::shadowsocks::context::{Context, SharedContext};
@@ -15,6 +17,7 @@ use ::shadowsocks::relay::udprelay::ProxySocket;
 use ::shadowsocks::relay::udprelay::options::UdpSocketControlData;
 use oneway_lab::NetNs;
 use oneway_lab::harness::Failed;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::oneshot;
@@ -23,6 +26,7 @@ use tokio::sync::oneshot;
 /// of the stream is a regular one.
 pub struct Shadowsocks {
     requests: Arc<Mutex<Vec<String>>>,
+    resets: Arc<AtomicBool>,
     _stop: oneshot::Sender<()>,
 }
 
@@ -41,6 +45,8 @@ impl Shadowsocks {
         let (stop, stopped) = oneshot::channel();
         let (ready, started) = mpsc::channel();
         let seen = Arc::clone(&requests);
+        let resets = Arc::<AtomicBool>::default();
+        let reset = Arc::clone(&resets);
         namespace.spawn_thread("shadowsocks", move || {
             let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
                 return;
@@ -61,10 +67,18 @@ impl Shadowsocks {
             {
                 // One that takes nothing more has stopped within a chunk as well.
                 let _ = connection.write(&[0]);
+                if reset.load(Ordering::Relaxed) {
+                    let _ = SockRef::from(&connection).set_linger(Some(Duration::ZERO));
+                }
             }
         })?;
         started.recv()??;
-        Ok(Self { requests, _stop: stop })
+        Ok(Self { requests, resets, _stop: stop })
+    }
+
+    /// Ends it, with a reset of each connection.
+    pub fn reset(self) {
+        self.resets.store(true, Ordering::Relaxed);
     }
 
     /// What was asked for, as `tcp HOST:PORT` and `udp HOST:PORT` for each datagram.

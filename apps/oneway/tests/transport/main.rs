@@ -126,6 +126,7 @@ fn main() -> std::process::ExitCode {
         tunnels::a_reset_travels_as_a_reset,
         tunnels::a_refused_target_is_no_connection,
         tunnels::a_server_that_dies_resets_its_flows,
+        tunnels::a_reset_reaches_a_client_that_reads_nothing,
         tunnels::an_impostor_carries_nothing,
         tunnels::datagrams_travel_by_a_stream_or_sealed,
         tunnels::groups_know_that_they_carry_datagrams,

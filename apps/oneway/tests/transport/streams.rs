@@ -55,7 +55,7 @@ pub fn a_reset_travels_as_a_reset() -> TestResult {
 }
 
 /// Writes until nothing is taken any more; how much was.
-fn fill(stream: &mut TcpStream) -> Result<usize, Failed> {
+pub fn fill(stream: &mut TcpStream) -> Result<usize, Failed> {
     stream.set_nonblocking(true)?;
     let (mut sent, mut still) = (0, 0);
     wait_until(30 * SECOND, "nothing is taken any more", || {
@@ -70,7 +70,7 @@ fn fill(stream: &mut TcpStream) -> Result<usize, Failed> {
     Ok(sent)
 }
 
-fn no_flow_is_left(host: &NetNs) -> TestResult {
+pub fn no_flow_is_left(host: &NetNs) -> TestResult {
     wait_until(5 * SECOND, "no flow is left", || {
         let flows = ask(host, "flows").ok();
         flows.and_then(|flows| flows["flows"].as_array().map(Vec::is_empty)).unwrap_or(false)
@@ -78,13 +78,13 @@ fn no_flow_is_left(host: &NetNs) -> TestResult {
     Ok(())
 }
 
-fn is_reset(stream: &TcpStream) -> bool {
+pub fn is_reset(stream: &TcpStream) -> bool {
     let error = stream.take_error().ok().flatten();
     error.is_some_and(|error| error.kind() == ErrorKind::ConnectionReset)
 }
 
 /// A connection to a server that is played here.
-fn pair(lab: &Simple, to: SocketAddr) -> Result<(TcpStream, TcpStream), Failed> {
+pub fn pair(lab: &Simple, to: SocketAddr) -> Result<(TcpStream, TcpStream), Failed> {
     let listener = lab.net.run(|| TcpListener::bind(to))??;
     let client = lab.host.client().tcp(to, 5 * SECOND)?.connected()?;
     Ok((client, listener.accept()?.0))

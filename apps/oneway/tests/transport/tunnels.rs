@@ -13,6 +13,7 @@ use oneway_lab::{Oneway, Topology};
 
 use crate::common::{SECOND, ask, run};
 use crate::shadowsocks::Shadowsocks;
+use crate::streams;
 use crate::tls::{Identity, TlsServer};
 use crate::trojan::Trojan;
 
@@ -233,6 +234,18 @@ pub fn a_server_that_dies_resets_its_flows() -> TestResult {
         }
     }
     Ok(())
+}
+
+/// As without a tunnel: nothing is read for it, and it hears of the reset all the same.
+pub fn a_reset_reaches_a_client_that_reads_nothing() -> TestResult {
+    let (lab, server, _oneway) = lab(CIPHERS[0], &[])?;
+    let Server::Shadowsocks(server) = server else { return Err("another server".into()) };
+    let (client, mut far) = streams::pair(&lab, address::ORIGIN.v4_port(5001))?;
+    streams::fill(&mut far)?;
+    assert!(client.take_error()?.is_none(), "a reset before there was one");
+    server.reset();
+    wait_until(5 * SECOND, "the client hears of the reset", || streams::is_reset(&client))?;
+    streams::no_flow_is_left(&lab.host)
 }
 
 pub fn an_impostor_carries_nothing() -> TestResult {

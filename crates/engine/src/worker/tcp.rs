@@ -1,6 +1,7 @@
 //! TCP: a SYN is held until the outbound is connected; then the kernel's own TCP is let in.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -421,6 +422,10 @@ pub(super) struct Tie(pub(super) FlowEnd);
 impl Tunnel for Tie {
     fn is_cut(&self) -> bool {
         self.0.is_cut()
+    }
+
+    fn failed(&self) -> Pin<Box<dyn Future<Output = ()>>> {
+        Box::pin(self.0.failed())
     }
 
     fn reset(&self) {

@@ -25,8 +25,8 @@ pub(super) struct Direction<'a> {
     side: Side,
     to: &'a TcpStream,
     count: &'a AtomicU64,
-    /// Whether `from` leads to a network, and so has resets of its own.
-    has_resets: bool,
+    /// What `from` leads to, if not to a network: such sockets have no resets of their own.
+    tunnel: Option<&'a (dyn Tunnel + 'a)>,
     /// Resolves when `from` has failed, which nobody learns who does not read. Made when it is first asked for: most
     /// directions never wait.
     failed: Option<Pin<Box<dyn Future<Output = ()> + 'a>>>,
@@ -49,8 +49,7 @@ impl<'a> Direction<'a> {
         early: Vec<u8>,
         tunnel: Option<&'a (dyn Tunnel + 'a)>,
     ) -> Self {
-        let has_resets = tunnel.is_none();
-        Self { half: Half::new(early, tunnel), from, side, to, count, has_resets, failed: None }
+        Self { half: Half::new(early, tunnel), from, side, to, count, tunnel, failed: None }
     }
 
     /// Moves bytes until there are none, or none can be taken. Ready at the end of the stream, and when `from` fails while
@@ -59,12 +58,13 @@ impl<'a> Direction<'a> {
         match self.half.poll(cx, self.from, self.to, self.count, pipes) {
             Poll::Ready(Ok(())) => Poll::Ready(Ok(Passed::Whole)),
             Poll::Ready(Err(broken)) => Poll::Ready(Err(broken.into_end(self.side))),
-            Poll::Pending if self.half.waits_for_room() && self.has_resets => {
-                let from = self.from;
-                let failed = self.failed.get_or_insert_with(|| {
-                    Box::pin(async move {
+            Poll::Pending if self.half.waits_for_room() => {
+                let (from, tunnel) = (self.from, self.tunnel);
+                let failed = self.failed.get_or_insert_with(|| match tunnel {
+                    Some(tunnel) => tunnel.failed(),
+                    None => Box::pin(async move {
                         let _ = from.ready(Interest::ERROR).await;
-                    })
+                    }),
                 });
                 failed.as_mut().poll(cx).map(|()| Ok(Passed::Part))
             }

@@ -8,6 +8,7 @@ mod unsent;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::ops::Deref;
+use std::pin::Pin;
 use std::sync::atomic::AtomicU64;
 use std::task::Poll;
 use std::time::Duration;
@@ -60,6 +61,8 @@ pub enum End {
 pub trait Tunnel: std::fmt::Debug {
     /// Whether the end of what it delivered is not the end of the stream.
     fn is_cut(&self) -> bool;
+    /// Resolves when what carries it has failed, for an end that takes nothing of what was delivered.
+    fn failed(&self) -> Pin<Box<dyn Future<Output = ()>>>;
     /// Has the far end see a reset.
     fn reset(&self);
 }

@@ -14,6 +14,7 @@ use std::task::{Context, Poll, ready};
 
 use oneway_flow::Target;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 use super::cipher::{Sequence, TAG};
 use super::{Key, fill, invalid, is_recent, now, random};
@@ -269,7 +270,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ShadowStream<S> {
 }
 
 impl<S: Carrier> Carrier for ShadowStream<S> {
-    fn reset_on_close(&self) {
-        self.carrier.reset_on_close();
+    fn socket(&self) -> &TcpStream {
+        self.carrier.socket()
     }
 }

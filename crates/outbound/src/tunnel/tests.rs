@@ -120,15 +120,41 @@ async fn a_flow_that_is_reset_or_left_resets_the_far_end() {
     }
 }
 
-#[tokio::test]
-async fn a_slow_reader_stops_the_sender_and_nothing_is_lost() {
-    let (mut flow, _tie, mut far) = tunnel(b"").await;
+/// Sends until nothing more is taken.
+async fn fill(far: &mut TcpStream) -> usize {
     let chunk = vec![7; 65_536];
     let mut sent = 0;
     while let Ok(Ok(len)) = tokio::time::timeout(Duration::from_millis(300), far.write(&chunk)).await {
         sent += len;
         assert!(sent < 64 << 20, "nothing holds the sender back");
     }
+    sent
+}
+
+#[tokio::test]
+async fn a_flow_that_reads_nothing_is_told_of_a_reset_and_one_that_reads_has_all_before() {
+    for full in [false, true] {
+        let (mut flow, tie, mut far) = tunnel(b"").await;
+        let sent = match full {
+            true => fill(&mut far).await,
+            false => far.write(b"part").await.unwrap(),
+        };
+        let told = tokio::time::timeout(Duration::from_millis(10), tie.failed()).await;
+        assert!(told.is_err(), "a reset before there was one");
+        oneway_flow::reset_on_close(&far);
+        drop(far);
+        tokio::time::timeout(Duration::from_secs(10), tie.failed()).await.unwrap();
+        let received = rest(&mut flow).await.len();
+        assert!(tie.is_cut());
+        // What the far end's kernel had not sent by then is lost with it.
+        assert!(received <= sent && received >= sent.min(1 << 17), "{received} of {sent}");
+    }
+}
+
+#[tokio::test]
+async fn a_slow_reader_stops_the_sender_and_nothing_is_lost() {
+    let (mut flow, _tie, mut far) = tunnel(b"").await;
+    let sent = fill(&mut far).await;
     far.shutdown().await.unwrap();
     assert_eq!(rest(&mut flow).await.len(), sent);
 }

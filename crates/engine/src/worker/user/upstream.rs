@@ -111,13 +111,16 @@ impl Upstream {
         self.ended = true;
     }
 
-    /// Ready when the socket has failed, for one that is not read. Never for a tunnel that is not at its end: what it has
-    /// delivered comes before its reset.
+    /// Ready when the socket has failed, or what carries the tunnel behind it, for one that is not read.
     pub(super) fn poll_failed(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        if self.tie.is_some() && !self.ended {
-            return Poll::Pending;
-        }
         let failed = self.failed.get_or_insert_with(|| {
+            if let Some(tie) = &self.tie {
+                let failed = tie.failed();
+                return Box::pin(async {
+                    failed.await;
+                    io::ErrorKind::ConnectionReset.into()
+                });
+            }
             let stream = Arc::clone(&self.stream);
             Box::pin(async move {
                 let ready = stream.ready(Interest::ERROR).await;
