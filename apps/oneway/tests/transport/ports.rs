@@ -1,5 +1,6 @@
 //! Programs that get a port which a socket of ours had. Connection tracking still remembers what went by that socket, and it went
 //! past the device.
+#![allow(clippy::disallowed_methods, reason = "the program's sockets are not ours to protect")]
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
