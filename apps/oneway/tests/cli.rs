@@ -708,6 +708,43 @@ fn one_capability_is_enough_and_root_still_finds_it() {
     assert!(!folder.exists(), "{folder:?} is left behind");
 }
 
+/// Where `/run` cannot be written it is said what follows from that, and nothing is believed of what another user has made.
+#[test]
+fn a_run_that_cannot_be_written_is_named() {
+    let here = Namespace::new();
+    let before = here.state();
+    let script = "set -e; mount -t tmpfs tmpfs /tmp; mount --bind /run /run; mount -o remount,bind,ro /run
+        if [ $1 != 0 ]; then mkdir -m 700 /tmp/oneway-0; chown $1 /tmp/oneway-0; fi
+        shift; exec \"$0\" \"$@\"";
+    let command = |words: &[&str]| {
+        let mut command =
+            here.command("unshare", &[&["--mount", "sh", "-c", script, ONEWAY], words].concat());
+        command.env_remove("XDG_RUNTIME_DIR");
+        command
+    };
+    let mut running = Running::start(&mut command(&["0", "run"]));
+    running.signal("TERM");
+    assert_eq!(running.end(), Some(0));
+    let mut log = String::new();
+    running.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    let warning = "the files of this instance are in \"/tmp/oneway-0\", as /run cannot be written (Read-only file system";
+    assert!(log.lines().any(|line| line.contains("WARN") && line.contains(warning)), "{log}");
+    for word in ["run", "status", "stop", "recover"] {
+        let refused = command(&["12345", word]).output().unwrap();
+        let why = "the folder \"/tmp/oneway-0\" is not safe: it belongs to another user";
+        assert_eq!(refused.status.code(), Some(1), "{word}: {refused:?}");
+        assert!(text(&refused.stderr).contains(why), "{word}: {refused:?}");
+    }
+    assert_eq!(here.state(), before);
+    // Where it can, there is nothing to say.
+    let mut running = here.run(&[]);
+    running.signal("TERM");
+    assert_eq!(running.end(), Some(0));
+    let mut log = String::new();
+    running.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert!(!log.contains("the files of this instance"), "{log}");
+}
+
 #[test]
 fn plan_changes_nothing_and_is_json_too() {
     let here = Namespace::new();

@@ -35,6 +35,7 @@ fn connect(global: &Global) -> Result<ControlClient, Failure> {
         return Ok(ControlClient::connect(std::slice::from_ref(path))?);
     }
     let paths = StatePaths::here()?;
+    paths.check()?;
     match ControlClient::connect(&paths.control_candidates()) {
         // The journal outlives only an instance that could not undo it.
         Err(ControlError::NotRunning { .. }) if paths.journal.exists() => {
@@ -50,7 +51,11 @@ fn connect(global: &Global) -> Result<ControlClient, Failure> {
 fn running(global: &Global) -> Result<Option<ControlClient>, Failure> {
     let candidates = match &global.control {
         Some(path) => vec![path.clone()],
-        None => StatePaths::here()?.control_candidates(),
+        None => {
+            let paths = StatePaths::here()?;
+            paths.check()?;
+            paths.control_candidates()
+        }
     };
     match ControlClient::connect(&candidates) {
         Ok(client) => Ok(Some(client)),

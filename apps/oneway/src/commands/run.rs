@@ -23,6 +23,10 @@ pub(crate) fn run(global: &Global, args: CaptureArgs, output: Output) -> Result<
         privilege::require_net_admin()?;
     }
     let paths = StatePaths::here()?.with_control(config.control.clone());
+    paths.check()?;
+    if let Some(warning) = paths.warning() {
+        tracing::warn!("{warning}");
+    }
     // The engine takes the lock; seen from here first, its holder's control socket is not even tried.
     if let Ok(Some(pid)) = InstanceLock::held_by(&paths) {
         return Err(StateError::AlreadyRunning { pid }.into());

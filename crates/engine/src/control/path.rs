@@ -29,7 +29,7 @@ pub struct StatePaths {
 impl StatePaths {
     /// The files for the network namespace of the calling thread.
     ///
-    /// The folder is `/run` where it can be written, else `$XDG_RUNTIME_DIR` if that is the user's own, else
+    /// The folder is `/run` where it can be written, else `$XDG_RUNTIME_DIR` if nobody but the user can write there, else
     /// `/tmp/oneway-UID`, which [`InstanceLock::acquire`](super::InstanceLock::acquire) makes. In `/run` the files
     /// of the machine's own namespace, that of process 1, are named `oneway.*`; everywhere else they bear the
     /// namespace's number: `oneway-4026532183.*`.
@@ -62,6 +62,26 @@ impl StatePaths {
     /// [`StateError::Folder`] and [`StateError::UnsafeFolder`].
     pub fn prepare(&self) -> Result<(), StateError> {
         self.lock.parent().map_or(Ok(()), os::prepare_folder)
+    }
+
+    /// Checks the same of a folder that is there. Before anything in it is believed.
+    ///
+    /// # Errors
+    /// [`StateError::Folder`] and [`StateError::UnsafeFolder`].
+    pub fn check(&self) -> Result<(), StateError> {
+        self.lock.parent().map_or(Ok(()), os::check_folder)
+    }
+
+    /// What the user should know of where the files are, if that is no place for them.
+    pub fn warning(&self) -> Option<String> {
+        let folder = self.lock.parent()?;
+        let why = os::instead_of_run(folder)?;
+        Some(format!(
+            "the files of this instance are in {folder:?}, as /run cannot be written ({why}): only the same user and root \
+             find it by `oneway status` and the like, and whatever clears /tmp takes the journal by which `oneway recover` \
+             undoes what a killed instance leaves, and the lock that keeps a second one away; make /run writable, or set \
+             XDG_RUNTIME_DIR"
+        ))
     }
 
     /// Removes the folder that [`StatePaths::prepare`] made, if it is empty.

@@ -191,7 +191,10 @@ impl Engine {
         }
         let limits =
             Limits::for_descriptors(raise_descriptor_limit(), config.capture.stack).with(&config.limits);
-        let selected = Selected::open(&StatePaths::here()?.journal.with_extension("selected"));
+        let paths = StatePaths::here()?;
+        // Whoever needs no lock has not looked yet who can write there.
+        paths.check()?;
+        let selected = Selected::open(&paths.journal.with_extension("selected"));
         select_again(&dispatch, &selected);
         // Names that are to be asked for in another namespace are asked for when there are sockets of it.
         let elsewhere = protection::is_elsewhere(config);
@@ -250,7 +253,7 @@ impl Engine {
             Ok(packets) => packets,
             Err(error) => return Err(host.undo_because(error)),
         };
-        let fake_ips = StatePaths::here()?.journal.with_extension("fake-ip");
+        let fake_ips = paths.journal.with_extension("fake-ip");
         // Nobody of a namespace apart is told of it.
         let answers = dns::answers_at(config, &addresses).filter(|_| captured_here);
         let captured = (families.as_slice(), config.capture.forwarded);

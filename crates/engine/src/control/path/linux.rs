@@ -55,11 +55,24 @@ fn folder() -> PathBuf {
     let uid = rustix::process::geteuid().as_raw();
     if let Some(folder) = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)
         && folder.is_absolute()
-        && fs::metadata(&folder).is_ok_and(|found| found.is_dir() && found.uid() == uid)
+        && fs::metadata(&folder).is_ok_and(|found| is_private(&found, uid))
     {
         return folder;
     }
     private_folder(uid)
+}
+
+/// Whether a folder is one that nobody but this user can write to.
+pub(super) fn is_private(found: &fs::Metadata, uid: u32) -> bool {
+    found.is_dir() && found.uid() == uid && found.mode() & 0o022 == 0
+}
+
+/// Why the files are not in `/run`, if `folder` is the one that is taken where nothing better is.
+pub(in crate::control) fn instead_of_run(folder: &Path) -> Option<io::Error> {
+    if folder != private_folder(rustix::process::geteuid().as_raw()) {
+        return None;
+    }
+    rustix::fs::access(RUN, Access::WRITE_OK | Access::EXEC_OK).err().map(io::Error::from)
 }
 
 fn private_folder(uid: u32) -> PathBuf {
@@ -101,6 +114,15 @@ pub(in crate::control) fn prepare_folder(folder: &Path) -> Result<(), StateError
     prepare_private(folder, uid)
 }
 
+/// Checks, if `folder` is the private one and there, that nobody else can write to it.
+pub(in crate::control) fn check_folder(folder: &Path) -> Result<(), StateError> {
+    let uid = rustix::process::geteuid().as_raw();
+    if folder != private_folder(uid) {
+        return Ok(());
+    }
+    check_private(folder, uid)
+}
+
 /// Removes the private folder if that is what `folder` is and it is empty.
 pub(in crate::control) fn tidy_folder(folder: &Path) {
     if folder == private_folder(rustix::process::geteuid().as_raw()) {
@@ -110,13 +132,21 @@ pub(in crate::control) fn tidy_folder(folder: &Path) {
 }
 
 pub(super) fn prepare_private(folder: &Path, uid: u32) -> Result<(), StateError> {
-    let failed = |source| StateError::Folder { path: folder.to_owned(), source };
     match DirBuilder::new().mode(0o700).create(folder) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed(e)),
-        _ => {}
+        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+            Err(StateError::Folder { path: folder.to_owned(), source })
+        }
+        _ => check_private(folder, uid),
     }
-    // In /tmp anybody may have made it first, also as a link to somewhere else.
-    let found = fs::symlink_metadata(folder).map_err(failed)?;
+}
+
+/// In /tmp anybody may have made it first, also as a link to somewhere else.
+pub(super) fn check_private(folder: &Path, uid: u32) -> Result<(), StateError> {
+    let found = match fs::symlink_metadata(folder) {
+        Ok(found) => found,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(StateError::Folder { path: folder.to_owned(), source }),
+    };
     let unsafe_because = |why| Err(StateError::UnsafeFolder { path: folder.to_owned(), why });
     if !found.is_dir() {
         return unsafe_because("it is no folder");

@@ -1,7 +1,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use super::os::prepare_private;
+use super::os::{check_private, is_private, prepare_private};
 use super::*;
 
 fn uid() -> u32 {
@@ -55,15 +55,19 @@ fn a_folder_that_others_can_write_is_refused() {
     symlink(&safe, &link).unwrap();
     let file = parent.path().join("file");
     fs::write(&file, "").unwrap();
+    check_private(&parent.path().join("nowhere"), uid()).unwrap();
+    check_private(&safe, uid()).unwrap();
     for (path, uid, why) in [
         (&open, uid(), "its mode is not 0700"),
         (&link, uid(), "it is no folder"),
         (&file, uid(), "it is no folder"),
         (&safe, uid() + 1, "it belongs to another user"),
     ] {
-        assert_eq!(
-            prepare_private(path, uid).unwrap_err().to_string(),
-            format!("the folder {path:?} is not safe: {why}; remove it or set XDG_RUNTIME_DIR")
-        );
+        let unsafe_because =
+            format!("the folder {path:?} is not safe: {why}; remove it or set XDG_RUNTIME_DIR");
+        assert_eq!(prepare_private(path, uid).unwrap_err().to_string(), unsafe_because);
+        assert_eq!(check_private(path, uid).unwrap_err().to_string(), unsafe_because);
     }
+    let whose = |path, uid| is_private(&fs::metadata(path).unwrap(), uid);
+    assert!(whose(&safe, uid()) && !whose(&safe, uid() + 1) && !whose(&open, uid()) && !whose(&file, uid()));
 }

@@ -18,6 +18,14 @@ pub(in crate::control) fn prepare_folder(_: &Path) -> Result<(), StateError> {
     Err(StateError::Unsupported)
 }
 
+pub(in crate::control) fn check_folder(_: &Path) -> Result<(), StateError> {
+    Err(StateError::Unsupported)
+}
+
+pub(in crate::control) fn instead_of_run(_: &Path) -> Option<io::Error> {
+    None
+}
+
 pub(in crate::control) fn tidy_folder(_: &Path) {}
 
 pub(in crate::control) fn open_private(_: &Path) -> io::Result<File> {
