@@ -230,7 +230,9 @@ pub fn a_shell_controls_it_as_any_job() -> TestResult {
     // A line that is typed while the shell still changes the terminal's mode may wait for the next one.
     let answered = (1..20).any(|sent| step("again\n", sent + 1, "again\r\n").is_ok());
     assert!(answered, "{}", text());
-    step("\x03", 3, PROMPT)?;
+    // So may an interrupt, on a machine that is busy with something else.
+    let interrupted = (0..3).any(|_| step("\x03", 3, PROMPT).is_ok());
+    assert!(interrupted, "{}", text());
     step("echo code=$?\n", 1, "code=130\r\n")?;
     step("", 4, PROMPT)?;
     // A loop in the shell ends with the interrupt of what it runs.
