@@ -132,7 +132,6 @@ impl UdpPath {
             Self::Socks5(path) => path.try_send_to(payload, dst),
             Self::Tunnelled(path) => path.try_send_to(payload, dst),
         }
-        .map_err(or_dropped)
     }
 
     /// Keeps a datagram that could not be sent because the association with the relay is lost, until there is another one,
@@ -154,14 +153,8 @@ impl UdpPath {
     /// did: as of [`Self::try_send_to`].
     pub fn try_send_segments(&self, payload: &[u8], size: usize, dst: &Target) -> (usize, io::Result<()>) {
         match self {
-            Self::Direct(path) if path.takes_segments() => {
-                let (sent, result) = path.try_send_segments(payload, size, dst);
-                return (sent, result.map_err(or_dropped));
-            }
-            Self::Socks5(path) if path.takes_segments() => {
-                let (sent, result) = path.try_send_segments(payload, size, dst);
-                return (sent, result.map_err(or_dropped));
-            }
+            Self::Direct(path) if path.takes_segments() => return path.try_send_segments(payload, size, dst),
+            Self::Socks5(path) if path.takes_segments() => return path.try_send_segments(payload, size, dst),
             _ => {}
         }
         let mut sent = 0;
@@ -227,15 +220,6 @@ impl UdpPath {
     }
 }
 
-/// The device's queue is full. The kernel tells a socket with `IP_RECVERR` alone (ip(7)), and what the socket carries is
-/// another program's, which has not asked to be told.
-const ENOBUFS: i32 = 105;
-
-/// What sending failed by, or that the datagram was dropped on the way.
-fn or_dropped(error: io::Error) -> io::Error {
-    if error.raw_os_error() == Some(ENOBUFS) { io::ErrorKind::WouldBlock.into() } else { error }
-}
-
 /// How often a call is repeated because an ICMP error about an earlier datagram stood in its way.
 const RETRIES: usize = 4;
 
@@ -255,6 +239,15 @@ const OF_ICMP: [i32; 10] = [
     113, // EHOSTUNREACH: host unreachable, time exceeded
 ];
 
+/// The device's queue is full; of the same numbers. The kernel tells a socket with `IP_RECVERR` alone (ip(7)), and what the socket
+/// carries is another program's, which has not asked to be told.
+const ENOBUFS: i32 = 105;
+
+/// What a call failed by, or that the datagram was dropped on the way.
+fn or_dropped(error: io::Error) -> io::Error {
+    if error.raw_os_error() == Some(ENOBUFS) { io::ErrorKind::WouldBlock.into() } else { error }
+}
+
 /// Whether the error may be about a datagram sent earlier: with `IP_RECVERR` the kernel reports each ICMP error
 /// once by the next call on the socket, whatever that call is for, and queues it besides (ip(7)).
 fn may_be_earlier(error: &io::Error) -> bool {
@@ -268,10 +261,10 @@ fn past_earlier_errors<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result
     for _ in 0..RETRIES {
         match call() {
             Err(error) if may_be_earlier(&error) || error.kind() == io::ErrorKind::Interrupted => {}
-            done => return done,
+            done => return done.map_err(or_dropped),
         }
     }
-    call()
+    call().map_err(or_dropped)
 }
 
 /// The same for receiving, which sends nothing whose error this could be: however many errors come while it is repeated,

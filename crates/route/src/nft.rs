@@ -82,8 +82,6 @@ pub(crate) enum Expr {
     CtStateNew,
     /// No error about another packet.
     CtStateNotRelated,
-    Tcp,
-    TcpNot,
     /// The first segment of whoever connects.
     TcpBegins,
     TcpWithoutSyn,
@@ -106,6 +104,7 @@ pub(crate) enum Expr {
     Redirect(u16),
     /// A protocol above IP.
     Protocol(u8),
+    ProtocolNot(u8),
     /// Hands it to a transparent socket at this port of loopback.
     Tproxy(Family, u16),
 }
@@ -191,13 +190,13 @@ impl NftTable {
             rule
         };
         output.push(stranger(&[Expr::TcpBegins]));
-        output.push(stranger(&[Expr::TcpNot, Expr::CtStateNotRelated]));
+        output.push(stranger(&[Expr::ProtocolNot(TCP), Expr::CtStateNotRelated]));
         // What this host sends in the direction of answers belongs to a connection begun elsewhere, even if that was
         // before the first chain could mark it. Of datagrams it may be one begun by the device: somebody to whom a
         // program has sent nothing yet, and the program's answer is to be captured. The next datagram from
         // elsewhere marks those that are older than the table.
         output.push(vec![
-            Expr::Tcp,
+            Expr::Protocol(TCP),
             Expr::CtDirection(Direction::Reply),
             Expr::OifNameNot(lo()),
             Expr::MetaMarkAdd(mark),
@@ -235,9 +234,7 @@ impl Display for Expr {
             Self::MetaMarkRemove(Mark(m)) => write!(f, "meta mark set meta mark & 0x{:08x}", !m),
             Self::CtStateNew => f.write_str("ct state new"),
             Self::CtStateNotRelated => f.write_str("ct state ! related"),
-            Self::TcpNot => f.write_str("meta l4proto != tcp"),
             Self::TcpBegins => f.write_str("tcp flags syn / fin,syn,rst,ack"),
-            Self::Tcp => f.write_str("meta l4proto tcp"),
             Self::TcpWithoutSyn => f.write_str("tcp flags ! syn"),
             Self::TcpSport(port) => write!(f, "tcp sport {port}"),
             Self::Cgroup(group) => write!(f, "socket cgroupv2 level {} {:?}", group.level, group.path),
@@ -264,6 +261,8 @@ impl Display for Expr {
             Self::Protocol(TCP) => f.write_str("meta l4proto tcp"),
             Self::Protocol(UDP) => f.write_str("meta l4proto udp"),
             Self::Protocol(number) => write!(f, "meta l4proto {number}"),
+            Self::ProtocolNot(TCP) => f.write_str("meta l4proto != tcp"),
+            Self::ProtocolNot(number) => write!(f, "meta l4proto != {number}"),
             Self::Tproxy(Family::V4, port) => write!(f, "tproxy ip to 127.0.0.1:{port}"),
             Self::Tproxy(Family::V6, port) => write!(f, "tproxy ip6 to [::1]:{port}"),
         }

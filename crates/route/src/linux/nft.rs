@@ -18,7 +18,7 @@ use crate::cgroup::Cgroup;
 use crate::error::RouteError;
 use crate::host::{NftSupport, NftTableId};
 use crate::id::{Family, Mark};
-use crate::nft::{Chain, Expr, Inbound, NftTable};
+use crate::nft::{Chain, Expr, Inbound, NftTable, TCP};
 
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
@@ -346,38 +346,17 @@ impl Bytes {
                 self.compare(NEQ, &[0; 4]);
             }
             Expr::TcpSport(port) => {
-                self.load("meta", META_L4PROTO);
-                self.compare(EQ, &[IPPROTO_TCP]);
+                self.protocol(EQ, TCP);
                 self.transport(0, 2);
                 self.compare(EQ, &port.to_be_bytes());
-            }
-            Expr::Tcp => {
-                self.load("meta", META_L4PROTO);
-                self.compare(EQ, &[IPPROTO_TCP]);
             }
             Expr::CtStateNotRelated => {
                 self.load("ct", CT_STATE);
                 self.bitwise(&CT_STATE_RELATED.to_ne_bytes(), &[0; 4]);
                 self.compare(EQ, &[0; 4]);
             }
-            Expr::TcpNot => {
-                self.load("meta", META_L4PROTO);
-                self.compare(NEQ, &[IPPROTO_TCP]);
-            }
-            Expr::TcpBegins => {
-                self.load("meta", META_L4PROTO);
-                self.compare(EQ, &[IPPROTO_TCP]);
-                self.transport(TCP_FLAGS_AT, 1);
-                self.bitwise(&[TCP_FIN_SYN_RST_ACK], &[0]);
-                self.compare(EQ, &[TCP_SYN]);
-            }
-            Expr::TcpWithoutSyn => {
-                self.load("meta", META_L4PROTO);
-                self.compare(EQ, &[IPPROTO_TCP]);
-                self.transport(TCP_FLAGS_AT, 1);
-                self.bitwise(&[TCP_SYN], &[0]);
-                self.compare(EQ, &[0]);
-            }
+            Expr::TcpBegins => self.tcp_flags(TCP_FIN_SYN_RST_ACK, TCP_SYN),
+            Expr::TcpWithoutSyn => self.tcp_flags(TCP_SYN, 0),
             Expr::Cgroup(group) => {
                 // NFTA_SOCKET_KEY, NFTA_SOCKET_DREG, NFTA_SOCKET_LEVEL.
                 self.expression("socket", |b| {
@@ -407,8 +386,7 @@ impl Bytes {
                 }
             }
             Expr::Dport(protocol, port) => {
-                self.load("meta", META_L4PROTO);
-                self.compare(EQ, &[*protocol]);
+                self.protocol(EQ, *protocol);
                 self.transport(2, 2);
                 self.compare(EQ, &port.to_be_bytes());
             }
@@ -420,10 +398,8 @@ impl Bytes {
             Expr::Reject => self.reject(NFT_REJECT_ICMPX_UNREACH, NFT_REJECT_ICMPX_ADMIN_PROHIBITED),
             Expr::Reset => self.reject(NFT_REJECT_TCP_RST, 0),
             Expr::Redirect(port) => self.redirect(*port),
-            Expr::Protocol(number) => {
-                self.load("meta", META_L4PROTO);
-                self.compare(EQ, &[*number]);
-            }
+            Expr::Protocol(number) => self.protocol(EQ, *number),
+            Expr::ProtocolNot(number) => self.protocol(NEQ, *number),
             Expr::Tproxy(family, port) => self.tproxy(*family, *port),
             Expr::MetaMarkHas(mark) => self.has("meta", META_MARK, *mark),
             Expr::CtMarkHas(mark) => self.has("ct", CT_MARK, *mark),
@@ -470,6 +446,19 @@ impl Bytes {
             b.be32(3, offset);
             b.be32(4, length);
         });
+    }
+
+    fn protocol(&mut self, operator: u32, number: u8) {
+        self.load("meta", META_L4PROTO);
+        self.compare(operator, &[number]);
+    }
+
+    /// Of the flags of `mask`, those of `set` and no others are set.
+    fn tcp_flags(&mut self, mask: u8, set: u8) {
+        self.protocol(0, TCP);
+        self.transport(TCP_FLAGS_AT, 1);
+        self.bitwise(&[mask], &[0]);
+        self.compare(0, &[set]);
     }
 
     fn family(&mut self, family: Family) {
@@ -589,7 +578,7 @@ const CT_MARK: u32 = 3;
 const CT_SREG: u16 = 4;
 /// `enum nft_socket_keys`
 const SOCKET_CGROUPV2: u32 = 3;
-/// `NF_CT_STATE_BIT(IP_CT_NEW)`
+/// `NF_CT_STATE_BIT` of `IP_CT_RELATED` and of `IP_CT_NEW`
 const CT_STATE_RELATED: u32 = 4;
 const CT_STATE_NEW: u32 = 8;
 const NFPROTO_IPV4: u8 = 2;
@@ -598,7 +587,6 @@ const NFPROTO_IPV6: u8 = 10;
 const NFT_REJECT_TCP_RST: u32 = 1;
 const NFT_REJECT_ICMPX_UNREACH: u32 = 2;
 const NFT_REJECT_ICMPX_ADMIN_PROHIBITED: u8 = 3;
-const IPPROTO_TCP: u8 = 6;
 /// RFC 9293 section 3.1.
 const TCP_FLAGS_AT: u32 = 13;
 const TCP_SYN: u8 = 2;

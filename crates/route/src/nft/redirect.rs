@@ -8,7 +8,7 @@ use std::fmt::{self, Display};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Chain, Expr, HookPriority, display};
+use super::{Chain, Expr, HookPriority, TCP, display};
 use crate::id::Mark;
 
 /// The table, of family `inet`.
@@ -29,7 +29,7 @@ impl RedirectTable {
     pub(crate) fn chains(&self) -> Vec<Chain> {
         let redirect = vec![
             Expr::OifName(self.tun.clone()),
-            Expr::Tcp,
+            Expr::Protocol(TCP),
             Expr::MetaMarkIs(Mark(0), self.mark.0),
             Expr::Redirect(self.port),
         ];

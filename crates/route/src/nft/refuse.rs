@@ -96,7 +96,7 @@ impl RefuseTable {
         rules.extend(self.direct.iter().flat_map(|net| to(*net).map(accept)));
         for net in &self.captured {
             // A reset: of ICMP a program learns with the next SYN only, as its socket is busy with this one.
-            rules.extend(to(*net).map(|net| vec![net, Expr::Tcp, Expr::Reset]));
+            rules.extend(to(*net).map(|net| vec![net, Expr::Protocol(TCP), Expr::Reset]));
             rules.extend(to(*net).map(|net| vec![net, Expr::Reject]));
         }
         let forward = self.forwarded.then(|| Chain::filter("forward", rules.clone()));
