@@ -6,14 +6,14 @@
 use std::error::Error;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use oneway_lab::Topology;
 use oneway_lab::program::Program;
 use oneway_lab::servers::origin::{Origin, port};
-use oneway_lab::topology::Simple;
+use oneway_lab::topology::address;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The program, unless PROGRAM in the environment names another build of it.
@@ -26,8 +26,8 @@ const THREADS: usize = 32;
 /// Addresses of each family that are connected to: where half of the local ports are taken towards one, the kernel looks through
 /// all of them for each that is still free (`__inet_hash_connect` in net/ipv4/inet_hashtables.c).
 const ORIGINS: usize = 8;
-/// How long connections are made and closed beside those that stay.
-const BESIDE: Duration = Duration::from_secs(3);
+/// Connections that are made and closed beside those that stay.
+const BESIDE: usize = 5_000;
 /// Every so many of those that stay must still carry a byte in the end.
 const ASKED: usize = 50;
 /// Descriptors that a process needs besides those of connections.
@@ -105,7 +105,11 @@ fn one(program: &str, count: usize) -> Result<Found, Box<dyn Error>> {
             format!("{count} connections are held, and the program has {more} descriptors more").into()
         );
     }
-    let beside = beside(&lab)?;
+    let load = lab.host.client().tcp_load(address::ORIGIN.v4_port(port::ECHO), BESIDE, THREADS, 1)?;
+    if load.failed > 0 {
+        return Err(format!("{} of {BESIDE} connections beside them failed", load.failed).into());
+    }
+    let beside = load.completed as f64 / load.took.as_secs_f64();
     // It asks some of its connections for a byte each before it ends.
     let (status, _) = held.stop(Duration::from_secs(600))?;
     if !status.success() {
@@ -165,29 +169,4 @@ fn hold(count: usize) -> Result<(), Box<dyn Error>> {
     runtime.block_on(end.recv());
     streams.iter_mut().step_by(ASKED).try_for_each(again)?;
     Ok(())
-}
-
-/// Connections a second that are made and closed.
-fn beside(lab: &Simple) -> Result<f64, Box<dyn Error>> {
-    let (count, begin) = (AtomicU64::new(0), Instant::now());
-    let ended = thread::scope(|scope| {
-        let again = || {
-            lab.host.run(|| {
-                for n in 0.. {
-                    if begin.elapsed() >= BESIDE {
-                        break;
-                    }
-                    exchange(n)?;
-                    count.fetch_add(1, Ordering::Relaxed);
-                }
-                Ok::<(), std::io::Error>(())
-            })
-        };
-        let running: Vec<_> = (0..THREADS).map(|_| scope.spawn(again)).collect();
-        running.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
-    });
-    for end in ended {
-        end.map_err(|_| "a thread panicked")???;
-    }
-    Ok(count.load(Ordering::Relaxed) as f64 / begin.elapsed().as_secs_f64())
 }
