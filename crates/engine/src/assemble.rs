@@ -152,6 +152,8 @@ pub(crate) fn request(config: &Config, protect: route::Protect) -> route::Reques
         exclude_cgroups: Vec::new(),
         forwarded: config.capture.forwarded,
         mark: config.egress.mark.map(|mark| route::Mark(mark.get())),
+        // The host's state decides, and the plan of before.
+        track: false,
         interface: config.egress.interface.as_ref().map(|name| name.as_str().to_owned()),
         protect,
         root: false,

@@ -30,6 +30,9 @@ pub struct Snapshot {
     /// The switches that matter here, by path below `/proc/sys` (`net/ipv4/conf/all/rp_filter`).
     /// What this kernel does not have is not there.
     pub sysctls: BTreeMap<String, String>,
+    /// Whether switches may be set: a container's may be read-only.
+    #[serde(default)]
+    pub switches: bool,
     /// What nftables can do here.
     pub nft: NftSupport,
     /// The nftables tables.

@@ -61,7 +61,7 @@ pub use model::{
     rule_words,
 };
 pub use monitor::{Changes, Monitor, Waker};
-pub use nft::{Inbound, Leaving, NftTable, RedirectTable, RefuseTable, TproxyTable};
+pub use nft::{Inbound, Leaving, Memory, NftTable, RedirectTable, RefuseTable, TproxyTable};
 pub use plan::{
     Divert, Phase, Plan, PlanError, Protect, Request, Sources, Step, Uplink, Uplinks, collisions,
     find_uplinks, find_uplinks_unguarded, never_captured, plan, plan_again,

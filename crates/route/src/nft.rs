@@ -3,8 +3,10 @@
 //!
 //! What the first is for: a connection that began on an uplink (an SSH session, a DNAT to a container) is
 //! answered by the host, and the answers must not be captured; and a strict `rp_filter` must see our
-//! mark on the replies to our own sockets, or it drops them.
+//! mark on the replies to our own sockets, or it drops them. Connection tracking remembers which connections those are,
+//! or, where that is enough, sockets and sets do ([`answers`]).
 
+mod answers;
 mod redirect;
 mod refuse;
 mod tproxy;
@@ -17,11 +19,16 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::Cgroup;
 use crate::id::{Family, Mark};
 
+pub(crate) use answers::{Began, Carried, Peers};
 pub use redirect::RedirectTable;
 pub(crate) use refuse::DNS;
 pub use refuse::{Leaving, RefuseTable};
 pub use tproxy::TproxyTable;
 
+/// `IPPROTO_ICMP`
+pub(crate) const ICMP: u8 = 1;
+/// `IPPROTO_ICMPV6`
+pub(crate) const ICMPV6: u8 = 58;
 /// `IPPROTO_TCP`
 pub(crate) const TCP: u8 = 6;
 /// `IPPROTO_UDP`
@@ -38,6 +45,9 @@ pub struct NftTable {
     pub tun: String,
     /// Where connections begin that are to be answered past the capture device.
     pub inbound: Inbound,
+    /// What remembers them.
+    #[serde(default)]
+    pub memory: Memory,
     /// The TCP ports that others are connected to since before this table: if such a connection is first seen
     /// when this host speaks, connection tracking takes it for one that this host began.
     pub serving: Vec<u16>,
@@ -57,6 +67,18 @@ pub enum Inbound {
     Anywhere,
     /// Those of these devices, the uplinks: traffic that comes in elsewhere is to be captured.
     On(Vec<String>),
+}
+
+/// What remembers which packets are answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Memory {
+    /// Connection tracking: whatever the rest of the table asks for.
+    #[default]
+    Tracking,
+    /// Accepted sockets by their mark, and sets ([`answers`]): with [`Inbound::Anywhere`], our mark on our own sockets, and
+    /// nothing excluded.
+    Sockets,
 }
 
 /// A direction of a connection (`enum ip_conntrack_dir`).
@@ -85,11 +107,20 @@ pub(crate) enum Expr {
     /// The first segment of whoever connects.
     TcpBegins,
     TcpWithoutSyn,
+    /// The second segment, of whoever is connected to.
+    TcpAgrees,
     TcpSport(u16),
     Cgroup(Cgroup),
     OifName(String),
     /// A mark under a mask.
     MetaMarkIs(Mark, u32),
+    MetaMarkIsNot(Mark),
+    /// The mark, under a mask, of the socket that a packet is for; there is one.
+    SocketMarkIs(Mark, u32),
+    /// The other end is in a set; `true` as a packet comes in, `false` as one leaves.
+    Known(Peers, bool),
+    /// Puts the other end into a set, or renews it there; likewise.
+    Remember(Peers, bool),
     Uid(u32),
     Family(Family),
     Daddr(IpNet),
@@ -127,6 +158,8 @@ pub(crate) enum HookPriority {
     /// One behind that, for what looks at marks that are set there.
     BehindMangle = -149,
     DstNat = -100,
+    /// One behind that, for what looks at where packets really go.
+    BehindDstNat = -99,
     Filter = 0,
 }
 
@@ -137,8 +170,23 @@ impl Chain {
 }
 
 impl NftTable {
+    /// Its sets.
+    pub(crate) fn sets(&self) -> Vec<Peers> {
+        match self.memory {
+            Memory::Tracking => Vec::new(),
+            Memory::Sockets => Peers::all().collect(),
+        }
+    }
+
     /// Its chains: `prerouting`, `output`.
     pub(crate) fn chains(&self) -> Vec<Chain> {
+        match self.memory {
+            Memory::Tracking => self.tracking(),
+            Memory::Sockets => answers::chains(self),
+        }
+    }
+
+    fn tracking(&self) -> Vec<Chain> {
         let mark = self.mark;
         let tun = || self.tun.clone();
         let lo = || "lo".to_owned();
@@ -236,6 +284,7 @@ impl Display for Expr {
             Self::CtStateNotRelated => f.write_str("ct state ! related"),
             Self::TcpBegins => f.write_str("tcp flags syn / fin,syn,rst,ack"),
             Self::TcpWithoutSyn => f.write_str("tcp flags ! syn"),
+            Self::TcpAgrees => f.write_str("tcp flags syn,ack / syn,ack"),
             Self::TcpSport(port) => write!(f, "tcp sport {port}"),
             Self::Cgroup(group) => write!(f, "socket cgroupv2 level {} {:?}", group.level, group.path),
             Self::CtMarkAdd(Mark(m)) => write!(f, "ct mark set ct mark | 0x{m:08x}"),
@@ -245,6 +294,15 @@ impl Display for Expr {
             Self::MetaMarkIs(Mark(m), u32::MAX) => write!(f, "meta mark {m:#010x}"),
             Self::MetaMarkIs(Mark(m), mask) => {
                 write!(f, "meta mark & 0x{mask:08x} == 0x{:08x}", m & mask)
+            }
+            Self::MetaMarkIsNot(Mark(m)) => write!(f, "meta mark != {m:#010x}"),
+            Self::SocketMarkIs(Mark(m), mask) => {
+                write!(f, "socket mark & 0x{mask:08x} == 0x{:08x}", m & mask)
+            }
+            Self::Known(peers, entering) => write!(f, "{} @{}", peers.key(*entering), peers.name()),
+            Self::Remember(peers, entering) => {
+                let kept = answers::Kept(peers.kept(*entering));
+                write!(f, "update @{} {{ {} timeout {kept} }}", peers.name(), peers.key(*entering))
             }
             Self::Uid(uid) => write!(f, "meta skuid {uid}"),
             Self::Family(Family::V4) => f.write_str("meta nfproto ipv4"),
@@ -260,6 +318,8 @@ impl Display for Expr {
             Self::Redirect(port) => write!(f, "redirect to :{port}"),
             Self::Protocol(TCP) => f.write_str("meta l4proto tcp"),
             Self::Protocol(UDP) => f.write_str("meta l4proto udp"),
+            Self::Protocol(ICMP) => f.write_str("meta l4proto icmp"),
+            Self::Protocol(ICMPV6) => f.write_str("meta l4proto ipv6-icmp"),
             Self::Protocol(number) => write!(f, "meta l4proto {number}"),
             Self::ProtocolNot(TCP) => f.write_str("meta l4proto != tcp"),
             Self::ProtocolNot(number) => write!(f, "meta l4proto != {number}"),
@@ -275,6 +335,7 @@ impl Display for HookPriority {
             Self::Mangle => "mangle",
             Self::BehindMangle => "-149",
             Self::DstNat => "-100",
+            Self::BehindDstNat => "dstnat + 1",
             Self::Filter => "filter",
         })
     }
@@ -282,13 +343,18 @@ impl Display for HookPriority {
 
 impl Display for NftTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        display(&self.name, &self.chains(), f)
+        display_with(&self.name, &self.sets(), &self.chains(), f)
     }
 }
 
 /// A table in the words of `nft`.
 fn display(name: &str, chains: &[Chain], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    display_with(name, &[], chains, f)
+}
+
+fn display_with(name: &str, sets: &[Peers], chains: &[Chain], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(f, "nft table inet {name} {{")?;
+    sets.iter().try_for_each(|set| write!(f, "{set}"))?;
     for Chain { name, kind, priority, rules } in chains {
         writeln!(f, "    chain {name} {{")?;
         writeln!(f, "        type {kind} hook {name} priority {priority}; policy accept;")?;

@@ -6,6 +6,7 @@
 
 mod addresses;
 mod again;
+mod answers;
 mod capture;
 pub(crate) mod choose;
 mod congestion;
@@ -132,6 +133,10 @@ pub struct Request {
     pub forwarded: bool,
     /// The bit of packet marks that is ours; `None` chooses a free one.
     pub mark: Option<Mark>,
+    /// Whether connection tracking is to remember who began a connection, also where sockets would do
+    /// ([`Memory`](crate::Memory)).
+    #[serde(default)]
+    pub track: bool,
     /// The uplink, pinned; `None` follows the host's choice.
     pub interface: Option<String>,
     /// How our own sockets are kept out.
@@ -179,6 +184,7 @@ impl Default for Request {
             exclude_cgroups: Vec::new(),
             forwarded: false,
             mark: None,
+            track: false,
             interface: None,
             protect: Protect::Mark,
             root: false,

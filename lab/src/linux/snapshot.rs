@@ -310,7 +310,8 @@ fn nft_object(name: &str, raw: &Raw) -> Option<String> {
         "table" => describe(&mut out, rest, TABLE, &[]),
         // A chain's counters (8) run.
         "chain" => describe(&mut out, rest, CHAIN, &[8]),
-        "set" => describe(&mut out, rest, SET, &[]),
+        // How many elements it has (`NFTA_SET_COUNT`) goes up and down.
+        "set" => describe(&mut out, rest, SET, &[20]),
         _ => {
             describe(&mut out, rest, RULE, &[4]);
             let expressions =

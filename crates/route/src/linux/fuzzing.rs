@@ -9,7 +9,7 @@ use crate::host::Snapshot;
 use crate::id::{Family, Mark};
 use crate::model::{Packet, classes, decide, foreign_ways, planned};
 use crate::monitor::Changes;
-use crate::nft::{Inbound, NftTable};
+use crate::nft::{Inbound, Memory, NftTable};
 use crate::plan::{Request, plan};
 use crate::query::RouteQuery;
 
@@ -72,6 +72,7 @@ pub fn nftables(datagram: &[u8]) -> bool {
         mark: Mark(1 << 28),
         tun: "oneway0".into(),
         inbound: Inbound::Anywhere,
+        memory: Memory::Sockets,
         mark_bypassing: false,
         serving: Vec::new(),
         excluded: Vec::new(),
@@ -83,6 +84,7 @@ pub fn nftables(datagram: &[u8]) -> bool {
 pub fn sockets(message: &[u8]) {
     let [family, rest @ ..] = message else { return };
     let _ = serving::port(*family, rest);
+    let _ = serving::connection(*family, rest);
     let _ = listener::uid(&Message { kind: 0, payload: rest }, b"oneway/route");
     assert!(attributes(rest).count() <= rest.len() / 4);
 }

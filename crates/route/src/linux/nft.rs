@@ -4,6 +4,7 @@
 //! mark, or none. A batch without an end mark is checked and thrown away, which makes it a question.
 
 mod intact;
+mod sets;
 
 #[cfg(feature = "fuzzing")]
 pub(crate) use intact::look;
@@ -14,11 +15,12 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use super::netlink::{Message, Netlink, acknowledgement, attributes, decode};
+use super::serving;
 use crate::cgroup::Cgroup;
 use crate::error::RouteError;
 use crate::host::{NftSupport, NftTableId};
 use crate::id::{Family, Mark};
-use crate::nft::{Chain, Expr, Inbound, NftTable, TCP};
+use crate::nft::{Began, Carried, Chain, Expr, Inbound, Memory, NftTable, Peers, TCP};
 
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
@@ -36,6 +38,8 @@ const NFT_MSG_GETTABLE: u16 = 1;
 const NFT_MSG_DELTABLE: u16 = 2;
 const NFT_MSG_NEWCHAIN: u16 = 3;
 const NFT_MSG_NEWRULE: u16 = 6;
+const NFT_MSG_NEWSET: u16 = 9;
+const NFT_MSG_NEWSETELEM: u16 = 12;
 
 const NFPROTO_UNSPEC: u8 = 0;
 const NFPROTO_INET: u8 = 1;
@@ -56,7 +60,7 @@ const ENOENT: i32 = 2;
 const TAG: &[u8] = b"\x00\x07oneway\x00";
 
 /// Makes a table; an older one of ours by that name goes in the same transaction.
-pub(super) fn make(name: &str, chains: &[Chain]) -> Result<(), RouteError> {
+pub(super) fn make(name: &str, sets: &[Peers], chains: &[Chain]) -> Result<(), RouteError> {
     let what = format!("make nftables table inet {name}");
     let mut batch = Batch::new(Netlink::netfilter()?);
     // Asked first, because there is no "delete if there" before Linux 6.3 (NFT_MSG_DESTROYTABLE).
@@ -64,8 +68,22 @@ pub(super) fn make(name: &str, chains: &[Chain]) -> Result<(), RouteError> {
     if replace {
         batch.message(NFT_MSG_DELTABLE, 0, |b| b.string(1, name));
     }
-    batch.table(name, chains, 0);
+    batch.table(name, sets, chains, 0);
     batch.send(&what, true)
+}
+
+/// Makes a table, and puts those into its sets who are connected to this host already, and whom this host's sockets are
+/// connected to.
+pub(super) fn make_answering(table: &NftTable) -> Result<(), RouteError> {
+    make(&table.name, &table.sets(), &table.chains())?;
+    if table.memory == Memory::Tracking {
+        return Ok(());
+    }
+    // Asked when the table is there: who comes from now on needs no look.
+    if !table.serving.is_empty() {
+        sets::fill(&table.name, Peers::both(Began::There, Carried::Tcp), &serving::served()?)?;
+    }
+    sets::fill(&table.name, Peers::both(Began::Here, Carried::Udp), &serving::asked()?)
 }
 
 /// Removes a table that carries our tag.
@@ -129,14 +147,20 @@ pub(super) fn support() -> Result<NftSupport, RouteError> {
         mark: Mark(1),
         tun: "oneway".into(),
         inbound: Inbound::Anywhere,
+        memory: Memory::Tracking,
         mark_bypassing: false,
         serving: vec![22],
         excluded: vec![any],
     };
+    let answering =
+        NftTable { name: format!("{}-sets", table.name), memory: Memory::Sockets, ..table.clone() };
     for found in [NftSupport::Full, NftSupport::NoCgroups] {
         let Ok(netlink) = Netlink::netfilter() else { break };
         let mut batch = Batch::new(netlink);
-        batch.table(&table.name, &table.chains(), NFT_TABLE_F_DORMANT);
+        batch.table(&table.name, &[], &table.chains(), NFT_TABLE_F_DORMANT);
+        if found == NftSupport::Full {
+            batch.table(&answering.name, &answering.sets(), &answering.chains(), NFT_TABLE_F_DORMANT);
+        }
         match batch.send("ask what nftables can do", false) {
             Ok(()) => return Ok(found),
             Err(e) if e.raw_os_error() == Some(EPERM) => return Ok(NftSupport::Unknown),
@@ -185,12 +209,18 @@ impl Batch {
         self.bytes.message(nft(kind), NLM_F_REQUEST | flags, self.last, NFPROTO_INET, 0, body);
     }
 
-    fn table(&mut self, name: &str, chains: &[Chain], flags: u32) {
+    fn table(&mut self, name: &str, sets: &[Peers], chains: &[Chain], flags: u32) {
         self.message(NFT_MSG_NEWTABLE, NLM_F_CREATE | NLM_F_EXCL, |b| {
             b.string(1, name);
             b.be32(2, flags);
             b.attribute(6, TAG);
         });
+        for (number, set) in (1..).zip(sets) {
+            self.message(NFT_MSG_NEWSET, NLM_F_CREATE | NLM_F_EXCL, |b| {
+                b.string(1, name);
+                b.set(*set, number);
+            });
+        }
         for chain in chains {
             self.message(NFT_MSG_NEWCHAIN, NLM_F_CREATE | NLM_F_EXCL, |b| {
                 b.string(1, name);
@@ -357,6 +387,7 @@ impl Bytes {
             }
             Expr::TcpBegins => self.tcp_flags(TCP_FIN_SYN_RST_ACK, TCP_SYN),
             Expr::TcpWithoutSyn => self.tcp_flags(TCP_SYN, 0),
+            Expr::TcpAgrees => self.tcp_flags(TCP_SYN_ACK, TCP_SYN_ACK),
             Expr::Cgroup(group) => {
                 // NFTA_SOCKET_KEY, NFTA_SOCKET_DREG, NFTA_SOCKET_LEVEL.
                 self.expression("socket", |b| {
@@ -372,6 +403,21 @@ impl Bytes {
                 self.bitwise(&mask.to_ne_bytes(), &[0; 4]);
                 self.compare(EQ, &(mark & mask).to_ne_bytes());
             }
+            Expr::MetaMarkIsNot(Mark(mark)) => {
+                self.load("meta", META_MARK);
+                self.compare(NEQ, &mark.to_ne_bytes());
+            }
+            Expr::SocketMarkIs(Mark(mark), mask) => {
+                // NFTA_SOCKET_KEY, NFTA_SOCKET_DREG.
+                self.expression("socket", |b| {
+                    b.be32(1, SOCKET_MARK);
+                    b.be32(2, NFT_REG_1);
+                });
+                self.bitwise(&mask.to_ne_bytes(), &[0; 4]);
+                self.compare(EQ, &(mark & mask).to_ne_bytes());
+            }
+            Expr::Known(peers, entering) => self.look_up(*peers, *entering),
+            Expr::Remember(peers, entering) => self.put_in(*peers, *entering),
             Expr::Uid(uid) => {
                 self.load("meta", META_SKUID);
                 self.compare(EQ, &uid.to_ne_bytes());
@@ -439,10 +485,13 @@ impl Bytes {
 
     /// Loads bytes of the transport header.
     fn transport(&mut self, offset: u32, length: u32) {
-        const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
+        self.payload(NFT_REG_1, NFT_PAYLOAD_TRANSPORT_HEADER, offset, length);
+    }
+
+    fn payload(&mut self, register: u32, base: u32, offset: u32, length: u32) {
         self.expression("payload", |b| {
-            b.be32(1, NFT_REG_1);
-            b.be32(2, NFT_PAYLOAD_TRANSPORT_HEADER);
+            b.be32(1, register);
+            b.be32(2, base);
             b.be32(3, offset);
             b.be32(4, length);
         });
@@ -472,13 +521,7 @@ impl Bytes {
 
     /// Compares the destination in the network header.
     fn destination(&mut self, offset: u32, net: &[u8], mask: &[u8]) {
-        const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
-        self.expression("payload", |b| {
-            b.be32(1, NFT_REG_1);
-            b.be32(2, NFT_PAYLOAD_NETWORK_HEADER);
-            b.be32(3, offset);
-            b.be32(4, net.len() as u32);
-        });
+        self.payload(NFT_REG_1, NFT_PAYLOAD_NETWORK_HEADER, offset, net.len() as u32);
         if mask.iter().any(|byte| *byte != 0xff) {
             self.bitwise(mask, &vec![0; mask.len()]);
         }
@@ -577,7 +620,11 @@ const CT_DIRECTION: u32 = 1;
 const CT_MARK: u32 = 3;
 const CT_SREG: u16 = 4;
 /// `enum nft_socket_keys`
+const SOCKET_MARK: u32 = 1;
 const SOCKET_CGROUPV2: u32 = 3;
+/// `enum nft_payload_bases`
+const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
+const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
 /// `NF_CT_STATE_BIT` of `IP_CT_RELATED` and of `IP_CT_NEW`
 const CT_STATE_RELATED: u32 = 4;
 const CT_STATE_NEW: u32 = 8;
@@ -590,4 +637,5 @@ const NFT_REJECT_ICMPX_ADMIN_PROHIBITED: u8 = 3;
 /// RFC 9293 section 3.1.
 const TCP_FLAGS_AT: u32 = 13;
 const TCP_SYN: u8 = 2;
+const TCP_SYN_ACK: u8 = 0x12;
 const TCP_FIN_SYN_RST_ACK: u8 = 0x17;

@@ -29,6 +29,7 @@ pub(crate) fn snapshot_again(nft: NftSupport) -> Result<Snapshot, RouteError> {
         rules: netlink.rules()?,
         links,
         sysctls,
+        switches: sysctl::may_be_set(),
         nft,
         nft_tables: nft::tables()?,
         serving: Vec::new(),

@@ -10,11 +10,14 @@ use crate::plan::CONGESTION;
 /// Per interface and for `all`.
 const PER_DEVICE: [(&str, &str); 3] =
     [("ipv4", "rp_filter"), ("ipv4", "src_valid_mark"), ("ipv6", "disable_ipv6")];
-const GLOBAL: [&str; 5] = [
+const ACCEPT: &str = "net/ipv4/tcp_fwmark_accept";
+const GLOBAL: [&str; 7] = [
     "net/ipv4/ip_forward",
     "net/ipv6/conf/all/forwarding",
     "net/ipv4/ip_local_port_range",
-    "net/ipv4/tcp_fwmark_accept",
+    ACCEPT,
+    "net/ipv4/fwmark_reflect",
+    "net/ipv6/fwmark_reflect",
     CONGESTION,
 ];
 
@@ -29,6 +32,11 @@ pub(super) fn read(path: &str) -> Result<Option<String>, RouteError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(RouteError::Sysctl { what: "read", path: file(path), source }),
     }
+}
+
+/// Whether one may be set. To open one changes nothing.
+pub(super) fn may_be_set() -> bool {
+    fs::OpenOptions::new().write(true).open(file(ACCEPT)).is_ok()
 }
 
 /// Sets one switch.

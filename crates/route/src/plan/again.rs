@@ -3,6 +3,7 @@
 use super::{Plan, PlanError, Request, Step, Uplinks, capture, congestion, uplink};
 use crate::change::Change;
 use crate::host::{NftTableId, PROTOCOL, Snapshot};
+use crate::nft::Memory;
 
 /// Decides again for the host as it is now: what depends on the uplinks, on other programs' rules and on their tables. The
 /// device, its addresses, the mark and the strategy stay.
@@ -16,6 +17,8 @@ pub fn plan_again(request: &Request, before: &Plan, host: &Snapshot) -> Result<P
         tun_name: Some(before.tun_name.clone()),
         tun_addresses: before.tun_addresses.clone(),
         mark: before.mark.or(request.mark),
+        // The sockets of connections that it remembers do not.
+        track: before.steps.iter().any(tracks),
         protect: before.protect,
         // The sockets that there are keep their ports, and the device its group.
         ports: before.sources.map(|sources| sources.ports),
@@ -43,6 +46,10 @@ pub fn plan_again(request: &Request, before: &Plan, host: &Snapshot) -> Result<P
         *step = made.clone();
     }
     Ok(plan)
+}
+
+fn tracks(step: &Step) -> bool {
+    matches!(&step.change, Change::Nft(table) if table.memory == Memory::Tracking)
 }
 
 /// The uplinks of both families as they are now. `pinned` restricts them to one device; while that is not there, there is

@@ -6,13 +6,13 @@ use ipnet::IpNet;
 
 use super::protect::{self, Guards};
 use super::{
-    Draft, Phase, Plan, PlanError, Protect, Request, Step, addresses, choose, congestion, redirect, resolver,
-    strict, tproxy, uplink,
+    Draft, Phase, Plan, PlanError, Protect, Request, Step, addresses, answers, choose, congestion, redirect,
+    resolver, strict, tproxy, uplink,
 };
 use crate::change::{Change, RouteSpec};
 use crate::host::{NftSupport, PROTOCOL, Rule, RuleAction, Snapshot};
 use crate::id::{Family, Mark, Priority, Table};
-use crate::nft::{Inbound, NftTable};
+use crate::nft::{Inbound, Memory, NftTable};
 use crate::query::RouteKind;
 
 /// The metric of the capture route that has no source address, behind the one that has.
@@ -53,7 +53,8 @@ pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
     {
         return Err(PlanError::NoCgroupMatch(group.path.clone()));
     }
-    let nft = draft.nft(bit);
+    let memory = answers::memory(&draft);
+    let nft = draft.nft(bit, memory);
     if nft.is_none() && !request.protect.marks() {
         draft.mark = None;
     }
@@ -68,6 +69,7 @@ pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
     steps.extend(draft.src_valid_mark(nft.is_some()));
     steps.extend(strict::accept(&draft));
     steps.extend(draft.cgroup());
+    steps.extend(answers::steps(&draft, memory));
     steps.extend(nft);
     steps.extend(routes);
     steps.extend(rules.prepare);
@@ -143,7 +145,7 @@ impl Draft<'_> {
         steps
     }
 
-    fn nft(&mut self, mark: Mark) -> Option<Step> {
+    fn nft(&mut self, mark: Mark, memory: Memory) -> Option<Step> {
         if !self.host.nft.tracks() {
             self.notes.push(
                 match self.host.nft {
@@ -172,6 +174,7 @@ impl Draft<'_> {
             mark,
             tun: self.tun.clone(),
             inbound,
+            memory,
             serving: self.host.serving.clone(),
             mark_bypassing: self.request.protect == Protect::Bind,
             excluded: self.request.exclude_cgroups.clone(),

@@ -6,8 +6,10 @@ pub(crate) mod fake;
 use std::path::PathBuf;
 
 use super::*;
+use crate::cgroup::Cgroup;
 use crate::host::{NftSupport, NftTableId, Rule, RuleAction};
 use crate::id::Priority;
+use crate::nft::Memory;
 use crate::query::RouteKind;
 use fake::{host, link, route};
 
@@ -206,6 +208,89 @@ fn excluded_groups() {
         assert_eq!(error, PlanError::NoCgroupMatch("system.slice/proxy.service".into()));
         assert!(super::plan(&Request::default(), &Snapshot { nft, ..host() }).is_ok());
     }
+}
+
+/// What remembers who began, and the switches that are set for it.
+fn remembered(request: &Request, host: &Snapshot) -> (Option<Memory>, Vec<String>) {
+    let plan = super::plan(request, host).unwrap();
+    let memory = plan.steps.iter().find_map(|step| match &step.change {
+        Change::Nft(table) => Some(table.memory),
+        _ => None,
+    });
+    let switches = plan.steps.iter().filter_map(|step| match &step.change {
+        Change::Sysctl { path, .. } => Some(path.clone()),
+        _ => None,
+    });
+    (memory, switches.collect())
+}
+
+#[test]
+fn sockets_remember_where_nothing_needs_tracking() {
+    const ALL: [&str; 3] =
+        ["net/ipv4/tcp_fwmark_accept", "net/ipv4/fwmark_reflect", "net/ipv6/fwmark_reflect"];
+    let tracking = (Some(Memory::Tracking), Vec::new());
+    let sockets = |switches: &[&str]| {
+        (Some(Memory::Sockets), switches.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>())
+    };
+    let plain = Request::default();
+    assert_eq!(remembered(&plain, &host()), sockets(&ALL));
+    for protect in [Protect::MarkTerminal, Protect::MarkIfgroup] {
+        assert_eq!(remembered(&Request { protect, ..plain.clone() }, &host()).0, Some(Memory::Sockets));
+    }
+
+    let group = Cgroup { path: "a".into(), id: 7, level: 1, ours: false };
+    for request in [
+        Request { forwarded: true, ..plain.clone() },
+        Request { redirect: Some(16_262), ..plain.clone() },
+        Request { tproxy: Some(16_262), ..plain.clone() },
+        Request { protect: Protect::Bind, ..plain.clone() },
+        Request { exclude_cgroups: vec![group], ..plain.clone() },
+        Request { track: true, ..plain.clone() },
+    ] {
+        assert_eq!(remembered(&request, &host()), tracking, "{request:?}");
+    }
+    let strict = remembered(&Request { strict: true, ..plain.clone() }, &host());
+    assert_eq!(strict, (Some(Memory::Tracking), vec![ALL[0].to_owned()]));
+
+    assert_eq!(remembered(&plain, &Snapshot { nft: NftSupport::NoCgroups, ..host() }), tracking);
+    assert_eq!(remembered(&plain, &Snapshot { nft: NftSupport::Missing, ..host() }), (None, Vec::new()));
+    assert_eq!(remembered(&plain, &Snapshot { switches: false, ..host() }), tracking, "read-only");
+    let mut other = host();
+    let mut rule = Rule::lookup(Family::V6, Priority(100), Table(100));
+    rule.fwmark = Some((Mark(1), 1));
+    other.rules.push(rule);
+    assert_eq!(remembered(&plain, &other), tracking, "others steer by marks");
+    let mut other = host();
+    other.sysctls.remove(ALL[1]);
+    assert_eq!(remembered(&plain, &other), tracking, "a kernel without the switch");
+    let mut other = Snapshot { switches: false, ..host() };
+    ALL.iter().for_each(|path| drop(other.sysctls.insert((*path).to_owned(), "1".into())));
+    assert_eq!(remembered(&plain, &other), sockets(&[]), "set before");
+    let mut other = host();
+    other.sysctls.remove("net/ipv6/conf/all/disable_ipv6");
+    other.sysctls.remove(ALL[2]);
+    other.addresses.retain(|address| address.net.addr().is_ipv4());
+    other.routes.retain(|route| route.dst.addr().is_ipv4());
+    assert_eq!(remembered(&plain, &other), sockets(&ALL[..2]), "no IPv6");
+}
+
+/// What it remembers no socket does.
+#[test]
+fn what_is_tracked_stays_tracked() {
+    let mut steered = host();
+    let mut rule = Rule::lookup(Family::V4, Priority(100), Table(100));
+    rule.fwmark = Some((Mark(1), 1));
+    steered.rules.push(rule);
+    let request = Request::default();
+    let of = |plan: &Plan| {
+        plan.steps.iter().any(|s| matches!(&s.change, Change::Nft(t) if t.memory == Memory::Tracking))
+    };
+    let before = super::plan(&request, &host()).unwrap();
+    assert!(!of(&before));
+    let tracked = plan_again(&request, &before, &steered).unwrap();
+    assert!(of(&tracked));
+    assert!(of(&plan_again(&request, &tracked, &host()).unwrap()));
+    assert!(!of(&plan_again(&request, &before, &host()).unwrap()));
 }
 
 #[test]

@@ -375,7 +375,9 @@ fn another_vpn_that_comes_later_is_not_captured() {
         }
         drop(vpn);
         again(&request, &mut applied);
-        assert_eq!(start.diff(&Snapshot::take().unwrap()), [""; 0]);
+        // Whom connection tracking remembers no socket does: it goes on, and the switches for that stay off.
+        let differs = start.diff(&Snapshot::take().unwrap());
+        assert!(differs.iter().all(|line| line.contains("fwmark_")), "{differs:?}");
     });
 }
 

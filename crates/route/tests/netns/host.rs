@@ -110,6 +110,10 @@ pub fn until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
+/// Those by which sockets remember who began.
+pub const SWITCHES: [&str; 3] =
+    ["net/ipv4/tcp_fwmark_accept", "net/ipv4/fwmark_reflect", "net/ipv6/fwmark_reflect"];
+
 /// Sets a switch of the thread's namespace.
 pub fn set(path: &str, value: &str) {
     fs::write(format!("/proc/sys/{path}"), value).unwrap_or_else(|e| panic!("{path}: {e}"));

@@ -2,14 +2,21 @@
 #![allow(clippy::disallowed_methods, reason = "what other programs make and see")]
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
+use std::time::Duration;
 
 use oneway_route::{Request, Snapshot, no_hook, plan};
 
-use crate::host::{Net, capture, set};
+use crate::host::{HOST4, HOST6, Net, capture, planned};
 use crate::namespace::other_user;
 
-crate::trials!(a_table_for_many_ports_is_made_at_once, every_route_of_a_router_is_read);
+crate::trials!(
+    a_table_for_many_ports_is_made_at_once,
+    everybody_who_is_connected_stays_connected,
+    every_route_of_a_router_is_read,
+);
 
 /// Each port that is served is a rule of its own, and the whole table one message to the kernel.
 fn a_table_for_many_ports_is_made_at_once() {
@@ -17,10 +24,9 @@ fn a_table_for_many_ports_is_made_at_once() {
     let ports = if other_user().is_some() { 3_000 } else { 300 };
     let net = Net::new();
     net.host.run(|| {
-        set("net/ipv4/tcp_fwmark_accept", "0");
         let before = Snapshot::take().unwrap();
         let host = Snapshot { serving: (1_000..1_000 + ports).collect(), ..before.clone() };
-        let plan = plan(&Request::default(), &host).unwrap();
+        let plan = plan(&Request { track: true, ..Request::default() }, &host).unwrap();
         let (tun, applied) = capture(&plan, net.journal());
         let printed = Command::new("nft").args(["list", "ruleset"]).output().unwrap();
         let rules = String::from_utf8(printed.stdout).unwrap();
@@ -29,6 +35,28 @@ fn a_table_for_many_ports_is_made_at_once() {
         drop(tun);
         assert_eq!(before.diff(&Snapshot::take().unwrap()), Vec::<String>::new());
     });
+}
+
+/// More than go into one message.
+fn everybody_who_is_connected_stays_connected() {
+    const CONNECTIONS: usize = 700;
+    for (host, wildcard) in [(HOST4, "0.0.0.0"), (HOST6, "::"), (HOST4, "::")] {
+        let net = Net::new();
+        let server = net.host.run(|| TcpListener::bind((wildcard, 4433)).unwrap());
+        let mut pairs: Vec<_> = (0..CONNECTIONS)
+            .map(|_| {
+                let client = net.world.run(|| TcpStream::connect((host, 4433)).unwrap());
+                (server.accept().unwrap().0, client)
+            })
+            .collect();
+        let (_tun, applied) = net.host.run(|| capture(&planned(&Request::default()), net.journal()));
+        for (session, client) in &mut pairs {
+            client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            session.write_all(b"x").unwrap();
+            client.read_exact(&mut [0]).unwrap();
+        }
+        net.host.run(|| applied.undo(&mut no_hook).unwrap());
+    }
 }
 
 fn every_route_of_a_router_is_read() {

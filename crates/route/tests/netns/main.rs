@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "these are tests, though not of the built-in harness")]
 
 #[cfg(target_os = "linux")]
+mod answers;
+#[cfg(target_os = "linux")]
 mod bus;
 #[cfg(target_os = "linux")]
 mod crash;
@@ -39,6 +41,7 @@ fn main() -> std::process::ExitCode {
         roundtrip::trials(),
         drift::trials(),
         facts::trials(),
+        answers::trials(),
         crash::trials(),
         model::trials(),
         large::trials(),

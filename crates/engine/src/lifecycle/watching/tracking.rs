@@ -1,4 +1,4 @@
-//! The kernel's table of connections. Our rules for connections that begin outside need it, and with it every connection of
+//! The kernel's table of connections. Our rules for connections that begin outside may need it, and with it every connection of
 //! this host is an entry, each captured one two or three, which stays for two minutes after its end (`nf_conntrack_proto_tcp.c`,
 //! `tcp_timeouts`). When the table is full, the kernel drops the first packet of every new one and tells nobody but its own log.
 

@@ -19,8 +19,10 @@ pub(crate) fn host() -> Snapshot {
         ("net/ipv4/conf/all/rp_filter", "0"),
         ("net/ipv4/conf/all/src_valid_mark", "0"),
         ("net/ipv4/conf/eth0/rp_filter", "0"),
+        ("net/ipv4/fwmark_reflect", "0"),
         ("net/ipv4/tcp_fwmark_accept", "0"),
         ("net/ipv6/conf/all/disable_ipv6", "0"),
+        ("net/ipv6/fwmark_reflect", "0"),
     ];
     Snapshot {
         links: vec![lo, link(2, "eth0", None)],
@@ -38,6 +40,7 @@ pub(crate) fn host() -> Snapshot {
         ],
         rules: rules.collect(),
         sysctls: BTreeMap::from(sysctls.map(|(k, v)| (k.to_owned(), v.to_owned()))),
+        switches: true,
         nft: NftSupport::Full,
         nft_tables: Vec::new(),
         serving: vec![22],
