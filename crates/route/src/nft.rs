@@ -76,8 +76,8 @@ pub enum Memory {
     /// Connection tracking: whatever the rest of the table asks for.
     #[default]
     Tracking,
-    /// Accepted sockets by their mark, and sets ([`answers`]): with [`Inbound::Anywhere`], our mark on our own sockets, and
-    /// nothing excluded.
+    /// Accepted sockets by their mark, and sets of who is served (`nft/answers.rs`): with [`Inbound::Anywhere`], our mark on
+    /// our own sockets, and nothing excluded.
     Sockets,
 }
 
