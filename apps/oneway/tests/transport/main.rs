@@ -144,6 +144,7 @@ fn main() -> std::process::ExitCode {
         ["user"],
         bounds::slow_servers_hold_a_bounded_amount,
         bounds::a_bad_link_costs_no_more_than_with_the_kernels_tcp,
+        mtu::a_packet_leaves_as_whole_segments,
     ]
     .run()
 }

@@ -75,3 +75,19 @@ pub fn a_narrow_container_is_heeded() -> TestResult {
     let _oneway = run(&lab.host, None, &["--forwarded"])?;
     both_ways(&lab.container, "a container of 1300 bytes")
 }
+
+/// What a client sends in one packet leaves as one, of whole segments for the link that it takes there: what is beyond
+/// them would travel by itself.
+pub fn a_packet_leaves_as_whole_segments() -> TestResult {
+    let lab = Topology::standard()?;
+    let _oneway = run(&lab.host, None, &[])?;
+    for (to, segment) in address::ORIGIN.ports(port::ECHO).into_iter().zip([1448, 1428]) {
+        let mut stream = lab.host.client().tcp(to, 5 * SECOND)?.connected()?;
+        // Linux sends no more than half a window at once, which in a SYN-ACK is at most 64 KiB.
+        stream.write_all(b"x")?;
+        stream.read_exact(&mut [0])?;
+        let packet = socket2::SockRef::from(&stream).tcp_mss()?;
+        assert_eq!((packet % segment, packet / segment), (0, 45), "{packet} bytes to {to}");
+    }
+    Ok(())
+}

@@ -2,8 +2,8 @@
 
 mod direction;
 mod half;
+mod sending;
 mod splice;
-mod unsent;
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -17,8 +17,8 @@ use tokio::net::TcpStream;
 
 use crate::stream::reset_on_close;
 use direction::{Direction, Passed};
+pub use sending::{segment_size, unacknowledged};
 pub use splice::PipePool;
-pub use unsent::unacknowledged;
 
 /// One of the two ends of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

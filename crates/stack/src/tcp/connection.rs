@@ -89,6 +89,9 @@ pub(super) struct Reset {
     pub(super) ack: Option<Seq>,
 }
 
+/// Below this, headers would be most of what is sent; Linux has the same floor (`TCP_MIN_SND_MSS`).
+const MIN_SEGMENT_SIZE: u16 = 48;
+
 /// One end of a TCP connection, free of I/O and clock.
 ///
 /// The caller brings packets ([`Connection::segment_arrives`]), time ([`Connection::timeout`]) and data
@@ -101,6 +104,8 @@ pub struct Connection<B> {
     pub(super) state: State,
     pub(super) broken: Option<Broken>,
     pub(super) v6: bool,
+    /// The segment size that the peer is asked to use, of which it takes off the options.
+    pub(super) receive_mss: u16,
     /// Began with the peer's SYN (RFC 9293 3.5, MUST-11).
     pub(super) passive: bool,
 
@@ -199,6 +204,7 @@ impl<B: AsRef<[u8]>> Connection<B> {
             state,
             broken: None,
             v6,
+            receive_mss: config.announced_mss(v6),
             passive: false,
             iss,
             una: iss,
@@ -270,10 +276,22 @@ impl<B: AsRef<[u8]>> Connection<B> {
 
     /// Eff.snd.MSS of RFC 9293 3.7.1, of a segment size without options.
     fn set_segment_size(&mut self, size: u16) {
-        // Below this, headers would be most of what is sent; Linux has the same floor (`TCP_MIN_SND_MSS`).
-        const MIN: u16 = 48;
         let options = if self.timestamps.is_some() { 12 } else { 0 };
-        self.mss = size.clamp(MIN, u16::MAX - headers(self.v6)) - options;
+        self.mss = size.clamp(MIN_SEGMENT_SIZE, u16::MAX - headers(self.v6)) - options;
+    }
+
+    /// Data of the longest segment that the peer may send.
+    pub fn longest_received(&self) -> u16 {
+        let options = if self.timestamps.is_some() { 12 } else { 0 };
+        self.receive_mss - options
+    }
+
+    /// Asks the peer for segments with at most `len` bytes of data, in the SYN that is still to be sent. What the device
+    /// can carry bounds them, too.
+    pub fn receive_at_most(&mut self, len: u16) {
+        let options = if self.timestamps.is_some() { 12 } else { 0 };
+        let size = len.max(MIN_SEGMENT_SIZE).saturating_add(options);
+        self.receive_mss = size.min(self.config.announced_mss(self.v6));
     }
 
     /// The connection's state.
@@ -494,7 +512,7 @@ impl<B: AsRef<[u8]>> Connection<B> {
 
     /// The segment size that the peer was asked to use.
     pub(super) fn receive_mss(&self) -> u32 {
-        self.config.announced_mss(self.v6).into()
+        self.receive_mss.into()
     }
 
     /// Whether our SYN is not acknowledged, and the peer's came: SYN-RECEIVED, or that and closed.

@@ -64,7 +64,7 @@ impl<B: AsRef<[u8]>> Connection<B> {
         let mut segment = self.header(now, self.iss, flags);
         let scales = !passive || self.recv_shift > 0 || self.send_shift > 0;
         segment.syn = SynOptions {
-            mss: Some(self.config.announced_mss(self.v6)),
+            mss: Some(self.receive_mss),
             window_scale: scales.then_some(self.recv_shift),
             sack_permitted: self.sack_permitted,
         };

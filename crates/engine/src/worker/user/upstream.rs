@@ -13,6 +13,9 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+/// What the kernel joins to one packet at most: 64 KiB without room for headers (`sk_setup_caps`, net/core/sock.c).
+const LONGEST_SENT: u16 = u16::MAX - 320;
+
 /// The outbound's socket, each half as far as it is open.
 pub(super) struct Upstream {
     /// Before the socket, so that it is dropped before.
@@ -79,6 +82,14 @@ impl Upstream {
     /// Bytes written that the far end has not acknowledged.
     pub(super) fn unacknowledged(&self) -> u32 {
         oneway_flow::unacknowledged(&self.stream)
+    }
+
+    /// The longest piece of at most `room` bytes that is sent as whole segments, in one packet to the device; `None` if that
+    /// is not known, or is less than half of `room`.
+    pub(super) fn whole_segments(&self, room: u16) -> Option<u16> {
+        let segment = oneway_flow::segment_size(&self.stream)?;
+        let count = room.min(LONGEST_SENT).checked_div(segment)?;
+        (count > 1).then(|| count * segment)
     }
 
     /// Reads into `buffers`, one after the other, which have room; 0 at the end of the stream.

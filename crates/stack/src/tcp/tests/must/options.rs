@@ -134,6 +134,22 @@ fn must_67_the_announced_size_is_that_of_the_link() {
         let mut bench = Bench::accept(Config { mtu, ..config() }, plain(), false, v6);
         assert_eq!(bench.flush()[0].syn.mss, Some(mss));
     }
+    // One that asks for less has room for timestamps, and never asks for more than the link carries.
+    for (asked, timestamps, mss, data) in [
+        (1000, false, 1000, 1000),
+        (1000, true, 1012, 1000),
+        (1460, true, 1460, 1448),
+        (u16::MAX, false, 1460, 1460),
+        (0, true, 60, 48),
+    ] {
+        let mut bench = Bench::accept(config(), plain(), timestamps, false);
+        bench.conn.receive_at_most(asked);
+        assert_eq!(bench.conn.longest_received(), data);
+        assert_eq!(bench.flush()[0].syn.mss, Some(mss));
+        bench.say(bench.seg());
+        // What is sent goes by what the peer announced.
+        assert_eq!(bench.write(3000)[0].data.len(), if timestamps { 988 } else { 1000 });
+    }
 }
 
 /// MUST-68: options other than end and no-operation have a length; MUST-69: what follows the end of the list is zero,

@@ -6,3 +6,8 @@ use tokio::net::TcpStream;
 pub fn unacknowledged(_socket: &TcpStream) -> u32 {
     0
 }
+
+/// Always `None`.
+pub fn segment_size(_socket: &TcpStream) -> Option<u16> {
+    None
+}

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use rustix::ioctl::{Getter, Opcode, ioctl};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 /// Bytes written to `socket` that its peer has not acknowledged; 0 if the kernel does not say.
@@ -10,4 +11,9 @@ pub fn unacknowledged(socket: &TcpStream) -> u32 {
     // SAFETY: this opcode writes one `c_int`, on every system where it exists, and reads nothing.
     let found = unsafe { ioctl(socket, Getter::<SIOCOUTQ, libc::c_int>::new()) };
     found.ok().and_then(|bytes| u32::try_from(bytes).ok()).unwrap_or(0)
+}
+
+/// Data of one segment to the peer of `socket`, options taken off (`TCP_MAXSEG`, tcp(7)), if the kernel says.
+pub fn segment_size(socket: &TcpStream) -> Option<u16> {
+    SockRef::from(socket).tcp_mss().ok()?.try_into().ok()
 }

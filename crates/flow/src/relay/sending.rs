@@ -1,0 +1,10 @@
+//! What the kernel says of a socket's sending half.
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[path = "sending/linux.rs"]
+mod os;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[path = "sending/unsupported.rs"]
+mod os;
+
+pub use os::{segment_size, unacknowledged};
