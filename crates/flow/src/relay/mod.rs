@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 
 use crate::stream::reset_on_close;
 use direction::{Direction, Passed};
-pub use sending::{segment_size, unacknowledged};
+pub use sending::{bound_unsent, segment_size, unacknowledged};
 pub use splice::PipePool;
 
 /// One of the two ends of a relay.

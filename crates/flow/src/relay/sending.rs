@@ -7,4 +7,4 @@ mod os;
 #[path = "sending/unsupported.rs"]
 mod os;
 
-pub use os::{segment_size, unacknowledged};
+pub use os::{bound_unsent, segment_size, unacknowledged};

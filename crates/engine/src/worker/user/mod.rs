@@ -330,8 +330,7 @@ impl Worker {
             conn.send(Chunk::Owned(connected.early.into_boxed_slice()));
         }
         let mut upstream = Upstream::new(connected.stream);
-        // What is left of a packet beyond whole segments would leave as a packet of its own wherever the client pauses.
-        if let Some(len) = upstream.whole_segments(conn.longest_received()) {
+        if let Some(len) = upstream.client_segment(conn.longest_received()) {
             conn.receive_at_most(len);
         }
         // A server that speaks first is in no need of a name.

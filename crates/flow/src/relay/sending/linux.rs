@@ -1,6 +1,8 @@
 //! `SIOCOUTQ` (tcp(7)), which is `TIOCOUTQ` (include/uapi/linux/sockios.h). rustix and socket2 have neither.
 #![allow(unsafe_code)]
 
+use std::num::NonZeroU16;
+
 use rustix::ioctl::{Getter, Opcode, ioctl};
 use socket2::SockRef;
 use tokio::net::TcpStream;
@@ -14,6 +16,12 @@ pub fn unacknowledged(socket: &TcpStream) -> u32 {
 }
 
 /// Data of one segment to the peer of `socket`, options taken off (`TCP_MAXSEG`, tcp(7)), if the kernel says.
-pub fn segment_size(socket: &TcpStream) -> Option<u16> {
-    SockRef::from(socket).tcp_mss().ok()?.try_into().ok()
+pub fn segment_size(socket: &TcpStream) -> Option<NonZeroU16> {
+    u16::try_from(SockRef::from(socket).tcp_mss().ok()?).ok()?.try_into().ok()
+}
+
+/// Has `socket` take no more while it holds `bytes` that were not sent, and wake its writer when half of that is left
+/// (`TCP_NOTSENT_LOWAT`, `tcp_stream_memory_free` in net/ipv4/tcp.c). A kernel that does not know this takes what it takes.
+pub fn bound_unsent(socket: &TcpStream, bytes: u32) {
+    let _ = SockRef::from(socket).set_tcp_notsent_lowat(bytes);
 }
