@@ -6,7 +6,7 @@
 //! mark on the replies to our own sockets, or it drops them. Connection tracking remembers which connections those are,
 //! or, where that is enough, sockets and sets do ([`answers`]).
 
-mod answers;
+pub(crate) mod answers;
 mod redirect;
 mod refuse;
 mod tproxy;
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::Cgroup;
 use crate::id::{Family, Mark};
 
-pub(crate) use answers::{Began, Carried, Peers};
+pub(crate) use answers::Peers;
 pub use redirect::RedirectTable;
 pub(crate) use refuse::DNS;
 pub use refuse::{Leaving, RefuseTable};

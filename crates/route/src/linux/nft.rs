@@ -20,7 +20,8 @@ use crate::cgroup::Cgroup;
 use crate::error::RouteError;
 use crate::host::{NftSupport, NftTableId};
 use crate::id::{Family, Mark};
-use crate::nft::{Began, Carried, Chain, Expr, Inbound, Memory, NftTable, Peers, TCP};
+use crate::nft::answers::{Began, Carried};
+use crate::nft::{Chain, Expr, Inbound, Memory, NftTable, Peers, TCP};
 
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;

@@ -8,7 +8,8 @@ use super::{
 };
 use crate::error::RouteError;
 use crate::id::Family;
-use crate::nft::{Carried, Peers};
+use crate::nft::Peers;
+use crate::nft::answers::Carried;
 
 /// `enum nft_set_flags`: elements expire; packets put them in.
 const NFT_SET_TIMEOUT: u32 = 0x10;
