@@ -1,4 +1,4 @@
-//! What the kernel says of a socket's sending half.
+//! A socket's sending half: what the kernel says of it, and how much it may hold.
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[path = "sending/linux.rs"]

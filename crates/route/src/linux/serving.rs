@@ -26,13 +26,8 @@ const CLOSING: u32 = 1 << 3 | 1 << 6 | 1 << 9 | 1 << 11 | 1 << 12;
 /// (no `inet_diag`).
 pub(super) fn serving() -> Result<Vec<u16>, RouteError> {
     let Ok(mut netlink) = Netlink::sock_diag() else { return Ok(Vec::new()) };
-    let (mut listening, mut connected) = (BTreeSet::new(), BTreeSet::new());
-    for family in [AF_INET, AF_INET6] {
-        listening.extend(netlink.sockets(TCP, family, LISTEN, port)?);
-    }
-    for family in [AF_INET, AF_INET6] {
-        connected.extend(netlink.sockets(TCP, family, CONNECTED, port)?);
-    }
+    let listening: BTreeSet<_> = netlink.sockets(TCP, LISTEN, port)?;
+    let connected = netlink.sockets(TCP, CONNECTED, port)?;
     Ok(listening.intersection(&connected).copied().collect())
 }
 
@@ -40,13 +35,8 @@ pub(super) fn serving() -> Result<Vec<u16>, RouteError> {
 /// tell.
 pub(super) fn served() -> Result<Vec<(SocketAddr, u16)>, RouteError> {
     let Ok(mut netlink) = Netlink::sock_diag() else { return Ok(Vec::new()) };
-    let (mut listening, mut served) = (BTreeSet::new(), Vec::new());
-    for family in [AF_INET, AF_INET6] {
-        listening.extend(netlink.sockets(TCP, family, LISTEN, port)?);
-    }
-    for family in [AF_INET, AF_INET6] {
-        served.extend(netlink.sockets(TCP, family, CONNECTED | CLOSING, connection)?);
-    }
+    let listening: BTreeSet<_> = netlink.sockets(TCP, LISTEN, port)?;
+    let mut served: Vec<_> = netlink.sockets(TCP, CONNECTED | CLOSING, connection)?;
     served.retain(|(_, port)| listening.contains(port));
     Ok(served)
 }
@@ -55,31 +45,29 @@ pub(super) fn served() -> Result<Vec<(SocketAddr, u16)>, RouteError> {
 /// which may have connected sockets for those who asked.
 pub(super) fn asked() -> Result<Vec<(SocketAddr, u16)>, RouteError> {
     let Ok(mut netlink) = Netlink::sock_diag() else { return Ok(Vec::new()) };
-    let (mut open, mut asked) = (BTreeSet::new(), Vec::new());
-    for family in [AF_INET, AF_INET6] {
-        open.extend(netlink.sockets(UDP, family, UDP_UNCONNECTED, port)?);
-    }
-    for family in [AF_INET, AF_INET6] {
-        asked.extend(netlink.sockets(UDP, family, UDP_CONNECTED, connection)?);
-    }
+    let open: BTreeSet<_> = netlink.sockets(UDP, UDP_UNCONNECTED, port)?;
+    let mut asked: Vec<_> = netlink.sockets(UDP, UDP_CONNECTED, connection)?;
     asked.retain(|(_, port)| !open.contains(port));
     Ok(asked)
 }
 
 impl Netlink {
-    /// What is read of sockets in these states. None where the kernel does not tell.
-    fn sockets<T>(
+    /// What is read of sockets of both families in these states. None where the kernel does not tell.
+    fn sockets<T, C: Default + Extend<T>>(
         &mut self,
         protocol: u8,
-        family: u8,
         states: u32,
         read: fn(u8, &[u8]) -> Option<T>,
-    ) -> Result<Vec<T>, RouteError> {
-        let request = |sequence| request(protocol, family, states, sequence);
-        match self.dump_bytes("list the sockets", request, |message| Ok(read(family, message.payload))) {
-            Err(RouteError::Refused { .. }) => Ok(Vec::new()),
-            found => found,
+    ) -> Result<C, RouteError> {
+        let mut all = C::default();
+        for family in [AF_INET, AF_INET6] {
+            let request = |sequence| request(protocol, family, states, sequence);
+            match self.dump_bytes("list the sockets", request, |message| Ok(read(family, message.payload))) {
+                Err(RouteError::Refused { .. }) => {}
+                found => all.extend(found?),
+            }
         }
+        Ok(all)
     }
 }
 

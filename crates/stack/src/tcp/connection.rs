@@ -276,21 +276,23 @@ impl<B: AsRef<[u8]>> Connection<B> {
 
     /// Eff.snd.MSS of RFC 9293 3.7.1, of a segment size without options.
     fn set_segment_size(&mut self, size: u16) {
-        let options = if self.timestamps.is_some() { 12 } else { 0 };
-        self.mss = size.clamp(MIN_SEGMENT_SIZE, u16::MAX - headers(self.v6)) - options;
+        self.mss = size.clamp(MIN_SEGMENT_SIZE, u16::MAX - headers(self.v6)) - self.options();
+    }
+
+    /// Length of the options of a segment with data: timestamps, padded.
+    fn options(&self) -> u16 {
+        if self.timestamps.is_some() { 12 } else { 0 }
     }
 
     /// Data of the longest segment that the peer may send.
     pub fn longest_received(&self) -> u16 {
-        let options = if self.timestamps.is_some() { 12 } else { 0 };
-        self.receive_mss - options
+        self.receive_mss - self.options()
     }
 
     /// Asks the peer for segments with at most `len` bytes of data, in the SYN that is still to be sent. What the device
     /// can carry bounds them, too.
     pub fn receive_at_most(&mut self, len: u16) {
-        let options = if self.timestamps.is_some() { 12 } else { 0 };
-        let size = len.max(MIN_SEGMENT_SIZE).saturating_add(options);
+        let size = len.max(MIN_SEGMENT_SIZE).saturating_add(self.options());
         self.receive_mss = size.min(self.config.announced_mss(self.v6));
     }
 
@@ -496,8 +498,7 @@ impl<B: AsRef<[u8]>> Connection<B> {
         // No router of today has less, and a lower one would only serve an attacker (RFC 1191 3, RFC 8200 5).
         let floor = if self.v6 { 1280 } else { 552 };
         let size = mtu.max(floor) - headers(self.v6);
-        let options = if self.timestamps.is_some() { 12 } else { 0 };
-        if size - options < self.mss {
+        if size - self.options() < self.mss {
             self.set_segment_size(size);
             // What is outstanding in segments too long did not arrive.
             self.board.all_is_lost(false);

@@ -63,6 +63,10 @@ impl Upstream {
     pub(super) fn new(mut stream: Protected<TcpStream>) -> Self {
         let tie = stream.take_tie();
         let (stream, registered) = stream.into_parts();
+        Self::of(stream, registered, tie)
+    }
+
+    fn of(stream: TcpStream, registered: Option<Registered>, tie: Option<FlowEnd>) -> Self {
         Self {
             _registered: registered,
             tie,
@@ -246,16 +250,7 @@ mod tests {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let _far_end = listener.accept().await.unwrap();
-            let mut upstream = Upstream {
-                _registered: None,
-                tie: None,
-                failed: None,
-                stream: Arc::new(stream),
-                ended: false,
-                shut: false,
-                held: Held::No,
-                is_transfer: false,
-            };
+            let mut upstream = Upstream::of(stream, None, None);
             let bytes = vec![0; len];
             let mut taken = 0;
             let mut cx = Context::from_waker(std::task::Waker::noop());

@@ -1,4 +1,4 @@
-//! `SIOCOUTQ` (tcp(7)), which is `TIOCOUTQ` (include/uapi/linux/sockios.h). rustix and socket2 have neither.
+//! By options and an ioctl of tcp(7).
 #![allow(unsafe_code)]
 
 use std::num::NonZeroU16;
@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 
 /// Bytes written to `socket` that its peer has not acknowledged; 0 if the kernel does not say.
 pub fn unacknowledged(socket: &TcpStream) -> u32 {
+    // As in include/uapi/linux/sockios.h; rustix and socket2 have neither.
     const SIOCOUTQ: Opcode = libc::TIOCOUTQ as Opcode;
     // SAFETY: this opcode writes one `c_int`, on every system where it exists, and reads nothing.
     let found = unsafe { ioctl(socket, Getter::<SIOCOUTQ, libc::c_int>::new()) };
