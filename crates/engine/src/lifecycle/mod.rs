@@ -577,6 +577,7 @@ fn shared(
         tcp: Arc::new(tcp),
         isn: IsnGenerator::new(),
         owners,
+        paths: worker::Paths::default(),
         tcp_live: AtomicUsize::new(0),
         epoch: Instant::now(),
         stats: Stats::default(),

@@ -13,7 +13,7 @@ pub(crate) use dials::Dials;
 pub(crate) use handed::Handed;
 pub(crate) use icmp::EchoSessions;
 pub(crate) use udp::{QuicNames, Sessions};
-pub(crate) use user::Owners;
+pub(crate) use user::{Owners, Paths};
 
 mod accepted;
 mod acks;
@@ -81,6 +81,7 @@ pub(crate) struct Shared {
     pub(crate) tcp: Arc<oneway_stack::tcp::Config>,
     pub(crate) isn: IsnGenerator,
     pub(crate) owners: Owners,
+    pub(crate) paths: Paths,
     /// Connections with an outbound, dialled ones among them.
     pub(crate) tcp_live: AtomicUsize,
     pub(crate) dials: Dials,

@@ -9,7 +9,8 @@ use oneway_wire::tcp::HEADER_LEN;
 /// The properties of a stack's connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The longest packet of the device, 576 to 65535 bytes: what the peer is asked not to exceed.
+    /// The longest packet of the device, or of the path to the peer where that is known to carry less, 576 to 65535 bytes:
+    /// what is not exceeded, and what the peer is asked not to exceed.
     pub mtu: u16,
     /// Whether the device takes superpackets and cuts them (TSO, or the same in software).
     pub superpackets: bool,

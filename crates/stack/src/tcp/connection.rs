@@ -491,19 +491,23 @@ impl<B: AsRef<[u8]>> Connection<B> {
 
     /// A router says that packets to the peer may have `mtu` bytes only, quoting the segment with sequence number `seq`
     /// (RFC 1191, RFC 8201). A quote of nothing that is outstanding is not believed (RFC 5927 7).
-    pub fn path_mtu(&mut self, mtu: u16, seq: Seq) {
+    ///
+    /// Returns the packets that the path carries, if they are shorter than those sent until now.
+    pub fn path_mtu(&mut self, mtu: u16, seq: Seq) -> Option<u16> {
         if seq.lt(self.una) || seq.ge(self.nxt) {
-            return;
+            return None;
         }
         // No router of today has less, and a lower one would only serve an attacker (RFC 1191 3, RFC 8200 5).
-        let floor = if self.v6 { 1280 } else { 552 };
-        let size = mtu.max(floor) - headers(self.v6);
-        if size - self.options() < self.mss {
-            self.set_segment_size(size);
-            // What is outstanding in segments too long did not arrive.
-            self.board.all_is_lost(false);
-            self.recovery = Some(self.nxt);
+        let mtu = mtu.max(if self.v6 { 1280 } else { 552 });
+        let size = mtu - headers(self.v6);
+        if size - self.options() >= self.mss {
+            return None;
         }
+        self.set_segment_size(size);
+        // What is outstanding in segments too long did not arrive.
+        self.board.all_is_lost(false);
+        self.recovery = Some(self.nxt);
+        Some(mtu)
     }
 
     /// Whether data of the peer are still awaited.

@@ -12,6 +12,7 @@ mod buffers;
 mod flow;
 mod naming;
 mod owners;
+mod paths;
 mod timers;
 mod upstream;
 
@@ -49,6 +50,7 @@ use buffers::{BufferPool, Chunk};
 use flow::{Dialing, Flow, Open, Stage};
 use naming::Naming;
 pub(crate) use owners::Owners;
+pub(crate) use paths::Paths;
 use timers::Timers;
 use upstream::{Held, Upstream};
 
@@ -324,7 +326,8 @@ impl Worker {
         let (client, dst) = flow.key;
         let isn = shared.isn.isn(now, dst, client);
         let offset = shared.isn.timestamp_offset(dst, client);
-        let mut conn = Connection::accept(&shared.tcp, syn, client.is_ipv6(), isn, offset, now);
+        let config = shared.paths.config_for(client.ip(), &shared.tcp, now);
+        let mut conn = Connection::accept(&config, syn, client.is_ipv6(), isn, offset, now);
         let read = connected.early.len() as u64;
         if !connected.early.is_empty() {
             conn.send(Chunk::Owned(connected.early.into_boxed_slice()));
@@ -561,11 +564,15 @@ impl Worker {
                 _ => self.shared.stats.ignored.add(),
             };
         };
+        let now = self.now();
         if let Stage::Open(open) = &mut *flow.stage.borrow_mut() {
             // 0 is a router's that is older than RFC 1191; the connection has a floor for it.
-            open.conn.path_mtu(u16::try_from(mtu).unwrap_or(u16::MAX), Seq(seq));
+            let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+            if let Some(mtu) = open.conn.path_mtu(mtu, Seq(seq)) {
+                self.shared.paths.learn(key.0.ip(), mtu, now);
+            }
         }
-        self.drive(self.now(), &flow);
+        self.drive(now, &flow);
     }
 
     /// Takes packets of this worker's connections that came to another one's queue.

@@ -10,17 +10,17 @@ fn must_54_a_path_mtu_is_acted_upon() {
     let mut bench = Bench::open_with(config(), SynOptions { mss: Some(1460), ..plain() }, false);
     assert_eq!(bench.write(4000)[0].data.len(), 1460);
     for seq in [ISS, ISS + 4001, ISS + 100_000] {
-        bench.conn.path_mtu(600, seq);
+        assert_eq!(bench.conn.path_mtu(600, seq), None);
         assert!(bench.flush().is_empty(), "what quotes nothing outstanding is not believed");
     }
-    bench.conn.path_mtu(600, ISS + 1);
+    assert_eq!(bench.conn.path_mtu(600, ISS + 1), Some(600));
     let out = bench.flush();
     assert_eq!(out.iter().map(|segment| segment.data.len()).sum::<usize>(), 4000, "all goes out again");
     assert!(out.iter().all(|segment| segment.wire.len() <= 600));
     // It never grows again by a message, and never falls below what every link carries.
-    bench.conn.path_mtu(1500, ISS + 1);
+    assert_eq!(bench.conn.path_mtu(1500, ISS + 1), None);
     assert!(bench.flush().is_empty());
-    bench.conn.path_mtu(0, ISS + 1);
+    assert_eq!(bench.conn.path_mtu(0, ISS + 1), Some(552));
     assert_eq!(bench.flush()[0].wire.len(), 552);
 }
 
