@@ -36,9 +36,13 @@ impl Path {
 }
 
 impl Paths {
-    /// A connection of `client` has found its path to carry packets of `mtu` bytes only.
+    /// A connection of `client` has found its path to carry packets of `mtu` bytes only. What is known to be narrower stays: a
+    /// router before the narrowest place tells less, and the kernel ignores it, too (`__ip_rt_update_pmtu`, net/ipv4/route.c).
     pub(super) fn learn(&self, client: IpAddr, mtu: u16, now: Time) {
         let mut paths = self.0.lock();
+        if paths.get(&client).is_some_and(|path| path.mtu < mtu && !path.is_old(now)) {
+            return;
+        }
         if paths.len() >= MOST && !paths.contains_key(&client) {
             paths.retain(|_, path| !path.is_old(now));
             if paths.len() >= MOST {
@@ -72,11 +76,14 @@ mod tests {
     fn a_narrow_path_is_remembered_for_a_while() {
         let (paths, config, start) = (Paths::default(), Arc::new(Config::default()), Time::from_micros(7));
         let mtu = |number, now| paths.config_for(client(number), &config, now).mtu;
-        paths.learn(client(1), 1400, start);
-        paths.learn(client(1), 1300, start);
+        for mtu in [1400, 1300, 1350] {
+            paths.learn(client(1), mtu, start);
+        }
         assert_eq!([mtu(1, start), mtu(2, start)], [1300, config.mtu]);
         assert_eq!(mtu(1, start + BELIEVED - Duration::from_micros(1)), 1300);
         assert_eq!(mtu(1, start + BELIEVED), config.mtu, "it may be wider by now");
+        paths.learn(client(1), 1400, start + BELIEVED);
+        assert_eq!(mtu(1, start + BELIEVED), 1400);
     }
 
     #[test]
