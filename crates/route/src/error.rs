@@ -75,6 +75,12 @@ pub enum RouteError {
         /// Its process, if the kernel tells.
         pid: Option<u32>,
     },
+    /// No instance works in this network namespace any more, but the last one's lock was inherited by a process that it forked.
+    #[error(
+        "the last instance in this network namespace has ended, and a process that it started keeps its lock; end that \
+         process: `ss -xlp src @oneway/route` shows it"
+    )]
+    Kept,
     /// A device of the plan is not there.
     #[error("cannot {what}: there is no device \"{device}\"")]
     NoDevice {

@@ -11,11 +11,12 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
-use std::{fs, io, mem};
+use std::time::{Duration, Instant};
+use std::{fs, io, mem, thread};
 
 use netlink_sys::{Socket, protocols};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::listener;
 use crate::error::RouteError;
@@ -82,25 +83,43 @@ fn option<T: Plain>(socket: BorrowedFd<'_>, name: c_int, mut value: T) -> Option
 /// kernel keeps those names per network namespace and frees them when the process dies, however it dies.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _listener: Option<UnixListener>,
+    listener: Option<UnixListener>,
 }
 
 const NAME: &[u8] = b"oneway/route";
+
+/// How long a name is waited for whose holder has let it go.
+const LET_GO: Duration = Duration::from_secs(5);
+
+impl Drop for Lock {
+    /// Closing the socket is not enough: a process that another thread has forked, and that has not begun its program yet, has
+    /// a copy of it. With this nobody is answered by the copy (`unix_stream_connect`, net/unix/af_unix.c).
+    fn drop(&mut self) {
+        if let Some(listener) = &self.listener {
+            let _ = rustix::net::shutdown(listener, Shutdown::Both);
+        }
+    }
+}
 
 impl Lock {
     /// Takes it.
     pub(crate) fn take() -> Result<Self, RouteError> {
         let open = |source| RouteError::Open { what: "other instances", source };
         let name = SocketAddr::from_abstract_name(NAME).map_err(open)?;
-        for _ in 0..3 {
+        let end = Instant::now() + LET_GO;
+        loop {
             match UnixListener::bind_addr(&name) {
-                Ok(listener) => return Ok(Self { _listener: Some(listener) }),
+                Ok(listener) => return Ok(Self { listener: Some(listener) }),
                 Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
                 Err(e) => return Err(open(e)),
             }
             let (uid, pid) = match connect() {
-                // It ended in between.
-                Err(Errno::CONNREFUSED) => continue,
+                // It ended in between, or has let go, and what it forked has not yet.
+                Err(Errno::CONNREFUSED) if Instant::now() < end => {
+                    thread::sleep(Duration::from_millis(1));
+                    continue;
+                }
+                Err(Errno::CONNREFUSED) => return Err(RouteError::Kept),
                 // Nobody accepts: whoever asks stays in the queue, and any user may fill it.
                 Err(Errno::AGAIN) => (listener::owner(NAME)?.unwrap_or(0), 0),
                 Err(e) => return Err(open(e.into())),
@@ -117,9 +136,8 @@ impl Lock {
             }
             // Any user may take any abstract name; that must not keep root from recovering.
             tracing::warn!("process {pid} of user {uid} squats our lock; going on without it");
-            return Ok(Self { _listener: None });
+            return Ok(Self { listener: None });
         }
-        Err(RouteError::Running { pid: None })
     }
 }
 

@@ -4,11 +4,10 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::{Duration, Instant};
 
 use oneway_route::{
-    Journal, JournalState, Protect, RESOLV_CONF, Recovered, Request, RouteError, Snapshot, StepPoint, apply,
-    no_hook, recover_with,
+    Journal, JournalState, Protect, Recovered, Request, Snapshot, StepPoint, apply, no_hook, recover,
+    recover_with,
 };
 
 use crate::host::{FAR4, FAR6, Net, SWITCHES, Tun, planned, protections, set};
@@ -173,9 +172,9 @@ fn every_point_of_a_file(net: &Net) {
                 if !keeps_journal {
                     fs::remove_file(net.journal()).unwrap();
                 }
-                recovered_with(net, &file);
+                recover_with(&net.journal(), &file).unwrap();
                 assert_eq!(look(), before, "{point:?}, {keeps_journal}");
-                let again = recovered_with(net, &file);
+                let again = recover_with(&net.journal(), &file).unwrap();
                 assert_eq!((again.undone, again.by_tag), (0, 0));
             }
         }
@@ -205,20 +204,8 @@ fn every_point_with_a_mounted_resolv_conf() {
     every_point_of_a_file(&net);
 }
 
-/// Recovers. A process that another test has forked and that has not begun its program yet holds a copy of the journal's
-/// lock: that is waited for.
 fn recovered(net: &Net) -> Recovered {
-    recovered_with(net, Path::new(RESOLV_CONF))
-}
-
-fn recovered_with(net: &Net, resolv_conf: &Path) -> Recovered {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        match recover_with(&net.journal(), resolv_conf) {
-            Err(RouteError::Running { .. }) if Instant::now() < deadline => std::thread::yield_now(),
-            recovered => return recovered.unwrap(),
-        }
-    }
+    recover(&net.journal()).unwrap()
 }
 
 /// A recovery that stopped half-way is finished by the next one: the journal goes last.

@@ -1,6 +1,7 @@
 //! Plans made real and undone again.
 
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 
@@ -8,6 +9,7 @@ use oneway_route::{
     Cgroup, Journal, JournalState, PROTOCOL, Protect, Request, RouteError, RouteKind, RouteQuery, Snapshot,
     apply, no_hook, prove_rules, query, recover,
 };
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
 use crate::host::{FAR4, FAR6, HOST4, HOST6, Net, SWITCHES, Tun, capture, planned, protections, set};
 use crate::namespace::{other_group, other_user};
@@ -19,6 +21,7 @@ crate::trials!(
     each_protection_does_what_it_says,
     a_second_instance_is_refused,
     a_lock_that_was_asked_often_still_answers,
+    a_lock_that_was_let_go_is_free_whoever_has_a_copy,
     recovery_works_by_tag_alone,
     recovery_leaves_foreign_things_alone,
     a_switch_that_others_changed_is_not_restored,
@@ -213,6 +216,40 @@ fn a_lock_that_was_asked_often_still_answers() {
             // Another user's does not count, though none of its connections tells whose it is.
             drop(Journal::create(&net.dir.path().join("third")).unwrap());
         }
+    });
+}
+
+/// What a process has that was forked meanwhile, and has not begun its program.
+fn copy_of_the_lock() -> OwnedFd {
+    let sockets = std::fs::read_to_string("/proc/thread-self/net/unix").unwrap();
+    let line = sockets.lines().find(|line| line.ends_with(" @oneway/route")).unwrap();
+    let link = format!("socket:[{}]", line.split_whitespace().nth(6).unwrap());
+    let mut files = std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap());
+    let file = files
+        .find(|file| std::fs::read_link(file.path()).is_ok_and(|target| target.as_os_str() == link.as_str()))
+        .unwrap();
+    let number = file.file_name().to_str().unwrap().parse().unwrap();
+    let me = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    pidfd_getfd(me, number, PidfdGetfdFlags::empty()).unwrap()
+}
+
+fn a_lock_that_was_let_go_is_free_whoever_has_a_copy() {
+    let net = Net::new();
+    let second = net.dir.path().join("second");
+    net.host.run(|| {
+        let held = Journal::create(&net.journal()).unwrap();
+        let copy = copy_of_the_lock();
+        assert!(oneway_route::instance_runs());
+        drop(held);
+        assert!(!oneway_route::instance_runs());
+        // Not taken while there is a copy, since a third would take it as well.
+        assert!(matches!(Journal::create(&second).unwrap_err(), RouteError::Kept));
+        let began = std::thread::scope(|scope| {
+            let waits = scope.spawn(|| Journal::create(&second).map(drop));
+            drop(copy);
+            waits.join().unwrap()
+        });
+        began.unwrap();
     });
 }
 
