@@ -2,18 +2,9 @@
 
 use std::sync::Arc;
 
-use oneway_route::{IfIndex, Mark};
+use oneway_route::Mark;
 
-use crate::{Egress, EgressError, HostRoute, Namespace, Protect, SourceRule, Strategy};
-
-/// The interface that leads to the network.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Uplink {
-    /// Its index.
-    pub index: IfIndex,
-    /// Its name.
-    pub name: String,
-}
+use crate::{Egress, EgressError, HostRoute, Namespace, Protect, SourceRule, Strategy, UplinkPair};
 
 /// The chosen protection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +21,7 @@ pub struct Means<'a> {
     /// The mark that the capture's rule lets pass.
     pub mark: Mark,
     /// What to bind to, if there is an uplink.
-    pub uplink: Option<&'a Uplink>,
+    pub uplink: Option<&'a UplinkPair>,
     /// Whether the user named the uplink, be it there or not. A mark follows the host's routes to whatever uplink is
     /// best, so only a bound socket keeps to a pinned one.
     pub pinned: bool,
@@ -44,7 +35,7 @@ pub struct Means<'a> {
 
 impl<'a> Means<'a> {
     /// A mark, and an uplink to bind to.
-    pub fn new(mark: Mark, uplink: Option<&'a Uplink>) -> Self {
+    pub fn new(mark: Mark, uplink: Option<&'a UplinkPair>) -> Self {
         Self { mark, uplink, pinned: false, source: None, servers: None, namespace: None }
     }
 }
@@ -142,15 +133,15 @@ fn try_netns(means: &Means<'_>, because: &str) -> Result<Choice, EgressError> {
     Ok(Choice { strategy, why })
 }
 
-fn try_bind(uplink: Option<&Uplink>, because: &str) -> Result<Choice, EgressError> {
-    let Some(Uplink { index, name }) = uplink else {
+fn try_bind(uplink: Option<&UplinkPair>, because: &str) -> Result<Choice, EgressError> {
+    let Some(uplink) = uplink else {
         let why =
             format!("there is no uplink to bind to yet, and no socket is made before there is; {because}");
         return Ok(Choice { strategy: Strategy::unbound(), why });
     };
-    let strategy = Strategy::Bind { index: *index, name: name.clone() };
+    let strategy = Strategy::Bind(uplink.clone());
     trial(&strategy)?;
-    Ok(Choice { why: format!("SO_BINDTODEVICE reads back as {name}; {because}"), strategy })
+    Ok(Choice { why: format!("SO_BINDTODEVICE reads back as {uplink}; {because}"), strategy })
 }
 
 /// Applies the strategy to throw-away sockets. A family that the host does not have proves nothing either way.

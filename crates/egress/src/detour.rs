@@ -2,17 +2,17 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use oneway_route::{Family, IfIndex};
+use oneway_route::Family;
 use parking_lot::RwLock;
 
-type Device = (IfIndex, String);
+use crate::Uplink;
 
 /// One of each family, or none.
 #[derive(Debug, Default)]
 pub(crate) struct Detours {
     /// Whether there is one: all that is looked at as long as there is none.
     any: AtomicBool,
-    devices: RwLock<(Option<Device>, Option<Device>)>,
+    devices: RwLock<(Option<Uplink>, Option<Uplink>)>,
 }
 
 impl Detours {
@@ -20,7 +20,7 @@ impl Detours {
         self.any.load(Relaxed)
     }
 
-    pub(crate) fn of(&self, family: Family) -> Option<Device> {
+    pub(crate) fn of(&self, family: Family) -> Option<Uplink> {
         if !self.any() {
             return None;
         }
@@ -32,7 +32,7 @@ impl Detours {
     }
 
     /// Whether that is another than before.
-    pub(crate) fn set(&self, family: Family, device: Option<Device>) -> bool {
+    pub(crate) fn set(&self, family: Family, device: Option<Uplink>) -> bool {
         let mut devices = self.devices.write();
         let place = match family {
             Family::V4 => &mut devices.0,

@@ -21,10 +21,10 @@ use crate::netns::NamespaceRoutes;
 use crate::reach::{ReachCache, is_local};
 use crate::registry::Registry;
 use crate::source_rule::{self, Ports};
-use crate::strategy::{Purpose, Steps};
+use crate::strategy::{self, Purpose, Steps};
 use crate::{
     EgressError, IcmpKind, IcmpSocket, KernelRoutes, Protected, Reach, Registered, RouteOracle, Strategy,
-    buffers, icmp_error, new_socket, own_device,
+    Uplink, buffers, icmp_error, new_socket, own_device,
 };
 
 /// A dead peer of an idle connection is noticed after 60 s + 10 × 30 s, while a link that is down for some
@@ -264,7 +264,7 @@ impl Egress {
     /// Binds sockets of a family made from now on to a device, besides protecting them, or no longer: for when the host's own
     /// choice leads nowhere and another device does not. It has a meaning where [`Strategy::follows_the_host`].
     /// True if that is another one than before.
-    pub fn set_detour(&self, family: Family, device: Option<(IfIndex, String)>) -> bool {
+    pub fn set_detour(&self, family: Family, device: Option<Uplink>) -> bool {
         let news = self.detours.set(family, device);
         if news {
             self.reach.clear();
@@ -273,7 +273,7 @@ impl Egress {
     }
 
     /// The device that [`Self::set_detour`] has set.
-    pub fn detour(&self, family: Family) -> Option<(IfIndex, String)> {
+    pub fn detour(&self, family: Family) -> Option<Uplink> {
         self.detours.of(family)
     }
 
@@ -337,7 +337,7 @@ impl Egress {
         if self.bound.load(Relaxed) || self.detours.any() {
             let ip = dst.ip().to_canonical();
             if self.reach(ip)? == Reach::Local
-                && let Some((_, device)) = self.device(Family::of(ip))
+                && let Some(Uplink { name: device, .. }) = self.device(Family::of(ip))
             {
                 return Err(EgressError::NoRoute { dst: ip, device });
             }
@@ -439,22 +439,22 @@ impl Egress {
     fn reach(&self, dst: IpAddr) -> Result<Reach, EgressError> {
         match &*self.strategy() {
             _ if self.is_unprotected(Family::of(dst)) => Ok(Reach::Uplink),
-            Strategy::Bind { index, name } => {
-                self.reach.bound(&*self.oracle, RouteQuery::to(dst), (*index, name))
+            Strategy::Bind(uplinks) => {
+                self.reach.bound(&*self.oracle, RouteQuery::to(dst), uplinks.get(Family::of(dst)))
             }
             Strategy::HostRoute(rule) => self.reach.by_host_route(&*self.oracle, dst, rule),
             // From the uplink's address a server on loopback would see a stranger.
             Strategy::SourceRule(_) if dst.is_loopback() => Ok(Reach::Local),
             _ => match self.detours.of(Family::of(dst)) {
                 // It has the mark as well: what has none may be refused.
-                Some((index, name)) => {
+                Some(uplink) => {
                     // Asked with a source address and without a socket, IPv6 takes the device for a wish
                     // (`ip6_route_output_flags_noref`, net/ipv6/route.c).
                     let question = match &*self.strategy() {
                         Strategy::SourceRule(_) => RouteQuery::to(dst),
                         strategy => strategy.question(dst),
                     };
-                    self.reach.bound(&*self.oracle, question, (index, &name))
+                    self.reach.bound(&*self.oracle, question, &uplink)
                 }
                 None => Ok(Reach::Uplink),
             },
@@ -462,9 +462,9 @@ impl Egress {
     }
 
     /// The device that sockets of a family are bound to.
-    fn device(&self, family: Family) -> Option<(IfIndex, String)> {
+    fn device(&self, family: Family) -> Option<Uplink> {
         match &*self.strategy() {
-            Strategy::Bind { index, name } => Some((*index, name.clone())),
+            Strategy::Bind(uplinks) => Some(uplinks.get(family).clone()),
             _ => self.detours.of(family),
         }
     }
@@ -499,9 +499,10 @@ impl Egress {
         let steps = Steps { set, read_back: !self.without.has(Safeguard::Proof) };
         let bound = strategy.apply(socket, (family, reach, purpose), &self.ports, steps)?;
         if strategy.follows_the_host()
-            && let Some((index, name)) = self.detours.of(family)
+            && reach == Reach::Uplink
+            && let Some(uplink) = self.detours.of(family)
         {
-            Strategy::Bind { index, name }.apply(socket, (family, reach, purpose), &self.ports, steps)?;
+            strategy::bind_device(socket, &uplink, steps)?;
         }
         Ok(bound)
     }

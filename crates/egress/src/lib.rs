@@ -40,10 +40,11 @@ mod so_mark;
 mod source_rule;
 mod strategy;
 mod tie;
+mod uplink;
 
 pub use breaker::Quarantined;
 pub use canary::Canary;
-pub use choose::{Choice, Means, Uplink, choose};
+pub use choose::{Choice, Means, choose};
 pub use egress::{Counters, Egress, SelfTest};
 pub use error::{EgressError, ForbiddenReason, lacking_descriptors};
 pub use host_route::HostRoute;
@@ -61,3 +62,4 @@ pub use registry::{Registered, Transport};
 pub use source_rule::SourceRule;
 pub use strategy::{Protect, Strategy};
 pub use tie::{FlowEnd, TunnelEnd};
+pub use uplink::{Uplink, UplinkPair};

@@ -70,7 +70,7 @@ impl Egress {
         let strategy = self.strategy();
         let reached = match &*strategy {
             _ if self.is_unprotected(Family::of(dst)) => Ok(Reach::Uplink),
-            Strategy::Bind { index, name } => reach::ask(oracle, RouteQuery::to(dst), (*index, name)),
+            Strategy::Bind(uplinks) => reach::ask(oracle, RouteQuery::to(dst), uplinks.get(Family::of(dst))),
             Strategy::HostRoute(rule) => rule.ask(oracle, dst),
             Strategy::SourceRule(_) if dst.is_loopback() => Ok(Reach::Local),
             Strategy::SourceRule(rule) => rule.address(Family::of(dst)).map(|_| Reach::Uplink),
@@ -219,7 +219,7 @@ mod tests {
     }
 
     fn bind() -> Strategy {
-        Strategy::Bind { index: UPLINK, name: "eth0".to_owned() }
+        Strategy::Bind(crate::Uplink { index: UPLINK, name: "eth0".to_owned() }.into())
     }
 
     fn prove(strategy: Strategy, oracle: &Says) -> Verdict {

@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use oneway_route::{IfIndex, RouteKind, RouteQuery};
+use oneway_route::{RouteKind, RouteQuery};
 use parking_lot::Mutex;
 
-use crate::{EgressError, HostRoute, RouteOracle};
+use crate::{EgressError, HostRoute, RouteOracle, Uplink};
 
 /// Where a destination is, seen from a socket that may be bound to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl ReachCache {
         &self,
         oracle: &dyn RouteOracle,
         question: RouteQuery,
-        device: (IfIndex, &str),
+        device: &Uplink,
     ) -> Result<Reach, EgressError> {
         let dst = question.dst;
         if dst.is_loopback() {
@@ -96,16 +96,17 @@ impl ReachCache {
 pub(crate) fn ask(
     oracle: &dyn RouteOracle,
     question: RouteQuery,
-    (index, name): (IfIndex, &str),
+    Uplink { index, name }: &Uplink,
 ) -> Result<Reach, EgressError> {
     let dst = question.dst;
     if is_local(oracle, dst)? {
         return Ok(Reach::Local);
     }
-    let answer = oracle.route(&question.bound(index)).map_err(|source| EgressError::Route { dst, source })?;
+    let answer =
+        oracle.route(&question.bound(*index)).map_err(|source| EgressError::Route { dst, source })?;
     // Without a table the answer is the kernel's guess that the destination is on-link (K2).
-    let routed = answer.kind == RouteKind::Unicast && answer.oif == Some(index) && answer.table.is_some();
-    if routed { Ok(Reach::Uplink) } else { Err(EgressError::NoRoute { dst, device: name.to_owned() }) }
+    let routed = answer.kind == RouteKind::Unicast && answer.oif == Some(*index) && answer.table.is_some();
+    if routed { Ok(Reach::Uplink) } else { Err(EgressError::NoRoute { dst, device: name.clone() }) }
 }
 
 /// Whether the kernel would deliver `dst` to this host itself.

@@ -9,10 +9,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use oneway_route::{Family, IfIndex, Sources};
+use oneway_route::{Family, Sources};
 use socket2::Socket;
 
-use crate::EgressError;
+use crate::{EgressError, Uplink};
 
 const MECHANISM: &str = "a source address and port";
 
@@ -25,12 +25,12 @@ pub struct SourceRule {
     /// Addresses and ports.
     pub sources: Sources,
     /// The uplinks of IPv4 and IPv6. ICMP echo has no ports, and its sockets are bound to these.
-    pub devices: [Option<(IfIndex, String)>; 2],
+    pub devices: [Option<Uplink>; 2],
 }
 
 impl SourceRule {
     /// The device of a family.
-    pub(crate) fn device(&self, family: Family) -> Option<&(IfIndex, String)> {
+    pub(crate) fn device(&self, family: Family) -> Option<&Uplink> {
         match family {
             Family::V4 => self.devices[0].as_ref(),
             Family::V6 => self.devices[1].as_ref(),
@@ -84,7 +84,7 @@ impl SourceRule {
     }
 
     /// The uplink's device, which sockets without ports are bound to instead.
-    pub(crate) fn device_for(&self, family: Family) -> Result<&(IfIndex, String), EgressError> {
+    pub(crate) fn device_for(&self, family: Family) -> Result<&Uplink, EgressError> {
         self.device(family).ok_or_else(|| refused(format!("there is no {family} uplink to bind to")))
     }
 }

@@ -10,7 +10,7 @@ use socket2::Socket;
 
 use crate::reach::Reach;
 use crate::source_rule::Ports;
-use crate::{EgressError, HostRoute, Namespace, SourceRule, so_bindtodevice, so_mark};
+use crate::{EgressError, HostRoute, Namespace, SourceRule, Uplink, UplinkPair, so_bindtodevice, so_mark};
 
 /// The mechanism that keeps the sockets of an [`Egress`](crate::Egress) out of the capture.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,12 +22,8 @@ pub enum Strategy {
     /// The same, and no route by the capture device counts for them.
     MarkIfgroup(Mark),
     /// `SO_BINDTODEVICE`: only routes through this device are considered.
-    Bind {
-        /// The device's index; the name is checked to still mean it.
-        index: IfIndex,
-        /// The device's name.
-        name: String,
-    },
+    /// The names are checked to still mean the devices of these indices.
+    Bind(UplinkPair),
     /// Bound to an address and a port that the capture's rule does not match.
     SourceRule(SourceRule),
     /// To servers alone that have host routes.
@@ -54,13 +50,13 @@ pub(crate) enum Purpose {
 impl Strategy {
     /// Bound to a device that is not there: every socket is refused, until an uplink is found.
     pub fn unbound() -> Self {
-        Self::Bind { index: IfIndex(0), name: String::new() }
+        Self::Bind(Uplink { index: IfIndex(0), name: String::new() }.into())
     }
 
     /// Whether every socket is refused until an uplink is found.
     pub fn is_unbound(&self) -> bool {
         match self {
-            Self::Bind { index, .. } => *index == IfIndex(0),
+            Self::Bind(uplinks) => uplinks.get(Family::V4).index == IfIndex(0),
             Self::SourceRule(rule) => rule.sources.v4.or(rule.sources.v6).is_none(),
             _ => false,
         }
@@ -75,7 +71,7 @@ impl Strategy {
     }
 
     pub(crate) fn is_bind(&self) -> bool {
-        matches!(self, Self::Bind { .. })
+        matches!(self, Self::Bind(_))
     }
 
     /// What a socket of ours to a destination beyond the uplink asks the kernel for. In another namespace it is to be asked
@@ -84,7 +80,7 @@ impl Strategy {
         let query = RouteQuery::to(dst);
         match self {
             Self::Mark(mark) | Self::MarkTerminal(mark) | Self::MarkIfgroup(mark) => query.marked(*mark),
-            Self::Bind { index, .. } => query.bound(*index),
+            Self::Bind(uplinks) => query.bound(uplinks.get(Family::of(dst)).index),
             Self::SourceRule(rule) => match rule.sources.get(Family::of(dst)) {
                 Some(src) if !dst.is_loopback() => query.from(src, rule.sources.ports.0),
                 _ => query,
@@ -103,7 +99,7 @@ impl Strategy {
         match self {
             Self::Mark(mark) | Self::MarkTerminal(mark) | Self::MarkIfgroup(mark) => so_mark::usable(*mark),
             // Where there are no devices to bind to there are no rules by source and no tables either.
-            Self::Bind { .. } | Self::SourceRule(_) | Self::HostRoute(_) => so_bindtodevice::usable(),
+            Self::Bind(_) | Self::SourceRule(_) | Self::HostRoute(_) => so_bindtodevice::usable(),
             Self::Netns(_) => Ok(()),
         }
     }
@@ -125,15 +121,14 @@ impl Strategy {
                     so_mark::read_back(socket, *mark)?;
                 }
             }
-            Self::Bind { index, name } => match reach {
+            Self::Bind(uplinks) => match reach {
                 Reach::Local => {}
-                Reach::Uplink => bind_device(socket, (*index, name), steps)?,
+                Reach::Uplink => bind_device(socket, uplinks.get(family), steps)?,
             },
             Self::SourceRule(rule) => match (reach, purpose) {
                 (Reach::Local, _) => {}
                 (Reach::Uplink, Purpose::Icmp) => {
-                    let (index, name) = rule.device_for(family)?;
-                    bind_device(socket, (*index, name), steps)?;
+                    bind_device(socket, rule.device_for(family)?, steps)?;
                 }
                 (Reach::Uplink, _) => {
                     if steps.set {
@@ -154,12 +149,13 @@ impl Strategy {
     }
 }
 
-fn bind_device(socket: &Socket, device: (IfIndex, &str), steps: Steps) -> Result<(), EgressError> {
+/// Binds a fresh socket to a device and reads it back.
+pub(crate) fn bind_device(socket: &Socket, device: &Uplink, steps: Steps) -> Result<(), EgressError> {
     if steps.set {
-        so_bindtodevice::set(socket, device.1)?;
+        so_bindtodevice::set(socket, &device.name)?;
     }
     if steps.read_back {
-        so_bindtodevice::read_back(socket, device.0, device.1)?;
+        so_bindtodevice::read_back(socket, device.index, &device.name)?;
     }
     Ok(())
 }
@@ -170,8 +166,8 @@ impl fmt::Display for Strategy {
             Self::Mark(mark) => write!(f, "mark {:#x}", mark.0),
             Self::MarkTerminal(mark) => write!(f, "mark-terminal {:#x}", mark.0),
             Self::MarkIfgroup(mark) => write!(f, "mark-ifgroup {:#x}", mark.0),
-            Self::Bind { .. } if self.is_unbound() => f.write_str("bind, to no uplink yet"),
-            Self::Bind { name, .. } => write!(f, "bind to {name}"),
+            Self::Bind(_) if self.is_unbound() => f.write_str("bind, to no uplink yet"),
+            Self::Bind(uplinks) => write!(f, "bind to {uplinks}"),
             Self::SourceRule(_) if self.is_unbound() => f.write_str("source-rule, with no uplink yet"),
             Self::SourceRule(SourceRule { sources, .. }) => {
                 let (first, last) = sources.ports;

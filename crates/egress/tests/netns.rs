@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use oneway_egress::{
     Egress, EgressError, Finding, ForbiddenReason, HostRoute, IcmpErrorKind, IcmpKind, KernelRoutes, Means,
-    Namespace, Protect, SourceRule, Strategy, Uplink, choose, next_error, recv_error,
+    Namespace, Protect, SourceRule, Strategy, Uplink, UplinkPair, choose, next_error, recv_error,
 };
 use oneway_lab::capture::Recorder;
 use oneway_lab::harness::{Harness, TestResult};
@@ -102,7 +102,7 @@ impl Lab {
     }
 
     fn bind_to(&self, device: &str) -> Strategy {
-        Strategy::Bind { index: self.index(device), name: device.to_owned() }
+        Strategy::Bind(self.uplink(device).into())
     }
 
     fn uplink(&self, device: &str) -> Uplink {
@@ -220,11 +220,38 @@ fn bound_sockets_leave_by_the_uplink_only() -> TestResult {
     lab.assert_no_loop()
 }
 
+fn each_family_is_bound_to_its_own() -> TestResult {
+    let lab = Lab::new()?;
+    let origins = [lab.greeter(&lab.world, ORIGIN_V4), lab.greeter(&lab.world, ORIGIN_V6)];
+    let (one, other) = (Some(lab.uplink("eth0")), Some(lab.uplink("eth1")));
+    lab.on_host(|| async {
+        // `eth1` leads nowhere.
+        for (v4, v6, works) in [(one.clone(), other.clone(), 0), (other, one, 1)] {
+            let strategy = Strategy::Bind(UplinkPair::new(v4, v6).unwrap());
+            let egress = Egress::new(strategy, Vec::new()).unwrap();
+            let tests = egress.self_test();
+            assert!(tests.iter().all(|test| test.result.is_ok()), "{tests:?}");
+            for (family, at) in origins.into_iter().enumerate() {
+                if family == works {
+                    greeted(&egress, at).await;
+                } else {
+                    let error = egress.connect_tcp(at).await.unwrap_err();
+                    assert!(
+                        matches!(&error, EgressError::NoRoute { device, .. } if device == "eth1"),
+                        "{error}"
+                    );
+                }
+            }
+        }
+    });
+    lab.assert_no_loop()
+}
+
 fn a_device_made_anew_is_refused() -> TestResult {
     let lab = Lab::new()?;
     let origin = lab.greeter(&lab.world, ORIGIN_V4);
-    let stale = Strategy::Bind { index: lab.index("eth1"), name: "eth0".to_owned() };
-    let gone = Strategy::Bind { index: IfIndex(4000), name: "eth9".to_owned() };
+    let stale = Strategy::Bind(Uplink { index: lab.index("eth1"), name: "eth0".to_owned() }.into());
+    let gone = Strategy::Bind(Uplink { index: IfIndex(4000), name: "eth9".to_owned() }.into());
     lab.on_host(|| async {
         let egress = Egress::new(stale, Vec::new()).unwrap();
         let error = egress.udp(Family::V4).unwrap_err();
@@ -304,7 +331,7 @@ fn proofs_follow_the_kernel() -> TestResult {
 
 fn the_strongest_that_works_is_chosen() -> TestResult {
     let lab = Lab::new()?;
-    let (free, other) = (lab.uplink("eth0"), lab.uplink("eth1"));
+    let (free, other) = (lab.uplink("eth0").into(), lab.uplink("eth1").into());
     lab.on_host(|| async {
         let strategy =
             |protect, uplink| choose(protect, &Means::new(BIT, uplink)).map(|choice| choice.strategy);
@@ -312,18 +339,17 @@ fn the_strongest_that_works_is_chosen() -> TestResult {
         assert_eq!(strategy(Protect::Auto, Some(&free)).unwrap(), Strategy::Mark(BIT));
         let pinned = |uplink| Means { pinned: true, ..Means::new(BIT, uplink) };
         let choice = choose(Protect::Auto, &pinned(Some(&other))).unwrap();
-        assert!(matches!(choice.strategy, Strategy::Bind { .. }));
+        assert!(matches!(choice.strategy, Strategy::Bind(_)));
         // A pinned uplink that leads nowhere yet is waited for, and no other one taken.
         assert_eq!(choose(Protect::Auto, &pinned(None)).unwrap().strategy, Strategy::unbound());
-        assert!(matches!(strategy(Protect::Bind, Some(&free)), Ok(Strategy::Bind { .. })));
+        assert!(matches!(strategy(Protect::Bind, Some(&free)), Ok(Strategy::Bind(_))));
         // Without an uplink no socket is made, until there is one.
         assert_eq!(strategy(Protect::Bind, None).unwrap(), Strategy::unbound());
         let egress = Egress::new(Strategy::unbound(), Vec::new()).unwrap();
         let far = SocketAddr::new(ORIGIN_V4.parse().unwrap(), 80);
         assert!(matches!(egress.connect_tcp(far).await, Err(EgressError::NoRoute { .. })));
         assert!(egress.udp(Family::V4).is_err() && egress.icmp(Family::V6).is_err());
-        let index = free.index;
-        egress.set_strategy(Strategy::Bind { index, name: free.name.clone() }).unwrap();
+        egress.set_strategy(Strategy::Bind(free.clone())).unwrap();
         egress.udp(Family::V4).unwrap();
         for name in ["source-rule", "host-route", "netns"] {
             let error = strategy(name.parse().unwrap(), Some(&free)).unwrap_err();
@@ -332,7 +358,7 @@ fn the_strongest_that_works_is_chosen() -> TestResult {
         }
         no_capabilities();
         let choice = choose(Protect::Auto, &Means::new(BIT, Some(&free))).unwrap();
-        assert!(matches!(choice.strategy, Strategy::Bind { .. }));
+        assert!(matches!(choice.strategy, Strategy::Bind(_)));
         assert!(choice.why.contains("SO_MARK"), "{}", choice.why);
         let error = strategy(Protect::Mark, Some(&free)).unwrap_err();
         assert!(matches!(error, EgressError::Protect { .. }), "{error}");
@@ -349,7 +375,7 @@ fn source_ports_are_bound_and_read_back() -> TestResult {
     let lab = Lab::new()?;
     let rule = |first, last, v4: &str| {
         let v4 = v4.parse().ok();
-        let devices = [Some((lab.index("eth0"), "eth0".to_owned())), None];
+        let devices = [Some(lab.uplink("eth0")), None];
         SourceRule { sources: Sources { ports: (first, last), uid: Some(0), v4, v6: None }, devices }
     };
     let (good, narrow, gone) =
@@ -631,6 +657,7 @@ fn main() -> ExitCode {
         .test("unprotected_sockets_are_captured", unprotected_sockets_are_captured)
         .test("marked_sockets_leave_by_the_uplink", marked_sockets_leave_by_the_uplink)
         .test("bound_sockets_leave_by_the_uplink_only", bound_sockets_leave_by_the_uplink_only)
+        .test("each_family_is_bound_to_its_own", each_family_is_bound_to_its_own)
         .test("a_device_made_anew_is_refused", a_device_made_anew_is_refused)
         .test("guarded_destinations_get_no_socket", guarded_destinations_get_no_socket)
         .test("proofs_follow_the_kernel", proofs_follow_the_kernel)

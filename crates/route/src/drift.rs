@@ -3,6 +3,7 @@
 use crate::apply::{Applied, Captured, Hook, make, unmake};
 use crate::change::Change;
 use crate::error::RouteError;
+use crate::id::Family;
 use crate::os;
 use crate::plan::{Phase, Plan, Step};
 use crate::prove;
@@ -106,8 +107,8 @@ impl Applied<Captured> {
         let before = self.journal.done().len();
         let rules = phase(Phase::Capture);
         // Rules that take everything but one address of ours, and those that take everything but another one, leave none:
-        // nothing can be shown before the old ones are gone. No socket is made meanwhile, see `sources_change`.
-        let rehearsed = !self.sources_change(&plan);
+        // nothing can be shown before the old ones are gone. No socket is made meanwhile, see `changed_sources`.
+        let rehearsed = self.changed_sources(&plan).is_empty();
         let made = make(&mut self.journal, &phase(Phase::Prepare), hook).and_then(|()| {
             if !rules.is_empty() && rehearsed {
                 prove::rehearse(&plan, &mut self.journal, &[], hook)?;
@@ -136,10 +137,11 @@ impl Applied<Captured> {
         Ok(done)
     }
 
-    /// Whether another plan tells our own sockets by other source addresses than this one. Then none may be alive while the
-    /// one is changed for the other: both plans' rules are there for a moment, and each captures the other's sockets.
-    pub fn sources_change(&self, plan: &Plan) -> bool {
-        self.plan.sources != plan.sources
+    /// The families whose sockets of ours another plan tells by another source than this one. None of them may be alive while
+    /// the one is changed for the other: both plans' rules are there for a moment, and each captures the other's sockets.
+    pub fn changed_sources(&self, plan: &Plan) -> Vec<Family> {
+        let of = |plan: &Plan, family| plan.sources.map(|s| (s.ports, s.uid, s.get(family)));
+        Family::ALL.into_iter().filter(|family| of(&self.plan, *family) != of(plan, *family)).collect()
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use oneway_lab::capture::{Packet, Recorder};
 use oneway_lab::client::{Outcome, wait_until};
 use oneway_lab::harness::{Failed, TestResult};
 use oneway_lab::servers::origin::port;
@@ -265,6 +266,57 @@ pub fn a_pinned_uplink_is_waited_for() -> TestResult {
     works(host, "the uplink leads somewhere", &oneway)?;
     assert!(uplink_is(host, Some(UP2)));
     change("del")?;
+    stop(&mut oneway, host, &before)
+}
+
+/// Each family has an uplink of its own, and one of them changes.
+pub fn each_family_has_its_own_uplink() -> TestResult {
+    for options in [&[][..], &["--protect", "bind"], &["--protect", "source-rule"]] {
+        each_family_by_its_own(options)?;
+    }
+    Ok(())
+}
+
+fn each_family_by_its_own(options: &[&str]) -> TestResult {
+    let lab = Topology::standard()?;
+    let host = &lab.host;
+    tool(host, &format!("ip route del default dev {UP2}"))?;
+    tool(host, &format!("ip -6 route del default dev {UP1}"))?;
+    let before = Snapshot::take(host)?;
+    let mut oneway = run(host, options)?;
+    let wires = [UP1, UP2].map(|device| Recorder::start(host, Some(device)));
+    works(host, "each family by its own", &oneway)?;
+    let mut flows = idle(host)?;
+    let ends = |packet: &Packet| [packet.src, packet.dst].contains(&address::ORIGIN.v4.into());
+    let ends6 = |packet: &Packet| [packet.src, packet.dst].contains(&address::ORIGIN.v6.into());
+    for (wire, device) in wires.into_iter().zip([UP1, UP2]) {
+        let (v4, v6) = {
+            let wire = wire?;
+            (wire.count(ends)?, wire.count(ends6)?)
+        };
+        assert_eq!((v4 > 0, v6 > 0), (device == UP1, device == UP2), "{options:?} by {device}: {v4}, {v6}");
+    }
+    let status = ask(host, "status")?;
+    assert_eq!(
+        (&status["uplink"]["ipv4"], &status["uplink"]["ipv6"]),
+        (&UP1.into(), &UP2.into()),
+        "{status}"
+    );
+
+    // That of IPv6 changes: its flows are reset, and those of IPv4 do not notice.
+    tool(host, &format!("ip -6 route del default dev {UP2}"))?;
+    tool(host, &format!("ip -6 route add default via 2001:db8:1::1 dev {UP1} metric 100 proto boot"))?;
+    works(host, "both by one", &oneway)?;
+    let v6 = flows.pop().expect("that of IPv6");
+    go_on(&mut flows).map_err(|e| format!("{options:?} first: {e:?}: {}", oneway.stderr()))?;
+    v6.set_read_timeout(Some(RESET))?;
+    let reset = (&v6).read(&mut [0]).map_err(|error| error.kind());
+    assert_eq!(reset, Err(ErrorKind::ConnectionReset), "{options:?}: {}", oneway.stderr());
+    go_on(&mut flows).map_err(|e| format!("{options:?} second: {e:?}: {}", oneway.stderr()))?;
+
+    tool(host, &format!("ip -6 route del default dev {UP1}"))?;
+    tool(host, &format!("ip -6 route add default via 2001:db8:2::1 dev {UP2} metric 200 proto boot"))?;
+    works(host, "each family by its own again", &oneway)?;
     stop(&mut oneway, host, &before)
 }
 

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use oneway_egress::{Egress, EgressError, Strategy};
-use oneway_route::{Packet, Plan, PlanError, RouteError, RouteKind, RouteQuery, Snapshot, decide};
+use oneway_egress::{Egress, EgressError, Strategy, Uplink};
+use oneway_route::{Family, Packet, Plan, PlanError, RouteError, RouteKind, RouteQuery, Snapshot, decide};
 
 use super::circles::by_local_proxy;
 use super::scene::{Scene, without_ours};
@@ -138,12 +138,13 @@ fn unreachable_by(host: &Snapshot, plan: &Plan, strategy: &Strategy, dst: IpAddr
     match strategy {
         // Asked there, where this host's routes say nothing.
         Strategy::Netns(_) => None,
-        strategy if !matches!(strategy, Strategy::Bind { .. }) => {
+        strategy if !matches!(strategy, Strategy::Bind(_)) => {
             let tun = host.link(&plan.tun_name).map(|l| l.index);
             let back = decided(&strategy.question(dst)).iter().any(|o| o.answer.oif == tun);
             back.then(|| format!("a route of the host leads it into {}", plan.tun_name))
         }
-        Strategy::Bind { index, name } => {
+        Strategy::Bind(uplinks) => {
+            let Uplink { index, name } = uplinks.get(Family::of(dst));
             let local = decided(&query).iter().any(|o| o.answer.kind == RouteKind::Local);
             let by = |o: &oneway_route::Outcome| o.answer.oif == Some(*index) && o.answer.table.is_some();
             let reached = dst.is_loopback() || local || decided(&query.bound(*index)).iter().any(by);

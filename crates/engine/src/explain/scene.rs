@@ -74,10 +74,10 @@ impl Scene<'_> {
 fn own_query(strategy: &Strategy, host: &Snapshot, dst: IpAddr) -> RouteQuery {
     let query = RouteQuery::to(dst);
     match strategy {
-        Strategy::Bind { index, .. } => {
+        Strategy::Bind(uplinks) => {
             let here = |o: &oneway_route::Outcome| o.answer.kind == RouteKind::Local;
             let local = decide(host, &Packet::of(&query, Scene::uid())).iter().any(here);
-            if dst.is_loopback() || local { query } else { query.bound(*index) }
+            if dst.is_loopback() || local { query } else { query.bound(uplinks.get(Family::of(dst)).index) }
         }
         _ => strategy.question(dst),
     }

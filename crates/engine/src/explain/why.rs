@@ -131,9 +131,9 @@ fn reason(strategy: &Strategy, tun: &str) -> String {
         Strategy::Mark(mark) | Strategy::MarkTerminal(mark) | Strategy::MarkIfgroup(mark) => {
             format!("the rules that lead into {tun} match packets without mark {mark}; ours carry it")
         }
-        Strategy::Bind { .. } if strategy.is_unbound() => "ours wait for an uplink to be bound to".to_owned(),
-        Strategy::Bind { name, .. } => {
-            format!("ours are bound to {name}, and for them the routes that lead into {tun} do not count")
+        Strategy::Bind(_) if strategy.is_unbound() => "ours wait for an uplink to be bound to".to_owned(),
+        Strategy::Bind(uplinks) => {
+            format!("ours are bound to {uplinks}, and for them the routes that lead into {tun} do not count")
         }
         Strategy::SourceRule(rule) => {
             let (first, last) = rule.sources.ports;
@@ -222,9 +222,11 @@ fn dial(scene: &Scene<'_>, address: SocketAddr, whose: &str) -> Dial {
         },
         Strategy::HostRoute(_) => "without anything set".to_owned(),
         Strategy::Netns(namespace) => format!("in the namespace {}", namespace.name()),
-        Strategy::Bind { .. } if scene.egress.strategy().is_unbound() => scene.egress.strategy().to_string(),
-        Strategy::Bind { name, .. } if query.oif.is_some() => format!("bound to {name}"),
-        Strategy::Bind { .. } => "to this host itself, so not bound".to_owned(),
+        Strategy::Bind(_) if scene.egress.strategy().is_unbound() => scene.egress.strategy().to_string(),
+        Strategy::Bind(uplinks) if query.oif.is_some() => {
+            format!("bound to {}", uplinks.get(Family::of(address.ip())).name)
+        }
+        Strategy::Bind(_) => "to this host itself, so not bound".to_owned(),
     };
     let way = refused.is_none().then(|| way(scene, &query, packet, true));
     let device = way.as_ref().and_then(|w| w.device.clone());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use oneway_capture::shortcut::Shortcuts;
 use oneway_capture::tun::{Tun, TunOptions};
-use oneway_egress::{Means, Namespace, Strategy, Uplink};
+use oneway_egress::{Means, Namespace, Strategy};
 use oneway_route::{
     Family, Journal, JournalState, Mark, NftSupport, Plan, Prepared, Protect, Request, RouteError, Snapshot,
     Uplinks, apply, no_hook,
@@ -191,7 +191,7 @@ pub(super) fn plan(
     let plan = oneway_route::plan(&request, snapshot)?;
     // Only a plan that marks has a mark; any does for asking whether marks can be set.
     let mark = plan.mark.unwrap_or(Mark(1 << 28));
-    let uplink = uplink(&plan.uplinks);
+    let uplink = protection::uplinks(&plan.uplinks);
     let means = Means {
         pinned: config.egress.interface.is_some(),
         source: protection::source_rule(&plan),
@@ -201,7 +201,7 @@ pub(super) fn plan(
     };
     let choice = oneway_egress::choose(asked, &means)?;
     let plan = match choice.strategy {
-        Strategy::Bind { .. } if request.protect != Protect::Bind => {
+        Strategy::Bind(_) if request.protect != Protect::Bind => {
             request.protect = Protect::Bind;
             oneway_route::plan(&request, snapshot)?
         }
@@ -219,11 +219,6 @@ fn by_name(config: &Config) -> impl Iterator<Item = String> {
              proxies; exclude its user or control group to leave it out of the capture"
         )
     })
-}
-
-fn uplink(uplinks: &Uplinks) -> Option<Uplink> {
-    let found = uplinks.v4.as_ref().or(uplinks.v6.as_ref())?;
-    Some(Uplink { index: found.index, name: found.name.clone() })
 }
 
 /// Uses a device that was handed over with its addresses and routes. There is no right to change the host, so that our
@@ -269,7 +264,7 @@ fn take_over(config: &Config, tun: Tun) -> Result<Device, EngineError> {
     let mut request = assemble::request(config, Protect::Bind);
     request.tun_name = Some(tun.name().to_owned());
     let uplinks = oneway_route::plan(&request, &snapshot)?.uplinks;
-    let uplink = uplink(&uplinks);
+    let uplink = protection::uplinks(&uplinks);
     let namespace = protection::namespace(config)?;
     let protect = protection::without_rights(assemble::protect(config), namespace.is_some())?;
     let means = Means {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use oneway_egress::{HostRoute, Namespace, Protect as Asked, SourceRule};
-use oneway_route::{NftSupport, Plan, Protect, Snapshot};
+use oneway_egress::{HostRoute, Namespace, Protect as Asked, SourceRule, Uplink, UplinkPair};
+use oneway_route::{Family, NftSupport, Plan, Protect, Snapshot, Uplinks};
 
 use crate::assemble;
 use crate::config::Config;
@@ -80,9 +80,18 @@ pub(crate) fn look(namespace: &Namespace) -> Result<Snapshot, EngineError> {
 
 /// What sockets are bound to by a plan for that.
 pub(super) fn source_rule(plan: &Plan) -> Option<SourceRule> {
-    let device = |uplink: &Option<oneway_route::Uplink>| uplink.as_ref().map(|u| (u.index, u.name.clone()));
-    let devices = [device(&plan.uplinks.v4), device(&plan.uplinks.v6)];
+    let devices = Family::ALL.map(|family| uplink(&plan.uplinks, family));
     plan.sources.map(|sources| SourceRule { sources, devices })
+}
+
+/// The device by which a family leaves this host.
+fn uplink(uplinks: &Uplinks, family: Family) -> Option<Uplink> {
+    uplinks.get(family).map(|found| Uplink { index: found.index, name: found.name.clone() })
+}
+
+/// What sockets are bound to where a device is what protects them.
+pub(super) fn uplinks(found: &Uplinks) -> Option<UplinkPair> {
+    UplinkPair::new(uplink(found, Family::V4), uplink(found, Family::V6))
 }
 
 /// The servers of a plan that has host routes.

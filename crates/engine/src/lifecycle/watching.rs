@@ -406,9 +406,7 @@ impl Watcher {
             true => oneway_route::find_uplinks_unguarded(&snapshot),
             false => plan.uplinks.clone(),
         };
-        if applied.sources_change(&plan) {
-            self.close_sources();
-        }
+        self.close_sources(&applied.changed_sources(&plan));
         let outcome = applied.change_to(plan, &mut no_hook);
         if outcome.is_ok() {
             self.protect_as(applied.plan());

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use oneway_egress::Strategy;
-use oneway_route::{Plan, Protect};
+use oneway_route::{Family, Plan, Protect};
 
 use super::Watcher;
 use crate::assemble;
@@ -14,16 +14,23 @@ use crate::lifecycle::protection;
 const MOST: usize = 256;
 
 impl Watcher {
-    /// Makes no sockets, and leaves none alive, while the addresses that tell ours are changed for others.
-    pub(super) fn close_sources(&mut self) {
+    /// Makes no sockets of these families, and leaves none alive, while the addresses that tell ours are changed for others.
+    pub(super) fn close_sources(&mut self, families: &[Family]) {
         let (strategy, _) = self.watched.strategy();
         let Strategy::SourceRule(mut rule) = strategy else { return };
-        rule.sources.v4 = None;
-        rule.sources.v6 = None;
+        if families.is_empty() {
+            return;
+        }
+        for family in families {
+            match family {
+                Family::V4 => rule.sources.v4 = None,
+                Family::V6 => rule.sources.v6 = None,
+            }
+        }
         if let Err(error) = self.egress.set_strategy(Strategy::SourceRule(rule)) {
             self.failed("cannot stop making sockets", &error);
         }
-        let count = self.egress.reset(|_, peer| !peer.is_loopback());
+        let count = self.egress.reset(|own, peer| families.contains(&Family::of(own)) && !peer.is_loopback());
         self.watched.reset(count);
         self.end_sessions();
     }

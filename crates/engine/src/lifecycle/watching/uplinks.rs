@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use oneway_egress::{RouteOracle, Strategy};
+use oneway_egress::{RouteOracle, Strategy, Uplink};
 use oneway_flow::{FlowInfo, Network};
 use oneway_route::{
     Address, Family, IfIndex, Link, RouteKind, RouteQuery, Snapshot, Table, Uplinks, destroy_tcp, query,
@@ -15,6 +15,7 @@ use oneway_route::{
 
 use super::elsewhere::Elsewhere;
 use super::{Watcher, far};
+use crate::lifecycle::protection;
 
 /// A link that lost its carrier, or a default route that is gone, may be back in a moment, and its flows go on.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -122,13 +123,10 @@ impl Watcher {
     /// Where sockets are bound to the uplink: the one that it is now.
     fn bind(&mut self, uplinks: &Uplinks) {
         let (strategy, _) = self.watched.strategy();
-        if !matches!(strategy, Strategy::Bind { .. }) {
+        if !matches!(strategy, Strategy::Bind(_)) {
             return;
         }
-        let now = match uplinks.v4.as_ref().or(uplinks.v6.as_ref()) {
-            Some(uplink) => Strategy::Bind { index: uplink.index, name: uplink.name.clone() },
-            None => Strategy::unbound(),
-        };
+        let now = protection::uplinks(uplinks).map_or_else(Strategy::unbound, Strategy::Bind);
         if now == strategy {
             return;
         }
@@ -136,10 +134,11 @@ impl Watcher {
             return self.failed("cannot bind to the new uplink", &error);
         }
         tracing::info!("sockets were protected by {strategy}, and new ones are by {now}");
-        self.watched.set_strategy(now, "the uplink was chosen again".to_owned());
+        self.watched.set_strategy(now.clone(), "the uplink was chosen again".to_owned());
         // They are bound to a device that is not the uplink, even if another one has its name and its address by now.
         let routes = self.egress.routes();
-        let count = self.egress.reset(|_, peer| !is_local(routes, peer));
+        let moved = |own: IpAddr| bound(&strategy, Family::of(own)) != bound(&now, Family::of(own));
+        let count = self.egress.reset(|own, peer| moved(own) && !is_local(routes, peer));
         self.watched.reset(count);
         self.end_sessions();
     }
@@ -162,7 +161,7 @@ impl Watcher {
                     chosen.filter(|index| *index != best.index).and_then(|index| host.link_at(index));
                 chosen.is_some_and(|link| host.leads_nowhere(link))
             });
-            let device = wanted.map(|uplink| (uplink.index, uplink.name.clone()));
+            let device = wanted.map(|found| Uplink { index: found.index, name: found.name.clone() });
             let news = self.egress.set_detour(family, device);
             changed |= news;
             if let Some(uplink) = wanted.filter(|_| news) {
@@ -195,7 +194,7 @@ impl Watcher {
         let count = self.egress.reset(|own, peer| {
             let detour = if own.is_ipv6() { &v6 } else { &v4 };
             let owner = outline.addresses.iter().find(|(_, address)| *address == own);
-            if detour.as_ref().is_some_and(|(index, _)| owner.is_some_and(|(owner, _)| owner == index)) {
+            if detour.as_ref().is_some_and(|uplink| owner.is_some_and(|(owner, _)| *owner == uplink.index)) {
                 return false;
             }
             *known
@@ -206,6 +205,14 @@ impl Watcher {
             tracing::info!(flows = count, "reset flows whose uplink is gone");
             self.watched.reset(count);
         }
+    }
+}
+
+/// What sockets of a family are bound to, where that is what protects them.
+fn bound(strategy: &Strategy, family: Family) -> Option<&Uplink> {
+    match strategy {
+        Strategy::Bind(uplinks) => Some(uplinks.get(family)),
+        _ => None,
     }
 }
 
@@ -235,9 +242,7 @@ fn is_stale(
     let Some(link) = link.filter(|link| !link.loopback && link.kind.as_deref() != Some("dummy")) else {
         return false;
     };
-    if let Strategy::Bind { index, .. } = strategy
-        && *index != link.index
-    {
+    if bound(strategy, Family::of(own)).is_some_and(|uplink| uplink.index != link.index) {
         return patience_is_over || !strategy.is_unbound();
     }
     let way = strategy.question(peer);

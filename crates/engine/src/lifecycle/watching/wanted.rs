@@ -93,9 +93,7 @@ impl Watcher {
         request.exclude_uids = wanted.exclude_uids;
         let host = Snapshot::take_again(self.nft)?;
         let plan = plan_again(&request, applied.plan(), &host)?;
-        if applied.sources_change(&plan) {
-            self.close_sources();
-        }
+        self.close_sources(&applied.changed_sources(&plan));
         let done = applied.change_to(plan, &mut no_hook)?;
         self.protect_as(applied.plan());
         self.exclusions.set_groups(request.exclude_cgroups.clone());
