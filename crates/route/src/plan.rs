@@ -29,8 +29,9 @@ use crate::host::Snapshot;
 use crate::id::{Family, IfIndex, Mark, Table};
 use crate::nft::RefuseTable;
 use crate::resolver::Resolver;
-pub use capture::never_captured;
 #[cfg(any(target_os = "linux", test))]
+pub(crate) use capture::IPV6_OFF;
+pub use capture::never_captured;
 pub(crate) use congestion::CONGESTION;
 
 pub use addresses::collisions;

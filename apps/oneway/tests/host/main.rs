@@ -136,6 +136,7 @@ fn main() -> std::process::ExitCode {
         uplink::no_uplink_to_bind_to_at_the_start,
         uplink::a_pinned_uplink_is_waited_for,
         uplink::each_family_has_its_own_uplink,
+        uplink::ipv6_is_switched_off,
         breaker::a_route_into_our_device_is_not_followed,
         breaker::removing_our_rules_makes_no_loop,
         breaker::a_rule_into_our_table_leads_nowhere,

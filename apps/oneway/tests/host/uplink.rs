@@ -9,7 +9,7 @@ use oneway_lab::capture::{Packet, Recorder};
 use oneway_lab::client::{Outcome, wait_until};
 use oneway_lab::harness::{Failed, TestResult};
 use oneway_lab::servers::origin::port;
-use oneway_lab::topology::{Standard, address};
+use oneway_lab::topology::{Standard, address, port as socks};
 use oneway_lab::{NetNs, Oneway, Snapshot, Topology};
 
 use crate::common::{SECOND, TUN, ask, command, reaches_origin, run, stop};
@@ -318,6 +318,22 @@ fn each_family_by_its_own(options: &[&str]) -> TestResult {
     tool(host, &format!("ip -6 route add default via 2001:db8:2::1 dev {UP2} metric 200 proto boot"))?;
     works(host, "each family by its own again", &oneway)?;
     stop(&mut oneway, host, &before)
+}
+
+/// The host has IPv6 switched off, for the devices that there are and those that come. It is captured nevertheless: what
+/// somebody sends by it is not let past.
+pub fn ipv6_is_switched_off() -> TestResult {
+    for what in ["all", "default"] {
+        let lab = Topology::standard()?;
+        let host = &lab.host;
+        host.set_sysctl(&format!("ipv6/conf/{what}/disable_ipv6"), "1")?;
+        let before = Snapshot::take(host)?;
+        let mut oneway =
+            run(host, &["--proxy", &format!("socks5://{}", address::SOCKS.v4_port(socks::SOCKS))])?;
+        works(host, "by a proxy", &oneway)?;
+        stop(&mut oneway, host, &before)?;
+    }
+    Ok(())
 }
 
 /// A bridge without ports, which has no carrier.

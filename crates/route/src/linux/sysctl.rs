@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::{fs, io};
 
 use crate::error::RouteError;
-use crate::plan::CONGESTION;
+use crate::plan::{CONGESTION, IPV6_OFF};
 
 /// Per interface and for `all`.
 const PER_DEVICE: [(&str, &str); 3] =
     [("ipv4", "rp_filter"), ("ipv4", "src_valid_mark"), ("ipv6", "disable_ipv6")];
 const ACCEPT: &str = "net/ipv4/tcp_fwmark_accept";
-const GLOBAL: [&str; 7] = [
+const GLOBAL: [&str; 8] = [
+    IPV6_OFF,
     "net/ipv4/ip_forward",
     "net/ipv6/conf/all/forwarding",
     "net/ipv4/ip_local_port_range",

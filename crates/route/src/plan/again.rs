@@ -32,8 +32,11 @@ pub fn plan_again(request: &Request, before: &Plan, host: &Snapshot) -> Result<P
         plan.uplinks = Uplinks::default();
     }
     // The device is as it was made, and how it was before that is known from then.
-    let device = |change: &Change| {
-        matches!(change, Change::Link { .. } | Change::Address { .. } | Change::Group { .. })
+    let ipv6 = capture::ipv6_switch(&plan.tun_name);
+    let device = |change: &Change| match change {
+        Change::Link { .. } | Change::Address { .. } | Change::Group { .. } => true,
+        Change::Sysctl { path, .. } => *path == ipv6,
+        _ => false,
     };
     plan.steps.retain(|step| !device(&step.change));
     let kept = before.steps.iter().filter(|step| device(&step.change)).cloned();

@@ -15,6 +15,9 @@ use crate::id::{Family, Mark, Priority, Table};
 use crate::nft::{Inbound, Memory, NftTable};
 use crate::query::RouteKind;
 
+/// Whether IPv6 is switched off on the devices that are made from now on. Switching it off for all sets this, too.
+pub(crate) const IPV6_OFF: &str = "net/ipv6/conf/default/disable_ipv6";
+
 /// The metric of the capture route that has no source address, behind the one that has.
 pub(super) const SPARE_METRIC: u32 = 4_096;
 
@@ -24,7 +27,7 @@ pub(super) const SPARE_METRIC: u32 = 4_096;
 /// When a wish cannot be met, or nothing free is left.
 pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
     let tun = choose::tun_name(request, host)?;
-    let families = families(request, host)?;
+    let families = families(request, host, &tun)?;
     let refused = strict::refused(request, host, &families);
     let (bit, rehearsal_mark) = choose::marks(request, host)?;
     let mut draft = Draft {
@@ -42,6 +45,12 @@ pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
         routed: Family::ALL.into_iter().filter(|f| families.contains(f) || refused.contains(f)).collect(),
         families,
     };
+    if request.ipv6 && is_ipv6_out(request, host, &draft.tun) {
+        let off = ipv6_switch("default");
+        draft
+            .notes
+            .push(format!("IPv6 is switched off ({off}) where switches are read-only, and is left out"));
+    }
     protect::prepare(&mut draft)?;
     strict::prepare_for(&mut draft)?;
     redirect::prepare_for(&mut draft)?;
@@ -104,13 +113,30 @@ pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
     Ok(plan)
 }
 
-fn families(request: &Request, host: &Snapshot) -> Result<Vec<Family>, PlanError> {
+/// The switch of one device.
+pub(super) fn ipv6_switch(device: &str) -> String {
+    format!("net/ipv6/conf/{device}/disable_ipv6")
+}
+
+/// Whether IPv6 is switched off on a device, or will be once it is made.
+fn is_ipv6_off(host: &Snapshot, device: &str) -> bool {
+    let own = ipv6_switch(device);
+    host.sysctl(if host.sysctls.contains_key(&own) { &own } else { IPV6_OFF }) != 0
+}
+
+/// Whether IPv6 is switched off, and nobody here can switch it on: nothing is sent by it.
+fn is_ipv6_out(request: &Request, host: &Snapshot, tun: &str) -> bool {
+    request.device_is_ours && is_ipv6_off(host, tun) && !host.switches
+}
+
+fn families(request: &Request, host: &Snapshot, tun: &str) -> Result<Vec<Family>, PlanError> {
     let wanted = |family: &Family| {
         let included =
             request.include.is_empty() || request.include.iter().any(|n| Family::of_net(*n) == *family);
         host.has(*family) && (request.ipv6 || *family == Family::V4) && included
     };
-    let families: Vec<_> = Family::ALL.into_iter().filter(wanted).collect();
+    let out = |family: &Family| *family == Family::V6 && is_ipv6_out(request, host, tun);
+    let families: Vec<_> = Family::ALL.into_iter().filter(|f| wanted(f) && !out(f)).collect();
     // RFC 8200 section 5, RFC 791 section 3.1.
     let least = if families.contains(&Family::V6) { 1280 } else { 68 };
     if !(least..=65_535).contains(&request.mtu) {
@@ -134,7 +160,15 @@ impl Draft<'_> {
         }
         let before = self.host.link(&self.tun).map(|l| (l.mtu, l.up));
         let link = Change::Link { name: self.tun.clone(), mtu: self.request.mtu, before };
-        let mut steps = vec![prepare(link, "traffic is captured by this device")];
+        let mut steps = Vec::new();
+        if self.families.contains(&Family::V6) && is_ipv6_off(self.host, &self.tun) {
+            let change = Change::Sysctl { path: ipv6_switch(&self.tun), old: "1".into(), new: "0".into() };
+            steps.push(prepare(
+                change,
+                "IPv6 is switched off here, and what is sent by it all the same is to be captured",
+            ));
+        }
+        steps.push(prepare(link, "traffic is captured by this device"));
         steps.extend(tun_addresses.iter().map(|net| {
             prepare(
                 Change::Address { name: self.tun.clone(), net: *net },

@@ -87,6 +87,29 @@ fn no_ipv6() {
 }
 
 #[test]
+fn ipv6_that_is_switched_off() {
+    let off = |value: &str, switches| {
+        let mut host = Snapshot { switches, ..host() };
+        host.sysctls.insert("net/ipv6/conf/default/disable_ipv6".into(), value.into());
+        let plan = plan(&Request::default(), &host).unwrap();
+        let again = plan_again(&Request::default(), &plan, &host).unwrap();
+        assert_eq!(plan.steps, again.steps);
+        plan
+    };
+    let set = "sysctl -w net/ipv6/conf/oneway0/disable_ipv6=0";
+    let on = off("0", true);
+    assert!(on.steps.iter().all(|step| step.change.to_string() != set));
+    let on_our_device = off("1", true);
+    assert_eq!(on_our_device.families, Family::ALL);
+    // Before the device has an address.
+    assert_eq!(on_our_device.steps[0].change.to_string(), set);
+    assert_eq!(on_our_device.steps[1..], on.steps);
+    let left_out = off("1", false);
+    assert_eq!(left_out.families, [Family::V4]);
+    assert!(left_out.notes.iter().any(|note| note.contains("IPv6 is switched off")), "{:?}", left_out.notes);
+}
+
+#[test]
 fn beside_tailscale() {
     let mut host = host();
     fake::tailscale(&mut host, false);
