@@ -22,6 +22,17 @@ pub use rustix::thread::CapabilitySet;
 use crate::error::LabError;
 use crate::ns::NetNs;
 
+/// A program that stands still. It goes on when this is dropped.
+#[derive(Debug)]
+pub struct Suspended<'a>(&'a Oneway);
+
+impl Drop for Suspended<'_> {
+    fn drop(&mut self) {
+        // Whoever is gone by now need not go on.
+        let _ = self.0.signal(libc::SIGCONT);
+    }
+}
+
 /// How the program under test is to be started.
 #[derive(Debug, Clone)]
 pub struct Program {
@@ -212,6 +223,24 @@ impl Oneway {
         }
         rustix::process::kill_process(self.process_id()?, signal)
             .map_err(|error| self.fail("signal", error.into()))
+    }
+
+    /// Stops all its threads (SIGSTOP) until the returned value is dropped.
+    ///
+    /// # Errors
+    /// [`LabError::Program`] when it is gone, [`LabError::Deadline`] when it goes on.
+    pub fn suspend(&self) -> Result<Suspended<'_>, LabError> {
+        self.signal(libc::SIGSTOP)?;
+        let suspended = Suspended(self);
+        let tasks = format!("/proc/{}/task", self.process_id()?.as_raw_nonzero());
+        let stands = |task: &fs::DirEntry| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+        };
+        crate::client::wait_until(Duration::from_secs(5), "its threads stand still", || {
+            fs::read_dir(&tasks).is_ok_and(|mut all| all.all(|task| task.as_ref().is_ok_and(stands)))
+        })?;
+        Ok(suspended)
     }
 
     /// Kills it (SIGKILL) and waits for its end.

@@ -167,6 +167,51 @@ pub fn an_end_waits_for_a_client_that_reads_nothing() -> TestResult {
     Ok(())
 }
 
+/// What a server says right before a reset is heard, and the reset behind it: all of it is there before we look.
+pub fn an_answer_before_a_reset_is_heard() -> TestResult {
+    let (lab, oneway) = lab(None, &[])?;
+    for (to, len) in address::SPARE.ports(5001).into_iter().flat_map(|to| [(to, 500), (to, 40_000)]) {
+        let (mut client, mut server) = pair(&lab, to)?;
+        client.write_all(b"x")?;
+        server.read_exact(&mut [0])?;
+        let stopped = oneway.suspend()?;
+        server.write_all(&pattern::bytes(len))?;
+        SockRef::from(&server).set_linger(Some(Duration::ZERO))?;
+        drop(server);
+        drop(stopped);
+        is_heard(&mut client, len).map_err(|error| format!("{to}, {len} bytes: {error:?}"))?;
+        no_flow_is_left(&lab.host)?;
+    }
+    Ok(())
+}
+
+/// A server that answers before it has read all, and reads no more: its kernel resets the connection behind the answer.
+pub fn an_answer_to_half_an_upload_is_heard() -> TestResult {
+    let (lab, oneway) = lab(None, &[])?;
+    for to in address::SPARE.ports(5001) {
+        let (mut client, mut server) = pair(&lab, to)?;
+        fill(&mut client)?;
+        let stopped = oneway.suspend()?;
+        server.write_all(&pattern::bytes(500))?;
+        drop(server);
+        drop(stopped);
+        client.set_nonblocking(false)?;
+        is_heard(&mut client, 500).map_err(|error| format!("{to}: {error:?}"))?;
+        no_flow_is_left(&lab.host)?;
+    }
+    Ok(())
+}
+
+/// So many bytes, and a reset.
+fn is_heard(client: &mut TcpStream, len: usize) -> TestResult {
+    client.set_read_timeout(Some(5 * SECOND))?;
+    let mut answer = Vec::new();
+    let error = client.read_to_end(&mut answer).expect_err("a reset is an error");
+    assert_eq!((answer.len(), error.kind()), (len, ErrorKind::ConnectionReset));
+    assert!(answer == pattern::bytes(len));
+    Ok(())
+}
+
 pub fn short_flows_leave_nothing() -> TestResult {
     const FLOWS: usize = 5_000;
     let (lab, oneway) = lab(Some("socks5"), &[])?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::half::Half;
+use super::half::{Broken, Half};
 use super::{End, PipePool, Side, Tunnel, unacknowledged};
 
 /// How often it is looked whether an end takes what the other one sent before its reset, and how often in vain.
@@ -38,6 +38,8 @@ pub(super) enum Passed {
     Whole,
     /// What its far end took. The near one has failed meanwhile.
     Part,
+    /// What its far end took before it failed.
+    Refused(io::Error),
 }
 
 impl<'a> Direction<'a> {
@@ -57,6 +59,7 @@ impl<'a> Direction<'a> {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, pipes: &PipePool) -> Poll<Result<Passed, End>> {
         match self.half.poll(cx, self.from, self.to, self.count, pipes) {
             Poll::Ready(Ok(())) => Poll::Ready(Ok(Passed::Whole)),
+            Poll::Ready(Err(Broken::Write(error))) => Poll::Ready(Ok(Passed::Refused(error))),
             Poll::Ready(Err(broken)) => Poll::Ready(Err(broken.into_end(self.side))),
             Poll::Pending if self.half.waits_for_room() => {
                 let (from, tunnel) = (self.from, self.tunnel);
@@ -94,6 +97,7 @@ impl<'a> Direction<'a> {
             match step {
                 Some(Ok(Passed::Whole)) => return End::Closed,
                 Some(Ok(Passed::Part)) => return self.finish_failed(pipes).await,
+                Some(Ok(Passed::Refused(error))) => return End::Reset { by: self.side.other(), error },
                 Some(Err(end)) => return end,
                 None => {}
             }
@@ -103,6 +107,14 @@ impl<'a> Direction<'a> {
             }
             seen = now;
         }
+    }
+
+    /// Carries what `from` said before it failed, of which writing to it has told: who answers and resets at once is heard.
+    pub(super) async fn finish_cut(mut self, error: io::Error, pipes: &PipePool) -> End {
+        self.half.set_cut();
+        let by = self.side;
+        self.finish_failed(pipes).await;
+        End::Reset { by, error }
     }
 
     /// Carries what came before `from` failed, for as long as `to` takes any of it.
@@ -120,6 +132,7 @@ impl<'a> Direction<'a> {
                     && let Poll::Ready(done) = self.half.poll(cx, self.from, self.to, self.count, pipes)
                 {
                     end = Some(done.map_err(|broken| broken.into_end(self.side)));
+                    return Poll::Ready(());
                 }
                 pause.as_mut().poll(cx)
             })

@@ -43,6 +43,7 @@ pub(super) struct Half<'a> {
     small_turns: u8,
     eof: bool,
     last: bool,
+    cut: bool,
 }
 
 /// Which of the two sockets failed.
@@ -74,6 +75,11 @@ impl<'a> Half<'a> {
         self.last = true;
     }
 
+    /// The near socket has failed, and another call was told: an end behind what it still has is none of the stream.
+    pub(super) fn set_cut(&mut self) {
+        self.cut = true;
+    }
+
     /// Whether the far socket did not take all that was read: nothing more is read before it has.
     pub(super) fn waits_for_room(&self) -> bool {
         self.in_pipe > 0 || self.rest_at < self.rest.len()
@@ -90,7 +96,7 @@ impl<'a> Half<'a> {
     ) -> Poll<Result<(), Broken>> {
         for _ in 0..TURNS {
             ready!(self.flush(cx, to, count, pipes)).map_err(Broken::Write)?;
-            if self.eof && self.tunnel.is_some_and(Tunnel::is_cut) {
+            if self.eof && (self.cut || self.tunnel.is_some_and(Tunnel::is_cut)) {
                 return Poll::Ready(Err(Broken::Read(io::ErrorKind::ConnectionReset.into())));
             }
             if self.eof && self.last {

@@ -128,6 +128,8 @@ async fn carry(
     match first {
         Ok((Side::Client, Passed::Whole)) => down.finish(half_closed_limit, pipes).await,
         Ok((Side::Upstream, Passed::Whole)) => up.finish(half_closed_limit, pipes).await,
+        Ok((Side::Client, Passed::Refused(error))) => down.finish_cut(error, pipes).await,
+        Ok((Side::Upstream, Passed::Refused(error))) => up.finish_cut(error, pipes).await,
         Ok((Side::Client, Passed::Part)) => up.finish_failed(pipes).await,
         Ok((Side::Upstream, Passed::Part)) => down.finish_failed(pipes).await,
         Err(end) => end,

@@ -397,7 +397,7 @@ impl<B: AsRef<[u8]>> Connection<B> {
     }
 
     /// Bytes queued that were not sent.
-    pub(super) fn unsent(&self) -> u32 {
+    pub fn unsent(&self) -> u32 {
         let first = if self.syn_acknowledged { self.nxt } else { self.nxt.max(self.iss + 1) };
         self.queue.end().since(first)
     }

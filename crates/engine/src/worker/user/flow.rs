@@ -72,6 +72,16 @@ pub(super) struct Open {
     pub(super) naming: Option<Box<Naming>>,
     /// Ended from here, whatever its ends have still to say.
     pub(super) given_up: bool,
+    /// The outbound took no more: what it said before is passed on, and then both ends are reset.
+    pub(super) write_failed: bool,
+}
+
+/// What an outbound had to read.
+enum Read {
+    Nothing,
+    Some(usize),
+    /// It has failed, and there is no more of what it said before.
+    Broken,
 }
 
 impl Open {
@@ -86,25 +96,41 @@ impl Open {
         let mut cx = Context::from_waker(&waker);
         self.upload(now, &mut cx);
         let mut read = 0;
+        let mut broken = false;
         let more = loop {
-            let len = self.download(now, &mut cx, pool);
-            read += len;
-            match len {
-                0 => break false,
-                // A few bytes: the end of the stream may travel with them.
-                1..PROMPT => {}
-                // While the data are in the processor's cache still.
-                _ => transmit(&mut self.conn),
+            match self.download(now, &mut cx, pool) {
+                Read::Nothing => break false,
+                Read::Broken => {
+                    broken = true;
+                    break false;
+                }
+                Read::Some(len) => {
+                    read += len;
+                    // A few bytes: the end of the stream may travel with them. More, while they are in the processor's
+                    // cache still.
+                    if len >= PROMPT {
+                        transmit(&mut self.conn);
+                    }
+                }
             }
             if read >= TURN {
                 break true;
             }
         };
         transmit(&mut self.conn);
-        let taken = self.read - u64::from(self.conn.queued());
-        if self.flow.down.load(Ordering::Relaxed) != taken {
-            self.flow.down.store(taken, Ordering::Relaxed);
-            self.moved = now;
+        // What has ended with a reset holds nothing, and has not delivered it.
+        if self.conn.broken().is_none() {
+            let held = if broken { self.conn.unsent() } else { self.conn.queued() };
+            let taken = self.read - u64::from(held);
+            if self.flow.down.load(Ordering::Relaxed) != taken {
+                self.flow.down.store(taken, Ordering::Relaxed);
+                self.moved = now;
+            }
+        }
+        if broken {
+            // Behind what was sent: who answers and resets at once is heard.
+            self.conn.abort();
+            transmit(&mut self.conn);
         }
         more
     }
@@ -112,6 +138,9 @@ impl Open {
     /// Gives the outbound what came from the client and waits, and the end of it.
     fn upload(&mut self, now: Time, cx: &mut Context<'_>) {
         let Some(upstream) = &mut self.upstream else { return };
+        if self.write_failed {
+            return;
+        }
         let (mut failed, mut moved) = (false, 0);
         if self.conn.received() > 0 {
             self.conn.receive(|bytes| match upstream.poll_write(cx, bytes, false) {
@@ -131,34 +160,37 @@ impl Open {
             self.flow.up.fetch_add(moved, Ordering::Relaxed);
         }
         if failed {
-            self.conn.abort();
+            self.write_failed = true;
         } else if self.conn.peer_closed() && !upstream.shut() {
             upstream.shut_down();
             self.moved = now;
         }
     }
 
-    /// Takes what the outbound has, up to a few packets' data, and says how many bytes there were.
-    fn download(&mut self, now: Time, cx: &mut Context<'_>, pool: &Rc<BufferPool>) -> usize {
-        let Some(upstream) = &mut self.upstream else { return 0 };
+    /// Takes what the outbound has, up to a few packets' data.
+    fn download(&mut self, now: Time, cx: &mut Context<'_>, pool: &Rc<BufferPool>) -> Read {
+        let Some(upstream) = &mut self.upstream else { return Read::Nothing };
         if upstream.ended() {
-            if upstream.poll_failed(cx).is_ready() {
-                self.conn.abort();
-            }
-            return 0;
+            let failed = self.write_failed || upstream.poll_failed(cx).is_ready();
+            return if failed { Read::Broken } else { Read::Nothing };
         }
         let room = self.conn.send_room();
         if room == 0 {
             // Nothing is read for as long as the client takes nothing, which may be forever. What there still was from a
             // server that is gone would have been lost in the server's own buffer, too.
-            if self.conn.is_window_shut() && upstream.poll_failed(cx).is_ready() {
-                self.conn.abort();
-            }
-            return 0;
+            let takes_nothing = self.conn.is_window_shut() || self.write_failed && self.conn.queued() == 0;
+            let failed = takes_nothing && (self.write_failed || upstream.poll_failed(cx).is_ready());
+            return if failed { Read::Broken } else { Read::Nothing };
         }
         let mut reading = pool.take_for(room, self.conn.superpacket() as usize, self.much);
         let asked = reading.room();
-        match reading.with_slices(|slices| upstream.poll_read(cx, slices)) {
+        let read = reading.with_slices(|slices| match self.write_failed {
+            false => upstream.poll_read(cx, slices),
+            true => upstream.read_rest(slices),
+        });
+        match read {
+            // Writing has taken the error that would have come behind the last byte, and this is no end of the stream.
+            Poll::Ready(Ok(0)) | Poll::Pending if self.write_failed => Read::Broken,
             Poll::Ready(Ok(0)) => {
                 self.conn.close();
                 upstream.end_reading();
@@ -171,15 +203,12 @@ impl Open {
                 reading.filled(len, |chunk| self.conn.send(chunk));
                 self.read += len as u64;
                 self.moved = now;
-                len
+                Read::Some(len)
             }
-            Poll::Ready(Err(_)) => {
-                self.conn.abort();
-                0
-            }
+            Poll::Ready(Err(_)) => Read::Broken,
             Poll::Pending => {
                 self.much = false;
-                0
+                Read::Nothing
             }
         }
     }

@@ -164,9 +164,7 @@ impl Worker {
             open.moved = now;
             open.flow.up.fetch_add(moved, Ordering::Relaxed);
         }
-        if failed {
-            open.conn.abort();
-        }
+        open.write_failed |= failed;
         if !open.dirty {
             open.dirty = true;
             self.user.dirty.borrow_mut().push(Rc::clone(flow));
@@ -354,6 +352,7 @@ impl Worker {
             unacknowledged: 0,
             naming,
             given_up: false,
+            write_failed: false,
         };
         *flow.stage.borrow_mut() = Stage::Open(Box::new(open));
         self.drive(now, flow);

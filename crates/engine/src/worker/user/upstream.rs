@@ -130,6 +130,14 @@ impl Upstream {
         }
     }
 
+    /// Reads what a socket that has failed still has, whatever the reactor knows of it by now.
+    pub(super) fn read_rest(&self, buffers: &mut [IoSliceMut<'_>]) -> Poll<io::Result<usize>> {
+        match rustix::io::readv(&*self.stream, buffers) {
+            Err(rustix::io::Errno::AGAIN) => Poll::Pending,
+            read => Poll::Ready(read.map_err(io::Error::from)),
+        }
+    }
+
     /// Stops reading, after the end of the stream.
     pub(super) fn end_reading(&mut self) {
         self.ended = true;
