@@ -558,6 +558,8 @@ impl Egress {
             .with_interval(KEEPALIVE_INTERVAL)
             .with_retries(KEEPALIVE_RETRIES);
         socket.set_tcp_keepalive(&keepalive).map_err(create)?;
+        // An urgent byte is one of the stream (RFC 6093, 6).
+        socket.set_out_of_band_inline(true).map_err(create)?;
         self.congestion.before_connect(&socket);
         new_socket::begin_connect(&socket, &dst.into()).map_err(EgressError::Connect)?;
         let stream = TcpStream::from_std(socket.into()).map_err(create)?;

@@ -8,6 +8,8 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use crate::relay::is_at_mark;
+
 /// Has the kernel send a RST when the socket is closed (`SO_LINGER` with time 0).
 pub fn reset_on_close(socket: &TcpStream) {
     // On a socket that failed already there is nothing left to reset.
@@ -32,8 +34,12 @@ pub fn poll_read_by(
             let len = read()?;
             came = Some(len);
             // Less than there was room for: the socket is empty, and what comes next makes it readable anew (epoll(7),
-            // question 9). The reactor is told so by this error.
-            if len > 0 && len < room { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            // question 9). The reactor is told so by this error. Before an urgent byte it need not be empty.
+            if len > 0 && len < room && !is_at_mark(socket) {
+                Err(io::ErrorKind::WouldBlock.into())
+            } else {
+                Ok(())
+            }
         });
         match (came, tried) {
             (Some(len), _) => return Poll::Ready(Ok(len)),

@@ -70,6 +70,7 @@ fn main() -> std::process::ExitCode {
         streams::a_reset_at_once_travels_as_a_reset,
         streams::a_reset_reaches_an_end_that_reads_nothing,
         streams::an_end_waits_for_a_client_that_reads_nothing,
+        streams::urgent_bytes_are_bytes,
         streams::an_answer_before_a_reset_is_heard,
         streams::an_answer_to_half_an_upload_is_heard,
         streams::short_flows_leave_nothing,

@@ -185,6 +185,39 @@ pub fn an_answer_before_a_reset_is_heard() -> TestResult {
     Ok(())
 }
 
+/// An urgent byte is one of the stream, at its place, whichever end sends it and however much is before it; and nothing
+/// waits behind it.
+pub fn urgent_bytes_are_bytes() -> TestResult {
+    let (lab, _oneway) = lab(None, &[])?;
+    for (to, before) in address::SPARE.ports(5001).into_iter().flat_map(|to| [(to, 5), (to, 1_000_000)]) {
+        let (client, server) = pair(&lab, to)?;
+        for (what, mut from, mut at) in [("down", &server, &client), ("up", &client, &server)] {
+            let sent = pattern::bytes(before);
+            at.set_read_timeout(Some(5 * SECOND))?;
+            std::thread::scope(|scope| -> TestResult {
+                let sends = scope.spawn(|| -> std::io::Result<()> {
+                    from.write_all(&sent)?;
+                    SockRef::from(from).send_out_of_band(b"!")?;
+                    from.write_all(b"BBBBB")
+                });
+                SockRef::from(at).set_out_of_band_inline(true)?;
+                let mut came = vec![0; before + 6];
+                at.read_exact(&mut came).map_err(|error| format!("{what}, {to}, {before}: {error}"))?;
+                sends.join().expect("the sender")?;
+                assert!(came.starts_with(&sent) && came.ends_with(b"!BBBBB"), "{what}, {to}, {before}");
+                Ok(())
+            })?;
+        }
+        // An end right behind one.
+        SockRef::from(&server).send_out_of_band(b"?")?;
+        server.shutdown(Shutdown::Write)?;
+        let mut rest = Vec::new();
+        (&client).read_to_end(&mut rest)?;
+        assert_eq!(rest, b"?", "{to}, {before}");
+    }
+    Ok(())
+}
+
 /// A server that answers before it has read all, and reads no more: its kernel resets the connection behind the answer.
 pub fn an_answer_to_half_an_upload_is_heard() -> TestResult {
     let (lab, oneway) = lab(None, &[])?;

@@ -54,10 +54,11 @@ fn fresh(address: SocketAddr) -> io::Result<Socket> {
 
 fn listen(socket: Socket, address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
-    // Accepted sockets inherit these three (`inet_csk_clone_lock`, net/ipv4/inet_connection_sock.c). The sender has
-    // gathered what it wants to send; a dead client is found by keep-alive.
+    // Accepted sockets inherit these four (`inet_csk_clone_lock`, net/ipv4/inet_connection_sock.c). The sender has
+    // gathered what it wants to send; a dead client is found by keep-alive; an urgent byte is one of the stream (RFC 6093, 6).
     socket.set_tcp_nodelay(true)?;
     socket.set_keepalive(true)?;
+    socket.set_out_of_band_inline(true)?;
     // They send within this host, where a host-wide BBR would pace by timers what nothing
     // holds back; Reno is in every kernel. If it is refused, the host's choice works too.
     let _ = socket.set_tcp_congestion(b"reno");

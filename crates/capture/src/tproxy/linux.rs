@@ -26,6 +26,7 @@ pub fn listen(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     // Accepted sockets inherit these (`inet_csk_clone_lock`, net/ipv4/inet_connection_sock.c).
     socket.set_tcp_nodelay(true)?;
     socket.set_keepalive(true)?;
+    socket.set_out_of_band_inline(true)?;
     let _ = socket.set_tcp_congestion(b"reno");
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

@@ -11,7 +11,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::splice::{AVAILABLE, Pipe, PipePool, splice_in, splice_out};
-use super::{End, Side, Tunnel};
+use super::{End, Side, Tunnel, is_at_mark};
 use crate::stream::poll_read_by;
 
 /// A read that fills this is taken for the start of a bulk transfer.
@@ -166,12 +166,23 @@ impl<'a> Half<'a> {
             self.bulk = false;
             return Poll::Ready(Ok(()));
         };
-        match from.try_io(Interest::READABLE, || splice_in(from, &pipe)) {
-            Ok(0) => {
+        let spliced = from.try_io(Interest::READABLE, || match splice_in(from, &pipe) {
+            // Reading gets across, and says whether that is the end.
+            Ok(0) if is_at_mark(from) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && is_at_mark(from) => Ok(None),
+            spliced => spliced.map(Some),
+        });
+        match spliced {
+            Ok(None) => {
+                pipes.give_back(pipe);
+                self.bulk = false;
+                self.small_turns = 0;
+            }
+            Ok(Some(0)) => {
                 pipes.give_back(pipe);
                 self.eof = true;
             }
-            Ok(n) => {
+            Ok(Some(n)) => {
                 self.in_pipe = n;
                 self.pipe = Some(pipe);
                 self.small_turns = if n < SMALL { self.small_turns + 1 } else { 0 };

@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 
 use crate::stream::reset_on_close;
 use direction::{Direction, Passed};
+pub(crate) use sending::is_at_mark;
 pub use sending::{bound_unsent, segment_size, unacknowledged};
 pub use splice::PipePool;
 

@@ -1,4 +1,4 @@
-//! A socket's sending half: what the kernel says of it, and how much it may hold.
+//! What the kernel says of a socket, and how much it may hold.
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[path = "sending/linux.rs"]
@@ -7,4 +7,5 @@ mod os;
 #[path = "sending/unsupported.rs"]
 mod os;
 
+pub(crate) use os::is_at_mark;
 pub use os::{bound_unsent, segment_size, unacknowledged};

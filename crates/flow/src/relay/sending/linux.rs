@@ -16,6 +16,15 @@ pub fn unacknowledged(socket: &TcpStream) -> u32 {
     found.ok().and_then(|bytes| u32::try_from(bytes).ok()).unwrap_or(0)
 }
 
+/// Whether the next byte is an urgent one (`sockatmark(3)`): no call reads across that place, and splice(2) not even from it.
+pub(crate) fn is_at_mark(socket: &TcpStream) -> bool {
+    // include/uapi/asm-generic/sockios.h; the few machines that have another one say that they do not know it.
+    const SIOCATMARK: Opcode = 0x8905;
+    // SAFETY: this opcode writes one `c_int`, and reads nothing.
+    let found = unsafe { ioctl(socket, Getter::<SIOCATMARK, libc::c_int>::new()) };
+    found.is_ok_and(|mark| mark != 0)
+}
+
 /// Data of one segment to the peer of `socket`, options taken off (`TCP_MAXSEG`, tcp(7)), if the kernel says.
 pub fn segment_size(socket: &TcpStream) -> Option<NonZeroU16> {
     u16::try_from(SockRef::from(socket).tcp_mss().ok()?).ok()?.try_into().ok()

@@ -16,3 +16,8 @@ pub fn segment_size(_socket: &TcpStream) -> Option<NonZeroU16> {
 
 /// Leaves it to the system.
 pub fn bound_unsent(_socket: &TcpStream, _bytes: u32) {}
+
+/// Never: what is urgent is read as all else.
+pub(crate) fn is_at_mark(_socket: &TcpStream) -> bool {
+    false
+}
