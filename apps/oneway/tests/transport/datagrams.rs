@@ -85,6 +85,59 @@ fn queue(host: &NetNs, verb: &str) -> TestResult {
     if done.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&done.stderr).into()) }
 }
 
+/// Those that come while it is found out whose they are: all of them go on once that is known, and wait for no other packet.
+pub fn what_was_asked_about_waits_for_nothing_else() -> TestResult {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("oneway.toml");
+    std::fs::write(&file, "[rules]\nlist = [\"PROCESS-NAME,nobody,block\", \"MATCH,direct\"]\n")?;
+    let (lab, oneway) = lab(None, &["-c", file.to_str().ok_or("a path that is no text")?])?;
+    for to in address::ORIGIN.ports(port::ECHO) {
+        let socket = lab.host.client().udp_socket(to.is_ipv6())?;
+        socket.set_read_timeout(Some(2 * SECOND))?;
+        let stopped = oneway.suspend()?;
+        for text in [b"one", b"two", b"six"] {
+            socket.send_to(text, to)?;
+        }
+        drop(stopped);
+        for text in [b"one", b"two", b"six"] {
+            let mut answer = [0; 8];
+            let len = socket.recv(&mut answer).map_err(|error| format!("{to}: {error}"))?;
+            assert_eq!(&answer[..len], text, "{to}");
+        }
+    }
+    Ok(())
+}
+
+/// Fragments of two datagrams to a client are told apart by their identification alone.
+pub fn no_two_answers_have_the_same_identification() -> TestResult {
+    const DATAGRAMS: usize = 50;
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("packets.pcap");
+    let (lab, mut oneway) = lab(None, &["--pcap", path.to_str().ok_or("a path that is no text")?])?;
+    let to = address::ORIGIN.v4_port(port::ECHO);
+    let socket = lab.host.client().udp_socket(false)?;
+    socket.set_read_timeout(Some(2 * SECOND))?;
+    for _ in 0..DATAGRAMS {
+        socket.send_to(&[7; 3000], to)?;
+        socket.recv(&mut [0; 4000])?;
+    }
+    oneway.stop(2 * SECOND)?;
+    let file = std::fs::read(&path)?;
+    let mut records = &file[24..];
+    let mut identifications = BTreeSet::new();
+    while let Some((header, rest)) = records.split_first_chunk::<16>() {
+        let len = u32::from_le_bytes([header[8], header[9], header[10], header[11]]) as usize;
+        let (packet, rest) = rest.split_at(len);
+        records = rest;
+        if packet[0] == 0x45 && packet[9] == 17 && packet[12..16] == address::ORIGIN.v4.octets() {
+            assert_eq!(packet[6] & 0x40, 0, "it may be fragmented");
+            assert!(identifications.insert([packet[4], packet[5]]), "{identifications:?}");
+        }
+    }
+    assert_eq!(identifications.len(), DATAGRAMS);
+    Ok(())
+}
+
 pub fn third_parties_answer_with_their_true_source() -> TestResult {
     for scheme in [None, Some("socks5")] {
         let (lab, _oneway) = lab(scheme, &[])?;

@@ -86,6 +86,8 @@ fn main() -> std::process::ExitCode {
         ports::its_connections_are_captured,
         datagrams::one_mapping_for_all_destinations,
         datagrams::what_the_uplink_has_no_room_for_is_lost_in_silence,
+        datagrams::what_was_asked_about_waits_for_nothing_else,
+        datagrams::no_two_answers_have_the_same_identification,
         datagrams::third_parties_answer_with_their_true_source,
         datagrams::a_lost_association_is_made_again,
         datagrams::what_waits_is_counted_when_it_is_sent_or_dropped,

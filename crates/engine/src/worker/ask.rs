@@ -58,6 +58,8 @@ impl Worker {
                     worker.udp(&header, &ip);
                 }
             }
+            // No batch of packets ends here, and the next one may be long in coming.
+            worker.end_datagrams();
         });
     }
 }

@@ -173,6 +173,8 @@ pub(crate) struct Worker {
     accepted: Cell<u64>,
     pipes: PipePool,
     outbox: RefCell<udp::Outbox>,
+    /// Of the next IPv4 datagram to a client.
+    identification: Cell<u16>,
     acks: RefCell<Acks>,
     user: user::UserTcp,
     /// Datagrams of clients that are being asked about.
@@ -240,6 +242,8 @@ pub(crate) fn run(parts: Parts) -> Result<(), Failed> {
             accepted: Cell::default(),
             pipes: PipePool::default(),
             outbox: RefCell::default(),
+            // Workers begin apart: a client's datagrams may come by several.
+            identification: Cell::new((number as u16).wrapping_mul(0x2000)),
             acks: RefCell::default(),
             user: user::UserTcp::new(number),
             asking: RefCell::default(),

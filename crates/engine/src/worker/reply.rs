@@ -120,6 +120,10 @@ impl Worker {
         let udp_len = end.saturating_sub(start) + udp::HEADER_LEN;
         let mut header = IpHeader::new(src.ip(), dst.ip(), protocol::UDP);
         header.dont_fragment = false;
+        // Two in fragments on the way must differ (RFC 6864, 4.3); the kernel counts on from here for those of one superpacket.
+        header.identification = self.identification.get();
+        let datagrams = end.saturating_sub(start).div_ceil(size.max(1)).max(1);
+        self.identification.set(header.identification.wrapping_add(datagrams as u16));
         let ip_len = header.header_len();
         let Some(at) = start.checked_sub(FRAME_HEADER + ip_len + udp::HEADER_LEN) else { return };
         let Some(frame) = buffer.get_mut(at..end) else { return };

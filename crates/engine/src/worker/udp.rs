@@ -1,5 +1,6 @@
 //! UDP: one session for each client socket and outbound, whatever it sends to (RFC 4787, REQ-1 and REQ-8).
 
+mod idle;
 mod names;
 mod outbox;
 mod quic;
@@ -33,6 +34,7 @@ use super::sniff::has;
 use crate::dispatch::{Choice, Entry, Subject};
 use crate::guard::Destination;
 use crate::limits::Limits;
+use idle::Idle;
 use names::{Names, Next};
 use oneway_dns::Pinned;
 pub(super) use outbox::Outbox;
@@ -74,8 +76,7 @@ pub(crate) struct Session {
     queued: Mutex<Option<Queue>>,
     /// What [`Sessions::clock`] showed at the last datagram of either direction.
     last: AtomicU32,
-    /// Seconds without a datagram after which it ends.
-    idle: u32,
+    idle: Idle,
     end: Notify,
     flow: FlowGuard,
     /// There if it has fake destinations.
@@ -172,7 +173,7 @@ impl Sessions {
         if self.clock.swap(now, Ordering::Relaxed) == now {
             return;
         }
-        self.end(|session| now.saturating_sub(session.last.load(Ordering::Relaxed)) > session.idle);
+        self.end(|session| session.idle.is_over(now.saturating_sub(session.last.load(Ordering::Relaxed))));
     }
 
     /// Tells the sessions that this holds for to end.
@@ -205,11 +206,6 @@ fn unreachable(answer: Answer) -> Option<Unreachable> {
         Answer::IcmpAdmin => Some(Unreachable::AdminProhibited),
         Answer::Rst | Answer::IcmpPort => Some(Unreachable::Port),
     }
-}
-
-/// Services that answer once and are done: their sessions need not live long.
-fn answers_once(port: u16) -> bool {
-    matches!(port, 53 | 123)
 }
 
 thread_local! {
@@ -280,7 +276,10 @@ impl Worker {
         };
         let key = (client, choice.entry.serial);
         let session = match shared.udp.get(&key) {
-            Some(session) => session,
+            Some(session) => {
+                session.idle.also_to(dst.port(), &shared.limits);
+                session
+            }
             None if shared.egress.returned(Transport::Udp, client, dst) => return,
             None => match self.open_session(key, &choice, named, dscp) {
                 Some(session) => {
@@ -353,15 +352,13 @@ impl Worker {
         }
         let (rule, outbound) = (choice.rule(), Arc::clone(&choice.entry.name));
         let flow = shared.flows.enter(Network::Udp, key.0, target.clone(), dscp, rule, outbound);
-        let once = answers_once(target.addr.port());
-        let idle = if once { shared.limits.udp_idle_short } else { shared.limits.udp_idle };
         let session = Arc::new(Session {
             key,
             outbound: Arc::clone(choice.entry),
             path: OnceLock::new(),
             queued: Mutex::new(Some(Queue::default())),
             last: AtomicU32::new(shared.udp.now()),
-            idle: u32::try_from(idle.as_secs()).unwrap_or(u32::MAX),
+            idle: Idle::new(target.addr.port(), &shared.limits),
             end: Notify::new(),
             flow,
             names: OnceLock::new(),
