@@ -56,7 +56,14 @@ impl<B: AsRef<[u8]>> Connection<B> {
 
     fn timer_expired(&mut self, now: Time, timer: Timer) {
         match timer {
-            Timer::Reordering => self.detect_losses(now, self.nxt - self.una),
+            Timer::Reordering => {
+                self.detect_losses(now, self.nxt - self.una);
+                // It may find nothing, where an acknowledgment was faster; what is outstanding has a timer all the same
+                // (RFC 6298, 5.1), also if `transmit` is spared for having nothing to say.
+                if self.timer.is_none() && self.board.lost() == 0 {
+                    self.set_timer(now);
+                }
+            }
             Timer::TailLossProbe => self.due = Some(Timer::TailLossProbe),
             Timer::Retransmission | Timer::ZeroWindowProbe => {
                 let since = *self.stalled.get_or_insert(now);

@@ -246,7 +246,11 @@ impl World {
             self.drive(to);
         } else {
             let n = usize::from(timers[0] != Some(next));
-            self.ends[n].conn.timeout(now);
+            let conn = &mut self.ends[n].conn;
+            conn.timeout(now);
+            // Who has nothing to say may be left alone now, and is not with what it waits for.
+            let waits = conn.is_quiet() && !conn.board.is_empty();
+            assert!(!waits || conn.timer.is_some(), "nothing will be sent again: {conn:?}");
             self.drive(n);
         }
         true
