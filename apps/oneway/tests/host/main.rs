@@ -137,6 +137,8 @@ fn main() -> std::process::ExitCode {
         uplink::a_pinned_uplink_is_waited_for,
         uplink::each_family_has_its_own_uplink,
         uplink::ipv6_is_switched_off,
+        uplink::a_table_for_an_address_of_the_host,
+        uplink::a_reverse_path_filter_that_comes_later,
         breaker::a_route_into_our_device_is_not_followed,
         breaker::removing_our_rules_makes_no_loop,
         breaker::a_rule_into_our_table_leads_nowhere,

@@ -336,6 +336,48 @@ pub fn ipv6_is_switched_off() -> TestResult {
     Ok(())
 }
 
+/// What comes from an address of this host's has a table of its own, as hosts with two uplinks have it. A program's packets
+/// have that address as soon as its socket is connected, and are captured all the same.
+pub fn a_table_for_an_address_of_the_host() -> TestResult {
+    let proxy = format!("socks5://{}", address::SOCKS.v4_port(socks::SOCKS));
+    for options in [&[][..], &["--protect", "bind"], &["--strict"]] {
+        let lab = Topology::standard()?;
+        let host = &lab.host;
+        for (ip, own, via) in [("ip", "192.0.2.2", "192.0.2.1"), ("ip -6", "2001:db8:1::2", "2001:db8:1::1")]
+        {
+            tool(host, &format!("{ip} route add default via {via} dev {UP1} table 101"))?;
+            tool(host, &format!("{ip} rule add pref 100 from {own} lookup 101"))?;
+        }
+        let before = Snapshot::take(host)?;
+        let mut oneway = run(host, &[&["--proxy", &proxy], options].concat())?;
+        let wire = Recorder::start(host, None)?;
+        works(host, "by the proxy", &oneway)?;
+        let past = |packet: &Packet| {
+            packet.device != TUN
+                && packet.is_traffic()
+                && (packet.dst == address::ORIGIN.v4 || packet.dst == address::ORIGIN.v6)
+        };
+        assert_eq!(wire.count(past)?, 0, "{options:?}: sent past the proxy: {:?}", wire.matching(past)?);
+        stop(&mut oneway, host, &before)?;
+    }
+    Ok(())
+}
+
+/// Somebody has it looked strictly at where packets come from, while we run.
+pub fn a_reverse_path_filter_that_comes_later() -> TestResult {
+    for options in [&[][..], &["--protect", "bind"]] {
+        let lab = Topology::standard()?;
+        let host = &lab.host;
+        let oneway = run(host, options)?;
+        works(host, "it works at the start", &oneway)?;
+        for device in ["all", UP1] {
+            host.set_sysctl(&format!("ipv4/conf/{device}/rp_filter"), "1")?;
+        }
+        works(host, "with a strict reverse-path filter", &oneway)?;
+    }
+    Ok(())
+}
+
 /// A bridge without ports, which has no carrier.
 pub const USELESS: &str = "useless0";
 

@@ -22,9 +22,11 @@ const RTNLGRP_IPV4_RULE: u32 = 8;
 const RTNLGRP_IPV6_IFADDR: u32 = 9;
 const RTNLGRP_IPV6_ROUTE: u32 = 11;
 const RTNLGRP_IPV6_RULE: u32 = 19;
+/// Some of the switches of devices, `rp_filter` among them (`devinet_conf_proc`, net/ipv4/devinet.c).
+const RTNLGRP_IPV4_NETCONF: u32 = 24;
 const NFNLGRP_NFTABLES: u32 = 7;
 
-const ROUTING: [u32; 7] = [
+const ROUTING: [u32; 8] = [
     RTNLGRP_LINK,
     RTNLGRP_IPV4_IFADDR,
     RTNLGRP_IPV4_ROUTE,
@@ -32,6 +34,7 @@ const ROUTING: [u32; 7] = [
     RTNLGRP_IPV6_IFADDR,
     RTNLGRP_IPV6_ROUTE,
     RTNLGRP_IPV6_RULE,
+    RTNLGRP_IPV4_NETCONF,
 ];
 
 /// One message of these is a few hundred bytes; the kernel puts several of a dump together, but no announcements.
@@ -172,7 +175,8 @@ pub(super) fn note(changes: &mut Changes, mut rest: &[u8]) {
         (rest.first_chunk::<4>(), rest.get(4..).and_then(<[u8]>::first_chunk::<2>))
     {
         match u16::from_ne_bytes(*kind) {
-            16 | 17 => changes.links = true,
+            // RTM_NEWLINK, RTM_NEWNETCONF and those that delete.
+            16 | 17 | 80 | 81 => changes.links = true,
             20 | 21 => changes.addresses = true,
             24 | 25 => changes.routes = true,
             32 | 33 => changes.rules = true,

@@ -119,6 +119,13 @@ pub(super) fn nft_name(host: &Snapshot, wanted: &str) -> String {
     name
 }
 
+/// Whether unmarked traffic of this host gets to this rule's table, be it only what has one of the host's own addresses: a
+/// program's packets have one of them as soon as its socket is connected.
+fn is_of_this_host(host: &Snapshot, rule: &Rule) -> bool {
+    let own = |src: ipnet::IpNet| host.addresses.iter().any(|address| src.contains(&address.net.addr()));
+    plain(&Rule { src: rule.src.filter(|src| !own(*src)), ..rule.clone() })
+}
+
 /// Whether ordinary unmarked traffic of this host gets to this rule's table.
 fn plain(rule: &Rule) -> bool {
     let unmarked = match rule.fwmark {
@@ -149,12 +156,12 @@ pub(super) struct Block {
 }
 
 /// Finds `wanted` free priorities, as late as possible but before every rule that would take all of the
-/// host's traffic: `lookup main`, and that of another VPN whose table holds a default route.
+/// host's traffic, or all from one of its addresses: `lookup main`, and those whose table holds a default route.
 pub(super) fn block(host: &Snapshot, families: &[Family], wanted: u32) -> Result<Block, PlanError> {
     let below = host
         .rules
         .iter()
-        .filter(|r| families.contains(&r.family) && plain(r) && r.priority.0 > 0)
+        .filter(|r| families.contains(&r.family) && is_of_this_host(host, r) && r.priority.0 > 0)
         .filter(|r| match r.action {
             RuleAction::Lookup(table) => {
                 r.suppress_prefixlength.is_none()

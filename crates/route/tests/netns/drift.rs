@@ -238,6 +238,7 @@ fn the_kernel_announces_every_kind_of_change() {
         told("ip address add 192.0.2.77/24 dev eth0", |c| c.addresses);
         told("ip -6 address add 2001:db8:a::77/64 dev eth0", |c| c.addresses);
         told("ip link set dev eth1 down", |c| c.links);
+        told("sysctl -q -w net.ipv4.conf.eth0.rp_filter=1", |c| c.links);
         told("nft add table inet theirs", |c| c.nftables);
         told("nft delete table inet theirs", |c| c.nftables);
         // A waker ends a wait from anywhere, also one that has not begun.
