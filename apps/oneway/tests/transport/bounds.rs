@@ -10,7 +10,7 @@ use oneway_lab::pattern::{self, Sum};
 use oneway_lab::servers::origin::port;
 use oneway_lab::topology::{Topology, address};
 
-use crate::common::{SECOND, ask, lab, lab_with, run};
+use crate::common::{SECOND, TUN, ask, lab, lab_with, run};
 
 /// Bytes that one connection may hold in the program in one direction, rounded up: its window.
 const WINDOW: u64 = 1 << 20;
@@ -33,6 +33,32 @@ pub fn ended_connections_leave_no_memory() -> TestResult {
     some(5_000)?;
     let grown = oneway.rss()?.saturating_sub(before);
     assert!(grown < 1 << 20, "5,000 connections left {grown} bytes");
+    Ok(())
+}
+
+/// A client that does not hear our answer to its SYN holds its place, and its outbound, for 20 s and not for minutes.
+pub fn a_handshake_that_is_never_finished_is_given_up() -> TestResult {
+    let (lab, oneway) = lab(None, &[])?;
+    let rules = format!(
+        "table inet deaf {{\nchain input {{\ntype filter hook input priority 0;\n\
+         iifname \"{TUN}\" tcp flags & (syn | ack) == (syn | ack) drop\n}}\n}}\n"
+    );
+    #[allow(clippy::disallowed_methods, reason = "the administrator of the host is played")]
+    let made = lab.host.run(|| std::process::Command::new("nft").arg(&rules).status())??;
+    assert!(made.success());
+    let client = lab.host.client();
+    let dials = std::thread::spawn(move || {
+        let to = address::ORIGIN.ports(port::ECHO);
+        to.map(|to| client.tcp(to, 10 * SECOND).map(|dial| dial.outcome).is_ok())
+    });
+    let live = || {
+        let flows = ask(&lab.host, "flows").ok()?;
+        Some(flows["flows"].as_array()?.len())
+    };
+    wait_until(5 * SECOND, "both are dialled", || live() == Some(2))?;
+    wait_until(30 * SECOND, "both are given up", || live() == Some(0))
+        .map_err(|error| format!("{error}: {}", oneway.stderr()))?;
+    assert!(dials.join().expect("a thread").into_iter().all(|tried| tried));
     Ok(())
 }
 

@@ -80,6 +80,7 @@ fn main() -> std::process::ExitCode {
         half_closed::a_slow_reader_gets_everything,
         half_closed::a_slow_server_gets_everything,
         bounds::ended_connections_leave_no_memory,
+        bounds::a_handshake_that_is_never_finished_is_given_up,
         bounds::a_silent_proxy_holds_a_bounded_amount,
         bounds::slow_readers_hold_a_bounded_amount,
         ports::its_datagrams_are_captured,

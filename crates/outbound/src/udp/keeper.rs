@@ -246,16 +246,21 @@ async fn again(link: &Link, egress: &Arc<Egress>, proxy: &Arc<Proxy>) -> Result<
     Ok(association)
 }
 
-/// Waits for the end of the control connection. Nothing is said on it after the reply; what comes is ignored.
+/// What is read of a control connection before its association is given up.
+const MOST_SAID: usize = 16 * 1024;
+
+/// Waits for the end of the control connection. Nothing is said on it after the reply (RFC 1928, 7); a little is ignored, and
+/// who says more keeps this worker from its other work.
 async fn closed(control: &TcpStream) {
-    let mut scrap = [0; 64];
-    loop {
+    let mut scrap = [0; 1024];
+    let mut said = 0;
+    while said < MOST_SAID {
         if control.readable().await.is_err() {
             return;
         }
         match control.try_read(&mut scrap) {
             Ok(0) => return,
-            Ok(_) => {}
+            Ok(len) => said += len,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => return,
         }
@@ -312,6 +317,29 @@ async fn named(proxy: &Proxy, name: &str, port: u16, server: SocketAddr) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    #[allow(clippy::disallowed_methods, reason = "both ends are of this test")]
+    async fn a_control_connection_that_talks_is_given_up() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let control = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        let say = |len| {
+            let words = vec![0; len];
+            let server = &server;
+            async move {
+                let mut said = 0;
+                while said < len {
+                    server.writable().await.unwrap();
+                    said += server.try_write(&words[said..]).unwrap_or(0);
+                }
+            }
+        };
+        say(MOST_SAID - 1).await;
+        assert!(tokio::time::timeout(Duration::from_millis(200), closed(&control)).await.is_err());
+        say(MOST_SAID).await;
+        tokio::time::timeout(Duration::from_secs(5), closed(&control)).await.unwrap();
+    }
 
     #[test]
     fn relay_addresses_that_mean_the_server() {

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use oneway_flow::FlowGuard;
 use oneway_stack::tcp::{Connection, State, Syn, Time};
@@ -13,6 +12,7 @@ use super::Key;
 use super::Naming;
 use super::buffers::{BufferPool, Chunk};
 use super::upstream::Upstream;
+use crate::limits::Limits;
 use crate::worker::asker::Asker;
 
 /// Bytes of one connection that are read before others get their turn.
@@ -62,6 +62,8 @@ pub(super) struct Open {
     pub(super) dirty: bool,
     /// When data last moved.
     pub(super) moved: Time,
+    /// When the client's SYN was answered.
+    pub(super) answered: Time,
     /// Bytes that the outbound sent.
     pub(super) read: u64,
     /// The latest read found as much as it could take.
@@ -230,24 +232,30 @@ impl Open {
         self.conn.abort();
     }
 
-    /// When this is to be looked at again. `half_closed` is how long a connection of which one half is closed may be
-    /// silent.
-    pub(super) fn next_timeout(&self, half_closed: Duration) -> Option<Time> {
+    /// When this is to be looked at again.
+    pub(super) fn next_timeout(&self, limits: &Limits) -> Option<Time> {
         let connection = self.conn.next_timeout();
         let naming = self.naming.as_ref().and_then(|naming| naming.deadline);
-        [connection, self.silent_at(half_closed), naming].into_iter().flatten().min()
+        [connection, self.silent_at(limits), naming].into_iter().flatten().min()
     }
 
-    /// When a half-closed connection has been silent for too long, as far as is known without asking the kernel.
-    fn silent_at(&self, half_closed: Duration) -> Option<Time> {
+    /// When a client has not finished the handshake for too long, or a half-closed connection has been silent for too long, as
+    /// far as is known without asking the kernel.
+    fn silent_at(&self, limits: &Limits) -> Option<Time> {
         let upstream = self.upstream.as_ref()?;
-        (upstream.ended() || upstream.shut()).then(|| self.moved + half_closed)
+        if self.conn.state() == State::SynReceived {
+            return Some(self.answered + limits.accept);
+        }
+        (upstream.ended() || upstream.shut()).then(|| self.moved + limits.half_closed)
     }
 
-    /// Whether a half-closed connection has been silent for too long.
-    pub(super) fn is_silent(&mut self, now: Time, half_closed: Duration) -> bool {
-        if self.silent_at(half_closed).is_none_or(|at| at > now) {
+    /// Whether a client or a half-closed connection has been silent for too long.
+    pub(super) fn is_silent(&mut self, now: Time, limits: &Limits) -> bool {
+        if self.silent_at(limits).is_none_or(|at| at > now) {
             return false;
+        }
+        if self.conn.state() == State::SynReceived {
+            return true;
         }
         // The far end may take long to read what is in the kernel's buffers, and nothing else is seen to move meanwhile.
         let unacknowledged = self.upstream.as_ref().map_or(0, Upstream::unacknowledged);

@@ -347,6 +347,7 @@ impl Worker {
             appointment: None,
             dirty: false,
             moved: now,
+            answered: now,
             read,
             much: false,
             unacknowledged: 0,
@@ -430,7 +431,7 @@ impl Worker {
         if done && open.conn.state() == State::Closed {
             self.user.timers.borrow_mut().cancel(flow, &mut open.appointment);
             *stage = Stage::Over;
-        } else if let Some(at) = open.next_timeout(self.shared.limits.half_closed)
+        } else if let Some(at) = open.next_timeout(&self.shared.limits)
             && self.user.timers.borrow_mut().set(flow, &mut open.appointment, at)
         {
             self.user.earlier.notify_one();
@@ -534,11 +535,11 @@ impl Worker {
             let mut stage = flow.stage.borrow_mut();
             let Stage::Open(open) = &mut *stage else { return };
             open.appointment = None;
-            if open.is_silent(now, self.shared.limits.half_closed) {
+            if open.is_silent(now, &self.shared.limits) {
                 open.give_up();
             }
             open.conn.timeout(now);
-            if let Some(at) = open.next_timeout(self.shared.limits.half_closed)
+            if let Some(at) = open.next_timeout(&self.shared.limits)
                 && at > now
                 && open.conn.is_quiet()
             {
