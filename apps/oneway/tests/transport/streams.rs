@@ -83,9 +83,18 @@ pub fn is_reset(stream: &TcpStream) -> bool {
     error.is_some_and(|error| error.kind() == ErrorKind::ConnectionReset)
 }
 
-/// A connection to a server that is played here.
+/// A connection to a server that is played here. A process that another test has forked, and that has not begun its program
+/// yet, has a copy of the listener of before: that is waited for.
 pub fn pair(lab: &Simple, to: SocketAddr) -> Result<(TcpStream, TcpStream), Failed> {
-    let listener = lab.net.run(|| TcpListener::bind(to))??;
+    let deadline = Instant::now() + 5 * SECOND;
+    let listener = loop {
+        match lab.net.run(|| TcpListener::bind(to))? {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::yield_now();
+            }
+            bound => break bound?,
+        }
+    };
     let client = lab.host.client().tcp(to, 5 * SECOND)?.connected()?;
     Ok((client, listener.accept()?.0))
 }
