@@ -608,6 +608,9 @@ fn a_second_instance_is_refused_and_the_first_goes_on() {
     let recovered = here.oneway(&["recover"]);
     assert_eq!(text(&recovered.stdout), format!("nothing to recover: oneway is running here (pid {pid})\n"));
     assert_eq!(here.state(), during);
+    let recovered = document(&here.oneway(&["recover", "--json"]));
+    assert_eq!(recovered, json!({ "recovered": false, "running": pid }));
+    assert_eq!(here.state(), during);
 
     let status = document(&here.oneway(&["status", "--json"]));
     assert_eq!((&status["pid"], &status["loops"]["verdict"]), (&json!(pid), &json!("proven")));
@@ -616,6 +619,41 @@ fn a_second_instance_is_refused_and_the_first_goes_on() {
     let stopped = here.oneway(&["stop"]);
     assert_eq!(text(&stopped.stdout), "stopped; every change to this host is undone\n", "{stopped:?}");
     assert_eq!(first.end(), Some(0));
+    assert_eq!(here.state(), before);
+}
+
+/// It is neither one that was killed nor none at all.
+#[test]
+fn one_with_another_control_socket_is_not_taken_for_a_killed_one() {
+    let here = Namespace::new();
+    let before = here.state();
+    let folder = tempfile::tempdir().unwrap();
+    let elsewhere = folder.path().join("elsewhere.sock");
+    let control = ["--control", elsewhere.to_str().unwrap()];
+    let mut running = here.run(&control);
+    let during = here.state();
+    let usual = PathBuf::from(format!("/run/oneway-{}.sock", here.number()));
+    let wrong = folder.path().join("wrong.sock");
+    let pid = running.child.id();
+    for command in [&["status"][..], &["stop"], &["flows"], &["reload"], &["doctor"], &["why", "192.0.2.1"]] {
+        for (socket, options) in [(&usual, &[][..]), (&wrong, &["--control", wrong.to_str().unwrap()])] {
+            let refused = here.oneway(&[command, options].concat());
+            assert_eq!(
+                text(&refused.stderr),
+                format!(
+                    "error: oneway runs here (pid {pid}), but does not answer at {socket:?}; if it was started with \
+                     --control, give the same path with --control\n"
+                ),
+                "{command:?}"
+            );
+            assert_eq!((text(&refused.stdout), refused.status.code()), ("", Some(1)), "{command:?}");
+        }
+    }
+    assert_eq!(here.state(), during);
+    let status = here.oneway(&[&["status", "--json"], &control[..]].concat());
+    assert_eq!(document(&status)["pid"], pid);
+    assert_eq!(here.oneway(&[&["stop"], &control[..]].concat()).status.code(), Some(0));
+    assert_eq!(running.end(), Some(0));
     assert_eq!(here.state(), before);
 }
 

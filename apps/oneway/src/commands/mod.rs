@@ -17,7 +17,7 @@ pub(crate) mod stop;
 pub(crate) mod why;
 
 use oneway::config::{Config, Loaded};
-use oneway::control::{ControlClient, ControlError, ControlReply, ControlRequest, StatePaths};
+use oneway::control::{ControlClient, ControlError, ControlReply, ControlRequest, InstanceLock, StatePaths};
 
 use crate::args::{CaptureArgs, Global};
 use crate::failure::{FAILED, Failure};
@@ -31,24 +31,26 @@ pub(crate) fn load(global: &Global, args: CaptureArgs) -> Result<Loaded, Failure
 
 /// Connects to the running instance.
 fn connect(global: &Global) -> Result<ControlClient, Failure> {
-    if let Some(path) = &global.control {
-        return Ok(ControlClient::connect(std::slice::from_ref(path))?);
-    }
-    let paths = StatePaths::here()?;
-    paths.check()?;
-    match ControlClient::connect(&paths.control_candidates()) {
+    match reach(global)? {
+        Ok(client) => Ok(client),
         // The journal outlives only an instance that could not undo it.
-        Err(ControlError::NotRunning { .. }) if paths.journal.exists() => {
+        Err(_) if global.control.is_none() && StatePaths::here()?.journal.exists() => {
             let message = "oneway is not running here, but one that was killed left changes behind; \
                            undo them with `oneway recover`";
             Err(Failure::new(FAILED, message))
         }
-        connected => Ok(connected?),
+        Err(nobody) => Err(nobody.into()),
     }
 }
 
 /// The running instance, if there is one.
 fn running(global: &Global) -> Result<Option<ControlClient>, Failure> {
+    Ok(reach(global)?.ok())
+}
+
+/// The running instance, or that none runs here. One that runs and does not answer is a failure: to take it for none would be
+/// to take what it has made for the leftovers of one that was killed.
+fn reach(global: &Global) -> Result<Result<ControlClient, ControlError>, Failure> {
     let candidates = match &global.control {
         Some(path) => vec![path.clone()],
         None => {
@@ -58,9 +60,16 @@ fn running(global: &Global) -> Result<Option<ControlClient>, Failure> {
         }
     };
     match ControlClient::connect(&candidates) {
-        Ok(client) => Ok(Some(client)),
-        Err(ControlError::NotRunning { .. }) => Ok(None),
+        Err(ControlError::NotRunning { path }) => {
+            let paths = StatePaths::here().and_then(|paths| paths.check().map(|()| paths));
+            match paths.and_then(|paths| InstanceLock::held_by(&paths)) {
+                Ok(Some(pid)) => Err(ControlError::Elsewhere { path, pid }.into()),
+                // Whoever may not look at the lock, or not believe it, is told what the socket tells.
+                Ok(None) | Err(_) => Ok(Err(ControlError::NotRunning { path })),
+            }
+        }
         Err(error) => Err(error.into()),
+        Ok(client) => Ok(Ok(client)),
     }
 }
 

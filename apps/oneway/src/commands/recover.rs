@@ -14,9 +14,9 @@ pub(crate) fn recover(output: Output) -> Result<ExitCode, Failure> {
     let lock = match InstanceLock::acquire(&paths) {
         Ok(lock) => lock,
         Err(StateError::AlreadyRunning { pid }) => {
-            let pid = pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
+            let who = pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
             output.print(
-                format!("nothing to recover: oneway is running here (pid {pid})"),
+                format!("nothing to recover: oneway is running here (pid {who})"),
                 &serde_json::json!({ "recovered": false, "running": pid }),
             )?;
             return Ok(ExitCode::SUCCESS);

@@ -84,6 +84,18 @@ pub enum ControlError {
         /// The path that was tried.
         path: PathBuf,
     },
+    /// An instance has the lock of this network namespace, and another socket, or none yet, or none any more.
+    #[error(
+        "oneway runs here ({}), but does not answer at {path:?}; if it was started with --control, give the same path with \
+         --control",
+        Pid(*.pid)
+    )]
+    Elsewhere {
+        /// The path that was tried.
+        path: PathBuf,
+        /// The process of the instance, if it could be told.
+        pid: Option<u32>,
+    },
     /// The socket is there, but not for this user.
     #[error(
         "cannot open the control socket {path:?}: permission denied; run as root or as the user of the instance"
