@@ -7,14 +7,19 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::disallowed_methods, reason = "the program under test is a child process")]
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::AsFd;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::{Value, json};
 
 const ONEWAY: &str = env!("CARGO_BIN_EXE_oneway");
@@ -607,7 +612,6 @@ fn a_second_instance_is_refused_and_the_first_goes_on() {
     assert_eq!(here.state(), during);
     let recovered = here.oneway(&["recover"]);
     assert_eq!(text(&recovered.stdout), format!("nothing to recover: oneway is running here (pid {pid})\n"));
-    assert_eq!(here.state(), during);
     let recovered = document(&here.oneway(&["recover", "--json"]));
     assert_eq!(recovered, json!({ "recovered": false, "running": pid }));
     assert_eq!(here.state(), during);
@@ -797,17 +801,35 @@ fn plan_changes_nothing_and_is_json_too() {
 fn systemd_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
-    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    is_told(&Namespace::new(), &UnixDatagram::bind(&path).unwrap(), path.as_os_str());
+}
+
+/// A name that begins with `@` is that of an abstract socket (sd_notify(3)).
+#[test]
+fn systemd_is_told_at_an_abstract_socket() {
+    let here = Namespace::new();
+    let name = format!("oneway-notify-{}", std::process::id());
+    // Such names belong to a network namespace.
+    let namespace = fs::File::open(here.path()).unwrap();
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let bind = move || {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        UnixDatagram::bind_addr(&address).unwrap()
+    };
+    let socket = std::thread::spawn(bind).join().unwrap();
+    is_told(&here, &socket, format!("@{name}").as_ref());
+}
+
+fn is_told(here: &Namespace, socket: &UnixDatagram, name: &OsStr) {
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let told = || {
         let mut message = [0; 1024];
         let length = socket.recv(&mut message).unwrap();
         text(&message[..length]).to_owned()
     };
-    let here = Namespace::new();
     let mut child = here
         .command(ONEWAY, &["run", "-qq"])
-        .env("NOTIFY_SOCKET", &path)
+        .env("NOTIFY_SOCKET", name)
         .stdout(Stdio::null())
         .spawn()
         .unwrap();

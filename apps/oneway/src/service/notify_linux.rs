@@ -1,5 +1,10 @@
 //! Tells systemd, if `NOTIFY_SOCKET` is set (sd_notify(3)).
 
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
 use sd_notify::NotifyState;
 
 /// Traffic is captured.
@@ -21,7 +26,19 @@ pub(crate) fn stopping() {
 }
 
 fn send(states: &[NotifyState<'_>]) {
-    if let Err(e) = sd_notify::notify(states) {
+    let socket = std::env::var_os("NOTIFY_SOCKET").unwrap_or_default();
+    let told = match socket.as_bytes().strip_prefix(b"@") {
+        Some(name) => send_to_abstract(name, states),
+        None => sd_notify::notify(states),
+    };
+    if let Err(e) = told {
         tracing::warn!(error = %e, "cannot tell the service manager; check NOTIFY_SOCKET");
     }
+}
+
+/// To a socket that has a name and no path (unix(7)), which `sd_notify` takes for a file.
+fn send_to_abstract(name: &[u8], states: &[NotifyState<'_>]) -> io::Result<()> {
+    let address = SocketAddr::from_abstract_name(name)?;
+    let message: String = states.iter().map(|state| format!("{state}\n")).collect();
+    UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &address).map(drop)
 }
