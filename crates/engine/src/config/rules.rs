@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use oneway_rule::{Behavior, Format};
+use oneway_rule::{Behavior, Format, match_in, outbound_of_match};
 
 use super::error::{ConfigError, Origin};
 use super::reader::{Reader, Section, Text};
@@ -29,7 +29,8 @@ pub struct RulesConfig {
     pub asn: Option<DataFile>,
     /// The database of `GEOSITE`.
     pub geosite: Option<DataFile>,
-    /// The outbound of flows that no rule matches; one of [`Config::outbounds`](super::Config::outbounds).
+    /// The outbound of flows that no rule matches, or that of the rule that matches all of them; one of
+    /// [`Config::outbounds`](super::Config::outbounds).
     pub final_outbound: String,
 }
 
@@ -88,6 +89,18 @@ impl RuleSettings {
     pub(super) fn into_config(self, final_outbound: String) -> RulesConfig {
         let Self { lines, files, subs, sets, geoip, asn, geosite } = self;
         RulesConfig { lines, files, subs, sets, geoip, asn, geosite, final_outbound }
+    }
+
+    /// The outbound of the `MATCH` that ends the rules, if one does.
+    pub(super) fn matched_by_all(&self) -> Option<String> {
+        let line = self.lines.iter().find_map(|rule| outbound_of_match(&rule.text)).map(str::to_owned);
+        line.or_else(|| {
+            self.files.iter().find_map(|file| {
+                let extension = file.path.extension().and_then(|ending| ending.to_str());
+                let format = extension.and_then(Format::from_extension).unwrap_or(Format::Text);
+                match_in(std::str::from_utf8(&file.bytes).ok()?, format)
+            })
+        })
     }
 
     /// Whether any rule may lead to an outbound. Files are searched for the name as a word.

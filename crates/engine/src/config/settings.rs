@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::dns::{DnsConfig, DnsUpstream, FakeIpConfig, FakeIpSettings, NamePattern, cycle};
 use super::error::{ConfigError, Origin};
+use super::group::canonical;
 use super::limits::{LimitsConfig, Wait};
 use super::outbound::{BLOCK, DIRECT, OutboundSpec, PROXY, ProxySpec};
 use super::program::{CgroupPath, ProgramName};
@@ -437,7 +438,7 @@ impl Settings {
                 _ => false,
             })
         };
-        let final_outbound = match self.final_outbound.take() {
+        let unmatched = match self.final_outbound.take() {
             None => default_final.to_owned(),
             Some(Located { value, origin }) => {
                 if !given.contains_key(&value) && value != DIRECT && value != BLOCK {
@@ -449,6 +450,12 @@ impl Settings {
                 value
             }
         };
+        // Nothing is left for the other then. One that is not defined is named where the rule is parsed.
+        let matched = self.rules.matched_by_all().and_then(|name| match given.contains_key(&name) {
+            true => Some(name),
+            false => canonical(&name).map(str::to_owned),
+        });
+        let final_outbound = matched.unwrap_or(unmatched);
         for (name, outbound) in &given {
             if *name != final_outbound && !self.rules.mention(name) && !is_member(name) {
                 let message = format!("no rule leads to the outbound {name:?}, and it is not the final one");

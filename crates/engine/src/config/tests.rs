@@ -341,6 +341,31 @@ fn proxy_becomes_the_final_outbound() {
 }
 
 #[test]
+fn the_rule_that_matches_everything_names_the_final_outbound() {
+    let p = "[outbound.p]\ntype = \"socks5\"\nserver = \"192.0.2.1:1080\"\n";
+    let last = |rules: &str| parse(&format!("{p}[rules]\n{rules}")).rules.final_outbound;
+    assert_eq!(last("list = [\"MATCH,p\"]"), "p");
+    assert_eq!(
+        last("list = [\"DOMAIN,a.example,block\", \"match, p\", \"MATCH,block\"]\nfinal = \"direct\""),
+        "p"
+    );
+    assert_eq!(last("list = [\"DOMAIN,a.example,p\", \"MATCH,REJECT\"]\nfinal = \"p\""), "block");
+    assert_eq!(last("list = [\"DOMAIN,a.example,p\"]"), "direct");
+    // A protection that only reaches known servers takes it.
+    let config = parse(&format!("{p}[egress]\nprotect = \"host-route\"\n[rules]\nlist = [\"MATCH,p\"]"));
+    assert_eq!(config.egress.protect, Protect::HostRoute);
+    let direct =
+        format!("{p}[egress]\nprotect = \"host-route\"\n[rules]\nlist = [\"MATCH,DIRECT\"]\nfinal = \"p\"");
+    wrong(
+        &direct,
+        &[
+            "etc/oneway.toml:5:11: host-route cannot protect direct connections to arbitrary destinations, and the final \
+           outbound is direct; send everything by a proxy, or use mark",
+        ],
+    );
+}
+
+#[test]
 fn proxy_urls() {
     let parsed = |text: &str| text.parse::<ProxySpec>().map(|proxy| proxy.server);
     let name = |text: &str| ServerHost::Name(text.to_owned());

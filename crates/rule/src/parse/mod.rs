@@ -9,11 +9,13 @@
 
 mod condition;
 mod fields;
+mod last;
 
 use std::fmt;
 
 pub(crate) use condition::{Dialect, FOREIGN, net, parse_condition, takes_commas};
 pub(crate) use fields::Field;
+pub use last::{match_in, outbound_of_match};
 
 use crate::MAX_ENTRIES;
 use crate::condition::Condition;
@@ -180,7 +182,7 @@ fn parse_rule<'a>(text: &'a str, context: &Context<'_>) -> Result<(Rule, &'a str
     let (kind, rest) = whole.split_first();
     let end = whole.end();
     let word = kind.text.to_ascii_uppercase();
-    if matches!(word.as_str(), "MATCH" | "FINAL") {
+    if last::is_match(kind) {
         let (target, extra) = rest.unwrap_or(end).split_first();
         let outbound = find_outbound(target, context)?;
         if let Some(extra) = extra {
