@@ -797,6 +797,35 @@ fn plan_changes_nothing_and_is_json_too() {
     assert_eq!(here.state(), before);
 }
 
+/// A device, a network or an interface that this host has, or has not, is a matter of the configuration.
+#[test]
+fn what_this_host_contradicts_is_wrong_configuration() {
+    let here = Namespace::new();
+    let script =
+        "ip link add d0 type veth peer name d1 && ip link set d0 up && ip address add 192.0.2.1/24 dev d0";
+    assert!(here.command("sh", &["-c", script]).status().unwrap().success());
+    let before = here.state();
+    for (options, line) in [
+        (["--interface", "nope0"], "there is no device \"nope0\" to pin the uplink to; see --interface"),
+        (
+            ["--tun", "d0"],
+            "there is already a device \"d0\" that is not a TUN; choose another name with --tun",
+        ),
+        (
+            ["--tun-address", "192.0.2.9/28"],
+            "the TUN address 192.0.2.9/28 overlaps 192.0.2.1/24 of d0; choose another with --tun-address, or leave it out",
+        ),
+    ] {
+        for command in ["run", "plan", "doctor"] {
+            let refused = here.oneway(&[&[command][..], &options].concat());
+            let error = format!("error: cannot plan the capture: {line}\n");
+            assert!(text(&refused.stderr).ends_with(&error), "{command} {options:?}: {refused:?}");
+            assert_eq!(refused.status.code(), Some(2), "{command} {options:?}");
+            assert_eq!(here.state(), before, "{command} {options:?}");
+        }
+    }
+}
+
 #[test]
 fn systemd_is_told() {
     let folder = tempfile::tempdir().unwrap();

@@ -134,6 +134,7 @@ impl EngineError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Unsupported { .. } | Self::Restart { .. } => 2,
+            Self::Plan(error) if error.is_wrong_request() => 2,
             _ => 1,
         }
     }

@@ -418,6 +418,34 @@ pub enum PlanError {
     Nothing,
 }
 
+impl PlanError {
+    /// Whether it is what was asked for that this host contradicts, and not the host that lacks something.
+    pub fn is_wrong_request(&self) -> bool {
+        match self {
+            Self::BadTunName(_)
+            | Self::TunNameTaken(_)
+            | Self::NoSuchTun(_)
+            | Self::BadMtu { .. }
+            | Self::BadTunAddress(_)
+            | Self::Overlap { .. }
+            | Self::NoInterface(_)
+            | Self::NotOneBit(_)
+            | Self::MarkInUse { .. }
+            | Self::Nothing => true,
+            Self::NoFreeNetwork(_)
+            | Self::NoFreeMark
+            | Self::NoFreeTable
+            | Self::NoFreePriorities { .. }
+            | Self::Protect { .. }
+            | Self::NoCgroupMatch(_)
+            | Self::Strict { .. }
+            | Self::NoTproxy(_)
+            | Self::NoRedirect
+            | Self::Resolver(_) => false,
+        }
+    }
+}
+
 impl Plan {
     /// The steps in the words of `ip` and `nft`, each with its undo and its reason.
     pub fn text(&self) -> String {
