@@ -61,6 +61,10 @@ pub struct Link {
     pub mtu: u32,
     /// The kind of a virtual device (`veth`, `tun`, `wireguard`, …); `None` for a physical one.
     pub kind: Option<String>,
+    /// Whether the packets of a TUN are preceded by four bytes (`IFLA_TUN_PI`), as they are without `IFF_NO_PI`. Before Linux
+    /// 4.20 nothing says so.
+    #[serde(default)]
+    pub packet_info: bool,
     /// The bridge, bond or VRF it belongs to.
     pub master: Option<IfIndex>,
     /// The group that `suppress_ifgroup` looks at; 0 unless somebody set one.

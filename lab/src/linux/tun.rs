@@ -17,7 +17,19 @@ impl NetNs {
     /// # Errors
     /// [`LabError::Client`], also when `/dev/net/tun` is missing or not for this user.
     pub fn tun(&self, name: &str, offload: bool) -> Result<OwnedFd, LabError> {
-        self.run(|| open(name, offload))?
+        self.tun_of(name, libc::IFF_NO_PI | if offload { libc::IFF_VNET_HDR } else { 0 })
+    }
+
+    /// The same, with four bytes before each packet that name its protocol (no `IFF_NO_PI`).
+    ///
+    /// # Errors
+    /// As [`NetNs::tun`].
+    pub fn tun_with_packet_info(&self, name: &str) -> Result<OwnedFd, LabError> {
+        self.tun_of(name, 0)
+    }
+
+    fn tun_of(&self, name: &str, flags: libc::c_int) -> Result<OwnedFd, LabError> {
+        self.run(|| open(name, flags))?
             .map(OwnedFd::from)
             .map_err(|source| LabError::Client { what: format!("make the TUN device \"{name}\""), source })
     }
@@ -53,7 +65,7 @@ pub fn open_tun_to_everybody() -> Result<(), LabError> {
     mounted.and(removed).map_err(fail)
 }
 
-fn open(name: &str, offload: bool) -> io::Result<File> {
+fn open(name: &str, flags: libc::c_int) -> io::Result<File> {
     let path = "/dev/net/tun";
     let tun = OpenOptions::new()
         .read(true)
@@ -68,8 +80,7 @@ fn open(name: &str, offload: bool) -> io::Result<File> {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from.cast_signed();
     }
-    let offload = if offload { libc::IFF_VNET_HDR } else { 0 };
-    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | offload) as libc::c_short;
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | flags) as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one `ifreq`, which lives throughout the call.
     match unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) } {
         0 => Ok(tun),

@@ -122,6 +122,8 @@ fn main() -> std::process::ExitCode {
         prove::check_finds_loops_before_anything_is_touched,
         flows::fragments_find_a_connection_made_again,
         rights::one_capability_is_enough,
+        rights::a_handed_over_device_is_planned_for,
+        rights::a_device_with_packet_info_is_refused,
         inbound::servers_answer_as_without_us_beside_source_rules,
         health::wrong_use_changes_nothing,
         drift::whatever_is_removed_is_put_back,

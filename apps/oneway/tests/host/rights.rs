@@ -8,12 +8,12 @@ use std::thread;
 
 use oneway_lab::client::Outcome;
 use oneway_lab::harness::{Failed, TestResult};
-use oneway_lab::program::CapabilitySet;
+use oneway_lab::program::{CapabilitySet, Program};
 use oneway_lab::servers::origin::port;
 use oneway_lab::topology::address;
 use oneway_lab::{Entered, NetNs, Oneway, Route, Rule, Snapshot, Topology};
 
-use crate::common::{ONEWAY, SECOND, ask, program, reaches_origin, run, stop};
+use crate::common::{Finished, ONEWAY, SECOND, ask, program, reaches_origin, run, stop};
 
 /// A copy of the program that every user can start: where the build put it may be out of reach.
 pub fn copy_for_everybody() -> Result<(tempfile::TempDir, String), Failed> {
@@ -124,6 +124,47 @@ pub fn a_handed_over_device_needs_none() -> TestResult {
     stop(&mut oneway, &lab.host, &before)?;
     drop(tun);
     Ok(())
+}
+
+/// What is said of it beforehand is about that device, and nothing of it is changed.
+pub fn a_handed_over_device_is_planned_for() -> TestResult {
+    let lab = Topology::standard()?;
+    // Whoever may plan for this host may also make the routes into it.
+    let tun = lab.host.tun(HANDED, true)?;
+    lab.host.up(HANDED)?;
+    for address in ["10.88.0.1/24", "fd88::1/64"] {
+        lab.host.add_address(HANDED, address.parse()?)?;
+    }
+    let before = Snapshot::take(&lab.host)?;
+    for word in ["plan", "doctor"] {
+        let said = with_descriptor(&lab.host, &[word, "--tun-fd", "9"], tun.try_clone()?)?;
+        assert_eq!(said.code, Some(0), "{word}: {} {}", said.stdout, said.stderr);
+        assert!(said.stdout.contains(HANDED), "{word}: {}", said.stdout);
+        before.expect_same(&lab.host)?;
+    }
+    Ok(())
+}
+
+/// A device that puts four bytes before each packet, which nobody here would understand.
+pub fn a_device_with_packet_info_is_refused() -> TestResult {
+    let lab = Topology::simple()?;
+    let tun = lab.host.tun_with_packet_info(HANDED)?;
+    let before = Snapshot::take(&lab.host)?;
+    for word in ["run", "plan", "doctor"] {
+        let refused = with_descriptor(&lab.host, &[word, "--tun-fd", "9"], tun.try_clone()?)?;
+        assert_eq!(refused.code, Some(1), "{word}: {}", refused.stderr);
+        let why = "descriptor 9 is not a TUN device with IFF_NO_PI";
+        assert!(refused.stderr.contains(why), "{word}: {}", refused.stderr);
+        before.expect_same(&lab.host)?;
+    }
+    Ok(())
+}
+
+/// Runs a command that has the device as descriptor 9 to its end.
+fn with_descriptor(host: &NetNs, words: &[&str], tun: std::os::fd::OwnedFd) -> Result<Finished, Failed> {
+    let mut running = Program::new(host, ONEWAY, words).descriptor(tun, 9).start()?;
+    let code = running.wait(10 * SECOND)?.code();
+    Ok(Finished { code, stdout: running.stdout(), stderr: running.stderr() })
 }
 
 pub fn thousands_of_flows_stop_in_time() -> TestResult {

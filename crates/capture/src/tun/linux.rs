@@ -87,7 +87,8 @@ impl Tun {
     /// Takes over descriptors of a TUN that somebody else opened, one for each queue.
     ///
     /// Needs no capability. The descriptors must have been opened with `IFF_TUN | IFF_NO_PI`; with `IFF_VNET_HDR`
-    /// offload is used as well.
+    /// offload is used as well. Whether `IFF_NO_PI` is missing the link alone tells (`IFLA_TUN_PI`): `TUNGETIFF` has the same
+    /// bit for a descriptor without a filter (`IFF_NOFILTER`, `__tun_chr_ioctl`), as those of a TUN all are.
     pub fn from_fds(fds: Vec<OwnedFd>, options: &TunOptions) -> Result<Self, TunError> {
         let mut name = String::new();
         let mut vnet_hdr = false;
@@ -96,10 +97,7 @@ impl Tun {
             let number = fd.as_raw_fd();
             let bad = |source| TunError::NotTun { fd: number, source };
             let device = File::from(fd);
-            let (device_name, flags) = get_iff(&device).map_err(bad)?;
-            if flags & libc::IFF_TUN == 0 || flags & libc::IFF_NO_PI == 0 {
-                return Err(bad(io::Error::from(io::ErrorKind::InvalidInput)));
-            }
+            let (device_name, flags) = attached(number)?;
             vnet_hdr = flags & libc::IFF_VNET_HDR != 0;
             let status = rustix::fs::fcntl_getfl(&device).map_err(|e| bad(e.into()))?;
             rustix::fs::fcntl_setfl(&device, status | rustix::fs::OFlags::NONBLOCK)
@@ -112,17 +110,19 @@ impl Tun {
 
     /// Like [`Tun::from_fds`], by number, as `--tun-fd` gives it.
     pub fn from_raw_fd(fd: RawFd, options: &TunOptions) -> Result<Self, TunError> {
-        if fd < 3 {
-            return Err(TunError::NotTun { fd, source: io::ErrorKind::InvalidInput.into() });
-        }
-        // SAFETY: F_GETFD reads a flag; on a number that is not open it fails with EBADF and does nothing.
-        if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
-            return Err(TunError::NotTun { fd, source: io::Error::last_os_error() });
-        }
+        Self::name_of_raw_fd(fd)?;
         // SAFETY: the descriptor is open, and whoever started this program handed it over to be owned by it: nothing
         // else here was given this number, as all of our own descriptors are opened later or are 0 to 2.
         let owned = unsafe { OwnedFd::from_raw_fd(fd) };
         Self::from_fds(vec![owned], options)
+    }
+
+    /// The name of the TUN that [`Tun::from_raw_fd`] would take over. Changes nothing.
+    pub fn name_of_raw_fd(fd: RawFd) -> Result<String, TunError> {
+        if fd < 3 {
+            return Err(TunError::NotTun { fd, source: io::ErrorKind::InvalidInput.into() });
+        }
+        attached(fd).map(|(name, _)| name)
     }
 
     /// Its queues' descriptors, to be handed to another process and taken over there by [`Tun::from_fds`].
@@ -330,7 +330,7 @@ impl Queue {
 
     /// Whether the device is still there; that it was deleted is an error.
     pub fn check(&self) -> io::Result<()> {
-        get_iff(&self.device).map(drop)
+        get_iff(self.device.as_raw_fd()).map(drop)
     }
 
     /// What the kernel does on this device. TCP superpackets and partial checksums can be written to every device: what
@@ -410,12 +410,21 @@ fn set_iff(device: &File, name: &str, flags: libc::c_int) -> io::Result<String> 
     Ok(name_of(&request))
 }
 
+/// The TUN that the descriptor is attached to, and its flags.
+fn attached(fd: RawFd) -> Result<(String, libc::c_int), TunError> {
+    match get_iff(fd) {
+        Ok((name, flags)) if flags & libc::IFF_TUN != 0 => Ok((name, flags)),
+        Ok(_) => Err(TunError::NotTun { fd, source: io::ErrorKind::InvalidInput.into() }),
+        Err(source) => Err(TunError::NotTun { fd, source }),
+    }
+}
+
 /// `TUNGETIFF`: the interface that the descriptor is attached to, and its flags.
-fn get_iff(device: &File) -> io::Result<(String, libc::c_int)> {
+fn get_iff(device: RawFd) -> io::Result<(String, libc::c_int)> {
     // SAFETY: ifreq is plain old data, for which all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
-    // SAFETY: TUNGETIFF writes one ifreq, which lives until the call returns.
-    if unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNGETIFF, &raw mut request) } < 0 {
+    // SAFETY: TUNGETIFF writes one ifreq, which lives until the call returns; what is no TUN, or not open, refuses it.
+    if unsafe { libc::ioctl(device, libc::TUNGETIFF, &raw mut request) } < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the kernel has filled in the flags, and every bit pattern is a valid short.

@@ -108,6 +108,7 @@ mod tests {
             point_to_point: false,
             mtu: 1500,
             kind: kind.map(str::to_owned),
+            packet_info: false,
             master: None,
             group: 0,
         }

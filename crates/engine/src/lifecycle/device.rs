@@ -1,11 +1,12 @@
 //! The TUN device, made or taken over, and how our own sockets are kept out of it.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use oneway_capture::shortcut::Shortcuts;
-use oneway_capture::tun::{Tun, TunOptions};
+use oneway_capture::tun::{Tun, TunError, TunOptions};
 use oneway_egress::{Means, Namespace, Strategy};
 use oneway_route::{
     Family, Journal, JournalState, Mark, NftSupport, Plan, Prepared, Protect, Request, RouteError, Snapshot,
@@ -184,8 +185,9 @@ pub(super) fn plan(
         request.servers = servers.to_vec();
     }
     request.exclude_cgroups = exclude::groups(&config.capture.exclude_cgroup, snapshot.nft)?;
-    if given.is_some() {
-        request.tun_name = given;
+    if let Some(name) = given {
+        refuse_packet_info(config, &name, snapshot)?;
+        request.tun_name = Some(name);
     }
     request.resolver = dns::host_resolver(&config.dns)?;
     let plan = oneway_route::plan(&request, snapshot)?;
@@ -209,6 +211,16 @@ pub(super) fn plan(
     };
     let plan = Plan { notes: plan.notes.into_iter().chain(by_name(config)).collect(), ..plan };
     Ok(Planned { plan, request, strategy: choice.strategy, why: choice.why, namespace })
+}
+
+/// Refuses a device that puts four bytes before each packet: none would be understood, in either direction.
+fn refuse_packet_info(config: &Config, name: &str, snapshot: &Snapshot) -> Result<(), EngineError> {
+    match (&config.tun.fd, snapshot.link(name)) {
+        (Some(fd), Some(link)) if link.packet_info => {
+            Err(TunError::NotTun { fd: fd.get(), source: io::ErrorKind::InvalidInput.into() }.into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// How programs are excluded that are excluded by name: no rule of the kernel's knows them.
@@ -246,6 +258,7 @@ fn take_over(config: &Config, tun: Tun) -> Result<Device, EngineError> {
         });
     }
     let snapshot = Snapshot::take()?;
+    refuse_packet_info(config, tun.name(), &snapshot)?;
     let Some(link) = snapshot.link(tun.name()) else {
         return Err(EngineError::NoAddress { name: tun.name().to_owned() });
     };

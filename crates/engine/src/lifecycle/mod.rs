@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use oneway_capture::shortcut::Shortcuts;
+use oneway_capture::tun::Tun;
 use oneway_egress::{Egress, Quarantined};
 use oneway_flow::FlowTable;
 use oneway_outbound::{DialError, Outbound, Resolve};
@@ -117,7 +118,7 @@ struct Running {
 pub fn plan(config: &Config) -> Result<Plan, EngineError> {
     let (dispatch, _) = assemble::dispatch(config, &assemble::system_resolver())?;
     let servers = servers(config, &dispatch, true)?;
-    let mut planned = device::plan(config, None, &Snapshot::take()?, &servers, handed::port(config))?;
+    let mut planned = planned(config, &Snapshot::take()?, &servers)?;
     planned.plan.notes.push(format!("protection by {}: {}", planned.strategy, planned.why));
     Ok(planned.plan)
 }
@@ -139,7 +140,8 @@ pub(crate) fn servers(
 
 /// The plan for a host that looks like this, and the protection that it counts on.
 pub(crate) fn planned(config: &Config, host: &Snapshot, servers: &[IpAddr]) -> Result<Planned, EngineError> {
-    device::plan(config, None, host, servers, handed::port(config))
+    let given = config.tun.fd.map(|fd| Tun::name_of_raw_fd(fd.get())).transpose()?;
+    device::plan(config, given, host, servers, handed::port(config))
 }
 
 /// Undoes what a killed instance left behind in this network namespace; says what that was.

@@ -3,9 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use netlink_packet_core::Nla;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteVia};
 use netlink_packet_route::rule::{RuleAction as Action, RuleAttribute, RuleFlags, RuleMessage};
 
@@ -82,6 +83,7 @@ pub(super) fn link(message: &LinkMessage) -> Link {
         point_to_point: flags.contains(LinkFlags::Pointopoint),
         mtu: 0,
         kind: None,
+        packet_info: false,
         master: None,
         group: 0,
     };
@@ -96,11 +98,23 @@ pub(super) fn link(message: &LinkMessage) -> Link {
                     LinkInfo::Kind(kind) => Some(kind.to_string()),
                     _ => None,
                 });
+                link.packet_info = infos.iter().any(has_packet_info);
             }
             _ => {}
         }
     }
     link
+}
+
+fn has_packet_info(info: &LinkInfo) -> bool {
+    /// `IFLA_TUN_PI` (linux/if_link.h): one byte.
+    const PI: u16 = 4;
+    let LinkInfo::Data(InfoData::Tun(tun)) = info else { return false };
+    tun.iter().any(|nla| {
+        let mut value = vec![0; nla.value_len()];
+        nla.emit_value(&mut value);
+        nla.kind() == PI && value.iter().any(|byte| *byte != 0)
+    })
 }
 
 pub(super) fn address(message: &AddressMessage) -> Option<Address> {

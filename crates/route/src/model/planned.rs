@@ -91,6 +91,7 @@ fn device(host: &mut Snapshot, plan: &Plan) -> IfIndex {
         point_to_point: true,
         mtu: 1500,
         kind: Some("tun".to_owned()),
+        packet_info: false,
         master: None,
         group: 0,
     });

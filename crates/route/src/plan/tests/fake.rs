@@ -117,6 +117,7 @@ pub(crate) fn link(index: u32, name: &str, kind: Option<&str>) -> Link {
         point_to_point: false,
         mtu: 1500,
         kind: kind.map(str::to_owned),
+        packet_info: false,
         master: None,
         group: 0,
     }
