@@ -27,7 +27,7 @@ pub(crate) struct Global {
     /// Print one JSON document instead of text
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Log more: each flow, and given twice each packet
+    /// Log more: each flow, and given twice what libraries say of themselves
     #[arg(short = 'v', long = "verbose", global = true, action = ArgAction::Count)]
     verbose: u8,
     /// Log less: warnings, and given twice failures alone

@@ -38,9 +38,12 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// Marks the flow as connected.
+    /// Marks the flow as connected, and says so in the log, once.
     pub fn set_established(&self) {
-        self.established.store(true, Ordering::Relaxed);
+        if !self.established.swap(true, Ordering::Relaxed) {
+            let Self { source, target, rule, outbound, .. } = self;
+            tracing::debug!(client = %source, %target, %rule, %outbound, "{} flow is open", self.network);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is captured and sent on directly is neither lost nor multiplied (S2).
 
 use std::collections::BTreeSet;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::IpAddr;
 
 use oneway_lab::capture::{Direction, Packet, Recorder, flag, protocol};
@@ -47,6 +47,32 @@ pub fn one_datagram_is_one_flow_and_one_packet() -> TestResult {
     assert_eq!(flows.len(), 1, "{flows:?}");
     assert_eq!(flows[0]["target"], format!("{}", address::ORIGIN.v6_port(port::ECHO)));
     stop(&mut oneway, &lab.host, &before)
+}
+
+/// By `-v`, and only so: once when it is open, with what was decided.
+pub fn each_flow_is_logged_once_when_asked_for() -> TestResult {
+    let lab = Topology::standard()?;
+    let before = Snapshot::take(&lab.host)?;
+    let to = address::ORIGIN.v4_port(port::ECHO);
+    for (options, lines) in [(&["-v"][..], 1), (&[], 0)] {
+        let mut oneway = run(&lab.host, options)?;
+        let mut session = lab.host.client().tcp(to, SECOND)?.connected()?;
+        for _ in 0..2 {
+            session.write_all(b"x")?;
+            session.read_exact(&mut [0])?;
+            lab.host.client().udp(to, b"x", SECOND)?;
+        }
+        drop(session);
+        stop(&mut oneway, &lab.host, &before)?;
+        let log = oneway.stderr();
+        let about = |what: &str| log.lines().filter(|line| line.contains(what)).count();
+        let decided = format!("target={to} rule=MATCH outbound=direct");
+        // Each of the two exchanges by UDP has a port of its own.
+        assert_eq!(about("tcp flow is open client="), lines, "{log}");
+        assert_eq!(about("udp flow is open client="), 2 * lines, "{log}");
+        assert_eq!(about(&decided), 3 * lines, "{log}");
+    }
+    Ok(())
 }
 
 /// Connections, and datagram sockets, of each client in each family.

@@ -48,6 +48,7 @@ fn main() -> std::process::ExitCode {
         ["user", "system"],
         loops::nothing_that_leads_nowhere_leaves_or_repeats,
         flows::one_datagram_is_one_flow_and_one_packet,
+        flows::each_flow_is_logged_once_when_asked_for,
         flows::counters_match_what_programs_sent,
         flows::counters_match_what_programs_and_containers_sent,
         killed::under_load,
