@@ -51,6 +51,10 @@ const LOCAL_FIN_ACKED: u8 = 4;
 const RESET: u8 = 8;
 /// The local end sent its FIN before it had seen the client's: its TIME-WAIT is in our kernel (RFC 9293, 3.6).
 const LOCAL_CLOSED_FIRST: u8 = 16;
+/// The local end has sent something since [`Conn::take_heard`] was last asked.
+const LOCAL_SPOKE: u8 = 32;
+/// And in the time before that.
+const LOCAL_SPOKE_BEFORE: u8 = 64;
 
 impl<T> Conn<T> {
     pub(super) fn new(
@@ -104,6 +108,10 @@ impl<T> Conn<T> {
     pub fn observe(&self, direction: Direction, tcp: &TcpView<'_>, payload_len: u32) {
         let flags = tcp.flags();
         let seen = self.seen.load(Ordering::Relaxed);
+        // Only what changes is written: all workers read this with every packet.
+        if direction == Direction::FromLocal && seen & LOCAL_SPOKE == 0 {
+            self.seen.fetch_or(LOCAL_SPOKE, Ordering::Relaxed);
+        }
         if !flags.intersects(Flags::FIN | Flags::RST) && seen & LOCAL_FIN == 0 {
             return;
         }
@@ -140,5 +148,18 @@ impl<T> Conn<T> {
         let seen = self.seen.load(Ordering::Acquire);
         let closed = CLIENT_FIN | LOCAL_FIN | LOCAL_FIN_ACKED;
         seen & RESET != 0 || (seen & closed == closed && seen & LOCAL_CLOSED_FIRST == 0)
+    }
+
+    /// Whether our kernel still has the connection, as far as its segments tell since this was last asked. What the client
+    /// sends says nothing: to a connection that is no more the kernel answers with a reset. While it waits for the client to
+    /// acknowledge its FIN and the data before, up to `TCP_RTO_MAX` (120 s, `include/net/tcp.h`) pass between two tries, which
+    /// is why being silent for one linger time is no sign then.
+    pub(super) fn take_heard(&self) -> bool {
+        let seen = self.seen.fetch_and(!(LOCAL_SPOKE | LOCAL_SPOKE_BEFORE), Ordering::AcqRel);
+        if seen & LOCAL_SPOKE != 0 {
+            self.seen.fetch_or(LOCAL_SPOKE_BEFORE, Ordering::AcqRel);
+        }
+        let waits = seen & LOCAL_FIN_ACKED == 0 && seen & LOCAL_SPOKE_BEFORE != 0;
+        seen & RESET == 0 && (seen & LOCAL_SPOKE != 0 || waits)
     }
 }

@@ -9,8 +9,9 @@ use super::Conn;
 /// Closed connections in the order in which they fall due.
 ///
 /// Each waits [`Expiry::SETTLE`] first: by then the usual ending (both FINs, the last ACK) has passed, and the entry
-/// goes. What has not ended by then waits [`Expiry::LINGER`] more. Both waits are constant, so two queues keep the
-/// order without sorting.
+/// goes. What has not ended by then waits [`Expiry::LINGER`] more, and again for as long as the kernel still delivers
+/// what was written before its socket was closed; that it gives up on a client that takes nothing is the kernel's to
+/// say (`tcp_orphan_retries`). Both waits are constant, so two queues keep the order without sorting.
 #[derive(Debug)]
 pub(super) struct Expiry<T> {
     settling: VecDeque<(Instant, Arc<Conn<T>>)>,
@@ -39,9 +40,17 @@ impl<T> Expiry<T> {
             if conn.is_finished() {
                 return Some(conn);
             }
+            // What was said until now is no sign of what is still to come.
+            conn.take_heard();
             self.lingering.push_back((now + Self::LINGER, conn));
         }
-        self.lingering.pop_front_if(|(due, _)| *due <= now).map(|(_, conn)| conn)
+        while let Some((_, conn)) = self.lingering.pop_front_if(|(due, _)| *due <= now) {
+            if conn.is_finished() || !conn.take_heard() {
+                return Some(conn);
+            }
+            self.lingering.push_back((now + Self::LINGER, conn));
+        }
+        None
     }
 
     pub(super) fn len(&self) -> usize {

@@ -1,5 +1,8 @@
 use std::time::Duration;
 
+use oneway_wire::tcp::{Flags, TcpView};
+
+use super::super::Direction;
 use super::*;
 
 fn config() -> NatConfig {
@@ -106,6 +109,91 @@ fn a_closed_name_lingers_and_a_new_syn_gets_another() {
     assert_eq!(nat.len(), 1);
     assert!(nat.by_local(old.peer, old.local).is_none());
     assert_eq!(nat.by_client(client, target).unwrap().data, 2, "the new one keeps the client's name");
+}
+
+/// A segment of sequence number 0 passes.
+fn passes<T>(conn: &Conn<T>, direction: Direction, flags: Flags, ack: u8) {
+    let mut segment = [0; 20];
+    (segment[11], segment[12], segment[13]) = (ack, 5 << 4, flags.0);
+    conn.observe(direction, &TcpView::parse(&segment).unwrap(), 0);
+}
+
+/// An open connection that both ends have used.
+fn used(nat: &Nat<()>) -> Arc<Conn<()>> {
+    let conn = nat.open(addr("198.51.100.7:50000"), addr("203.0.113.9:443"), addr(LOCAL), ()).unwrap();
+    assert!(conn.set_open());
+    passes(&conn, Direction::FromClient, Flags::ACK, 0);
+    passes(&conn, Direction::FromLocal, Flags::ACK, 0);
+    conn
+}
+
+/// Seconds until the table forgets a connection that is closed now, where `speak` is told of each second.
+fn forgotten_after(nat: &Nat<()>, conn: &Arc<Conn<()>>, mut speak: impl FnMut(u64)) -> u64 {
+    let begin = Instant::now();
+    nat.close(begin, conn);
+    for second in 0.. {
+        nat.expire(begin + Duration::from_secs(second));
+        if nat.by_client(conn.client, conn.target).is_none() {
+            assert!(nat.by_local(conn.peer, conn.local).is_none());
+            assert_eq!((nat.len(), nat.closing()), (0, 0));
+            return second;
+        }
+        speak(second);
+    }
+    unreachable!()
+}
+
+#[test]
+fn a_name_is_kept_for_as_long_as_the_kernel_delivers() {
+    let nat = Nat::new(config());
+    let conn = used(&nat);
+    passes(&conn, Direction::FromClient, Flags::ACK | Flags::FIN, 0);
+    // Segments are up to `TCP_RTO_MAX` apart; the last is in second 3600.
+    let after = forgotten_after(&nat, &conn, |second| {
+        if second % 120 == 0 && second <= 3600 {
+            passes(&conn, Direction::FromLocal, Flags::ACK, 0);
+        }
+    });
+    assert!((3600 + 120..=3600 + 180).contains(&after), "after {after} s");
+}
+
+#[test]
+fn a_name_is_kept_for_a_kernel_that_says_something_once_a_minute() {
+    let nat = Nat::new(config());
+    let conn = used(&nat);
+    passes(&conn, Direction::FromLocal, Flags::ACK | Flags::FIN, 0);
+    passes(&conn, Direction::FromClient, Flags::ACK, 1);
+    // The client's FIN again and again, which TIME-WAIT acknowledges.
+    let after = forgotten_after(&nat, &conn, |second| {
+        if second % 60 == 0 && second <= 600 {
+            passes(&conn, Direction::FromLocal, Flags::ACK, 0);
+        }
+    });
+    assert!((660..=720).contains(&after), "after {after} s");
+}
+
+#[test]
+fn a_name_of_which_only_the_client_speaks_is_free_in_time() {
+    let nat = Nat::new(config());
+    for acknowledged in [false, true] {
+        let conn = used(&nat);
+        passes(&conn, Direction::FromLocal, Flags::ACK | Flags::FIN, 0);
+        passes(&conn, Direction::FromClient, Flags::ACK, acknowledged.into());
+        let speak = |_| passes(&conn, Direction::FromClient, Flags::ACK, acknowledged.into());
+        let after = forgotten_after(&nat, &conn, speak);
+        assert_eq!(after, if acknowledged { 62 } else { 122 });
+    }
+}
+
+#[test]
+fn a_reset_ends_the_wait_for_the_kernel() {
+    let nat = Nat::new(config());
+    let conn = used(&nat);
+    let after = forgotten_after(&nat, &conn, |second| match second {
+        ..300 => passes(&conn, Direction::FromLocal, Flags::ACK, 0),
+        _ => passes(&conn, Direction::FromLocal, Flags::RST, 0),
+    });
+    assert_eq!(after, 302);
 }
 
 #[test]
