@@ -13,6 +13,8 @@ mod datagrams;
 #[cfg(target_os = "linux")]
 mod disturbed;
 #[cfg(target_os = "linux")]
+mod draining;
+#[cfg(target_os = "linux")]
 mod echo;
 #[cfg(target_os = "linux")]
 mod groups;
@@ -148,6 +150,7 @@ fn main() -> std::process::ExitCode {
     oneway_lab::variants![
         both,
         ["user"],
+        draining::a_port_used_again_leaves_the_upload_of_before_alone,
         bounds::slow_servers_hold_a_bounded_amount,
         bounds::a_bad_link_costs_no_more_than_with_the_kernels_tcp,
         mtu::a_packet_leaves_as_whole_segments,

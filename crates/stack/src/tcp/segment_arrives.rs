@@ -24,8 +24,9 @@ const MAX_DELAYED_ACK: Duration = Duration::from_millis(499);
 pub enum Arrival {
     /// It was dealt with.
     Processed,
-    /// It asks for a new connection with the same addresses and ports, and this one, in TIME-WAIT, may give way to it
-    /// (RFC 9293 3.10.7.4, RFC 6191).
+    /// It asks for a new connection with the same addresses and ports, and this one, which was in TIME-WAIT, has given way
+    /// to it (RFC 9293 3.10.7.4, RFC 6191): it is closed, and says nothing any more. What it has received can still be
+    /// taken.
     NewConnection(Syn),
 }
 
@@ -43,6 +44,7 @@ impl<B: AsRef<[u8]>> Connection<B> {
             State::SynSent => self.arrives_in_syn_sent(now, segment),
             State::TimeWait => {
                 if let Some(syn) = self.reopens(now, segment) {
+                    self.end(None);
                     return Arrival::NewConnection(syn);
                 }
                 self.arrives_otherwise(now, segment, &mut take);

@@ -125,9 +125,9 @@ impl Worker {
             Stage::Open(open) => match self.segment(&flow, open, &segment) {
                 Arrival::Processed => {}
                 Arrival::NewConnection(syn) => {
-                    self.forget(&flow, open);
-                    *stage = Stage::Over;
                     drop(stage);
+                    // Makes room for the new one. What the old one has still to pass on is its client's, too.
+                    self.drive(self.now(), &flow);
                     match self.shared.owners.claim(&key, self.user.number) {
                         Ok(()) => self.ask(packet, key, syn),
                         Err(owner) => self.shared.owners.hand_over(owner, frame),
@@ -448,9 +448,10 @@ impl Worker {
         {
             let mut stage = oldest.stage.borrow_mut();
             if let Stage::Open(open) = &mut *stage {
-                self.forget(&oldest, open);
+                self.user.timers.borrow_mut().cancel(&oldest, &mut open.appointment);
             }
             *stage = Stage::Over;
+            self.unlist_if_same(&oldest);
         }
         // Those that have ended since. The one that goes to rest now is in use.
         let ended =
@@ -458,17 +459,6 @@ impl Worker {
         while resting.front().is_some_and(ended) {
             resting.pop_front();
         }
-    }
-
-    /// Drops what is known of a connection.
-    fn forget(&self, flow: &Rc<Flow>, open: &mut Open) {
-        self.user.timers.borrow_mut().cancel(flow, &mut open.appointment);
-        if let Some(upstream) = open.upstream.take() {
-            self.shared.tcp_live.fetch_sub(1, Ordering::Relaxed);
-            upstream.reset();
-            open.waker.wake_by_ref();
-        }
-        self.unlist_if_same(flow);
     }
 
     /// Takes a connection that never opened out of the tables.

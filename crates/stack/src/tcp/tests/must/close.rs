@@ -69,18 +69,21 @@ fn syn(bench: &Bench, seq: Seq) -> Seg {
 }
 
 fn opens(bench: &mut Bench, syn: &Seg) -> bool {
-    matches!(bench.give(syn), Arrival::NewConnection(_))
+    let opens = matches!(bench.give(syn), Arrival::NewConnection(_));
+    let state = if opens { State::Closed } else { State::TimeWait };
+    assert_eq!((bench.conn.state(), bench.conn.broken()), (state, None));
+    opens
 }
 
 /// RFC6191-1: with timestamps in both, a later one opens a new connection whatever the sequence number, and an earlier
 /// one does not.
 #[test]
 fn rfc6191_1_a_later_timestamp_opens_anew() {
-    let mut bench = time_wait(true);
-    let recent = clock(bench.now);
-    for (value, expected) in [(recent + 1, true), (recent.wrapping_sub(1), false)] {
-        for seq in [bench.seq + 1000, bench.seq - 1000] {
-            let seg = syn(&bench, seq).value(value);
+    for (later, expected) in [(1, true), (-1, false)] {
+        for distance in [1000, 1000_u32.wrapping_neg()] {
+            let mut bench = time_wait(true);
+            let seg = syn(&bench, bench.seq + distance);
+            let seg = seg.value(clock(bench.now).wrapping_add_signed(later));
             assert_eq!(opens(&mut bench, &seg), expected);
         }
     }
@@ -90,11 +93,11 @@ fn rfc6191_1_a_later_timestamp_opens_anew() {
 /// it is a new connection.
 #[test]
 fn rfc6191_2_else_the_sequence_number_decides() {
-    let mut bench = time_wait(true);
-    let recent = clock(bench.now);
-    for timestamps in [Some(Timestamps { value: recent, echo: 0 }), None] {
-        for (seq, expected) in [(bench.seq, true), (bench.seq - 1, false), (bench.seq - 1000, false)] {
-            let seg = Seg { timestamps, ..syn(&bench, seq) };
+    for same in [true, false] {
+        for (back, expected) in [(0, true), (1, false), (1000, false)] {
+            let mut bench = time_wait(true);
+            let timestamps = same.then(|| Timestamps { value: clock(bench.now), echo: 0 });
+            let seg = Seg { timestamps, ..syn(&bench, bench.seq - back) };
             assert_eq!(opens(&mut bench, &seg), expected);
         }
     }
