@@ -66,6 +66,8 @@ pub(crate) struct UserTcp {
     /// Which worker this is.
     number: usize,
     flows: RefCell<HashMap<Key, Rc<Flow>>>,
+    /// Those whose client is done, by their number: its name may be another's by now, and the server still reads.
+    closing: RefCell<HashMap<u64, Rc<Flow>>>,
     /// To be driven at the end of this batch of packets.
     dirty: RefCell<Vec<Rc<Flow>>>,
     timers: RefCell<Timers>,
@@ -81,6 +83,7 @@ impl UserTcp {
         Self {
             number,
             flows: RefCell::default(),
+            closing: RefCell::default(),
             dirty: RefCell::default(),
             timers: RefCell::default(),
             earlier: Notify::new(),
@@ -427,6 +430,12 @@ impl Worker {
         if open.conn.state() == State::Closed {
             // The same client may ask for the same connection again at once.
             self.unlist_if_same(flow);
+            let mut closing = self.user.closing.borrow_mut();
+            if done {
+                closing.remove(&flow.id);
+            } else {
+                closing.insert(flow.id, Rc::clone(flow));
+            }
         }
         if done && open.conn.state() == State::Closed {
             self.user.timers.borrow_mut().cancel(flow, &mut open.appointment);
@@ -581,7 +590,8 @@ impl Worker {
             let now_ordered = orders.borrow_and_update().clone();
             let all = gone || now_ordered.phase != Phase::Run;
             let now = self.now();
-            let flows: Vec<_> = self.user.flows.borrow().values().cloned().collect();
+            let mut flows: Vec<_> = self.user.flows.borrow().values().cloned().collect();
+            flows.extend(self.user.closing.borrow().values().cloned());
             for flow in flows {
                 match &mut *flow.stage.borrow_mut() {
                     Stage::Open(open) if all || now_ordered.end(open.flow.id) => open.give_up(),
