@@ -109,6 +109,19 @@ pub fn they_are_reset_when_the_program_stops() -> TestResult {
     Ok(())
 }
 
+/// A server that is gone takes the rest with it.
+pub fn a_server_that_resets_ends_them() -> TestResult {
+    let lab = lab()?;
+    let _oneway = run(&lab.host, None, &[])?;
+    for to in address::SPARE.ports(5001) {
+        let server = done(&lab.host.client(), &listen(&lab, to)?, false)?;
+        // What it has not read makes closing a reset (RFC 2525, 2.17).
+        drop(server);
+        no_flow_is_left(&lab.host).map_err(|error| format!("{to}: {error:?}"))?;
+    }
+    Ok(())
+}
+
 fn is_told(server: &TcpStream) -> TestResult {
     wait_until(5 * SECOND, "the server hears of the reset", || is_reset(server))?;
     Ok(())

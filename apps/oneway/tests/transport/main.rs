@@ -153,6 +153,7 @@ fn main() -> std::process::ExitCode {
         draining::a_port_used_again_leaves_the_upload_of_before_alone,
         draining::a_reload_that_forbids_them_resets_them,
         draining::they_are_reset_when_the_program_stops,
+        draining::a_server_that_resets_ends_them,
         bounds::slow_servers_hold_a_bounded_amount,
         bounds::a_bad_link_costs_no_more_than_with_the_kernels_tcp,
         mtu::a_packet_leaves_as_whole_segments,

@@ -441,8 +441,12 @@ impl<B: AsRef<[u8]>> Connection<B> {
         self.closing = true;
     }
 
-    /// Ends the connection with a reset (RFC 9293 3.10.5).
+    /// Ends the connection with a reset (RFC 9293 3.10.5). One that is over already sends none, but counts as broken: what it
+    /// has received cannot be delivered.
     pub fn abort(&mut self) {
+        if self.state == State::Closed {
+            self.broken.get_or_insert(Broken::Aborted);
+        }
         if !matches!(self.state, State::SynSent | State::TimeWait | State::Closed) {
             self.reset = Some(self.own_reset());
         }
