@@ -23,8 +23,12 @@ pub struct PcapWriter<W: Write = BufWriter<File>> {
 }
 
 impl PcapWriter {
-    /// Creates or truncates the file and writes its header.
+    /// Creates or truncates the file and writes its header. What is no file is refused: a pipe that nobody reads would hold up
+    /// the worker that writes, and all that it carries.
     pub fn create(path: &Path) -> io::Result<Self> {
+        if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+        }
         Self::new(BufWriter::new(File::create(path)?))
     }
 }

@@ -149,5 +149,13 @@ pub fn a_packet_file_that_cannot_be_made_is_said() -> TestResult {
     );
     // What a dead instance left elsewhere may be worth a line of its own.
     assert_eq!(stderr.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{stderr}");
+    // A pipe that nobody reads would hold up all that is carried.
+    let folder = tempfile::tempdir()?;
+    let pipe = folder.path().join("pipe");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
+    let words = ["run", "--pcap", pipe.to_str().ok_or("a path that is no text")?];
+    let mut running = Program::new(&lab.host, ONEWAY, words).start()?;
+    assert_eq!(running.wait(10 * SECOND)?.code(), Some(1));
+    assert!(running.stderr().contains("it is no regular file"), "{}", running.stderr());
     Ok(())
 }

@@ -87,6 +87,20 @@ fn no_ipv6() {
 }
 
 #[test]
+fn the_source_is_the_one_that_the_kernel_would_take() {
+    let mut host = host();
+    let first = |host: &mut Snapshot, net: &str| {
+        let beside = host.addresses.iter().find(|a| !a.net.addr().is_loopback()).unwrap().clone();
+        host.addresses.insert(0, crate::host::Address { net: net.parse().unwrap(), ..beside });
+    };
+    let wanted = plan(&Request::default(), &host).unwrap().uplinks;
+    first(&mut host, "192.168.77.2/24");
+    first(&mut host, "fd00:77::2/64");
+    let found = plan(&Request::default(), &host).unwrap().uplinks;
+    assert_eq!(found, wanted);
+}
+
+#[test]
 fn ipv6_that_is_switched_off() {
     let off = |value: &str, switches| {
         let mut host = Snapshot { switches, ..host() };

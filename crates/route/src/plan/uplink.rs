@@ -60,7 +60,7 @@ pub(super) fn unguarded(host: &Snapshot) -> Uplinks {
         found.min_by_key(|(order, ..)| *order).map(|(_, link, gateway)| Uplink {
             name: link.name.clone(),
             index: link.index,
-            address: address(host, family, link.index),
+            address: address(host, family, link.index, gateway),
             gateway,
         })
     };
@@ -88,14 +88,15 @@ fn uplink(host: &Snapshot, family: Family, tun: &str, pinned: Option<&str>) -> O
     Some(Uplink {
         name: link.name.clone(),
         index: link.index,
-        address: address(host, family, link.index),
+        address: address(host, family, link.index, gateway),
         gateway,
     })
 }
 
-/// The preferred source: that of the default route, else the first usable address that is not
-/// secondary. Temporary IPv6 addresses (RFC 8981) are passed over because they do not last.
-fn address(host: &Snapshot, family: Family, index: IfIndex) -> Option<IpAddr> {
+/// The preferred source: that of the default route, else the first usable address that is not secondary: the kernel prefers one
+/// of the gateway's network (`inet_select_addr`, net/ipv4/devinet.c), and none that is unique local for what is not (RFC 6724,
+/// 5). Temporary IPv6 addresses (RFC 8981) are passed over because they do not last.
+fn address(host: &Snapshot, family: Family, index: IfIndex, gateway: Option<IpAddr>) -> Option<IpAddr> {
     let routed = host.routes.iter().find(|r| {
         r.family() == family && r.table == Table::MAIN && r.dst.prefix_len() == 0 && r.oif == Some(index)
     });
@@ -105,6 +106,8 @@ fn address(host: &Snapshot, family: Family, index: IfIndex) -> Option<IpAddr> {
     let usable =
         |a: &&crate::host::Address| a.index == index && Family::of_net(a.net) == family && a.usable();
     let mut all: Vec<_> = host.addresses.iter().filter(usable).collect();
-    all.sort_by_key(|a| a.secondary());
+    let is_local = |ip: IpAddr| matches!(ip, IpAddr::V6(v6) if v6.is_unique_local());
+    let beside = |a: &crate::host::Address| gateway.is_some_and(|gateway| a.net.contains(&gateway));
+    all.sort_by_key(|a| (a.secondary(), is_local(a.net.addr()), !beside(a)));
     all.first().map(|a| a.net.addr())
 }

@@ -472,14 +472,43 @@ fn check_circles(subs: &[RuleList]) -> Result<(), CompileError> {
         Ok(deepest)
     }
     let mut known = vec![None; subs.len()];
+    let mut looks = vec![None; subs.len()];
     for at in 0..subs.len() {
         depth(subs, at, &mut known, 0).map_err(|()| {
             CompileError::new(format!(
                 "a list of sub-rules leads back to itself, or through more than {MAX_DEPTH} others"
             ))
         })?;
+        if looked_at(subs, at, &mut looks) > MOST_LOOKS {
+            return Err(CompileError::new(format!(
+                "lists of sub-rules that lead to the same ones again and again make more than {MOST_LOOKS} rules to be \
+                 looked at for one connection"
+            )));
+        }
     }
     Ok(())
+}
+
+/// Rules of sub-rules that are looked at for one connection, at most. So many take a fifth of a second.
+const MOST_LOOKS: u64 = 4_000_000;
+
+/// Rules that are looked at where none of this list, nor of those that it leads to, says anything.
+fn looked_at(subs: &[RuleList], at: usize, known: &mut [Option<u64>]) -> u64 {
+    if let Some(Some(looks)) = known.get(at) {
+        return *looks;
+    }
+    let mut looks = 0_u64;
+    for rule in subs.get(at).map_or(&[][..], |list| &list.rules) {
+        let beyond = match rule.action {
+            Action::Sub(next) => looked_at(subs, next.0 as usize, known),
+            _ => 0,
+        };
+        looks = looks.saturating_add(1).saturating_add(beyond);
+    }
+    if let Some(known) = known.get_mut(at) {
+        *known = Some(looks);
+    }
+    looks
 }
 
 #[cfg(test)]

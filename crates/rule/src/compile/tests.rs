@@ -197,6 +197,23 @@ fn circles_of_sub_rules_are_refused() {
 }
 
 #[test]
+fn sub_rules_that_multiply_are_refused() {
+    let names: Vec<&'static str> = (0..30).map(|n| &*format!("s{n}").leak()).collect();
+    let each_twice = |depth: usize| {
+        let subs = names[..depth].windows(2).map(|pair| {
+            let next = format!("SUB-RULE,(NETWORK,tcp),{}", pair[1]);
+            (pair[0], vec![next.clone(), next])
+        });
+        let last = (names[depth - 1], vec!["DOMAIN,nobody.example,o1".to_owned()]);
+        World { sets: vec![], subs: subs.chain([last]).collect() }
+            .compile(&["SUB-RULE,(NETWORK,tcp),s0".to_owned()])
+    };
+    assert!(each_twice(10).is_ok());
+    let error = each_twice(30).unwrap_err();
+    assert!(error.message.contains("again and again"), "{error}");
+}
+
+#[test]
 fn rule_sets_count_as_the_rule_that_refers_to_them() {
     let world = World {
         sets: vec![

@@ -63,7 +63,9 @@ fn free_ports(host: &Snapshot) -> Option<(u16, u16)> {
     WIDTHS.into_iter().find_map(|width| {
         // From 2048 on: below are the ports of well-known servers.
         let firsts = (2_u16..64).rev().map(|n| n * 1_024);
-        firsts.filter_map(|first| Some((first, first.checked_add(width - 1)?))).find(|(a, b)| free(*a, *b))
+        // A rule's range ends below the last port (`fib_rule_port_range_valid`, include/net/fib_rules.h).
+        let ends = |first: u16| first.checked_add(width - 1).map(|last| last.min(u16::MAX - 1));
+        firsts.filter_map(|first| Some((first, ends(first)?))).find(|(a, b)| free(*a, *b))
     })
 }
 
