@@ -84,6 +84,16 @@ pub enum EngineError {
     /// A thread could not be started, or a runtime.
     #[error("cannot start a worker: {0}")]
     Worker(#[source] io::Error),
+    /// The process may not open enough files.
+    #[error(
+        "cannot start: {there} files may be open, and it takes {least}; raise the limit (ulimit -Hn, LimitNOFILE=)"
+    )]
+    FewDescriptors {
+        /// The limit.
+        there: u64,
+        /// The lowest that is enough.
+        least: u64,
+    },
     /// A device that was handed over is not ready.
     #[error(
         "the handed-over TUN {name:?} has no address; give it one before handing it over, or grant CAP_NET_ADMIN"

@@ -40,12 +40,17 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// With fewer, connections would be accepted that nothing could carry, and what was changed could not be undone.
+    pub const LEAST_DESCRIPTORS: u64 = 256;
+
     /// Limits for a process that may open `descriptors` files.
     ///
     /// A TCP connection holds two with the system stack, the client's and the outbound's, and one with our own, which
     /// has no socket for the client. A quarter is kept for datagram sessions, pipes and everything else.
     pub fn for_descriptors(descriptors: u64, stack: StackKind) -> Self {
-        let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX).clamp(256, 1 << 24);
+        let descriptors = usize::try_from(descriptors)
+            .unwrap_or(usize::MAX)
+            .clamp(Self::LEAST_DESCRIPTORS as usize, 1 << 24);
         let spare = (descriptors / 4).max(64);
         let each = match stack {
             StackKind::User => 1,

@@ -32,6 +32,7 @@ use crate::resolver::Resolver;
 #[cfg(any(target_os = "linux", test))]
 pub(crate) use capture::IPV6_OFF;
 pub use capture::never_captured;
+#[cfg(any(target_os = "linux", test))]
 pub(crate) use congestion::CONGESTION;
 
 pub use addresses::collisions;

@@ -5,7 +5,7 @@ use oneway_lab::harness::TestResult;
 use oneway_lab::program::Program;
 use oneway_lab::servers::origin::port;
 use oneway_lab::topology::{Simple, Topology, address};
-use oneway_lab::{LabError, Oneway};
+use oneway_lab::{LabError, Oneway, Snapshot};
 
 use crate::common::{ONEWAY, SECOND, ask, lab, proxy, stack};
 
@@ -92,6 +92,21 @@ fn few() -> Result<(Simple, Oneway), LabError> {
         .ready("ready:", 10 * SECOND)
         .start()?;
     Ok((lab, oneway))
+}
+
+/// With even fewer nothing is begun, of which something would have to be undone.
+pub fn with_too_few_descriptors_nothing_starts() -> TestResult {
+    let lab = Topology::simple()?;
+    let before = Snapshot::take(&lab.host)?;
+    for files in [32, 255] {
+        let words = ["run", "--stack", stack()];
+        let mut running = Program::new(&lab.host, ONEWAY, words).file_limit(files).start()?;
+        assert_eq!(running.wait(10 * SECOND)?.code(), Some(1), "{}", running.stderr());
+        let said = format!("{files} files may be open, and it takes 256; raise the limit");
+        assert!(running.stderr().contains(&said), "{}", running.stderr());
+        before.expect_same(&lab.host)?;
+    }
+    Ok(())
 }
 
 pub fn one_source_does_not_take_all_places() -> TestResult {

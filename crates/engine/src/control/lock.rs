@@ -3,6 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::path::os;
 use super::{StateError, StatePaths};
@@ -10,6 +11,9 @@ use super::{StateError, StatePaths};
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests;
+
+/// Who only looks whether it is held has it for a moment as well ([`InstanceLock::held_by`]), and is waited for.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Held by the one instance that may change the host of a network namespace.
 ///
@@ -29,10 +33,15 @@ impl InstanceLock {
         let path = &paths.lock;
         paths.prepare()?;
         let failed = |source| StateError::Lock { path: path.clone(), source };
+        let until = Instant::now() + LOOK;
         loop {
             let mut file = os::open_private(path).map_err(failed)?;
             match file.try_lock() {
                 Ok(()) => {}
+                Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                    std::thread::sleep(LOOK / 20);
+                    continue;
+                }
                 Err(TryLockError::WouldBlock) => {
                     return Err(StateError::AlreadyRunning { pid: holder(&mut file) });
                 }

@@ -191,8 +191,11 @@ impl Engine {
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        let limits =
-            Limits::for_descriptors(raise_descriptor_limit(), config.capture.stack).with(&config.limits);
+        let descriptors = raise_descriptor_limit();
+        if descriptors < Limits::LEAST_DESCRIPTORS {
+            return Err(EngineError::FewDescriptors { there: descriptors, least: Limits::LEAST_DESCRIPTORS });
+        }
+        let limits = Limits::for_descriptors(descriptors, config.capture.stack).with(&config.limits);
         let paths = StatePaths::here()?;
         // Whoever needs no lock has not looked yet who can write there.
         paths.check()?;

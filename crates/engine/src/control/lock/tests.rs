@@ -1,4 +1,5 @@
 use std::os::unix::fs::{MetadataExt, symlink};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::*;
 
@@ -25,6 +26,26 @@ fn the_second_is_refused_and_the_first_undisturbed() {
     assert_eq!(fs::metadata(&paths.lock).unwrap().ino(), inode);
     assert_eq!(fs::read_to_string(&paths.lock).unwrap(), format!("{}\n", std::process::id()));
     assert_eq!(first.path(), paths.lock);
+}
+
+#[test]
+fn whoever_looks_is_in_nobodys_way() {
+    let (_folder, paths) = paths();
+    let (stop, looks) = (AtomicBool::new(false), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    InstanceLock::held_by(&paths).unwrap();
+                    looks.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let taken = (0..200).try_for_each(|_| InstanceLock::acquire(&paths)?.release());
+        stop.store(true, Ordering::Relaxed);
+        taken.unwrap();
+    });
+    assert!(looks.load(Ordering::Relaxed) > 0);
 }
 
 #[test]
