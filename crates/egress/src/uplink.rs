@@ -13,6 +13,12 @@ pub struct Uplink {
     pub name: String,
 }
 
+impl From<&oneway_route::Uplink> for Uplink {
+    fn from(found: &oneway_route::Uplink) -> Self {
+        Self { index: found.index, name: found.name.clone() }
+    }
+}
+
 /// The interface of each family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UplinkPair {

@@ -80,18 +80,14 @@ pub(crate) fn look(namespace: &Namespace) -> Result<Snapshot, EngineError> {
 
 /// What sockets are bound to by a plan for that.
 pub(super) fn source_rule(plan: &Plan) -> Option<SourceRule> {
-    let devices = Family::ALL.map(|family| uplink(&plan.uplinks, family));
+    let devices = Family::ALL.map(|family| plan.uplinks.get(family).map(Uplink::from));
     plan.sources.map(|sources| SourceRule { sources, devices })
-}
-
-/// The device by which a family leaves this host.
-fn uplink(uplinks: &Uplinks, family: Family) -> Option<Uplink> {
-    uplinks.get(family).map(|found| Uplink { index: found.index, name: found.name.clone() })
 }
 
 /// What sockets are bound to where a device is what protects them.
 pub(super) fn uplinks(found: &Uplinks) -> Option<UplinkPair> {
-    UplinkPair::new(uplink(found, Family::V4), uplink(found, Family::V6))
+    let [v4, v6] = Family::ALL.map(|family| found.get(family).map(Uplink::from));
+    UplinkPair::new(v4, v6)
 }
 
 /// The servers of a plan that has host routes.

@@ -122,7 +122,8 @@ impl Worker {
         header.dont_fragment = false;
         // Two in fragments on the way must differ (RFC 6864, 4.3); the kernel counts on from here for those of one superpacket.
         header.identification = self.identification.get();
-        let datagrams = end.saturating_sub(start).div_ceil(size.max(1)).max(1);
+        let len = end.saturating_sub(start);
+        let datagrams = if len > size { len.div_ceil(size.max(1)) } else { 1 };
         self.identification.set(header.identification.wrapping_add(datagrams as u16));
         let ip_len = header.header_len();
         let Some(at) = start.checked_sub(FRAME_HEADER + ip_len + udp::HEADER_LEN) else { return };

@@ -123,17 +123,21 @@ pub(super) fn nft_name(host: &Snapshot, wanted: &str) -> String {
 /// program's packets have one of them as soon as its socket is connected.
 fn is_of_this_host(host: &Snapshot, rule: &Rule) -> bool {
     let own = |src: ipnet::IpNet| host.addresses.iter().any(|address| src.contains(&address.net.addr()));
-    plain(&Rule { src: rule.src.filter(|src| !own(*src)), ..rule.clone() })
+    is_plain_but_for_source(rule) && rule.src.is_none_or(own)
 }
 
 /// Whether ordinary unmarked traffic of this host gets to this rule's table.
 fn plain(rule: &Rule) -> bool {
+    rule.src.is_none() && is_plain_but_for_source(rule)
+}
+
+fn is_plain_but_for_source(rule: &Rule) -> bool {
     let unmarked = match rule.fwmark {
         None => true,
         Some((Mark(mark), mask)) => (mark & mask == 0) != rule.invert,
     };
     let inverted_otherwise = rule.invert && rule.fwmark.is_none();
-    let narrow = rule.src.is_some() || rule.dst.is_some() || rule.oif.is_some() || rule.uids.is_some();
+    let narrow = rule.dst.is_some() || rule.oif.is_some() || rule.uids.is_some();
     let local = rule.iif.as_deref().is_none_or(|i| i == "lo");
     unmarked && !inverted_otherwise && !narrow && local && rule.other.is_empty()
 }

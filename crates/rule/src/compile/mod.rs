@@ -137,6 +137,7 @@ impl RuleSet {
     pub fn compile(program: Program) -> Result<Self, CompileError> {
         let Program { rules, subs, sets, geosite, geoip, asn, last } = program;
         check_circles(&subs)?;
+        check_looks(&rules, &subs)?;
         let mut rules = rules;
         let mut compiler = Compiler {
             sets: &sets,
@@ -472,43 +473,45 @@ fn check_circles(subs: &[RuleList]) -> Result<(), CompileError> {
         Ok(deepest)
     }
     let mut known = vec![None; subs.len()];
-    let mut looks = vec![None; subs.len()];
     for at in 0..subs.len() {
         depth(subs, at, &mut known, 0).map_err(|()| {
             CompileError::new(format!(
                 "a list of sub-rules leads back to itself, or through more than {MAX_DEPTH} others"
             ))
         })?;
-        if looked_at(subs, at, &mut looks) > MOST_LOOKS {
-            return Err(CompileError::new(format!(
-                "lists of sub-rules that lead to the same ones again and again make more than {MOST_LOOKS} rules to be \
-                 looked at for one connection"
-            )));
-        }
     }
     Ok(())
 }
 
-/// Rules of sub-rules that are looked at for one connection, at most. So many take a fifth of a second.
-const MOST_LOOKS: u64 = 4_000_000;
-
-/// Rules that are looked at where none of this list, nor of those that it leads to, says anything.
-fn looked_at(subs: &[RuleList], at: usize, known: &mut [Option<u64>]) -> u64 {
-    if let Some(Some(looks)) = known.get(at) {
-        return *looks;
+/// Refuses rules that lead to the same lists of sub-rules so often that one connection would keep a thread for long. There are
+/// no circles.
+fn check_looks(rules: &RuleList, subs: &[RuleList]) -> Result<(), CompileError> {
+    /// Without lists of sub-rules there may be as many as fit. So many of theirs take a fifth of a second.
+    const MOST: u64 = 4_000_000;
+    // Those that are looked at beyond the rule that leads to each list, where none says anything.
+    fn beyond(list: &RuleList, subs: &[RuleList], known: &mut [Option<u64>]) -> u64 {
+        list.rules.iter().fold(0, |looks, rule| {
+            let Action::Sub(sub) = rule.action else { return looks };
+            let at = sub.0 as usize;
+            let Some(next) = subs.get(at) else { return looks };
+            let more = known
+                .get(at)
+                .copied()
+                .flatten()
+                .unwrap_or_else(|| beyond(next, subs, known).saturating_add(next.rules.len() as u64));
+            if let Some(known) = known.get_mut(at) {
+                *known = Some(more);
+            }
+            looks.saturating_add(more)
+        })
     }
-    let mut looks = 0_u64;
-    for rule in subs.get(at).map_or(&[][..], |list| &list.rules) {
-        let beyond = match rule.action {
-            Action::Sub(next) => looked_at(subs, next.0 as usize, known),
-            _ => 0,
-        };
-        looks = looks.saturating_add(1).saturating_add(beyond);
+    if beyond(rules, subs, &mut vec![None; subs.len()]) > MOST {
+        return Err(CompileError::new(format!(
+            "lists of sub-rules that lead to the same ones again and again make more than {MOST} rules to be looked at for \
+             one connection"
+        )));
     }
-    if let Some(known) = known.get_mut(at) {
-        *known = Some(looks);
-    }
-    looks
+    Ok(())
 }
 
 #[cfg(test)]

@@ -211,6 +211,11 @@ fn sub_rules_that_multiply_are_refused() {
     assert!(each_twice(10).is_ok());
     let error = each_twice(30).unwrap_err();
     assert!(error.message.contains("again and again"), "{error}");
+    // From the first list as well.
+    let long = World { sets: vec![], subs: vec![("long", vec!["DST-PORT,1,o1".to_owned(); 5_000])] };
+    let from_first = |times| long.compile(&vec!["SUB-RULE,(NETWORK,tcp),long".to_owned(); times]);
+    assert!(from_first(500).is_ok());
+    assert!(from_first(1_000).is_err());
 }
 
 #[test]

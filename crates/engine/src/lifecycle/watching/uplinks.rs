@@ -161,7 +161,7 @@ impl Watcher {
                     chosen.filter(|index| *index != best.index).and_then(|index| host.link_at(index));
                 chosen.is_some_and(|link| host.leads_nowhere(link))
             });
-            let device = wanted.map(|found| Uplink { index: found.index, name: found.name.clone() });
+            let device = wanted.map(Uplink::from);
             let news = self.egress.set_detour(family, device);
             changed |= news;
             if let Some(uplink) = wanted.filter(|_| news) {
