@@ -140,19 +140,31 @@ pub(crate) enum Expr {
     Tproxy(Family, u16),
 }
 
-/// A base chain with policy `accept`, named as its hook.
+/// A base chain with policy `accept`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Chain {
     pub(crate) name: &'static str,
+    pub(crate) hook: Hook,
     /// `route` looks the route up again when a mark has changed.
     pub(crate) kind: &'static str,
     pub(crate) priority: HookPriority,
     pub(crate) rules: Vec<Vec<Expr>>,
 }
 
+/// Which packets come by a chain (`enum nf_inet_hooks`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hook {
+    Prerouting = 0,
+    Forward = 2,
+    Output = 3,
+}
+
 /// When a chain's turn is (`enum nf_ip_hook_priorities`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HookPriority {
+    /// One before the next: before packet filters' own look at where packets come from (`rpfilter` of iptables and `fib saddr .
+    /// mark . iif` of nftables, which are asked there or later), but after connection tracking.
+    BeforeMangle = -151,
     /// After connection tracking, before routing.
     Mangle = -150,
     /// One behind that, for what looks at marks that are set there.
@@ -164,8 +176,8 @@ pub(crate) enum HookPriority {
 }
 
 impl Chain {
-    fn filter(name: &'static str, rules: Vec<Vec<Expr>>) -> Self {
-        Self { name, kind: "filter", priority: HookPriority::Filter, rules }
+    fn filter(name: &'static str, hook: Hook, rules: Vec<Vec<Expr>>) -> Self {
+        Self { name, hook, kind: "filter", priority: HookPriority::Filter, rules }
     }
 }
 
@@ -260,10 +272,21 @@ impl NftTable {
             ]
         }));
         output.push(vec![Expr::CtMarkHas(mark), Expr::MetaMarkAdd(mark)]);
-        let priority = HookPriority::Mangle;
         vec![
-            Chain { name: "prerouting", kind: "filter", priority, rules: prerouting },
-            Chain { name: "output", kind: "route", priority, rules: output },
+            Chain {
+                name: "prerouting",
+                hook: Hook::Prerouting,
+                kind: "filter",
+                priority: HookPriority::BeforeMangle,
+                rules: prerouting,
+            },
+            Chain {
+                name: "output",
+                hook: Hook::Output,
+                kind: "route",
+                priority: HookPriority::Mangle,
+                rules: output,
+            },
         ]
     }
 }
@@ -329,9 +352,20 @@ impl Display for Expr {
     }
 }
 
+impl Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Prerouting => "prerouting",
+            Self::Forward => "forward",
+            Self::Output => "output",
+        })
+    }
+}
+
 impl Display for HookPriority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::BeforeMangle => "mangle - 1",
             Self::Mangle => "mangle",
             Self::BehindMangle => "-149",
             Self::DstNat => "-100",
@@ -355,9 +389,9 @@ fn display(name: &str, chains: &[Chain], f: &mut fmt::Formatter<'_>) -> fmt::Res
 fn display_with(name: &str, sets: &[Peers], chains: &[Chain], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(f, "nft table inet {name} {{")?;
     sets.iter().try_for_each(|set| write!(f, "{set}"))?;
-    for Chain { name, kind, priority, rules } in chains {
+    for Chain { name, hook, kind, priority, rules } in chains {
         writeln!(f, "    chain {name} {{")?;
-        writeln!(f, "        type {kind} hook {name} priority {priority}; policy accept;")?;
+        writeln!(f, "        type {kind} hook {hook} priority {priority}; policy accept;")?;
         for rule in rules {
             let words: Vec<_> = rule.iter().map(Expr::to_string).collect();
             writeln!(f, "        {}", words.join(" "))?;

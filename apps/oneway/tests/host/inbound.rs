@@ -12,6 +12,7 @@ use oneway_lab::topology::{Pair, Standard, address};
 use oneway_lab::{NetNs, Snapshot, Topology};
 
 use crate::common::{SECOND, TUN, reaches_origin, run, stop};
+use crate::drift::tool;
 
 /// Servers on the wildcard addresses.
 pub fn serve(namespace: &NetNs) -> Result<Origin, Failed> {
@@ -206,6 +207,29 @@ pub fn servers_answer_as_without_us_beside_source_rules() -> TestResult {
     Ok(())
 }
 
+/// The rule for the host's own addresses stands behind others, as VRFs have it.
+pub fn own_addresses_are_reached_where_they_are_asked_for_late() -> TestResult {
+    let lab = Topology::standard()?;
+    for ip in ["ip", "ip -6"] {
+        tool(&lab.host, &format!("{ip} rule add pref 32765 lookup local"))?;
+        tool(&lab.host, &format!("{ip} rule del pref 0"))?;
+    }
+    let _servers = serve_uplinks(&lab.host)?;
+    let before = Snapshot::take(&lab.host)?;
+    let including = ["--include", "192.0.2.0/24", "--include", "2001:db8:1::/64"];
+    for options in [&[][..], &["--strict"], &["--protect", "bind"], &including] {
+        let mut oneway = run(&lab.host, options)?;
+        let client = lab.host.client();
+        for to in address::HOST_UP1.ports(port::ECHO) {
+            assert_eq!(client.tcp(to, SECOND)?.outcome, Outcome::Done, "{to} {options:?}");
+            assert_eq!(client.udp(to, b"?", SECOND)?.outcome, Outcome::Done, "{to} {options:?}");
+        }
+        assert!(reaches_origin(&lab.host, SECOND), "{options:?}");
+        stop(&mut oneway, &lab.host, &before)?;
+    }
+    Ok(())
+}
+
 /// What programs on the host get: a representative set.
 fn results(lab: &Standard) -> Result<Vec<String>, Failed> {
     let client = lab.host.client();
@@ -237,15 +261,38 @@ fn results(lab: &Standard) -> Result<Vec<String>, Failed> {
 
 pub fn strict_reverse_path_filter_changes_nothing() -> TestResult {
     let lab = Topology::standard()?;
-    let _servers = serve(&lab.host)?;
-    let without = results(&lab)?;
-    assert!(without.iter().all(|line| !line.contains("TimedOut") && !line.contains("false")), "{without:?}");
     lab.strict_rp_filter()?;
+    nothing_is_filtered(&lab)
+}
+
+/// The packet filter asks the same question, as on NixOS, where it is on from the first day: by iptables' `rpfilter
+/// --validmark` at the priority of mangle, or by nftables a little later.
+pub fn a_reverse_path_filter_of_nftables_changes_nothing() -> TestResult {
+    for priority in ["mangle", "mangle + 10"] {
+        let lab = Topology::standard()?;
+        for words in [
+            "add table inet fw",
+            &format!(
+                "add chain inet fw rpfilter {{ type filter hook prerouting priority {priority} ; policy drop ; }}"
+            ),
+            "add rule inet fw rpfilter fib saddr . mark . iif oif exists accept",
+        ] {
+            tool(&lab.host, &format!("nft {words}"))?;
+        }
+        nothing_is_filtered(&lab)?;
+    }
+    Ok(())
+}
+
+/// What programs of the host, its containers and others get is what they get without us.
+fn nothing_is_filtered(lab: &Standard) -> TestResult {
+    let _servers = serve(&lab.host)?;
+    let without = results(lab)?;
+    assert!(without.iter().all(|line| !line.contains("TimedOut") && !line.contains("false")), "{without:?}");
     let before = Snapshot::take(&lab.host)?;
-    assert_eq!(results(&lab)?, without);
     for options in [&[][..], &["--protect", "bind"], &["--forwarded"], &["--strict"]] {
         let mut oneway = run(&lab.host, options)?;
-        assert_eq!(results(&lab)?, without, "{options:?}");
+        assert_eq!(results(lab)?, without, "{options:?}");
         if options.contains(&"--forwarded") {
             for to in address::ORIGIN.both() {
                 let client = lab.container.client();
@@ -255,7 +302,7 @@ pub fn strict_reverse_path_filter_changes_nothing() -> TestResult {
         }
         stop(&mut oneway, &lab.host, &before)?;
     }
-    let seen = compare(&lab, port::ECHO, &[&[], &["--forwarded"]])?;
+    let seen = compare(lab, port::ECHO, &[&[], &["--forwarded"]])?;
     let first = |seen: &&Seen| address::NET_R1.both().iter().any(|ip| seen.what.starts_with(&ip.to_string()));
     assert!(seen.iter().filter(first).all(|seen| seen.tcp && seen.udp_from.is_some()), "{seen:?}");
     Ok(())

@@ -363,6 +363,25 @@ pub fn a_table_for_an_address_of_the_host() -> TestResult {
     Ok(())
 }
 
+/// All is asked of a table of the administrator's, and main has no default route.
+pub fn default_routes_in_another_table() -> TestResult {
+    for options in [&[][..], &["--protect", "bind"], &["--interface", UP1, "--protect", "bind"]] {
+        let lab = Topology::standard()?;
+        let host = &lab.host;
+        for (ip, via) in [("ip", "192.0.2.1"), ("ip -6", "2001:db8:1::1")] {
+            while tool(host, &format!("{ip} route del default")).is_ok() {}
+            tool(host, &format!("{ip} route add default via {via} dev {UP1} table 250"))?;
+            tool(host, &format!("{ip} rule add pref 20000 lookup 250"))?;
+        }
+        let before = Snapshot::take(host)?;
+        let mut oneway = run(host, options)?;
+        works(host, "it works", &oneway)?;
+        assert!(uplink_is(host, Some(UP1)), "{options:?}");
+        stop(&mut oneway, host, &before)?;
+    }
+    Ok(())
+}
+
 /// Somebody has it looked strictly at where packets come from, while we run.
 pub fn a_reverse_path_filter_that_comes_later() -> TestResult {
     for options in [&[][..], &["--protect", "bind"]] {

@@ -46,9 +46,6 @@ const NFPROTO_UNSPEC: u8 = 0;
 const NFPROTO_INET: u8 = 1;
 const NFT_TABLE_F_DORMANT: u32 = 1;
 const NF_ACCEPT: u32 = 1;
-const NF_INET_PRE_ROUTING: u32 = 0;
-const NF_INET_FORWARD: u32 = 2;
-const NF_INET_LOCAL_OUT: u32 = 3;
 const NFT_REG_VERDICT: u32 = 0;
 const NFT_REG_1: u32 = 1;
 const NFT_REG_2: u32 = 2;
@@ -338,14 +335,9 @@ impl Bytes {
 
     /// `NFTA_CHAIN_NAME`, `NFTA_CHAIN_HOOK`, `NFTA_CHAIN_POLICY`, `NFTA_CHAIN_TYPE`.
     fn chain(&mut self, chain: &Chain) {
-        let hook = match chain.name {
-            "output" => NF_INET_LOCAL_OUT,
-            "forward" => NF_INET_FORWARD,
-            _ => NF_INET_PRE_ROUTING,
-        };
         self.string(3, chain.name);
         self.nested(4, |b| {
-            b.be32(1, hook);
+            b.be32(1, chain.hook as u32);
             b.be32(2, (chain.priority as i32).cast_unsigned());
         });
         self.be32(5, NF_ACCEPT);

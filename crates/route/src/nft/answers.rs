@@ -12,7 +12,7 @@
 
 use std::fmt::{self, Display};
 
-use super::{Chain, Expr, HookPriority, ICMP, ICMPV6, NftTable, TCP, UDP};
+use super::{Chain, Expr, Hook, HookPriority, ICMP, ICMPV6, NftTable, TCP, UDP};
 use crate::id::{Family, Mark};
 
 /// As long as connection tracking remembers a conversation by datagrams (`UDP_CT_REPLIED`,
@@ -158,17 +158,36 @@ impl Display for Kept {
     }
 }
 
-/// The chains of a table with sets: `prerouting`, `output`.
+/// The chains of a table with sets: `early`, `prerouting`, `output`.
 pub(super) fn chains(table: &NftTable) -> Vec<Chain> {
     vec![
-        // Behind what others do to destinations: a server may be asked at another port than its own.
+        Chain {
+            name: "early",
+            hook: Hook::Prerouting,
+            kind: "filter",
+            priority: HookPriority::BeforeMangle,
+            rules: vec![vec![
+                Expr::IifNameNot(table.tun.clone()),
+                Expr::IifNameNot("lo".to_owned()),
+                Expr::MetaMarkAdd(table.mark),
+            ]],
+        },
+        // Behind what others do to destinations: a server may be asked at another port than its own. The mark is set once
+        // more, as others restore theirs in between.
         Chain {
             name: "prerouting",
+            hook: Hook::Prerouting,
             kind: "filter",
             priority: HookPriority::BehindDstNat,
             rules: prerouting(table),
         },
-        Chain { name: "output", kind: "route", priority: HookPriority::Mangle, rules: output(table) },
+        Chain {
+            name: "output",
+            hook: Hook::Output,
+            kind: "route",
+            priority: HookPriority::Mangle,
+            rules: output(table),
+        },
     ]
 }
 

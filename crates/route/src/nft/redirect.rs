@@ -8,7 +8,7 @@ use std::fmt::{self, Display};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Chain, Expr, HookPriority, TCP, display};
+use super::{Chain, Expr, Hook, HookPriority, TCP, display};
 use crate::id::Mark;
 
 /// The table, of family `inet`.
@@ -33,8 +33,9 @@ impl RedirectTable {
             Expr::MetaMarkIs(Mark(0), self.mark.0),
             Expr::Redirect(self.port),
         ];
+        let rules = vec![redirect];
         let priority = HookPriority::DstNat;
-        vec![Chain { name: "output", kind: "nat", priority, rules: vec![redirect] }]
+        vec![Chain { name: "output", hook: Hook::Output, kind: "nat", priority, rules }]
     }
 }
 

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Chain, Expr, TCP, UDP, display};
+use super::{Chain, Expr, Hook, TCP, UDP, display};
 use crate::error::RouteError;
 use crate::id::{Family, Mark};
 
@@ -99,8 +99,8 @@ impl RefuseTable {
             rules.extend(to(*net).map(|net| vec![net, Expr::Protocol(TCP), Expr::Reset]));
             rules.extend(to(*net).map(|net| vec![net, Expr::Reject]));
         }
-        let forward = self.forwarded.then(|| Chain::filter("forward", rules.clone()));
-        [Some(Chain::filter("output", rules)), forward].into_iter().flatten().collect()
+        let forward = self.forwarded.then(|| Chain::filter("forward", Hook::Forward, rules.clone()));
+        [Some(Chain::filter("output", Hook::Output, rules)), forward].into_iter().flatten().collect()
     }
 }
 

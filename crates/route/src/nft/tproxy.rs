@@ -9,7 +9,7 @@ use std::fmt::{self, Display};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Chain, Direction, Expr, HookPriority, TCP, UDP, display};
+use super::{Chain, Direction, Expr, Hook, HookPriority, TCP, UDP, display};
 use crate::id::{Family, Mark};
 
 /// The table, of family `inet`.
@@ -66,12 +66,14 @@ impl TproxyTable {
         vec![
             Chain {
                 name: "output",
+                hook: Hook::Output,
                 kind: "route",
                 priority: HookPriority::BehindMangle,
                 rules: [TCP, UDP].map(marked).into(),
             },
             Chain {
                 name: "prerouting",
+                hook: Hook::Prerouting,
                 kind: "filter",
                 priority: HookPriority::BehindMangle,
                 rules: [begun, answers].into_iter().chain(both.map(taken)).collect(),

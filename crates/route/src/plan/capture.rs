@@ -195,7 +195,7 @@ impl Draft<'_> {
             let mut names: Vec<_> = Family::ALL
                 .iter()
                 .flat_map(|f| uplink::candidates(self.host, *f, &self.tun))
-                .map(|(link, _)| link.name.clone())
+                .map(|way| way.link.name.clone())
                 .collect();
             names.sort();
             names.dedup();
@@ -355,8 +355,12 @@ impl Draft<'_> {
         let marks: Vec<(Family, Mark, u32)> =
             self.routed.iter().flat_map(|f| foreign.iter().map(move |(m, mask)| (*f, *m, *mask))).collect();
         let guards = protect::guards(self);
-        let skips =
-            marks.len() + request.exclude_uids.len() + usize::from(request.forwarded) + guards.before.len();
+        let late = self.routed.iter().any(|f| choose::asks_local_behind(self.host, *f, Priority(0)));
+        let skips = marks.len()
+            + request.exclude_uids.len()
+            + usize::from(request.forwarded)
+            + guards.before.len()
+            + usize::from(late);
         // As many as there could be: other VPNs' tables are known only when the place is.
         let mut respected_most = 0;
         for family in &self.routed {
@@ -453,6 +457,18 @@ impl Draft<'_> {
             Priority(next - 1)
         };
         let mut steps = Vec::new();
+        let local: Vec<_> = self
+            .routed
+            .iter()
+            .filter(|family| choose::asks_local_behind(self.host, **family, rules.first))
+            .collect();
+        if !local.is_empty() {
+            let priority = place();
+            steps.extend(local.into_iter().map(|family| {
+                let rule = rule(*family, priority, RuleAction::Lookup(Table::LOCAL));
+                prepare(Change::Rule(rule), "the host asks late which addresses are its own")
+            }));
+        }
         let mut skips = !guards.before.is_empty() && guards.inverted;
         for guard in &guards.before {
             let priority = place();
@@ -589,8 +605,11 @@ impl Draft<'_> {
             .chain(&self.request.exclude)
             .chain(tun_addresses)
             .any(|n| n.contains(&address));
-        let own = self.host.addresses.iter().any(|a| a.net.addr() == address)
-            || self.request.servers.contains(&address);
+        // The last two: an IPv4 broadcast address, and the routers' anycast address of RFC 4291, 2.6.1, which is the host's own
+        // where it forwards.
+        let is_own = |net: IpNet| [net.addr(), net.broadcast(), net.network()].contains(&address);
+        let own =
+            self.host.addresses.iter().any(|a| is_own(a.net)) || self.request.servers.contains(&address);
         let family = Family::of(address);
         let tables = choose::respected_beyond(self.host, family, first);
         let include = &self.request.include;

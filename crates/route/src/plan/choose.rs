@@ -209,6 +209,15 @@ pub(super) fn respected(host: &Snapshot, family: Family, first: Priority) -> Vec
     tables
 }
 
+/// Whether the table of the host's own addresses is asked behind a priority, and not before everything: as with VRFs, whose
+/// documentation (Documentation/networking/vrf.rst) has its rule moved behind theirs.
+pub(super) fn asks_local_behind(host: &Snapshot, family: Family, priority: Priority) -> bool {
+    let local = |rule: &&Rule| {
+        rule.family == family && rule.action == RuleAction::Lookup(Table::LOCAL) && plain(rule)
+    };
+    host.rules.iter().filter(local).map(|rule| rule.priority).min().is_some_and(|first| first > priority)
+}
+
 /// The marks by which other programs steer or exempt their own traffic: it is not ours to capture, or
 /// two tunnels would carry each other.
 pub(super) fn foreign_marks(host: &Snapshot) -> Vec<(Mark, u32)> {

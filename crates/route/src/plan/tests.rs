@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::cgroup::Cgroup;
-use crate::host::{NftSupport, NftTableId, Rule, RuleAction};
-use crate::id::Priority;
+use crate::host::{NextHop, NftSupport, NftTableId, Route, Rule, RuleAction};
+use crate::id::{IfIndex, Priority};
 use crate::nft::Memory;
 use crate::query::RouteKind;
 use fake::{host, link, route};
@@ -98,6 +98,82 @@ fn the_source_is_the_one_that_the_kernel_would_take() {
     first(&mut host, "fd00:77::2/64");
     let found = plan(&Request::default(), &host).unwrap().uplinks;
     assert_eq!(found, wanted);
+}
+
+/// Hosts whose default routes are not in main, or not of length 0, or whose address is not the device's.
+#[test]
+fn an_uplink_is_found_wherever_it_is() {
+    type Change = fn(&mut Snapshot);
+    let wanted = plan(&Request::default(), &host()).unwrap().uplinks;
+    let moved: [(&str, Change); 4] = [
+        ("in a table that everything is asked of", |host| {
+            let gone = |r: &Route| r.dst.prefix_len() == 0;
+            let all: Vec<_> = host.routes.extract_if(.., |r| gone(r)).collect();
+            host.routes.extend(all.into_iter().map(|r| Route { table: Table(254_000), ..r }));
+            let rules = Family::ALL.map(|f| Rule::lookup(f, Priority(20_000), Table(254_000)));
+            host.rules.extend(rules);
+        }),
+        ("in halves, and as global unicast", |host| {
+            let halves = ["0.0.0.0/1", "128.0.0.0/1", "2000::/3"].map(|text| text.parse::<IpNet>().unwrap());
+            for route in host.routes.extract_if(.., |r| r.dst.prefix_len() == 0).collect::<Vec<_>>() {
+                let family = route.family();
+                let parts = halves.iter().filter(|half| Family::of_net(**half) == family);
+                host.routes.extend(parts.map(|dst| Route { dst: *dst, ..route.clone() }));
+            }
+        }),
+        ("with a source by several ways", |host| {
+            let first =
+                |net: &str| crate::host::Address { net: net.parse().unwrap(), ..host.addresses[1].clone() };
+            let others = ["192.0.2.9/24", "2001:db8:a::9/64"].map(first);
+            host.addresses.splice(0..0, others);
+            for route in host.routes.iter_mut().filter(|r| r.dst.prefix_len() == 0) {
+                let (oif, gateway) = (route.oif.take().unwrap(), route.gateway.take());
+                route.next_hops = vec![NextHop { oif, gateway, hops: 0 }];
+                route.prefsrc = Some(match route.family() {
+                    Family::V4 => "192.0.2.2".parse().unwrap(),
+                    Family::V6 => "2001:db8:a::2".parse().unwrap(),
+                });
+            }
+        }),
+        ("on loopback", |host| {
+            for address in host.addresses.iter_mut().filter(|a| a.usable()) {
+                address.index = IfIndex(1);
+            }
+        }),
+    ];
+    for (what, change) in moved {
+        let mut host = host();
+        change(&mut host);
+        let plan = plan(&Request { protect: Protect::Bind, ..Request::default() }, &host).unwrap();
+        assert_eq!(plan.uplinks, wanted, "{what}");
+    }
+}
+
+/// VRFs have the rule for the host's own addresses moved behind theirs, and others behind ours.
+#[test]
+fn own_addresses_are_not_captured_where_the_host_asks_late_for_them() {
+    let own_rules = |plan: &Plan| {
+        let of = |step: &Step| match &step.change {
+            Change::Rule(rule) if rule.action == RuleAction::Lookup(Table::LOCAL) => Some(rule.priority),
+            _ => None,
+        };
+        plan.steps.iter().filter_map(of).collect::<Vec<_>>()
+    };
+    let mut host = host();
+    let local = |rule: &&mut Rule| rule.action == RuleAction::Lookup(Table::LOCAL);
+    host.rules.iter_mut().filter(local).for_each(|rule| rule.priority = Priority(1_000));
+    assert!(own_rules(&plan(&Request::default(), &host).unwrap()).is_empty());
+    host.rules.iter_mut().filter(local).for_each(|rule| rule.priority = Priority(32_765));
+    for include in [vec![], nets(["192.0.2.0/23", "2001:db8::/32"])] {
+        let plan = plan(&Request { include, ..Request::default() }, &host).unwrap();
+        let found = own_rules(&plan);
+        let captures = plan.steps.iter().filter_map(|step| match &step.change {
+            Change::Rule(rule) if rule.action == RuleAction::Lookup(plan.table) => Some(rule.priority),
+            _ => None,
+        });
+        assert_eq!(found.len(), 2);
+        assert!(captures.min() > found.into_iter().max());
+    }
 }
 
 #[test]
