@@ -6,8 +6,7 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use oneway_wire::virtio::{VirtioNetHdr, complete_checksum};
@@ -18,8 +17,8 @@ use crate::{FRAME_HEADER, MAX_FRAME};
 #[derive(Debug)]
 pub struct PcapWriter<W: Write = BufWriter<File>> {
     out: Mutex<W>,
-    /// A record may have been written in part: nothing behind it could be read.
-    broken: AtomicBool,
+    /// Why a record may have been written in part: nothing behind it could be read.
+    broken: OnceLock<io::ErrorKind>,
 }
 
 impl PcapWriter {
@@ -43,7 +42,7 @@ impl<W: Write> PcapWriter<W> {
         out.write_all(&(MAX_FRAME as u32).to_le_bytes())?;
         out.write_all(&101u32.to_le_bytes())?;
         out.flush()?;
-        Ok(Self { out: Mutex::new(out), broken: AtomicBool::new(false) })
+        Ok(Self { out: Mutex::new(out), broken: OnceLock::new() })
     }
 
     /// Appends one frame (see [`crate::FRAME_HEADER`]) with the time of now. After an error there is nothing but errors:
@@ -63,16 +62,19 @@ impl<W: Write> PcapWriter<W> {
         record.extend((packet.len() as u32).to_le_bytes());
         record.append(&mut packet);
         let mut out = self.out.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if self.broken.load(Ordering::Relaxed) {
-            return Err(io::Error::other("the packet file has ended early"));
-        }
-        let written = out.write_all(&record);
-        self.broken.store(written.is_err(), Ordering::Relaxed);
-        written
+        self.is_whole()?;
+        out.write_all(&record).inspect_err(|error| {
+            let _ = self.broken.set(error.kind());
+        })
     }
 
-    /// Hands what is buffered to the operating system.
+    fn is_whole(&self) -> io::Result<()> {
+        self.broken.get().map_or(Ok(()), |kind| Err((*kind).into()))
+    }
+
+    /// Hands what is buffered to the operating system. An error also where [`PcapWriter::write`] has met one.
     pub fn flush(&self) -> io::Result<()> {
+        self.is_whole()?;
         self.out.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).flush()
     }
 }
@@ -112,8 +114,9 @@ mod tests {
         let frame = [vec![0; FRAME_HEADER], vec![0x45; 20]].concat();
         file.write(&frame).unwrap();
         for _ in 0..3 {
-            file.write(&frame).unwrap_err();
+            assert_eq!(file.write(&frame).unwrap_err().kind(), io::ErrorKind::StorageFull);
         }
+        assert_eq!(file.flush().unwrap_err().kind(), io::ErrorKind::StorageFull);
         let disk = file.out.into_inner().unwrap();
         assert_eq!(disk.errors, 1);
         assert_eq!(disk.bytes.len(), 24 + 36 + 20, "nothing behind the record that is cut off");

@@ -3,12 +3,11 @@
 use std::time::Instant;
 
 use oneway_flow::Network;
-use oneway_route::Without;
 
 use crate::Engine;
 use crate::control::{
-    Bytes, Counters, FlowInfo, GuardStatus, Health, LoopVerdict, OutboundStatus, ProtectStatus, Status,
-    TcpCounters, TunCounters, UdpCounters, UplinkStatus, Verdict,
+    Bytes, Counters, FlowInfo, GuardStatus, Health, LoopFree, LoopVerdict, OutboundStatus, ProtectStatus,
+    Status, TcpCounters, TunCounters, UdpCounters, UplinkStatus, Verdict,
 };
 use crate::watched::Proof;
 
@@ -82,7 +81,7 @@ pub(crate) fn status(engine: &Engine) -> Status {
             bytes: Bytes { up, down },
             dns: shared.dns.counters(),
         },
-        loops: verdict(&about.watched.proof(), &quarantined, shared.egress.left_out()),
+        loops: verdict(engine, &quarantined),
         guard: GuardStatus {
             returned: shared.egress.returned_packets(),
             quarantined,
@@ -92,21 +91,42 @@ pub(crate) fn status(engine: &Engine) -> Status {
     }
 }
 
-fn verdict(proof: &Proof, quarantined: &[String], without: Without) -> LoopVerdict {
+/// Whether anything of ours comes back, and what goes in a circle by way of a proxy of this host: that is refused, but is no way
+/// out.
+pub(crate) fn verdict(engine: &Engine, quarantined: &[String]) -> LoopVerdict {
     if !quarantined.is_empty() {
         let why = format!("packets of our own came back; nothing is sent to {}", quarantined.join(", "));
         return LoopVerdict { verdict: Verdict::Loops, why };
     }
-    let verdict = match proof {
+    let (proof, without) = (engine.about.watched.proof(), engine.shared.egress.left_out());
+    let verdict = match &proof {
         Proof { loops: true, .. } => Verdict::Loops,
         _ if without.any() => {
             let why = crate::explain::sabotaged(without);
             return LoopVerdict { verdict: Verdict::NotProven, why };
         }
-        Proof { proven: true, .. } => Verdict::Proven,
+        Proof { proven: true, .. } => match circle(engine) {
+            Some(circle) => return circle,
+            None => Verdict::Proven,
+        },
         _ => Verdict::NotProven,
     };
-    LoopVerdict { verdict, why: proof.why.clone() }
+    LoopVerdict { verdict, why: proof.why }
+}
+
+fn circle(engine: &Engine) -> Option<LoopVerdict> {
+    if !engine.is_capturing_here() {
+        return None;
+    }
+    let dispatch = engine.shared.dispatch.load();
+    let circles = crate::explain::circles(&dispatch, &engine.about.exclusions);
+    let (id, worst, why) = circles.into_iter().max_by_key(|(_, verdict, _)| *verdict)?;
+    let verdict = match worst {
+        LoopFree::Proven => return None,
+        LoopFree::NotProven => Verdict::NotProven,
+        LoopFree::Loops => Verdict::Loops,
+    };
+    Some(LoopVerdict { verdict, why: format!("outbound {:?}: {why}", dispatch.by_id(id).name) })
 }
 
 pub(crate) fn flows(engine: &Engine) -> Vec<FlowInfo> {

@@ -9,7 +9,8 @@ use crate::handshake::{Handshake, Progress};
 use crate::host::Destination;
 use crate::{Answer, ProxyFault};
 
-/// A response head longer than this is not read on.
+/// A response head longer than this is not read on, the interim ones before it included: who sends them without end is not
+/// listened to without end.
 pub const MAX_HEAD: usize = 16 * 1024;
 
 /// Header fields of a response; more are not read on.
@@ -39,6 +40,8 @@ pub struct HttpConnect {
     credentials: Option<Credentials>,
     /// How much of the input has been searched for the end of the head.
     searched: usize,
+    /// Length of the interim heads so far.
+    interim: usize,
 }
 
 impl HttpConnect {
@@ -47,7 +50,12 @@ impl HttpConnect {
     /// # Errors
     /// [`ProxyFault::Unspeakable`] for a name that does not fit the protocol.
     pub fn connect(target: &Target, credentials: Option<&Credentials>) -> Result<Self, ProxyFault> {
-        Ok(Self { destination: Destination::new(target)?, credentials: credentials.cloned(), searched: 0 })
+        Ok(Self {
+            destination: Destination::new(target)?,
+            credentials: credentials.cloned(),
+            searched: 0,
+            interim: 0,
+        })
     }
 }
 
@@ -72,9 +80,13 @@ impl Handshake for HttpConnect {
         expect_http(input)?;
         // Only a complete head is parsed, so that one that drips in costs one parse and not one a byte.
         let Some(end) = head_end(input, &mut self.searched) else {
-            return if input.len() >= MAX_HEAD { Err(too_long()) } else { Ok(Progress::Need(CHUNK)) };
+            return if self.interim + input.len() >= MAX_HEAD {
+                Err(too_long())
+            } else {
+                Ok(Progress::Need(CHUNK))
+            };
         };
-        if end > MAX_HEAD {
+        if self.interim + end > MAX_HEAD {
             return Err(too_long());
         }
         let Status::Complete { code, len } = parse_response(&input[..end])? else {
@@ -84,6 +96,7 @@ impl Handshake for HttpConnect {
             // Interim responses come before the final one (RFC 9110, 15.2).
             100..=199 => {
                 self.searched = 0;
+                self.interim += len;
                 Ok(Progress::Took(len))
             }
             // Content-Length and Transfer-Encoding of a 2xx mean nothing here (RFC 9110, 9.3.6).

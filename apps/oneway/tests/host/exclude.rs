@@ -272,6 +272,13 @@ pub fn a_circle_is_refused_and_named() -> TestResult {
         watched.expect_no_loopback()?;
         let status = ask(&lab.host, "status")?;
         assert!(number(&status, "/guard/circles") >= 22, "{status}");
+        assert_eq!(status["loops"]["verdict"], "LOOPS", "{status}");
+        // Who is not there yet is nobody's circle yet, and proves nothing either.
+        let ready = oneway.stdout();
+        assert!(
+            ready.ends_with(if at_start { "loop-free: LOOPS\n" } else { "loop-free: not proven\n" }),
+            "{ready}"
+        );
         let log = oneway.stderr();
         let lines: Vec<&str> = log.lines().filter(|line| line.contains("circle")).collect();
         assert_eq!(lines.len(), 1, "{log}");

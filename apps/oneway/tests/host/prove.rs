@@ -144,6 +144,11 @@ pub fn why_follows_a_packet() -> TestResult {
         assert_eq!(answer["dials"][0]["way"]["device"], Standard::UP1, "{answer:#}");
         assert_eq!(answer["dials"][0]["way"]["source"], address::HOST_UP1.both()[0].to_string());
         assert_eq!(answer["loop_free"], "proven");
+        let query = why(&lab.host, &["203.0.113.1:53", "--udp"])?;
+        let reason = query["why"].as_str().unwrap_or_default();
+        assert!(reason.starts_with("a query is answered here before any rule, in mode real: "), "{query:#}");
+        assert_eq!((&query["rule"], &query["loop_free"]), (&Value::Null, &"proven".into()), "{query:#}");
+        assert_eq!(query["dials"][0]["address"], "203.0.113.1:53", "{query:#}");
         let own = why(&lab.host, &["10.88.0.2:80"])?;
         assert_eq!((&own["captured"], &own["dials"]), (&true.into(), &Value::Array(Vec::new())), "{own:#}");
         assert!(own["guard"].as_str().is_some_and(|g| g.starts_with("refused")), "{own:#}");

@@ -4,7 +4,16 @@ use std::net::SocketAddr;
 
 use crate::circle;
 use crate::control::LoopFree;
+use crate::dispatch::Dispatch;
 use crate::exclude::Exclusions;
+
+/// What is to be said about each outbound whose proxy is on this host.
+pub(crate) fn circles(dispatch: &Dispatch, exclusions: &Exclusions) -> Vec<(u32, LoopFree, String)> {
+    let local = dispatch.local().into_iter();
+    local
+        .filter_map(|(id, at)| by_local_proxy(at, exclusions).map(|(verdict, why)| (id, verdict, why)))
+        .collect()
+}
 
 /// What is to be said about a proxy at an address of this host; `None` if its program is excluded.
 pub(super) fn by_local_proxy(at: SocketAddr, exclusions: &Exclusions) -> Option<(LoopFree, String)> {

@@ -12,6 +12,7 @@ mod doctor;
 mod scene;
 mod why;
 
+pub(crate) use circles::circles;
 use oneway_route::Snapshot;
 pub(crate) use scene::sabotaged;
 

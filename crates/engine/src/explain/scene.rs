@@ -10,10 +10,10 @@ use oneway_route::{
     Safeguard, Snapshot, Table, Without, classes, decide, foreign_ways,
 };
 
-use super::circles::by_local_proxy;
+use super::circles::circles;
 use crate::Engine;
 use crate::assemble;
-use crate::config::Config;
+use crate::config::{Config, DnsMode};
 use crate::control::LoopFree;
 use crate::dispatch::Dispatch;
 use crate::dns;
@@ -34,6 +34,8 @@ pub(super) struct Scene<'a> {
     pub(super) tun_name: &'a str,
     pub(super) dispatch: &'a Dispatch,
     pub(super) guard: &'a Guard,
+    /// What becomes of captured queries.
+    pub(super) dns_mode: DnsMode,
     /// The names of addresses; none where nothing runs.
     pub(super) dns: Option<&'a dns::Dns>,
     pub(super) egress: &'a Egress,
@@ -121,6 +123,7 @@ pub(super) fn running<T>(
             table.name
         ));
     }
+    let dns = engine.config().dns.clone();
     Ok(answer(&Scene {
         running: true,
         host,
@@ -128,10 +131,11 @@ pub(super) fn running<T>(
         tun_name: &about.tun,
         dispatch: &dispatch,
         guard: &engine.shared.guard,
+        dns_mode: dns.mode,
         dns: Some(&engine.shared.dns),
         egress,
         oracle: egress.routes(),
-        servers: dns::servers(&engine.config().dns, egress),
+        servers: dns::servers(&dns, egress),
         doubt: compare(host, &egress.strategy(), &own),
         own,
         circles: circles(&dispatch, &about.exclusions),
@@ -148,14 +152,6 @@ fn elsewhere(strategy: &Strategy) -> Result<Option<Snapshot>, EngineError> {
         Strategy::Netns(namespace) => lifecycle::protection::look(namespace).map(Some),
         _ => Ok(None),
     }
-}
-
-/// What is to be said about each outbound whose proxy is on this host.
-fn circles(dispatch: &Dispatch, exclusions: &Exclusions) -> Vec<(u32, LoopFree, String)> {
-    let local = dispatch.local().into_iter();
-    local
-        .filter_map(|(id, at)| by_local_proxy(at, exclusions).map(|(verdict, why)| (id, verdict, why)))
-        .collect()
 }
 
 fn networks(host: &Snapshot, tun: IfIndex) -> Vec<IpNet> {
@@ -211,6 +207,7 @@ pub(super) fn planned<T>(config: &Config, answer: impl FnOnce(&Scene<'_>) -> T) 
         unresolved,
         notes,
         refusals: plan.refusals().cloned(),
+        dns_mode: config.dns.mode,
         dns: None,
         elsewhere: elsewhere(&strategy)?,
     }))

@@ -12,6 +12,7 @@ use oneway_route::{
 
 use super::carried;
 use super::scene::{Scene, sabotaged};
+use crate::config::DnsMode;
 use crate::control::{Dial, LoopFree, Way, Why, WhyQuestion};
 use crate::dispatch::Subject;
 use crate::dns::Dns;
@@ -59,6 +60,16 @@ pub(super) fn why(scene: &Scene<'_>, question: &WhyQuestion) -> Why {
         why.why = "nothing of ours is sent for it".to_owned();
         return why;
     }
+    if addr.port() == DNS && scene.dns_mode != DnsMode::Off {
+        let (servers, is_asked_first) = &scene.servers;
+        let asked = is_asked_first.then_some((addr, "the server that is asked"));
+        let ours = servers.iter().map(|server| (*server, "a server of ours"));
+        why.dials = asked.into_iter().chain(ours).map(|(server, whose)| dial(scene, server, whose)).collect();
+        let (verdict, reason) = verdict(scene, &why.dials, "a server");
+        why.loop_free = verdict;
+        why.why = format!("a query is answered here before any rule, in mode {}: {reason}", scene.dns_mode);
+        return why;
+    }
     let unspecified = if dst.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let source = SocketAddr::new(question.from.unwrap_or(unspecified), 0);
     let subject = Subject { network, source, target: &target, is_fake, dscp: 0 };
@@ -94,14 +105,18 @@ pub(super) fn why(scene: &Scene<'_>, question: &WhyQuestion) -> Why {
         | Outbound::Shadowsocks(proxy) => ("the proxy", proxy.addrs().to_vec()),
     };
     why.dials = addresses.into_iter().map(|address| dial(scene, address, whose)).collect();
-    let worst = why.dials.iter().max_by_key(|dial| dial.loop_free);
-    (why.loop_free, why.why) = match worst {
+    (why.loop_free, why.why) = verdict(scene, &why.dials, whose);
+    why
+}
+
+/// The worst of what is to be said about these packets of ours to `whose` addresses.
+fn verdict(scene: &Scene<'_>, dials: &[Dial], whose: &str) -> (LoopFree, String) {
+    match dials.iter().max_by_key(|dial| dial.loop_free) {
         None => (LoopFree::NotProven, format!("the address of {whose} is not known")),
         Some(worst) if worst.loop_free != LoopFree::Proven => (worst.loop_free, worst.why.clone()),
         Some(_) if scene.egress.left_out().any() => (LoopFree::NotProven, sabotaged(scene.egress.left_out())),
         Some(_) => (LoopFree::Proven, reason(&scene.egress.strategy(), scene.tun_name)),
-    };
-    why
+    }
 }
 
 /// What becomes of a program's packet that is not captured.

@@ -378,7 +378,7 @@ impl Engine {
     }
 
     /// Whether this host's own traffic is captured, and not that of a namespace apart.
-    fn is_capturing_here(&self) -> bool {
+    pub(crate) fn is_capturing_here(&self) -> bool {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.as_ref().is_some_and(|running| running.lock.is_some())
     }
@@ -392,7 +392,7 @@ impl Engine {
     pub fn ready_line(&self) -> String {
         let About { tun, families, stack, watched, .. } = &self.about;
         let final_outbound = self.config().rules.final_outbound.clone();
-        let ((strategy, _), proof) = (watched.strategy(), watched.proof());
+        let (strategy, _) = watched.strategy();
         let families: Vec<_> = families.iter().map(ToString::to_string).collect();
         let redirect = match self.about.port {
             Some(port) => format!(" and by {} at port {port}", self.about.capture),
@@ -401,8 +401,7 @@ impl Engine {
         let strict = if self.about.strict { ", all else refused" } else { "" };
         let verdict = match self.shared.egress.left_out() {
             without if without.any() => format!("not proven, SABOTAGED: without its guard {without}"),
-            _ if proof.proven => "proven".to_owned(),
-            _ => "not proven".to_owned(),
+            _ => crate::status::verdict(self, &[]).verdict.to_string(),
         };
         let protected = match self.shared.egress.is_apart() {
             true => "in another network namespace".to_owned(),
@@ -598,6 +597,7 @@ fn shared(
         flushed: AtomicUsize::new(0),
         fragments: parking_lot::Mutex::new(Reassembler::new(Default::default())),
         not_let_in: parking_lot::Mutex::default(),
+        not_recorded: parking_lot::Mutex::default(),
         listeners: listeners.iter().flatten().filter_map(|l| l.local_addr().ok()).collect(),
         router_v4: v4.into(),
         router_v6: v6.into(),

@@ -58,6 +58,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, LocalSet};
+use tracing::warn;
 
 use self::acks::Acks;
 use crate::config::StackKind;
@@ -106,6 +107,8 @@ pub(crate) struct Shared {
     pub(crate) listeners: Vec<SocketAddr>,
     /// Says that none of them gets anything.
     pub(crate) not_let_in: Mutex<OncePerMinute>,
+    /// Says that packets are not recorded.
+    pub(crate) not_recorded: Mutex<OncePerMinute>,
     /// Addresses on the TUN's network that nobody has: where ICMP errors come from.
     pub(crate) router_v4: IpAddr,
     pub(crate) router_v6: IpAddr,
@@ -271,8 +274,7 @@ pub(crate) fn run(parts: Parts) -> Result<(), Failed> {
             _ = stop.wait_for(|orders| orders.phase == Phase::Stop) => Ok(()),
             Ok(lost) = &mut sweep => Err(lost),
         };
-        // What the packet file lacks then is lost; there is nobody to tell.
-        let _ = worker.queue.get_ref().flush_pcap();
+        worker.record();
         end.map_err(Failed::Device)
     })
 }
@@ -441,8 +443,17 @@ impl Worker {
             self.shared.udp.sweep();
             self.shared.fragments.lock().expire(now);
             self.forget_waiting(now);
-            // Whoever looks at the packet file meanwhile sees it grow. That the disk is full stops no traffic.
-            let _ = self.queue.get_ref().flush_pcap();
+            // Whoever looks at the packet file meanwhile sees it grow.
+            self.record();
+        }
+    }
+
+    /// Writes out the packet file. That the disk is full stops no traffic.
+    fn record(&self) {
+        if let Err(error) = self.queue.get_ref().flush_pcap()
+            && self.shared.not_recorded.lock().may(Instant::now())
+        {
+            warn!("the packet file lacks packets: {error}; make room, and start again with another file");
         }
     }
 
