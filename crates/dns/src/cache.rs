@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, ResponseCode};
-use hickory_proto::rr::{RData, Record};
+use hickory_proto::rr::{RData, Record, RecordType};
 use lru::LruCache;
 
 use crate::message::Key;
 
-/// Answers kept, and the records in them: a record takes some 200 bytes.
+/// Answers kept, and their bytes as they came. In memory a byte takes up to 24: a string of one byte, as TXT records may be
+/// made of, is two that come.
 const MOST: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
-const MOST_RECORDS: usize = 32 * 1024;
-/// An answer with more records is not kept.
-const LARGEST: usize = 256;
+const MOST_BYTES: usize = 1 << 20;
+/// A longer answer is not kept.
+const LARGEST: usize = 8 * 1024;
 
 /// RFC 1035 allows 68 years; a day is enough to be mistaken for (RFC 8767, 4).
 const LONGEST: u32 = 24 * 3600;
@@ -38,7 +39,7 @@ const RECHECK: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Cache {
     answers: LruCache<Key, Kept>,
-    records: usize,
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -46,7 +47,9 @@ struct Kept {
     answer: Arc<Message>,
     since: Instant,
     ttl: u32,
-    records: usize,
+    bytes: usize,
+    /// It has records of the type that was asked for.
+    is_positive: bool,
     /// When the question for a newer one failed.
     failed: Option<Instant>,
 }
@@ -66,15 +69,11 @@ impl Kept {
     fn end(&self) -> Duration {
         Duration::from_secs(self.ttl.into())
     }
-
-    fn is_positive(&self) -> bool {
-        self.answer.metadata.response_code == ResponseCode::NoError && !self.answer.answers.is_empty()
-    }
 }
 
 impl Default for Cache {
     fn default() -> Self {
-        Self { answers: LruCache::new(MOST), records: 0 }
+        Self { answers: LruCache::new(MOST), bytes: 0 }
     }
 }
 
@@ -84,7 +83,7 @@ impl Cache {
         let kept = self.answers.get(key)?;
         let age = now.saturating_duration_since(kept.since);
         if age >= kept.end() {
-            if !kept.is_positive() || age >= kept.end() + STALE {
+            if !kept.is_positive || age >= kept.end() + STALE {
                 self.forget(key);
             }
             return None;
@@ -99,7 +98,7 @@ impl Cache {
 
     /// An answer beyond its end, if it is a name's that there was.
     pub(crate) fn stale(&mut self, key: &Key, now: Instant) -> Option<Stale> {
-        let kept = self.answers.get(key).filter(|kept| kept.is_positive())?;
+        let kept = self.answers.get(key).filter(|kept| kept.is_positive)?;
         let beyond = now.saturating_duration_since(kept.since).checked_sub(kept.end())?;
         if beyond >= STALE {
             return None;
@@ -115,31 +114,35 @@ impl Cache {
     /// Forgets an answer.
     pub(crate) fn forget(&mut self, key: &Key) {
         if let Some(kept) = self.answers.pop(key) {
-            self.records -= kept.records;
+            self.bytes -= kept.bytes;
         }
     }
 
     /// Keeps an answer, if it may be kept.
     pub(crate) fn put(&mut self, key: Key, answer: &Arc<Message>, now: Instant) {
-        let records = 1 + answer.answers.len() + answer.authorities.len() + answer.additionals.len();
-        let Some(ttl) = lifetime(answer).filter(|ttl| *ttl > 0 && records <= LARGEST) else { return };
+        let Some(ttl) = lifetime(&key, answer).filter(|ttl| *ttl > 0) else { return };
+        let Some(bytes) = answer.to_vec().ok().map(|bytes| bytes.len()).filter(|bytes| *bytes <= LARGEST)
+        else {
+            return;
+        };
         // What was known is better than that nobody answers.
         if answer.metadata.response_code == ResponseCode::ServFail
-            && let Some(known) = self.answers.peek_mut(&key).filter(|kept| kept.is_positive())
+            && let Some(known) = self.answers.peek_mut(&key).filter(|kept| kept.is_positive)
             && now.saturating_duration_since(known.since) < known.end() + STALE
         {
             known.failed = Some(now);
             return;
         }
-        let kept = Kept { answer: Arc::clone(answer), since: now, ttl, records, failed: None };
-        self.records += records;
+        let is_positive = is_positive(&key, answer);
+        let kept = Kept { answer: Arc::clone(answer), since: now, ttl, bytes, is_positive, failed: None };
+        self.bytes += bytes;
         if let Some((_, former)) = self.answers.push(key, kept) {
-            self.records -= former.records;
+            self.bytes -= former.bytes;
         }
-        while self.records > MOST_RECORDS
+        while self.bytes > MOST_BYTES
             && let Some((_, oldest)) = self.answers.pop_lru()
         {
-            self.records -= oldest.records;
+            self.bytes -= oldest.bytes;
         }
     }
 }
@@ -149,27 +152,39 @@ fn records(message: &mut Message) -> impl Iterator<Item = &mut Record> {
     message.answers.iter_mut().chain(&mut message.authorities).chain(&mut message.additionals)
 }
 
+/// Whether an answer has what was asked for, and not only that it would be elsewhere (RFC 2308, 2.2).
+fn is_positive(key: &Key, answer: &Message) -> bool {
+    let asked = key.kind();
+    answer.metadata.response_code == ResponseCode::NoError
+        && answer.answers.iter().any(|record| asked == RecordType::ANY || record.record_type() == asked)
+}
+
 /// For how many seconds an answer may be kept.
-fn lifetime(answer: &Message) -> Option<u32> {
+fn lifetime(key: &Key, answer: &Message) -> Option<u32> {
+    let shortest = || answer.answers.iter().map(ttl).min();
     match answer.metadata.response_code {
-        ResponseCode::NoError if !answer.answers.is_empty() => {
-            answer.answers.iter().map(|record| record.ttl).min().map(|ttl| ttl.min(LONGEST))
-        }
+        ResponseCode::NoError if is_positive(key, answer) => shortest().map(|ttl| ttl.min(LONGEST)),
         // RFC 2308, 5: for as long as the SOA record says, and not at all without one.
         ResponseCode::NoError | ResponseCode::NXDomain => answer.authorities.iter().find_map(|record| {
             let RData::SOA(soa) = &record.data else { return None };
-            Some(record.ttl.min(soa.minimum).min(LONGEST_NEGATIVE))
+            let negative = ttl(record).min(soa.minimum).min(LONGEST_NEGATIVE);
+            Some(negative.min(shortest().unwrap_or(u32::MAX)))
         }),
         ResponseCode::ServFail => Some(FAILURE),
         _ => None,
     }
 }
 
+/// A record's time to live: one that is no positive number is none (RFC 2181, 8).
+fn ttl(record: &Record) -> u32 {
+    if record.ttl > i32::MAX.cast_unsigned() { 0 } else { record.ttl }
+}
+
 #[cfg(test)]
 mod tests {
     use hickory_proto::op::{OpCode, Query};
-    use hickory_proto::rr::rdata::{A, SOA};
-    use hickory_proto::rr::{Name, RecordType};
+    use hickory_proto::rr::Name;
+    use hickory_proto::rr::rdata::{A, CNAME, SOA, TXT};
 
     use super::*;
     use crate::message::Asked;
@@ -212,7 +227,7 @@ mod tests {
         assert!(cache.get(&key(1), after(10)).is_none());
         assert!(cache.get(&key(1), after(10 + 24 * 3600)).is_none());
         assert!(cache.get(&key(1), begin).is_none(), "it is gone for good");
-        assert_eq!(cache.records, 0);
+        assert_eq!(cache.bytes, 0);
     }
 
     #[test]
@@ -252,17 +267,32 @@ mod tests {
             (ResponseCode::ServFail, None, Some(1)),
             (ResponseCode::Refused, None, None),
         ] {
-            assert_eq!(lifetime(&negative(code, soa)), ttl, "{code}");
+            assert_eq!(lifetime(&key(1), &negative(code, soa)), ttl, "{code}");
         }
-        assert_eq!(lifetime(&answer(1, &[u32::MAX])), Some(LONGEST));
+        let positive = |ttl| lifetime(&key(1), &answer(1, &[ttl]));
+        assert_eq!((positive(i32::MAX as u32), positive(u32::MAX)), (Some(LONGEST), Some(0)));
     }
 
     #[test]
     fn nothing_is_kept_that_must_not_be() {
         let (mut cache, now) = (Cache::default(), Instant::now());
         cache.put(key(1), &answer(1, &[60, 0]), now);
-        cache.put(key(2), &answer(2, &[60; LARGEST]), now);
+        cache.put(key(2), &answer(2, &[60; LARGEST / 16]), now);
         assert!(cache.get(&key(1), now).is_none() && cache.get(&key(2), now).is_none());
+    }
+
+    /// That a name has another one, and that one no address.
+    #[test]
+    fn an_alias_alone_is_a_negative_answer() {
+        let mut message = Message::clone(&negative(ResponseCode::NoError, Some((60, 60))));
+        let alias = RData::CNAME(CNAME(name(2)));
+        message.add_answer(Record::from_rdata(name(1), 86_400, alias));
+        assert_eq!(lifetime(&key(1), &message), Some(60));
+        let (mut cache, begin) = (Cache::default(), Instant::now());
+        cache.put(key(1), &Arc::new(message), begin);
+        let after = begin + Duration::from_secs(61);
+        assert!(cache.get(&key(1), begin).is_some());
+        assert!(cache.get(&key(1), after).is_none() && cache.stale(&key(1), after).is_none());
     }
 
     #[test]
@@ -272,10 +302,31 @@ mod tests {
             cache.put(key(n), &answer(n, &[60; 20]), now);
             cache.put(key(n), &answer(n, &[60; 10]), now);
         }
-        assert!(cache.answers.len() <= MOST.get() && cache.records <= MOST_RECORDS);
-        let counted: usize = cache.answers.iter().map(|(_, kept)| kept.records).sum();
-        assert_eq!(cache.records, counted);
+        assert!(cache.answers.len() <= MOST.get() && cache.bytes <= MOST_BYTES);
+        let counted: usize = cache.answers.iter().map(|(_, kept)| kept.bytes).sum();
+        assert_eq!(cache.bytes, counted);
         assert!(cache.get(&key(3 * MOST.get() - 1), now).is_some());
+        assert!(cache.get(&key(0), now).is_none());
+    }
+
+    /// Who asks for what makes much of few bytes.
+    #[test]
+    fn what_takes_much_memory_counts_as_much() {
+        let (mut cache, now) = (Cache::default(), Instant::now());
+        let strings = |n: usize| vec!["x".to_owned(); n];
+        let text = |n, count| {
+            let mut message = Message::response(1, OpCode::Query);
+            message.add_query(Query::query(name(n), RecordType::TXT));
+            message.add_answer(Record::from_rdata(name(n), 60, RData::TXT(TXT::new(strings(count)))));
+            Arc::new(message)
+        };
+        let key = |n| Asked::own(name(n), RecordType::TXT).key();
+        for n in 0..MOST.get() {
+            cache.put(key(n), &text(n, 4000), now);
+        }
+        let kept: usize = cache.answers.len() * 4000;
+        assert!((1..MOST_BYTES).contains(&kept), "{kept} strings");
+        cache.put(key(0), &text(0, 8000), now);
         assert!(cache.get(&key(0), now).is_none());
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::op::{Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use oneway_egress::{Egress, EgressError, Safeguard, lacking_descriptors};
 use parking_lot::Mutex;
@@ -57,6 +57,13 @@ impl ClientConfig {
         self.all().any(Upstream::is_local)
     }
 
+    /// Who is asked for this name instead of the others.
+    fn of_domain(&self, asked: &Asked) -> Option<&[Upstream]> {
+        let host = asked.host()?;
+        let of_host = self.by_domain.iter().find(|(names, _)| names.matches(host));
+        of_host.map(|(_, upstreams)| upstreams.as_slice())
+    }
+
     /// Every server that is asked for anything.
     pub fn all(&self) -> impl Iterator<Item = &Upstream> {
         self.upstreams.iter().chain(self.by_domain.iter().flat_map(|(_, upstreams)| upstreams))
@@ -98,7 +105,7 @@ pub struct Client {
     /// The upstream that answered last.
     preferred: AtomicUsize,
     cache: Mutex<Cache>,
-    flights: Mutex<HashMap<Key, Flight>>,
+    flights: Mutex<Flights>,
     dropped: Dropped,
     sent: AtomicU64,
     failed: AtomicU64,
@@ -133,8 +140,29 @@ impl From<Message> for Outcome {
 type Landed = (Arc<Message>, Option<i32>);
 type Landing = watch::Receiver<Option<Landed>>;
 
+/// Questions on their way.
+#[derive(Default)]
+struct Flights {
+    /// By name, type and class, whatever else they differ in: a question that comes back may have lost it.
+    all: HashMap<Query, Vec<Flight>>,
+    count: usize,
+}
+
+impl Flights {
+    fn remove(&mut self, key: &Key) {
+        let Entry::Occupied(mut same) = self.all.entry(key.query().clone()) else { return };
+        let before = same.get().len();
+        same.get_mut().retain(|flight| flight.key != *key);
+        self.count -= before - same.get().len();
+        if same.get().is_empty() {
+            same.remove();
+        }
+    }
+}
+
 /// A question on its way.
 struct Flight {
+    key: Key,
     landing: Landing,
     /// It came back to us, and was sent to the server that it was meant for.
     escaped: bool,
@@ -279,8 +307,8 @@ impl Client {
     }
 
     async fn ask_as(self: &Arc<Self>, asked: &Asked, original: Option<SocketAddr>, whose: Whose) -> Outcome {
-        let key = asked.key();
-        if let Some(answer) = self.cached(&key) {
+        let key = asked.key_at(self.chosen(asked, original));
+        if let Some(answer) = self.look(&key) {
             return answer.into();
         }
         // Whoever follows the name of a proxy wants to know when it changes.
@@ -339,9 +367,22 @@ impl Client {
         }
     }
 
-    /// An answer from before.
-    pub(crate) fn cached(&self, key: &Key) -> Option<Message> {
+    /// An answer from before for a client that asked `original`.
+    pub(crate) fn cached(&self, asked: &Asked, original: SocketAddr) -> Option<Message> {
+        self.look(&asked.key_at(self.chosen(asked, Some(original))))
+    }
+
+    fn look(&self, key: &Key) -> Option<Message> {
         self.cache.lock().get(key, std::time::Instant::now())
+    }
+
+    /// The server that the client asked, if that is asked first: anybody may choose any, and is told by it what it likes.
+    fn chosen(&self, asked: &Asked, original: Option<SocketAddr>) -> Option<SocketAddr> {
+        let config = self.config.load();
+        let is_first = |_: &SocketAddr| {
+            (config.original_first || config.upstreams.is_empty()) && config.of_domain(asked).is_none()
+        };
+        original.filter(is_first)
     }
 
     /// Whether an upstream is on this host, and questions that come back are looked for.
@@ -351,18 +392,14 @@ impl Client {
 
     /// Whether this may be our own question, which an upstream on this host has passed on to somebody else by way of us.
     pub(crate) fn may_loop(&self, asked: &Asked) -> bool {
-        self.is_local() && {
-            let flights = self.flights.lock();
-            asked.key().variants().iter().any(|key| flights.contains_key(key))
-        }
+        self.is_local() && self.flights.lock().all.contains_key(asked.key().query())
     }
 
     fn join(&self, key: &Key, original: Option<SocketAddr>) -> Join {
         let mut flights = self.flights.lock();
         if self.is_local()
             && let Some(server) = original.filter(|server| !server.ip().is_loopback())
-            && let Some(own) = key.variants().into_iter().find(|key| flights.contains_key(key))
-            && let Some(flight) = flights.get_mut(&own)
+            && let Some(flight) = flights.all.get_mut(key.query()).and_then(|same| same.first_mut())
         {
             // Whoever asks is answered by the server that it meant. Once: should that be us again, there it ends.
             if std::mem::replace(&mut flight.escaped, true) {
@@ -370,30 +407,31 @@ impl Client {
             }
             return Join::Escape(server);
         }
-        let count = flights.len();
-        match flights.entry(key.clone()) {
-            Entry::Occupied(flight) => Join::Wait(flight.get().landing.clone()),
-            Entry::Vacant(_) if count >= MOST_FLIGHTS => Join::Full,
-            Entry::Vacant(place) => {
-                let (land, landing) = watch::channel(None);
-                place.insert(Flight { landing: landing.clone(), escaped: false });
-                Join::Lead(land, landing)
-            }
+        let of = flights.all.get(key.query());
+        if let Some(flight) = of.and_then(|same| same.iter().find(|flight| flight.key == *key)) {
+            return Join::Wait(flight.landing.clone());
         }
+        if flights.count >= MOST_FLIGHTS {
+            return Join::Full;
+        }
+        let (land, landing) = watch::channel(None);
+        let flight = Flight { key: key.clone(), landing: landing.clone(), escaped: false };
+        flights.all.entry(key.query().clone()).or_default().push(flight);
+        flights.count += 1;
+        Join::Lead(land, landing)
     }
 
     /// The servers to ask, each with its place in the configuration; the one that answered last comes first.
     fn order(&self, asked: &Asked, original: Option<SocketAddr>) -> Vec<(usize, Upstream)> {
         let config = self.config.load();
-        let fits = |names: &Patterns| asked.host().is_some_and(|host| names.matches(host));
-        if let Some((_, upstreams)) = config.by_domain.iter().find(|(names, _)| fits(names)) {
+        if let Some(upstreams) = config.of_domain(asked) {
             return upstreams.iter().map(|upstream| (usize::MAX, upstream.clone())).collect();
         }
         let configured = &config.upstreams;
         let first = self.preferred.load(Relaxed) % configured.len().max(1);
         let rotated = (0..configured.len()).map(|n| (first + n) % configured.len());
         let mut order: Vec<_> = rotated.filter_map(|n| Some((n, configured.get(n)?.clone()))).collect();
-        if let Some(server) = original.filter(|_| config.original_first || order.is_empty()) {
+        if let Some(server) = self.chosen(asked, original) {
             order.retain(|(_, upstream)| upstream.addr() != Some(server));
             order.insert(0, (usize::MAX, Upstream::Udp(server)));
         }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use hickory_proto::op::{Message, ResponseCode};
-use oneway_egress::{Egress, EgressError};
+use oneway_egress::{Egress, EgressError, lacking_descriptors};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -41,6 +41,25 @@ pub enum ExchangeError {
     /// What it said cannot be parsed.
     #[error("a malformed answer")]
     Malformed,
+}
+
+impl ExchangeError {
+    /// The same for somebody else who waited.
+    pub(crate) fn again(&self) -> Self {
+        let io = |error: &io::Error| match error.raw_os_error() {
+            Some(number) => io::Error::from_raw_os_error(number),
+            None => io::Error::new(error.kind(), error.to_string()),
+        };
+        match self {
+            Self::Egress(error) => match lacking_descriptors(error) {
+                Some(number) => Self::Io(io::Error::from_raw_os_error(number)),
+                None => Self::Io(io::Error::other(error.to_string())),
+            },
+            Self::Io(error) => Self::Io(io(error)),
+            Self::Silent => Self::Silent,
+            Self::Malformed => Self::Malformed,
+        }
+    }
 }
 
 /// Messages that were dropped.

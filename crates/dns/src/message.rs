@@ -1,6 +1,6 @@
 //! DNS messages: what is taken from clients and from upstreams, and what is answered.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
@@ -152,9 +152,16 @@ impl Asked {
         self.query.name()
     }
 
+    /// What its answer is shared by where the configuration's servers are asked.
     pub(crate) fn key(&self) -> Key {
+        self.key_at(None)
+    }
+
+    /// The same where `server`, which a client chose, is asked first.
+    pub(crate) fn key_at(&self, server: Option<SocketAddr>) -> Key {
         Key {
             query: self.query.clone(),
+            server,
             dnssec_ok: self.edns.is_some_and(|edns| edns.dnssec_ok),
             checking_disabled: self.checking_disabled,
         }
@@ -249,16 +256,21 @@ impl Asked {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     query: Query,
+    /// The server that a client chose: what it says is for those alone that have chosen it, too, and never for ourselves.
+    server: Option<SocketAddr>,
     dnssec_ok: bool,
     checking_disabled: bool,
 }
 
 impl Key {
-    /// The same question with every setting of the flags.
-    pub(crate) fn variants(&self) -> [Self; 4] {
-        [(false, false), (true, false), (false, true), (true, true)].map(|(dnssec_ok, checking_disabled)| {
-            Self { query: self.query.clone(), dnssec_ok, checking_disabled }
-        })
+    /// The type that is asked for.
+    pub(crate) fn kind(&self) -> RecordType {
+        self.query.query_type()
+    }
+
+    /// Name, type and class.
+    pub(crate) fn query(&self) -> &Query {
+        &self.query
     }
 }
 

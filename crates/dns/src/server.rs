@@ -129,8 +129,8 @@ impl Server {
         }
     }
 
-    /// What can be said about a query without asking anybody.
-    pub fn quick(&self, bytes: &[u8], transport: Transport, now: Instant) -> Quick {
+    /// What can be said about a query without asking anybody. `original` is the server that the client asked.
+    pub fn quick(&self, bytes: &[u8], transport: Transport, original: SocketAddr, now: Instant) -> Quick {
         self.queries.fetch_add(1, Relaxed);
         let asked = match parse_query(bytes) {
             Ok(asked) => asked,
@@ -145,7 +145,7 @@ impl Server {
         {
             return Quick::Answer(self.encode(&asked, &answer, transport));
         }
-        if let Some(answer) = self.client.cached(&asked.key()) {
+        if let Some(answer) = self.client.cached(&asked, original) {
             self.cached.fetch_add(1, Relaxed);
             return Quick::Answer(self.relay(&asked, answer, transport));
         }

@@ -100,7 +100,7 @@ async fn an_answer_is_kept_and_asked_for_once() {
         assert_eq!(addresses(&message), [ip(7)]);
     }
     assert_eq!(asked_for.load(Relaxed), 1);
-    assert!(client.flights.lock().is_empty());
+    assert!(client.flights.lock().all.is_empty());
 }
 
 #[tokio::test]
@@ -346,6 +346,42 @@ async fn the_server_that_was_asked_comes_first_where_none_is_configured() {
     assert_eq!(addresses(&client.ask(&asked("a.example."), Some(original)).await), [ip(7)]);
     assert_eq!(addresses(&client.ask(&asked("b.example."), None).await), [ip(8)]);
     assert_eq!(client.order(&asked("a.example."), Some(other)).len(), 1);
+}
+
+/// Anybody may ask a server of his own, which says what he likes.
+#[tokio::test]
+async fn what_a_chosen_server_says_is_for_those_who_chose_it() {
+    let theirs = server(|query| vec![answer(query, 66)]).await;
+    let other = server(|query| vec![answer(query, 8)]).await;
+    let systems = server(|query| vec![answer(query, 7)]).await;
+    let config = |original_first| ClientConfig {
+        upstreams: vec![Upstream::Udp(systems)],
+        original_first,
+        ..ClientConfig::default()
+    };
+    let egress = Arc::new(Egress::unprotected_for_loopback_tests());
+    let client = Arc::new(Client::new(egress, config(true)));
+    let name = asked("a.example.");
+    // On its way, and known.
+    let (first, second, third) = tokio::join!(
+        client.ask(&name, Some(theirs)),
+        client.ask(&name, Some(other)),
+        client.resolve("a.example"),
+    );
+    assert_eq!((addresses(&first), addresses(&second)), (vec![ip(66)], vec![ip(8)]));
+    assert!(third.unwrap().addresses.contains(&ip(7)));
+    let cached = |server| client.cached(&name, server).map(|message| addresses(&message));
+    assert_eq!(
+        (cached(theirs), cached(other), cached(systems)),
+        (Some(vec![ip(66)]), Some(vec![ip(8)]), None)
+    );
+    assert_eq!(client.resolve("a.example").await.unwrap().addresses[0], ip(7));
+    assert_eq!(client.counters().sent, 4, "each was asked once");
+    // Where the configuration says who is asked, it is the same for all.
+    client.set_config(config(false));
+    assert_eq!(addresses(&client.ask(&name, Some(theirs)).await), [ip(7)]);
+    assert_eq!(cached(other), Some(vec![ip(7)]));
+    assert!(client.flights.lock().all.is_empty() && client.flights.lock().count == 0);
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use oneway_egress::{Egress, Protected};
 use oneway_tls::{QuicClient, TlsClient, TlsError, TlsSettings, TlsStream};
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::exchange::{self, By, Dropped, ExchangeError};
@@ -25,8 +26,8 @@ use crate::{Upstream, accept};
 
 type Stream = TlsStream<Protected<TcpStream>>;
 
-/// A connection to come, and whether it is a new one. Boxed, as looking for a server's name may need another server's.
-type Connecting = Pin<Box<dyn Future<Output = Result<(Connection, bool), ExchangeError>> + Send>>;
+/// Makes a connection. Boxed, as looking for a server's name may need another server's.
+type Making = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// How long a connection may take, with the handshakes. Nobody waits longer for an answer either.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -72,9 +73,20 @@ pub struct Secure {
     settings: TlsSettings,
     /// Made when first needed, as it reads files.
     trust: Mutex<Option<Trust>>,
-    connection: tokio::sync::Mutex<Option<Connection>>,
+    connections: Mutex<Connections>,
     found: Mutex<Option<(Arc<[SocketAddr]>, Instant)>>,
 }
+
+/// The connection that is kept, and the one that is being made: one at a time, however many wait for it. A server that says
+/// nothing is tried as often as somebody asks, but no more often than it takes to see that.
+#[derive(Default)]
+struct Connections {
+    kept: Option<Connection>,
+    made: Option<Made>,
+}
+
+/// What becomes of a connection that is being made.
+type Made = watch::Receiver<Option<Result<Connection, Arc<ExchangeError>>>>;
 
 /// How the server is told from others.
 #[derive(Clone)]
@@ -134,7 +146,7 @@ impl Secure {
             kind,
             settings,
             trust: Mutex::default(),
-            connection: tokio::sync::Mutex::default(),
+            connections: Mutex::default(),
             found: Mutex::default(),
         }
     }
@@ -198,33 +210,47 @@ impl Secure {
     }
 
     /// The connection, made if there is none but `useless`; and whether it is a new one.
-    fn connection(
+    async fn connection(
         self: &Arc<Self>,
         egress: &Arc<Egress>,
         others: &Arc<[Upstream]>,
         useless: Option<&Connection>,
-    ) -> Connecting {
-        // In a task of its own, so that it is not given up when somebody else answers sooner: it is for the next
-        // question, too.
-        let (server, egress, others, useless) =
-            (Arc::clone(self), Arc::clone(egress), Arc::clone(others), useless.cloned());
-        let made = tokio::spawn(async move {
-            let mut kept = server.connection.lock().await;
-            if let Some(connection) = &*kept
-                && connection.is_open()
-                && !useless.is_some_and(|useless| useless.is(connection))
-            {
-                return Ok((connection.clone(), false));
+    ) -> Result<(Connection, bool), ExchangeError> {
+        let mut made = {
+            let mut connections = self.connections.lock();
+            let is_useful =
+                |kept: &Connection| kept.is_open() && !useless.is_some_and(|useless| useless.is(kept));
+            if let Some(kept) = connections.kept.as_ref().filter(|kept| is_useful(kept)) {
+                return Ok((kept.clone(), false));
             }
-            *kept = None;
+            connections.kept = None;
+            match &connections.made {
+                Some(made) => made.clone(),
+                None => connections.made.insert(self.make(egress, others)).clone(),
+            }
+        };
+        let made = made.wait_for(Option::is_some).await.ok().and_then(|made| made.clone());
+        match made {
+            Some(Ok(connection)) => Ok((connection, true)),
+            Some(Err(error)) => Err(error.again()),
+            None => Err(io::Error::other("the runtime is shutting down").into()),
+        }
+    }
+
+    /// Makes a connection, in a task of its own, so that it is not given up when somebody else answers sooner: it is for the next
+    /// question, too.
+    fn make(self: &Arc<Self>, egress: &Arc<Egress>, others: &Arc<[Upstream]>) -> Made {
+        let (done, made) = watch::channel(None);
+        let (server, egress, others) = (Arc::clone(self), Arc::clone(egress), Arc::clone(others));
+        let making: Making = Box::pin(async move {
+            let _end = Ends(&server);
             let made = timeout(CONNECT, server.connect(&egress, &others)).await;
-            let connection = made.unwrap_or(Err(ExchangeError::Silent))?;
-            *kept = Some(connection.clone());
-            Ok((connection, true))
+            let made = made.unwrap_or(Err(ExchangeError::Silent)).map_err(Arc::new);
+            server.connections.lock().kept = made.as_ref().ok().cloned();
+            done.send_replace(Some(made));
         });
-        Box::pin(async move {
-            made.await.unwrap_or_else(|_| Err(io::Error::other("the runtime is shutting down").into()))
-        })
+        tokio::spawn(making);
+        made
     }
 
     async fn connect(
@@ -338,6 +364,15 @@ impl Secure {
             }
         }
         Err(failed)
+    }
+}
+
+/// Takes note that no connection is being made any more, also where the task has ended early.
+struct Ends<'a>(&'a Secure);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.connections.lock().made = None;
     }
 }
 

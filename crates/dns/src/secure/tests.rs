@@ -282,3 +282,23 @@ async fn a_server_that_says_nothing_is_overtaken() {
     expect_answer(&client, "a.example.").await;
     assert!(begin.elapsed() < CONNECT / 2, "{:?}", begin.elapsed());
 }
+
+/// However many ask, and give up.
+#[tokio::test]
+async fn a_server_that_says_nothing_is_connected_to_once_at_a_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let careless = TlsSettings { skip_verify: true, ..TlsSettings::default() };
+    let place = Place::Addr(listener.local_addr().unwrap());
+    let silent = Arc::new(Secure::new(place, SecureKind::Tls, careless));
+    let egress = Arc::new(Egress::unprotected_for_loopback_tests());
+    let query = asked("a.example.", RecordType::A).outgoing();
+    let (bytes, dropped) = (query.to_vec().unwrap(), Dropped::default());
+    let others: Arc<[Upstream]> = Arc::from([]);
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    for _ in 0..50 {
+        let answer = silent.ask(&egress, &others, &query, &bytes, &dropped);
+        assert!(timeout(Duration::from_millis(1), answer).await.is_err());
+    }
+    assert_eq!(tasks(), before + 1);
+}

@@ -7,6 +7,9 @@ use oneway_egress::Egress;
 use super::*;
 use crate::{ClientConfig, FakeIpConfig, Patterns};
 
+/// Whom clients ask. Nobody listens there.
+const ORIGINAL: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+
 fn server(mode: impl FnOnce() -> Mode) -> Server {
     let egress = Arc::new(Egress::unprotected_for_loopback_tests());
     Server::new(mode(), Arc::new(Client::new(egress, ClientConfig::default())))
@@ -33,14 +36,14 @@ fn query(name: &str, kind: RecordType) -> Vec<u8> {
 }
 
 fn answered(server: &Server, name: &str, kind: RecordType) -> Message {
-    match server.quick(&query(name, kind), Transport::Udp, Instant::now()) {
+    match server.quick(&query(name, kind), Transport::Udp, ORIGINAL, Instant::now()) {
         Quick::Answer(bytes) => Message::from_vec(&bytes).unwrap(),
         other => panic!("{other:?}"),
     }
 }
 
 fn is_asked(server: &Server, name: &str, kind: RecordType) -> bool {
-    matches!(server.quick(&query(name, kind), Transport::Udp, Instant::now()), Quick::Ask(_))
+    matches!(server.quick(&query(name, kind), Transport::Udp, ORIGINAL, Instant::now()), Quick::Ask(_))
 }
 
 #[test]
@@ -150,7 +153,7 @@ fn what_is_no_query_is_counted() {
     let server = server(|| Mode::Real);
     for bytes in [&b""[..], b"x", &[0xff; 40], &[0; 2000]] {
         assert!(matches!(
-            server.quick(bytes, Transport::Udp, Instant::now()),
+            server.quick(bytes, Transport::Udp, ORIGINAL, Instant::now()),
             Quick::Drop | Quick::Answer(_)
         ));
     }
@@ -161,13 +164,14 @@ fn what_is_no_query_is_counted() {
 #[tokio::test]
 async fn without_an_upstream_the_answer_says_so() {
     let server = server(|| Mode::Real);
-    let Quick::Ask(asked) = server.quick(&query("a.example.", RecordType::A), Transport::Udp, Instant::now())
+    let Quick::Ask(asked) =
+        server.quick(&query("a.example.", RecordType::A), Transport::Udp, ORIGINAL, Instant::now())
     else {
         panic!("answered")
     };
-    // Nobody listens there: the kernel says so.
+    // The kernel says so.
     let begin = Instant::now();
-    let bytes = server.finish(&asked, Transport::Udp, "127.0.0.1:1".parse().unwrap()).await;
+    let bytes = server.finish(&asked, Transport::Udp, ORIGINAL).await;
     let message = Message::from_vec(&bytes).unwrap();
     assert_eq!(message.metadata.response_code, ResponseCode::ServFail);
     assert!(begin.elapsed() < Duration::from_secs(2));

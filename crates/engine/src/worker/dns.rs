@@ -34,7 +34,7 @@ impl Worker {
             return self.shared.stats.ignored.add();
         }
         let Some(dns) = self.shared.dns.hijacks(server) else { return };
-        let quick = dns.quick(query, Transport::Udp, Instant::now());
+        let quick = dns.quick(query, Transport::Udp, server, Instant::now());
         if !matches!(quick, Quick::Drop) {
             dns.asked(server.ip());
         }
@@ -122,7 +122,7 @@ impl Worker {
                 let Some(dns) = self.shared.dns.hijacks(server) else { return };
                 // Room for the answer before the work for it: who asks without reading is asked to wait.
                 let Ok(place) = answers.clone().reserve_owned().await else { return };
-                match dns.quick(&query, Transport::Tcp, Instant::now()) {
+                match dns.quick(&query, Transport::Tcp, server, Instant::now()) {
                     Quick::Answer(answer) => drop(place.send(answer)),
                     // Nothing else on this connection would make sense.
                     Quick::Drop => return,
