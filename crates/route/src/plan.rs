@@ -313,6 +313,8 @@ pub struct Plan {
     /// Addresses that must be captured once the plan is applied, one or more per family. No packet is
     /// ever sent to them.
     pub samples: Vec<IpAddr>,
+    /// A user whose programs are captured, where some users' are not.
+    pub program: Option<u32>,
     /// What is left out or worth knowing.
     pub notes: Vec<String>,
 }

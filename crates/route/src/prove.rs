@@ -67,8 +67,7 @@ fn ask(plan: &Plan, destinations: &[IpAddr], rehearsal: Option<Mark>) -> Result<
     all.sort();
     all.dedup();
     for dst in all {
-        let mut program = RouteQuery::to(dst);
-        program.mark = rehearsal;
+        let program = RouteQuery { mark: rehearsal, uid: plan.program, ..RouteQuery::to(dst) };
         let program = query(&program)?;
         let own = own_packet(plan, dst, rehearsal).map(|q| query(&q)).transpose()?;
         let captured = program.oif_name == plan.tun_name;
@@ -129,7 +128,7 @@ fn own_packet(plan: &Plan, dst: IpAddr, rehearsal: Option<Mark>) -> Option<Route
 fn bound_program(plan: &Plan, dst: IpAddr, rehearsal: Option<Mark>) -> Option<RouteQuery> {
     let sources = plan.sources.filter(|_| plan.samples.contains(&dst))?;
     let src = Some(sources.get(Family::of(dst))?);
-    Some(RouteQuery { mark: rehearsal, src, ..RouteQuery::to(dst) })
+    Some(RouteQuery { mark: rehearsal, src, uid: plan.program, ..RouteQuery::to(dst) })
 }
 
 fn way(answer: &RouteAnswer) -> String {

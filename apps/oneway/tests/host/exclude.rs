@@ -290,6 +290,21 @@ pub fn a_circle_is_refused_and_named() -> TestResult {
     Ok(())
 }
 
+/// The user that oneway runs as, as whom the kernel is asked where packets go.
+pub fn its_own_user_is_excluded() -> TestResult {
+    let lab = Topology::standard()?;
+    let own = rustix::process::geteuid().as_raw().to_string();
+    for options in [&[][..], &["--protect", "bind"], &["--strict"], &["--capture", "redirect"]] {
+        let before = Snapshot::take(&lab.host)?;
+        let mut oneway = run(&lab.host, &[&["--exclude-uid", &own], options].concat())?;
+        let all = Recorder::start(&lab.host, Some(TUN))?;
+        assert!(crate::common::reaches_origin(&lab.host, SECOND), "{options:?}: {}", oneway.stderr());
+        assert_eq!(all.count(is_to_origin)?, 0, "{options:?}: captured all the same");
+        stop(&mut oneway, &lab.host, &before)?;
+    }
+    Ok(())
+}
+
 /// A service with CAP_NET_ADMIN alone does not see other users' programs, but that it has become a crowd.
 pub fn a_circle_is_refused_without_the_right_to_look() -> TestResult {
     let lab = Topology::standard()?;

@@ -101,6 +101,7 @@ fn main() -> std::process::ExitCode {
         killed::a_second_instance_does_not_disturb_the_first,
         killed::recover_is_safe_at_any_time,
         exclude::a_circle_is_refused_without_the_right_to_look,
+        exclude::its_own_user_is_excluded,
         exclude::a_group_that_is_made_again_is_excluded_again,
         exclude::a_killed_instance_leaves_the_excluded_in_peace,
         exclude::the_command_becomes_the_program,

@@ -107,6 +107,7 @@ pub fn plan(request: &Request, host: &Snapshot) -> Result<Plan, PlanError> {
         rehearsal: rules.rehearsal,
         rehearsal_mark,
         samples,
+        program: choose::captured_user(request),
         notes: draft.notes,
     };
     resolver::add_to(&mut plan, request, host)?;

@@ -142,6 +142,13 @@ fn is_plain_but_for_source(rule: &Rule) -> bool {
     unmarked && !inverted_otherwise && !narrow && local && rule.other.is_empty()
 }
 
+/// A user whose programs are captured; `None` if any user's are.
+pub(super) fn captured_user(request: &Request) -> Option<u32> {
+    let excluded = &request.exclude_uids;
+    // Of one more number than are excluded, one is not.
+    (0..).take(1 + excluded.len()).find(|uid| !excluded.contains(uid)).filter(|_| !excluded.is_empty())
+}
+
 /// Whether a table has a route for everything.
 fn has_default(host: &Snapshot, family: Family, table: Table) -> bool {
     host.routes.iter().any(|r| r.family() == family && r.table == table && r.dst.prefix_len() == 0)

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Phase, Plan, PlanError, Request, Step};
+use super::{Phase, Plan, PlanError, Request, Step, choose};
 use crate::change::Change;
 use crate::host::Snapshot;
 use crate::model::{Packet, decide, planned};
@@ -16,9 +16,6 @@ const PAST: &str = "what programs ask may go past the capture";
 pub(super) fn is_about(note: &str) -> bool {
     note.starts_with(LEFT) || note.starts_with(PAST)
 }
-
-/// Users, of whom at least one is captured unless all are excluded.
-const ANYBODY: [u32; 3] = [0, 65_534, 65_533];
 
 /// Adds the change to a plan, or a note that says why there is none.
 pub(super) fn add_to(plan: &mut Plan, request: &Request, host: &Snapshot) -> Result<(), PlanError> {
@@ -114,7 +111,7 @@ fn why(resolver: &Resolver, plan: &Plan, request: &Request, host: &Snapshot) -> 
 /// Whether a query of any program that is not excluded goes into the TUN.
 fn is_captured(host: &Snapshot, plan: &Plan, request: &Request, server: IpAddr) -> bool {
     let tun = host.link(&plan.tun_name).map(|link| link.index);
-    let uid = ANYBODY.into_iter().find(|uid| !request.exclude_uids.contains(uid)).unwrap_or_default();
+    let uid = choose::captured_user(request).unwrap_or_default();
     let packet = Packet {
         dst: server,
         src: None,
