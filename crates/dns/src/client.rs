@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -37,6 +38,12 @@ const PATIENCE_LOCAL: Duration = Duration::from_millis(1800);
 /// Questions on their way at the same time.
 const MOST_FLIGHTS: usize = 1024;
 
+/// How much longer the addresses of one family are waited for than those of the other (RFC 8305, 3) …
+const LATE: Duration = Duration::from_millis(50);
+
+/// … and how long what was found without them holds.
+const LATE_TTL: Duration = Duration::from_secs(5);
+
 /// Addresses of one name that are of use.
 const MOST_ADDRESSES: usize = 16;
 
@@ -59,9 +66,12 @@ impl ClientConfig {
 
     /// Who is asked for this name instead of the others.
     fn of_domain(&self, asked: &Asked) -> Option<&[Upstream]> {
-        let host = asked.host()?;
-        let of_host = self.by_domain.iter().find(|(names, _)| names.matches(host));
-        of_host.map(|(_, upstreams)| upstreams.as_slice())
+        if self.by_domain.is_empty() {
+            return None;
+        }
+        let name = asked.labels();
+        let fits = self.by_domain.iter().find(|(names, _)| names.matches(&name));
+        fits.map(|(_, upstreams)| upstreams.as_slice())
     }
 
     /// Every server that is asked for anything.
@@ -268,8 +278,12 @@ impl Client {
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "it is no host name"))?;
         name.set_fqdn(true);
         let (v4, v6) = (Asked::own(name.clone(), RecordType::A), Asked::own(name, RecordType::AAAA));
-        let (v4, v6) = tokio::join!(self.ask_as(&v4, None, whose), self.ask_as(&v6, None, whose));
-        let mut found = Resolved { addresses: Vec::new(), ttl: Duration::MAX };
+        let (v4, v6) = self.both(&v4, &v6, whose).await;
+        let is_whole = v4.is_some() && v6.is_some();
+        let mut found =
+            Resolved { addresses: Vec::new(), ttl: if is_whole { Duration::MAX } else { LATE_TTL } };
+        let late = || Outcome::from(Message::query());
+        let (v4, v6) = (v4.unwrap_or_else(late), v6.unwrap_or_else(late));
         let mut forbidden = false;
         let lacking = v4.lacking.or(v6.lacking);
         let (v4, v6) = (v4.answer, v6.answer);
@@ -299,6 +313,27 @@ impl Client {
             }
             _ => io::Error::other("no resolver answers; see dns.upstream, or the system's resolv.conf"),
         })
+    }
+
+    /// The answers to two questions; only one where that has addresses and the other is late, which is kept for the next time.
+    async fn both(
+        self: &Arc<Self>,
+        v4: &Asked,
+        v6: &Asked,
+        whose: Whose,
+    ) -> (Option<Outcome>, Option<Outcome>) {
+        async fn other(first: &Outcome, other: Pin<&mut impl Future<Output = Outcome>>) -> Option<Outcome> {
+            match first.answer.answers.iter().any(|record| record.data.ip_addr().is_some()) {
+                true => timeout(LATE, other).await.ok(),
+                false => Some(other.await),
+            }
+        }
+        let mut v4 = pin!(self.ask_as(v4, None, whose));
+        let mut v6 = pin!(self.ask_as(v6, None, whose));
+        tokio::select! {
+            first = &mut v4 => { let other = other(&first, v6).await; (Some(first), other) }
+            first = &mut v6 => { let other = other(&first, v4).await; (other, Some(first)) }
+        }
     }
 
     /// The answer to a program's question; SERVFAIL if there is none. `original` is the server that it asked.

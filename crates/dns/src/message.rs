@@ -1,5 +1,6 @@
 //! DNS messages: what is taken from clients and from upstreams, and what is answered.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -141,6 +142,17 @@ impl Asked {
     /// The name, in lower case and without the final dot, if it could be that of a host.
     pub fn host(&self) -> Option<&Arc<str>> {
         self.host.as_ref()
+    }
+
+    /// The name as patterns are asked about it: [`Asked::host`], or with a `?`, which is in no pattern, for each label that no
+    /// host has, as services and delegated networks have them (RFC 6763, RFC 2317).
+    pub(crate) fn labels(&self) -> Cow<'_, str> {
+        if let Some(host) = &self.host {
+            return Cow::Borrowed(host);
+        }
+        let label = |label: &[u8]| host(&Name::from_labels([label]).ok()?);
+        let labels = self.query.name().iter().map(|bytes| label(bytes).unwrap_or_else(|| "?".to_owned()));
+        Cow::Owned(labels.collect::<Vec<_>>().join("."))
     }
 
     /// Whether it is about the Internet.

@@ -148,6 +148,15 @@ async fn some_names_are_asked_for_elsewhere() {
         let original = if last == 1 { None } else { Some(others) };
         assert_eq!(addresses(&client.ask(&asked(name), original).await), [ip(last)], "{name}");
     }
+    // Such as no host has: services, and parts of networks.
+    for labels in
+        [&[&b"My Printer"[..], b"_ipp", b"_tcp", b"corp", b"example"][..], &[b"0/25", b"corp", b"example"]]
+    {
+        let mut name = Name::from_labels(labels.iter().copied()).unwrap();
+        name.set_fqdn(true);
+        let asked = Asked::own(name, RecordType::A);
+        assert_eq!(addresses(&client.ask(&asked, Some(others)).await), [ip(2)]);
+    }
 }
 
 #[tokio::test]
@@ -408,6 +417,29 @@ async fn both_families_are_resolved() {
     let client = client(&[server(|query| vec![answer(query, 7)]).await]);
     let found = client.resolve("a.example").await.unwrap();
     assert_eq!(found.addresses, [ip(7), "2001:db8::7".parse().unwrap()]);
+}
+
+/// As some servers and firewalls drop questions for one of them.
+#[tokio::test]
+async fn addresses_of_one_family_do_not_wait_for_the_other() {
+    for silent in [RecordType::A, RecordType::AAAA] {
+        let answers = move |query: &Message| match query.queries[0].query_type() == silent {
+            true => Vec::new(),
+            false => vec![answer(query, 7)],
+        };
+        let client = client(&[server(answers).await]);
+        let begin = Instant::now();
+        let found = client.resolve("a.example").await.unwrap();
+        assert_eq!((found.addresses.len(), found.ttl), (1, LATE_TTL));
+        assert!(begin.elapsed() < PATIENCE_LOCAL, "{:?}", begin.elapsed());
+    }
+    // One that has no address is no reason not to wait.
+    let only_ipv6 = server(|query| match query.queries[0].query_type() {
+        RecordType::A => vec![code(query, ResponseCode::NoError)],
+        _ => vec![answer(query, 7)],
+    });
+    let found = client(&[only_ipv6.await]).resolve("a.example").await.unwrap();
+    assert_eq!(found.addresses, ["2001:db8::7".parse::<IpAddr>().unwrap()]);
 }
 
 #[tokio::test]

@@ -151,7 +151,18 @@ fn dns_domains(section: &Section<'_, '_>, settings: &mut Settings, reader: &mut 
             },
         }
     }
-    settings.dns_domains.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.as_str().split('.').count()));
+    settings.dns_domains.sort_by_key(|(pattern, _)| std::cmp::Reverse(narrowness(pattern.as_str())));
+}
+
+/// How narrow a pattern of names is: first by its labels, then `a.example`, `.a.example`, `+.a.example`, `*.example`. The narrowest that fits is the one that counts, wherever it stands: a table has no order.
+fn narrowness(pattern: &str) -> (usize, usize) {
+    let (name, kind) = match (pattern.strip_prefix("+."), pattern.strip_prefix('.')) {
+        (Some(name), _) => (name, 1),
+        (None, Some(name)) => (name, 2),
+        (None, None) if pattern.split('.').any(|label| label.contains('*')) => (pattern, 0),
+        (None, None) => (pattern, 3),
+    };
+    (name.split('.').count(), kind)
 }
 
 fn sniff(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reader<'_>) {

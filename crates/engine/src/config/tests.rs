@@ -686,6 +686,15 @@ fn resolvers_of_some_names() {
     let domains: Vec<_> =
         config.dns.domains.iter().map(|(names, list)| (names.as_str(), list.len())).collect();
     assert_eq!(domains, [("+.corp.example", 2), ("+.example", 1)], "the closest comes first");
+    let narrowest = ["vpn.a.example", "*.a.example", "a.example", ".a.example", "+.a.example", "*.example"];
+    for turn in 0..narrowest.len() {
+        let mut names = narrowest;
+        names.rotate_left(turn);
+        let lines = names.map(|name| format!("{name:?} = [\"system\"]\n"));
+        let config = parse(&format!("[dns.domains]\n{}", lines.concat()));
+        let found: Vec<_> = config.dns.domains.iter().map(|(names, _)| names.as_str()).collect();
+        assert_eq!(found, narrowest);
+    }
     for (text, error) in [
         (
             "\"a..b\" = [\"system\"]",
