@@ -1,6 +1,7 @@
 //! Makes outgoing sockets.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -354,9 +355,7 @@ impl Egress {
         let dst = canonical(dst);
         let (stream, own, registered) = self.count(self.tcp_socket(dst))?;
         stream.writable().await.map_err(EgressError::Connect)?;
-        if let Some(error) = stream.take_error().map_err(EgressError::Connect)? {
-            return Err(EgressError::Connect(error));
-        }
+        has_connected(&stream).map_err(EgressError::Connect)?;
         // With a destination port in the ephemeral range on this host, TCP's simultaneous open (RFC 9293,
         // 3.5) can connect a socket to itself.
         if own == dst {
@@ -650,5 +649,15 @@ impl std::fmt::Debug for Egress {
             .field("forbidden", &self.forbidden)
             .field("counters", &self.counters())
             .finish_non_exhaustive()
+    }
+}
+
+/// Whether the connection was made. One that was, and was reset since, still has what came before; the reset is said behind that.
+fn has_connected(stream: &TcpStream) -> io::Result<()> {
+    match SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        // Elsewhere than on Linux the socket keeps the reason to itself.
+        Err(error) => Err(stream.take_error()?.unwrap_or(error)),
     }
 }

@@ -20,7 +20,7 @@ pub enum Transport {
 }
 
 /// A socket. TCP: both ends, since the kernel gives one port to several connections. UDP: the port alone, which nobody
-/// else on this host has in its family as long as we do.
+/// else on this host has in its family as long as we do: a socket that was reset does not, and may have another one since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Key {
     Tcp {
@@ -83,7 +83,7 @@ impl Registry {
         if let Some(shard) = self.shard(&key) {
             shard.lock().insert(key, handle);
         }
-        Registered { registry: Arc::clone(self), key }
+        Registered { registry: Arc::clone(self), key, handle }
     }
 
     fn shard(&self, key: &Key) -> Option<&Mutex<HashMap<Key, Handle>>> {
@@ -94,6 +94,13 @@ impl Registry {
         self.shard(key).is_some_and(|shard| shard.lock().contains_key(key))
     }
 
+    /// Whether a UDP socket of ours has this port, and not only had it.
+    fn holds_port(&self, v4: bool, port: u16) -> bool {
+        let key = Key::Udp { v4, port };
+        let has = |handle: &Handle| handle.port().is_none_or(|now| now == port);
+        self.shard(&key).is_some_and(|shard| shard.lock().get(&key).is_some_and(has))
+    }
+
     /// Whose a packet from `src` to `dst` is.
     pub(crate) fn owner(&self, transport: Transport, src: SocketAddr, dst: SocketAddr) -> Owner {
         match transport {
@@ -102,9 +109,7 @@ impl Registry {
                 if self.holds(&key) { Owner::Own } else { Owner::Other }
             }
             // A container may use the same port by an address of its own.
-            Transport::Udp if self.holds(&Key::Udp { v4: src.is_ipv4(), port: src.port() }) => {
-                Owner::OwnIfLocal
-            }
+            Transport::Udp if self.holds_port(src.is_ipv4(), src.port()) => Owner::OwnIfLocal,
             Transport::Udp => Owner::Other,
         }
     }
@@ -144,12 +149,17 @@ impl Registry {
 pub struct Registered {
     registry: Arc<Registry>,
     key: Key,
+    handle: Handle,
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
         if let Some(shard) = self.registry.shard(&self.key) {
-            shard.lock().remove(&self.key);
+            let mut shard = shard.lock();
+            // A socket that was reset has given its port back, perhaps to another one of ours.
+            if shard.get(&self.key) == Some(&self.handle) {
+                shard.remove(&self.key);
+            }
         }
     }
 }
@@ -225,6 +235,8 @@ mod tests {
         let kept = egress.connect_tcp(other.local_addr().unwrap()).await.unwrap();
         let relay = egress.udp_for(at("127.0.0.1:9")).unwrap();
         let own = doomed.local_addr().unwrap().ip();
+        let port = relay.local_addr().unwrap();
+        assert_eq!(egress.registry.owner(Transport::Udp, port, to), Owner::OwnIfLocal);
         assert_eq!(egress.reset(|ours, _| ours != own), 0);
         let mut seen = Vec::new();
         // Both connected sockets are asked about, and the datagram socket, whose peer it still has.
@@ -239,6 +251,8 @@ mod tests {
         let error = theirs.read(&mut [0]).await.unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
         assert!(relay.send(b"x").await.is_err(), "it has no peer any more");
+        // Nor its port: the kernel may give that to any program.
+        assert_eq!(egress.registry.owner(Transport::Udp, port, to), Owner::Other);
         drop(kept);
     }
 }

@@ -276,7 +276,7 @@ pub enum NftSupport {
     Unknown,
     /// This kernel has no nftables, or no connection tracking in it.
     Missing,
-    /// Chains of type `route` and connection marks work, but control groups cannot be told apart.
+    /// Chains of type `route` and connection marks work, but control groups cannot be told apart, or there are no sets or zones.
     NoCgroups,
     /// All of that works.
     Full,

@@ -51,6 +51,10 @@ pub struct NftTable {
     /// The TCP ports that others are connected to since before this table: if such a connection is first seen
     /// when this host speaks, connection tracking takes it for one that this host began.
     pub serving: Vec<u16>,
+    /// Whether what the capture device says to clients must not be led on: there are no clients but of this host, and one whose
+    /// address is gone would be looked for by the uplinks.
+    #[serde(default)]
+    pub ends_here: bool,
     /// Whether connections of this host that leave by another device than the capture device get the
     /// mark, because our own sockets do not set it.
     pub mark_bypassing: bool,
@@ -101,6 +105,8 @@ pub(crate) enum Expr {
     MetaMarkRemove(Mark),
     CtMarkAdd(Mark),
     CtMarkRemove(Mark),
+    /// Looks for the connection among those of a zone of its own, and answers to it among all.
+    CtZone(u16),
     CtStateNew,
     /// No error about another packet.
     CtStateNotRelated,
@@ -127,6 +133,7 @@ pub(crate) enum Expr {
     /// A protocol and its destination port.
     Dport(u8, u16),
     Accept,
+    Drop,
     /// Answers with ICMP.
     Reject,
     /// Answers with a reset; for TCP.
@@ -162,6 +169,8 @@ pub(crate) enum Hook {
 /// When a chain's turn is (`enum nf_ip_hook_priorities`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HookPriority {
+    /// Before connection tracking.
+    Raw = -300,
     /// One before the next: before packet filters' own look at where packets come from (`rpfilter` of iptables and `fib saddr .
     /// mark . iif` of nftables, which are asked there or later), but after connection tracking.
     BeforeMangle = -151,
@@ -190,12 +199,17 @@ impl NftTable {
         }
     }
 
-    /// Its chains: `prerouting`, `output`.
+    /// Its chains: `prerouting`, `output` and others.
     pub(crate) fn chains(&self) -> Vec<Chain> {
-        match self.memory {
+        let mut chains = match self.memory {
             Memory::Tracking => self.tracking(),
             Memory::Sockets => answers::chains(self),
+        };
+        if self.ends_here {
+            let rules = vec![vec![Expr::IifName(self.tun.clone()), Expr::Drop]];
+            chains.push(Chain::filter("forward", Hook::Forward, rules));
         }
+        chains
     }
 
     fn tracking(&self) -> Vec<Chain> {
@@ -312,6 +326,7 @@ impl Display for Expr {
             Self::Cgroup(group) => write!(f, "socket cgroupv2 level {} {:?}", group.level, group.path),
             Self::CtMarkAdd(Mark(m)) => write!(f, "ct mark set ct mark | 0x{m:08x}"),
             Self::CtMarkRemove(Mark(m)) => write!(f, "ct mark set ct mark & 0x{:08x}", !m),
+            Self::CtZone(zone) => write!(f, "ct original zone set {zone}"),
             Self::OifName(name) => write!(f, "oifname \"{name}\""),
             // Of the whole mark nft says no mask.
             Self::MetaMarkIs(Mark(m), u32::MAX) => write!(f, "meta mark {m:#010x}"),
@@ -336,6 +351,7 @@ impl Display for Expr {
             Self::Dport(UDP, port) => write!(f, "udp dport {port}"),
             Self::Dport(protocol, port) => write!(f, "meta l4proto {protocol} th dport {port}"),
             Self::Accept => f.write_str("accept"),
+            Self::Drop => f.write_str("drop"),
             Self::Reject => f.write_str("reject with icmpx admin-prohibited"),
             Self::Reset => f.write_str("reject with tcp reset"),
             Self::Redirect(port) => write!(f, "redirect to :{port}"),
@@ -365,6 +381,7 @@ impl Display for Hook {
 impl Display for HookPriority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Raw => "raw",
             Self::BeforeMangle => "mangle - 1",
             Self::Mangle => "mangle",
             Self::BehindMangle => "-149",

@@ -11,7 +11,8 @@ use crate::output::Output;
 
 /// Stops the running instance and waits until its changes are undone; or undoes those of one that was killed.
 pub(crate) fn stop(global: &Global, output: Output) -> Result<ExitCode, Failure> {
-    if global.control.is_none() && running(global)?.is_none() && StatePaths::here()?.journal.exists() {
+    // Whichever control socket it had: its changes are the host's.
+    if running(global)?.is_none() && StatePaths::here()?.journal.exists() {
         return recover::recover(output);
     }
     let request = ControlRequest::Stop;

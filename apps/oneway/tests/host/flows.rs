@@ -5,15 +5,16 @@ use std::io::{Read, Write};
 use std::net::IpAddr;
 
 use oneway_lab::capture::{Direction, Packet, Recorder, flag, protocol};
-use oneway_lab::client::{Load, parallel, wait_until};
+use oneway_lab::client::{Load, Outcome, parallel, wait_until};
 use oneway_lab::harness::{Failed, TestResult};
 use oneway_lab::servers::origin::port;
-use oneway_lab::topology::{Standard, address};
+use oneway_lab::topology::{Standard, address, port as socks};
 use oneway_lab::{Injector, Snapshot, Topology};
 use oneway_wire::emit::{TcpHeader, fragments, tcp_segment};
 use oneway_wire::tcp::Flags;
 
 use crate::common::{SECOND, TUN, ask, number, run, stop};
+use crate::drift::tool;
 
 pub fn one_datagram_is_one_flow_and_one_packet() -> TestResult {
     let lab = Topology::standard()?;
@@ -204,6 +205,57 @@ pub fn fragments_find_a_connection_made_again() -> TestResult {
             p.direction == Direction::In && p.ports == (to.port(), client.port()) && p.is_tcp(flag::RST)
         })?;
         assert_eq!(denials, 0, "{client}: a connection that lives is denied");
+    }
+    Ok(())
+}
+
+/// Programs' ports and ours are of one range, and connection tracking remembers who had them, with where it was led to.
+pub fn ports_change_hands_beside_a_redirection() -> TestResult {
+    let lab = Topology::standard()?;
+    let host = &lab.host;
+    host.set_sysctl("ipv4/ip_local_port_range", "30000 30199")?;
+    let before = Snapshot::take(host)?;
+    let mut oneway = run(host, &["--capture", "redirect"])?;
+    let client = host.client();
+    for round in 0..600 {
+        // A port that nobody listens at.
+        let refused = client.tcp(address::ORIGIN.v4_port(4), SECOND)?;
+        assert!(
+            matches!(refused.outcome, Outcome::Done | Outcome::Refused | Outcome::Reset),
+            "{round}: {refused:?}"
+        );
+    }
+    assert_eq!(number(&ask(host, "status")?, "/guard/returned"), 0, "{}", oneway.stderr());
+    // So few ports meet the listener's own memory of them, too.
+    let origin = address::ORIGIN.v4_port(port::HTTP);
+    wait_until(5 * SECOND, "the same host answers", || client.http_get(origin, "/", SECOND).is_ok())?;
+    stop(&mut oneway, host, &before)
+}
+
+/// A client's address is gone, and this host forwards: what is said to it must not be led on by another uplink.
+pub fn answers_to_an_address_that_is_gone_stay_here() -> TestResult {
+    let lab = Topology::standard()?;
+    let host = &lab.host;
+    let proxy = format!("socks5://{}", address::SOCKS.v4_port(socks::SOCKS));
+    for options in [&[][..], &["--strict"]] {
+        let mut oneway = run(host, &[&["--proxy", &proxy], options].concat())?;
+        let wire = Recorder::start(host, None)?;
+        let client = host.client();
+        let streams = (0..8)
+            .map(|_| Ok(client.tcp(address::ORIGIN.v4_port(port::ECHO), 2 * SECOND)?.connected()?))
+            .collect::<Result<Vec<_>, Failed>>()?;
+        let own = "192.0.2.2/26";
+        tool(host, &format!("ip address del {own} dev {}", Standard::UP1))?;
+        wait_until(10 * SECOND, "the flows end", || {
+            ask(host, "status").is_ok_and(|status| number(&status, "/counters/tcp/active") == 0)
+        })?;
+        drop(streams);
+        let past =
+            |p: &Packet| p.device != TUN && p.direction == Direction::Out && p.src == address::ORIGIN.v4;
+        assert_eq!(wire.count(past)?, 0, "{options:?}: {:?}", wire.matching(past)?);
+        oneway.stop(SECOND)?;
+        tool(host, &format!("ip address add {own} dev {}", Standard::UP1))?;
+        tool(host, &format!("ip route replace default via 192.0.2.1 dev {}", Standard::UP1))?;
     }
     Ok(())
 }

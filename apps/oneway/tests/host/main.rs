@@ -124,6 +124,8 @@ fn main() -> std::process::ExitCode {
         strategies::what_a_host_cannot_carry_is_refused_by_name,
         prove::check_finds_loops_before_anything_is_touched,
         flows::fragments_find_a_connection_made_again,
+        flows::ports_change_hands_beside_a_redirection,
+        flows::answers_to_an_address_that_is_gone_stay_here,
         rights::one_capability_is_enough,
         rights::a_handed_over_device_is_planned_for,
         rights::a_device_with_packet_info_is_refused,

@@ -8,7 +8,7 @@ use rustix::net::{connect_unspec, getpeername, getsockname};
 
 /// The descriptor of a registered socket. It is used under the lock of the registry only, and a socket leaves the registry
 /// before it is closed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Handle(RawFd);
 
 impl Handle {
@@ -27,6 +27,11 @@ impl Handle {
         let own = SocketAddr::try_from(getsockname(self.fd()).ok()?).ok()?;
         let peer = SocketAddr::try_from(getpeername(self.fd()).ok()??).ok()?;
         Some((own, peer))
+    }
+
+    /// The port that it has now; none if that cannot be asked.
+    pub(crate) fn port(self) -> Option<u16> {
+        Some(SocketAddr::try_from(getsockname(self.fd()).ok()?).ok()?.port())
     }
 
     /// Resets it: whoever reads it gets `ECONNRESET` (`tcp_disconnect`, net/ipv4/tcp.c). Without this it would wait for a

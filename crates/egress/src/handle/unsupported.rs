@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 /// A socket of somebody else; nothing can be done to it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Handle;
 
 impl Handle {
@@ -12,6 +12,10 @@ impl Handle {
     }
 
     pub(crate) fn ends(self) -> Option<(SocketAddr, SocketAddr)> {
+        None
+    }
+
+    pub(crate) fn port(self) -> Option<u16> {
         None
     }
 

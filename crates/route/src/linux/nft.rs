@@ -21,7 +21,7 @@ use crate::error::RouteError;
 use crate::host::{NftSupport, NftTableId};
 use crate::id::{Family, Mark};
 use crate::nft::answers::{Began, Carried};
-use crate::nft::{Chain, Expr, Inbound, Memory, NftTable, Peers, TCP};
+use crate::nft::{Chain, Direction, Expr, Inbound, Memory, NftTable, Peers, RedirectTable, TCP};
 
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
@@ -45,6 +45,7 @@ const NFT_MSG_NEWSETELEM: u16 = 12;
 const NFPROTO_UNSPEC: u8 = 0;
 const NFPROTO_INET: u8 = 1;
 const NFT_TABLE_F_DORMANT: u32 = 1;
+const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
 const NFT_REG_VERDICT: u32 = 0;
 const NFT_REG_1: u32 = 1;
@@ -146,18 +147,27 @@ pub(super) fn support() -> Result<NftSupport, RouteError> {
         tun: "oneway".into(),
         inbound: Inbound::Anywhere,
         memory: Memory::Tracking,
+        ends_here: true,
         mark_bypassing: false,
         serving: vec![22],
         excluded: vec![any],
     };
     let answering =
         NftTable { name: format!("{}-sets", table.name), memory: Memory::Sockets, ..table.clone() };
+    let redirecting = RedirectTable {
+        name: format!("{}-redirect", table.name),
+        tun: table.tun.clone(),
+        mark: table.mark,
+        port: 1,
+        apart: true,
+    };
     for found in [NftSupport::Full, NftSupport::NoCgroups] {
         let Ok(netlink) = Netlink::netfilter() else { break };
         let mut batch = Batch::new(netlink);
         batch.table(&table.name, &[], &table.chains(), NFT_TABLE_F_DORMANT);
         if found == NftSupport::Full {
             batch.table(&answering.name, &answering.sets(), &answering.chains(), NFT_TABLE_F_DORMANT);
+            batch.table(&redirecting.name, &[], &redirecting.chains(), NFT_TABLE_F_DORMANT);
         }
         match batch.send("ask what nftables can do", false) {
             Ok(()) => return Ok(found),
@@ -430,10 +440,8 @@ impl Bytes {
                 self.compare(EQ, &port.to_be_bytes());
             }
             // NFTA_IMMEDIATE_DREG, NFTA_IMMEDIATE_DATA, in it NFTA_DATA_VERDICT, in it NFTA_VERDICT_CODE.
-            Expr::Accept => self.expression("immediate", |b| {
-                b.be32(1, NFT_REG_VERDICT);
-                b.nested(2, |b| b.nested(2, |b| b.be32(1, NF_ACCEPT)));
-            }),
+            Expr::Accept => self.verdict(NF_ACCEPT),
+            Expr::Drop => self.verdict(NF_DROP),
             Expr::Reject => self.reject(NFT_REJECT_ICMPX_UNREACH, NFT_REJECT_ICMPX_ADMIN_PROHIBITED),
             Expr::Reset => self.reject(NFT_REJECT_TCP_RST, 0),
             Expr::Redirect(port) => self.redirect(*port),
@@ -446,6 +454,7 @@ impl Bytes {
             Expr::MetaMarkRemove(mark) => self.remove("meta", META_MARK, META_SREG, *mark),
             Expr::CtMarkAdd(mark) => self.add("ct", CT_MARK, CT_SREG, *mark),
             Expr::CtMarkRemove(mark) => self.remove("ct", CT_MARK, CT_SREG, *mark),
+            Expr::CtZone(zone) => self.zone(*zone),
         }
     }
 
@@ -454,6 +463,13 @@ impl Bytes {
         self.expression(from, |b| {
             b.be32(1, NFT_REG_1);
             b.be32(2, key);
+        });
+    }
+
+    fn verdict(&mut self, verdict: u32) {
+        self.expression("immediate", |b| {
+            b.be32(1, NFT_REG_VERDICT);
+            b.nested(2, |b| b.nested(2, |b| b.be32(1, verdict)));
         });
     }
 
@@ -568,6 +584,16 @@ impl Bytes {
         });
     }
 
+    /// `NFTA_CT_KEY`, `NFTA_CT_DIRECTION`, `NFTA_CT_SREG`. A zone is in host byte order there.
+    fn zone(&mut self, zone: u16) {
+        self.immediate(NFT_REG_1, &zone.to_ne_bytes());
+        self.expression("ct", |b| {
+            b.be32(2, CT_ZONE);
+            b.attribute(3, &[Direction::Original as u8]);
+            b.be32(CT_SREG, NFT_REG_1);
+        });
+    }
+
     fn device(&mut self, key: u32, operator: u32, name: &str) {
         let mut value = [0; IFNAMSIZ];
         let length = name.len().min(IFNAMSIZ - 1);
@@ -611,6 +637,7 @@ const META_SREG: u16 = 3;
 const CT_STATE: u32 = 0;
 const CT_DIRECTION: u32 = 1;
 const CT_MARK: u32 = 3;
+const CT_ZONE: u32 = 17;
 const CT_SREG: u16 = 4;
 /// `enum nft_socket_keys`
 const SOCKET_MARK: u32 = 1;

@@ -22,10 +22,18 @@ pub struct RedirectTable {
     pub mark: Mark,
     /// The port that our listeners have on `127.0.0.1` and `::1`.
     pub port: u16,
+    /// Whether connections of our own are tracked in a zone of their own. A program's connection that was reset is remembered for
+    /// ten seconds with where it was redirected to, and the kernel gives us its port: our own would be redirected, too, and a
+    /// program's past us by what remains of ours.
+    #[serde(default)]
+    pub apart: bool,
 }
 
+/// The zone: any that others do not use.
+const ZONE: u16 = 0x6f77;
+
 impl RedirectTable {
-    /// Its chain: `output`.
+    /// Its chains: `zone`, `output`.
     pub(crate) fn chains(&self) -> Vec<Chain> {
         let redirect = vec![
             Expr::OifName(self.tun.clone()),
@@ -33,9 +41,21 @@ impl RedirectTable {
             Expr::MetaMarkIs(Mark(0), self.mark.0),
             Expr::Redirect(self.port),
         ];
-        let rules = vec![redirect];
-        let priority = HookPriority::DstNat;
-        vec![Chain { name: "output", hook: Hook::Output, kind: "nat", priority, rules }]
+        let output = Chain {
+            name: "output",
+            hook: Hook::Output,
+            kind: "nat",
+            priority: HookPriority::DstNat,
+            rules: vec![redirect],
+        };
+        let zone = Chain {
+            name: "zone",
+            hook: Hook::Output,
+            kind: "filter",
+            priority: HookPriority::Raw,
+            rules: vec![vec![Expr::Protocol(TCP), Expr::MetaMarkHas(self.mark), Expr::CtZone(ZONE)]],
+        };
+        self.apart.then_some(zone).into_iter().chain([output]).collect()
     }
 }
 

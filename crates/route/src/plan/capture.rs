@@ -211,6 +211,7 @@ impl Draft<'_> {
             inbound,
             memory,
             serving: self.host.serving.clone(),
+            ends_here: !self.request.forwarded,
             mark_bypassing: self.request.protect == Protect::Bind,
             excluded: self.request.exclude_cgroups.clone(),
         };

@@ -33,6 +33,7 @@ pub(super) fn table(draft: &Draft<'_>) -> Option<Step> {
         tun: draft.tun.clone(),
         mark: draft.mark?,
         port: draft.request.redirect?,
+        apart: draft.host.nft == NftSupport::Full,
     };
     Some(Step {
         phase: Phase::Capture,
