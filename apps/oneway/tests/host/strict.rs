@@ -168,7 +168,7 @@ pub fn a_killed_instance_leaves_the_refusal() -> TestResult {
     let mut again = run(host, &["--strict"])?;
     assert!(reaches_origin(host, SECOND));
     again.kill()?;
-    let stopped = command(host, &["stop"])?;
+    let stopped = command(host, &["stop", "--control", "/run/another.sock"])?;
     assert_eq!(stopped.code, Some(0), "{}", stopped.stderr);
     expect_connectivity(host)?;
     before.expect_same(host).map_err(Into::into)
