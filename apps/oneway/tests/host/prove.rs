@@ -122,6 +122,7 @@ pub fn why_follows_a_packet() -> TestResult {
             &["203.0.113.1:80"],
             &["203.0.113.1:53", "--udp"],
             &["[2001:db8:100::1]:80"],
+            &["[::ffff:203.0.113.1]:80"],
             &["10.88.0.2:80"],
             &["192.0.2.1:80"],
             &["127.0.0.1:80"],
@@ -144,6 +145,7 @@ pub fn why_follows_a_packet() -> TestResult {
         assert_eq!(answer["dials"][0]["way"]["device"], Standard::UP1, "{answer:#}");
         assert_eq!(answer["dials"][0]["way"]["source"], address::HOST_UP1.both()[0].to_string());
         assert_eq!(answer["loop_free"], "proven");
+        assert_eq!(why(&lab.host, &["[::ffff:203.0.113.1]:80"])?, why(&lab.host, &["203.0.113.1:80"])?);
         let query = why(&lab.host, &["203.0.113.1:53", "--udp"])?;
         let reason = query["why"].as_str().unwrap_or_default();
         assert!(reason.starts_with("a query is answered here before any rule, in mode real: "), "{query:#}");

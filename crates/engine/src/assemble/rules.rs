@@ -89,9 +89,14 @@ pub(super) fn compile(
         }
         Err(error) => {
             let set = error.set.and_then(|set| config.sets.get(set.0 as usize));
-            let (origin, what) = match set {
-                Some(set) => (Some(set.file.origin.clone()), format!("{:?}: {error}", set.file.path)),
-                None => (None, format!("rules: {error}")),
+            let sub = error.sub.and_then(|sub| config.subs.get(sub.0 as usize));
+            let (origin, what) = match (set, sub) {
+                (Some(set), _) => (Some(set.file.origin.clone()), format!("{:?}: {error}", set.file.path)),
+                (None, Some((name, lines))) => {
+                    let origin = lines.first().map(|line| line.origin.clone());
+                    (origin, format!("sub-rules.{name}: {error}"))
+                }
+                (None, None) => (None, format!("rules: {error}")),
             };
             errors.push(ConfigError::new(origin, what));
             None

@@ -29,6 +29,7 @@ const DNS: u16 = 53;
 pub(super) fn why(scene: &Scene<'_>, question: &WhyQuestion) -> Why {
     let dst = question.addr.ip().to_canonical();
     let addr = SocketAddr::new(dst, question.addr.port());
+    let question = &WhyQuestion { addr, ..question.clone() };
     let network = if question.udp { Network::Udp } else { Network::Tcp };
     let named = |dns: &Dns| dns.fake_name(dst).or_else(|| dns.asked_name(dst));
     let host = question.host.as_deref().map(Arc::from).or_else(|| scene.dns.and_then(named));

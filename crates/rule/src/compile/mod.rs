@@ -26,7 +26,7 @@ use crate::domain;
 use crate::geo::asn::Asn;
 use crate::geo::ip::GeoIp;
 use crate::geo::site::GeoSite;
-use crate::parse::{Action, RuleList, SetId};
+use crate::parse::{Action, RuleList, SetId, SubId};
 use crate::query::{Decision, Fact, Needs, OutboundId, Query, Step};
 use crate::set::SetData;
 
@@ -36,13 +36,15 @@ use crate::set::SetData;
 pub struct CompileError {
     /// The rule set that it is about.
     pub set: Option<SetId>,
+    /// The list of sub-rules that it is about.
+    pub sub: Option<SubId>,
     /// What is wrong.
     pub message: String,
 }
 
 impl CompileError {
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { set: None, message: message.into() }
+        Self { set: None, sub: None, message: message.into() }
     }
 }
 
@@ -474,10 +476,9 @@ fn check_circles(subs: &[RuleList]) -> Result<(), CompileError> {
     }
     let mut known = vec![None; subs.len()];
     for at in 0..subs.len() {
-        depth(subs, at, &mut known, 0).map_err(|()| {
-            CompileError::new(format!(
-                "a list of sub-rules leads back to itself, or through more than {MAX_DEPTH} others"
-            ))
+        depth(subs, at, &mut known, 0).map_err(|()| CompileError {
+            sub: u32::try_from(at).ok().map(SubId),
+            ..CompileError::new(format!("it leads back to itself, or through more than {MAX_DEPTH} others"))
         })?;
     }
     Ok(())

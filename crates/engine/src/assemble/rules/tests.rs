@@ -62,7 +62,10 @@ fn what_only_compiling_shows() {
     let circle =
         "[sub-rules]\na = [\"SUB-RULE,(NETWORK,tcp),a\"]\n[rules]\nlist = [\"SUB-RULE,(NETWORK,tcp),a\"]\n";
     let errors = load(circle, &[]).unwrap_err();
-    assert_eq!(errors, ["rules: a list of sub-rules leads back to itself, or through more than 32 others"]);
+    assert_eq!(
+        errors,
+        ["oneway.toml:2:6: sub-rules.a: it leads back to itself, or through more than 32 others"]
+    );
     let errors = load(
         "[rule-set.a]\npath = \"a.txt\"\n[rules]\nlist = [\"RULE-SET,a,block\"]\n",
         &[("a.txt", b"GEOIP,DE\n")],
