@@ -199,7 +199,7 @@ fn why_and_doctor_take_the_options_of_run() {
     let answer = document(&output)["answers"][0].clone();
     assert_eq!((&answer["target"], &answer["captured"]), (&json!("192.0.2.1:443"), &json!(false)));
     let output =
-        here.oneway(&["why", "192.0.2.1:53", "--udp", "--proxy", "http://198.51.100.1:8080", "--json"]);
+        here.oneway(&["why", "192.0.2.1:123", "--udp", "--proxy", "http://198.51.100.1:8080", "--json"]);
     let answer = document(&output)["answers"][0].clone();
     assert_eq!((&answer["captured"], &answer["outbound"]), (&json!(true), &json!("proxy")));
     assert_eq!(
