@@ -394,6 +394,9 @@ pub fn the_command_becomes_the_program() -> TestResult {
     assert!(group.stdout.contains("0::/oneway-exclude-"), "{}", group.stdout);
     // The process that was started is the program, and what is sent to it reaches it.
     let mut running = Program::new(&lab.host, ONEWAY, ["exclude", "sh", "-c", "echo $$; exec sleep 60"])
+    // The group that is left empty is no change to this host that somebody would have to know of.
+    let recovered = command(&lab.host, &["recover"])?;
+    assert_eq!(recovered.stdout, "nothing to undo\n", "{}", recovered.stderr);
         .ready("", Duration::from_secs(5))
         .start()?;
     assert_eq!(running.ready_line(), running.pid().to_string());

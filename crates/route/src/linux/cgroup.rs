@@ -189,8 +189,10 @@ pub(crate) fn remove(path: &str) -> Result<bool, CgroupError> {
 }
 
 /// Removes the one of this network namespace, if nobody is in it.
-pub(crate) fn remove_ours() -> bool {
-    our_name().and_then(|name| remove(&name)).unwrap_or(false)
+pub(crate) fn remove_ours() {
+    if let Err(error) = our_name().and_then(|name| remove(&name)) {
+        tracing::debug!("an empty control group stays: {error}");
+    }
 }
 
 pub(crate) fn enter(group: &Cgroup) -> Result<(), CgroupError> {
