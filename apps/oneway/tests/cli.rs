@@ -871,6 +871,34 @@ fn is_told(here: &Namespace, socket: &UnixDatagram, name: &OsStr) {
     assert!(told().starts_with("READY=1\nSTATUS="));
     assert_eq!(here.oneway(&["stop"]).status.code(), Some(0));
     assert_eq!(told(), "STOPPING=1\nSTATUS=undoing the changes to this host\n");
+/// What `run` refuses for the configuration alone, `check` has found, and says where it stands.
+#[test]
+fn check_finds_what_run_refuses() {
+    let here = Namespace::new();
+    let before = here.state();
+    for (key, place, why, code) in [
+        ("egress.netns = \"nosuch\"", "1:16", "cannot open the network namespace nosuch: ", 2),
+        ("tun.fd = 99", "1:10", "descriptor 99 is not a TUN device with IFF_NO_PI: ", 2),
+        ("tun.pcap = \"/proc/nosuch/x\"", "1:12", "cannot write packets to \"/proc/nosuch/x\": ", 1),
+        (
+            "control = \"/nosuch/dir/x.sock\"",
+            "1:11",
+            "cannot make the control socket \"/nosuch/dir/x.sock\": ",
+            1,
+        ),
+    ] {
+        let (_folder, path) = file(key);
+        let checked = here.oneway(&["check", "-c", &path]);
+        let said = text(&checked.stdout);
+        assert_eq!(checked.status.code(), Some(3), "{key}: {said}");
+        assert!(said.starts_with(&format!("error: {path}:{place}: ")) && said.contains(why), "{key}: {said}");
+        let refused = here.oneway(&["run", "-c", &path]);
+        assert_eq!(refused.status.code(), Some(code), "{key}: {refused:?}");
+        assert!(text(&refused.stderr).contains(why), "{key}: {refused:?}");
+        assert_eq!(here.state(), before, "{key}");
+    }
+}
+
     assert!(child.wait().unwrap().success());
 }
 

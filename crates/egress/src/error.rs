@@ -96,6 +96,15 @@ pub enum EgressError {
         #[source]
         source: Option<io::Error>,
     },
+    /// The network namespace that sockets are to be made in is none, or is the one that is captured.
+    #[error("cannot protect a socket with another network namespace: {why}")]
+    Namespace {
+        /// What it is instead, and what to do about it.
+        why: String,
+        /// The kernel's answer, if it gave an error.
+        #[source]
+        source: Option<io::Error>,
+    },
     /// The device that sockets are bound to has no route to the destination; a bound socket would ask for it
     /// by ARP or ND on the link.
     #[error("{device} has no route to {dst}")]
@@ -133,11 +142,16 @@ pub enum EgressError {
 }
 
 impl EgressError {
+    /// Whether it is what was asked for that this host contradicts, and not the host that lacks something.
+    pub fn is_wrong_request(&self) -> bool {
+        matches!(self, Self::Namespace { .. })
+    }
+
     /// The kernel's error for the caller to translate, where there is one.
     pub fn io(&self) -> Option<&io::Error> {
         match self {
             Self::Connect(source) | Self::Create { source, .. } => Some(source),
-            Self::Protect { source, .. } => source.as_ref(),
+            Self::Protect { source, .. } | Self::Namespace { source, .. } => source.as_ref(),
             _ => None,
         }
     }

@@ -145,6 +145,9 @@ impl EngineError {
         match self {
             Self::Config(_) | Self::Unsupported { .. } | Self::Restart { .. } => 2,
             Self::Plan(error) if error.is_wrong_request() => 2,
+            Self::Egress(error) if error.is_wrong_request() => 2,
+            Self::Route(RouteError::Cgroup(error)) if error.is_wrong_request() => 2,
+            Self::Tun(TunError::NotTun { .. }) => 2,
             _ => 1,
         }
     }

@@ -75,6 +75,13 @@ pub enum CgroupError {
     Unsupported,
 }
 
+impl CgroupError {
+    /// Whether it is what was asked for that this host contradicts, and not the host that lacks something.
+    pub fn is_wrong_request(&self) -> bool {
+        matches!(self, Self::Missing { .. } | Self::NotVersion2 { .. } | Self::Bad { .. })
+    }
+}
+
 fn advice(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {

@@ -337,9 +337,13 @@ pub fn a_group_that_is_made_again_is_excluded_again() -> TestResult {
     let lab = Topology::standard()?;
     let before = Snapshot::take(&lab.host)?;
     let group = Group::new()?;
-    let missing = command(&lab.host, &["run", "--exclude-cgroup", "/lab-no-such-group"])?;
-    assert_eq!(missing.code, Some(1), "{}", missing.stderr);
+    let no_such = ["--exclude-cgroup", "/lab-no-such-group"];
+    let missing = command(&lab.host, &[&["run"][..], &no_such].concat())?;
+    assert_eq!(missing.code, Some(2), "{}", missing.stderr);
     assert!(missing.stderr.contains("there is no control group"), "{}", missing.stderr);
+    let checked = command(&lab.host, &[&["check"][..], &no_such].concat())?;
+    assert_eq!(checked.code, Some(3), "{}", checked.stdout);
+    assert!(checked.stdout.contains("error: --exclude-cgroup: there is no"), "{}", checked.stdout);
     before.expect_same(&lab.host)?;
     let mut oneway =
         run(&lab.host, &["--proxy", "socks5://127.0.0.1:1080", "--exclude-cgroup", group.path()])?;
@@ -390,13 +394,13 @@ pub fn the_command_becomes_the_program() -> TestResult {
     assert_eq!(missing.code, Some(127));
     assert_eq!(missing.stderr.lines().count(), 1, "{}", missing.stderr);
     assert_eq!(ended(&["/etc/passwd"])?.code, Some(126));
+    // The group that is left empty is no change to this host that somebody would have to know of.
+    let recovered = command(&lab.host, &["recover"])?;
+    assert_eq!(recovered.stdout, "nothing to undo\n", "{}", recovered.stderr);
     let group = ended(&["cat", "/proc/self/cgroup"])?;
     assert!(group.stdout.contains("0::/oneway-exclude-"), "{}", group.stdout);
     // The process that was started is the program, and what is sent to it reaches it.
     let mut running = Program::new(&lab.host, ONEWAY, ["exclude", "sh", "-c", "echo $$; exec sleep 60"])
-    // The group that is left empty is no change to this host that somebody would have to know of.
-    let recovered = command(&lab.host, &["recover"])?;
-    assert_eq!(recovered.stdout, "nothing to undo\n", "{}", recovered.stderr);
         .ready("", Duration::from_secs(5))
         .start()?;
     assert_eq!(running.ready_line(), running.pid().to_string());

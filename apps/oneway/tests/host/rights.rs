@@ -152,7 +152,7 @@ pub fn a_device_with_packet_info_is_refused() -> TestResult {
     let before = Snapshot::take(&lab.host)?;
     for word in ["run", "plan", "doctor"] {
         let refused = with_descriptor(&lab.host, &[word, "--tun-fd", "9"], tun.try_clone()?)?;
-        assert_eq!(refused.code, Some(1), "{word}: {}", refused.stderr);
+        assert_eq!(refused.code, Some(2), "{word}: {}", refused.stderr);
         let why = "descriptor 9 is not a TUN device with IFF_NO_PI";
         assert!(refused.stderr.contains(why), "{word}: {}", refused.stderr);
         before.expect_same(&lab.host)?;

@@ -50,15 +50,16 @@ impl Namespace {
     /// Enters the namespace with this name, as `ip netns` gives it, or with this path (`/proc/PID/ns/net`, …).
     ///
     /// # Errors
-    /// [`EgressError::Protect`] if there is none, if it must not be entered (`CAP_SYS_ADMIN`), or if it is the one that is
-    /// captured.
+    /// [`EgressError::Namespace`] if there is none, or if it is the one that is captured; [`EgressError::Protect`] if it must
+    /// not be entered (`CAP_SYS_ADMIN`).
     pub fn open(name: &str) -> Result<Self, EgressError> {
         let path = if name.contains('/') { PathBuf::from(name) } else { PathBuf::from(NAMES).join(name) };
         let own = identity_of(&open("/proc/thread-self/ns/net".as_ref(), name)?, name)?;
         let file = open(&path, name)?;
         let found = identity_of(&file, name)?;
         if (found.device, found.inode) == (own.device, own.inode) {
-            return Err(refused(name, "it is the namespace that is captured; name another one".to_owned()));
+            let why = format!("{name}: it is the namespace that is captured; name another one");
+            return Err(EgressError::Namespace { why, source: None });
         }
         let (jobs, queue) = sync_channel::<Job>(WAITING);
         let (entered, wait) = sync_channel(1);
@@ -202,5 +203,9 @@ fn failed(name: &str, step: &str, source: io::Error) -> EgressError {
         _ => "",
     };
     let why = format!("cannot {step} the network namespace {name}: {source}{advice}");
-    EgressError::Protect { mechanism: MECHANISM, why, source: Some(source) }
+    let none = matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput);
+    match none {
+        true => EgressError::Namespace { why, source: Some(source) },
+        false => EgressError::Protect { mechanism: MECHANISM, why, source: Some(source) },
+    }
 }

@@ -193,14 +193,24 @@ pub struct Origins {
     pub tun_addresses: Option<Origin>,
     /// The TUN's MTU.
     pub mtu: Option<Origin>,
+    /// The descriptor of the TUN.
+    pub tun_fd: Option<Origin>,
+    /// The packet file.
+    pub pcap: Option<Origin>,
     /// The pinned uplink.
     pub interface: Option<Origin>,
     /// What keeps our own sockets out of the capture.
     pub protect: Option<Origin>,
     /// The mark.
     pub mark: Option<Origin>,
+    /// The network namespace that our own sockets are made in.
+    pub netns: Option<Origin>,
     /// What is excluded.
     pub exclude: Option<Origin>,
+    /// The control groups that are excluded.
+    pub exclude_cgroup: Option<Origin>,
+    /// The control socket.
+    pub control: Option<Origin>,
     /// Each outbound that was given, by name.
     pub outbounds: BTreeMap<String, Origin>,
 }

@@ -187,10 +187,15 @@ impl Settings {
             tun_name: of(&self.tun_name),
             tun_addresses: of(&self.tun_addresses),
             mtu: of(&self.mtu),
+            tun_fd: of(&self.tun_fd),
+            pcap: of(&self.pcap),
             interface: of(&self.interface),
             protect: of(&self.protect),
             mark: of(&self.mark),
+            netns: of(&self.netns),
             exclude: of(&self.exclude),
+            exclude_cgroup: of(&self.exclude_cgroup),
+            control: of(&self.control),
             outbounds,
         }
     }

@@ -1,7 +1,11 @@
 //! `check`: the loops that a configuration would make, before anything is touched.
 
+use std::fs;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
+use oneway_capture::tun::TunError;
 use oneway_egress::{Egress, EgressError, Strategy, Uplink};
 use oneway_route::{Family, Packet, Plan, PlanError, RouteError, RouteKind, RouteQuery, Snapshot, decide};
 
@@ -11,7 +15,7 @@ use crate::assemble::{self, system_resolver};
 use crate::config::{
     Config, ConfigError, Loaded, Origin, Origins, OutboundSpec, Protect, ProxySpec, ServerHost,
 };
-use crate::control::LoopFree;
+use crate::control::{ControlError, LoopFree};
 use crate::dns;
 use crate::error::EngineError;
 use crate::exclude::{self, Exclusions};
@@ -29,10 +33,11 @@ pub(super) fn check(loaded: &Loaded) -> (Vec<ConfigError>, Vec<ConfigError>) {
 
 /// The loops, and whatever else this host has against it.
 fn loops(config: &Config, origins: &Origins) -> Vec<ConfigError> {
+    let mut errors = files(config, origins);
     // A host that cannot be looked at is no fault of the configuration.
-    let Ok(host) = Snapshot::take() else { return Vec::new() };
+    let Ok(host) = Snapshot::take() else { return errors };
     let host = without_ours(&host);
-    let mut errors = local_proxies(config, origins, &host);
+    errors.extend(local_proxies(config, origins, &host));
     let servers = given(config, origins).map(|(_, server, _)| server.ip());
     let servers: Vec<IpAddr> = match config.egress.protect {
         Protect::HostRoute | Protect::HostRouteHalves => {
@@ -44,12 +49,53 @@ fn loops(config: &Config, origins: &Origins) -> Vec<ConfigError> {
         Ok(planned) => errors.extend(proxies(config, origins, &host, &planned)),
         Err(EngineError::Plan(error)) => errors.extend(unplannable(&error, origins)),
         Err(EngineError::Route(error @ RouteError::Cgroup(_))) => {
-            errors.push(ConfigError::new(Some(Origin::Option("--exclude-cgroup")), error.to_string()));
+            errors.push(ConfigError::new(origins.exclude_cgroup.clone(), error.to_string()));
+        }
+        Err(EngineError::Egress(error)) if error.is_wrong_request() => {
+            errors.push(ConfigError::new(origins.netns.clone(), error.to_string()));
+        }
+        Err(EngineError::Tun(error @ TunError::NotTun { .. })) => {
+            errors.push(ConfigError::new(origins.tun_fd.clone(), error.to_string()));
         }
         // What only this host stands in the way of is no fault of the configuration either.
         Err(_) => {}
     }
     errors
+}
+
+/// The files that are to be made, and cannot be where they are to be. None is made here.
+fn files(config: &Config, origins: &Origins) -> Vec<ConfigError> {
+    let mut errors = Vec::new();
+    if let Some(path) = &config.tun.pcap
+        && let Some(source) = not_to_be_made(path, fs::FileType::is_file)
+    {
+        let error = TunError::Pcap { path: path.clone(), source };
+        errors.push(ConfigError::new(origins.pcap.clone(), error.to_string()));
+    }
+    if let Some(path) = &config.control
+        && let Some(source) = not_to_be_made(path, |there| !there.is_dir())
+    {
+        let error = ControlError::Bind { path: path.clone(), source };
+        errors.push(ConfigError::new(origins.control.clone(), error.to_string()));
+    }
+    errors
+}
+
+/// Why there can be no file of this name, as far as names tell: what is there already is of the wrong kind, or there is no
+/// folder for it. Whether this user may write there is another matter.
+fn not_to_be_made(path: &Path, is_right: impl Fn(&fs::FileType) -> bool) -> Option<io::Error> {
+    match fs::metadata(path) {
+        Ok(there) if is_right(&there.file_type()) => return None,
+        Ok(_) => return Some(io::Error::other("something else has this name")),
+        Err(_) => {}
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match fs::metadata(folder) {
+        Ok(there) if there.is_dir() => None,
+        Ok(_) => Some(io::ErrorKind::NotADirectory.into()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
+        Err(error) => Some(error),
+    }
 }
 
 /// What the host contradicts, at the place where it was said.
