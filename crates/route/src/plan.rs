@@ -332,6 +332,9 @@ pub enum PlanError {
     /// A handed-over device must be named.
     #[error("the handed-over TUN device is not among the host's devices{}", .0.as_ref().map(|n| format!(": \"{n}\"")).unwrap_or_default())]
     NoSuchTun(Option<String>),
+    /// A handed-over device is down: the kernel takes no routes into it.
+    #[error("the handed-over TUN device \"{0}\" is down; bring it up first: ip link set {0} up")]
+    TunDown(String),
     /// The MTU is out of range.
     #[error("an MTU of {mtu} is out of range; use {least} to 65535")]
     BadMtu {
@@ -428,6 +431,7 @@ impl PlanError {
             Self::BadTunName(_)
             | Self::TunNameTaken(_)
             | Self::NoSuchTun(_)
+            | Self::TunDown(_)
             | Self::BadMtu { .. }
             | Self::BadTunAddress(_)
             | Self::Overlap { .. }

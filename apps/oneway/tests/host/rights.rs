@@ -135,6 +135,16 @@ pub fn a_handed_over_device_is_planned_for() -> TestResult {
     for address in ["10.88.0.1/24", "fd88::1/64"] {
         lab.host.add_address(HANDED, address.parse()?)?;
     }
+    // Down it takes no routes.
+    lab.host.down(HANDED)?;
+    for word in ["run", "plan"] {
+        let said = with_descriptor(&lab.host, &[word, "--tun-fd", "9"], tun.try_clone()?)?;
+        assert_eq!(said.code, Some(2), "{word}: {} {}", said.stdout, said.stderr);
+        let advice = format!("bring it up first: ip link set {HANDED} up\n");
+        assert!(said.stderr.ends_with(&advice), "{word}: {}", said.stderr);
+    }
+    lab.host.up(HANDED)?;
+    lab.host.add_address(HANDED, "fd88::1/64".parse()?)?;
     let before = Snapshot::take(&lab.host)?;
     for word in ["plan", "doctor"] {
         let said = with_descriptor(&lab.host, &[word, "--tun-fd", "9"], tun.try_clone()?)?;

@@ -104,6 +104,7 @@ fn unplannable(error: &PlanError, origins: &Origins) -> Option<ConfigError> {
     match error {
         PlanError::Overlap { .. } | PlanError::BadTunAddress(_) => at(&origins.tun_addresses),
         PlanError::BadTunName(_) | PlanError::TunNameTaken(_) => at(&origins.tun_name),
+        PlanError::NoSuchTun(_) | PlanError::TunDown(_) => at(&origins.tun_fd),
         PlanError::BadMtu { .. } => at(&origins.mtu),
         PlanError::NoInterface(_) => at(&origins.interface),
         PlanError::NotOneBit(_) | PlanError::MarkInUse { .. } => at(&origins.mark),

@@ -52,6 +52,7 @@ pub(super) fn tun_name(request: &Request, host: &Snapshot) -> Result<String, Pla
             Err(PlanError::TunNameTaken(name.clone()))
         }
         None if !request.device_is_ours => Err(PlanError::NoSuchTun(Some(name.clone()))),
+        Some(link) if !link.up && !request.device_is_ours => Err(PlanError::TunDown(name.clone())),
         _ => Ok(name.clone()),
     }
 }

@@ -453,6 +453,8 @@ fn handed_over_device() {
     assert!(!plan.steps.iter().any(|s| matches!(s.change, Change::Link { .. } | Change::Address { .. })));
     let request = Request { tun_name: Some("absent".into()), ..request };
     assert_eq!(super::plan(&request, &host), Err(PlanError::NoSuchTun(Some("absent".into()))));
+    host.links.push(crate::Link { up: false, ..link(8, "absent", Some("tun")) });
+    assert_eq!(super::plan(&request, &host), Err(PlanError::TunDown("absent".into())));
 }
 
 #[test]
