@@ -1,10 +1,14 @@
 //! Commands and options, as clap sees them.
 
-use std::ffi::OsString;
+use std::error::Error;
+use std::ffi::{OsStr, OsString};
+use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::builder::{PossibleValue, TypedValueParser};
+use clap::{Arg, ArgAction, Args, Parser, Subcommand, ValueHint};
 use oneway::config::{
     CaptureMode, CgroupPath, ConfigError, DnsMode, DnsUpstream, FaultSpec, HostResolver, InterfaceName,
     LogFormat, LogLevel, Mtu, Options, Origin, Prefix, ProgramName, Protect, Safeguard, StackKind,
@@ -36,8 +40,9 @@ pub(crate) struct Global {
     /// Form of the log lines on stderr [default: text]
     #[arg(long, global = true, value_name = "text|json")]
     log_format: Option<LogFormat>,
+    #[arg(value_parser = words::<LogFormat>(LogFormat::WORDS), hide_possible_values = true)]
     /// Control socket [default: /run/oneway.sock, or one for each network namespace]
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(crate) control: Option<PathBuf>,
 }
 
@@ -91,8 +96,10 @@ pub(crate) enum Command {
     Select {
         /// The group
         group: String,
+        #[arg(value_hint = ValueHint::Other)]
         /// One of its members
         member: String,
+        #[arg(value_hint = ValueHint::Other)]
     },
     /// Undo what a killed instance left behind
     Recover,
@@ -102,7 +109,7 @@ pub(crate) enum Command {
         capture: CaptureArgs,
         /// The program and its arguments
         #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-        #[arg(help_heading = "Arguments")]
+        #[arg(help_heading = "Arguments", value_hint = ValueHint::CommandWithArguments)]
         command: Vec<OsString>,
     },
     /// What `exec` starts: becomes the program inside
@@ -117,13 +124,14 @@ pub(crate) enum Command {
         /// The program and its arguments
         #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<OsString>,
+        #[arg(value_hint = ValueHint::CommandWithArguments)]
     },
     /// Show the main job in throw-away network namespaces
     Demo,
     /// Print the configuration that a configuration of Clash or mihomo amounts to, and list what it lacks
     Import {
         /// The configuration of Clash
-        #[arg(value_name = "CLASH.YAML")]
+        #[arg(value_name = "CLASH.YAML", value_hint = ValueHint::FilePath)]
         file: PathBuf,
     },
     /// Print a completion script
@@ -146,16 +154,16 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct WhyArgs {
     /// Address or name, and a port [default port: 443]
-    #[arg(value_name = "DST[:PORT]")]
+    #[arg(value_name = "DST[:PORT]", value_hint = ValueHint::Hostname)]
     pub(crate) destination: String,
     /// A datagram instead of a TCP connection
     #[arg(long)]
     pub(crate) udp: bool,
     /// Sent by this user [default: you]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_hint = ValueHint::Other)]
     pub(crate) uid: Option<Uid>,
     /// Sent from this address: of this host, or of a client that it forwards for
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", value_hint = ValueHint::Other)]
     pub(crate) from: Option<IpAddr>,
     #[command(flatten)]
     pub(crate) capture: CaptureArgs,
@@ -165,7 +173,7 @@ pub(crate) struct WhyArgs {
 #[derive(Debug, Args)]
 pub(crate) struct LabArgs {
     /// `list`, or the loops to play [default: all]
-    #[arg(value_name = "list|ID")]
+    #[arg(value_name = "list|ID", value_hint = ValueHint::Other)]
     pub(crate) ids: Vec<String>,
     /// Leave out also each guard alone, to see that the next one stops the loop
     #[arg(long)]
@@ -177,68 +185,73 @@ pub(crate) struct LabArgs {
 #[command(next_help_heading = "Capture and egress")]
 pub(crate) struct CaptureArgs {
     /// Configuration file [default: none, everything at its default]
-    #[arg(short = 'c', long, value_name = "FILE")]
+    #[arg(short = 'c', long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
     /// Send through this proxy what no rule decides: socks5://, socks4://, http:// or https://[user:password@]host:port,
     /// or trojan://password@host:port
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Other)]
     proxy: Option<String>,
     /// How traffic is taken in [default: tun]
     #[arg(long, value_name = "tun|redirect|tproxy")]
     capture: Option<CaptureMode>,
+    #[arg(value_parser = words::<CaptureMode>(CaptureMode::WORDS), hide_possible_values = true)]
     /// Which TCP/IP ends the captured connections [default: user]
     #[arg(long, value_name = "user|system")]
     stack: Option<StackKind>,
+    #[arg(value_parser = words::<StackKind>(StackKind::WORDS), hide_possible_values = true)]
     /// Capture only these destinations; repeatable
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", value_hint = ValueHint::Other)]
     include: Vec<Prefix>,
     /// Do not capture these destinations, even if included; repeatable
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", value_hint = ValueHint::Other)]
     exclude: Vec<Prefix>,
     /// What keeps our own sockets out of the capture: auto, mark, mark-terminal, mark-ifgroup, bind, source-rule,
     /// host-route, host-route-halves or netns [default: auto]
     #[arg(long, value_name = "STRATEGY")]
     protect: Option<Protect>,
+    #[arg(value_parser = words::<Protect>(Protect::WORDS), hide_possible_values = true)]
     /// Uplink [default: the choice of the operating system, followed as it changes]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_hint = ValueHint::Other)]
     interface: Option<InterfaceName>,
     /// Name of the TUN device [default: a free one]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_hint = ValueHint::Other)]
     tun: Option<InterfaceName>,
     /// Address of the TUN device, one of each family; repeatable [default: free ones]
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", value_hint = ValueHint::Other)]
     tun_address: Vec<TunAddress>,
     /// MTU of the TUN device, 1280 to 65535
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_hint = ValueHint::Other)]
     mtu: Option<Mtu>,
     /// Descriptor of a TUN device that is handed over
-    #[arg(long, value_name = "FD")]
+    #[arg(long, value_name = "FD", value_hint = ValueHint::Other)]
     tun_fd: Option<TunFd>,
     /// Record every packet of the device in this file, for tcpdump and Wireshark
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pcap: Option<PathBuf>,
     /// Disturb packets on purpose: loss=1%,delay=20ms,reorder=2%,duplicate=1%,corrupt=0.1%,seed=7
-    #[arg(long, value_name = "SPEC")]
+    #[arg(long, value_name = "SPEC", value_hint = ValueHint::Other)]
     fault: Option<FaultSpec>,
     /// What DNS queries are answered with [default: fake-ip with a proxy, else real]
     #[arg(long, value_name = "fake-ip|real|off")]
     dns: Option<DnsMode>,
+    #[arg(value_parser = words::<DnsMode>(DnsMode::WORDS), hide_possible_values = true)]
     /// Resolver to ask: system, or udp://, tcp://, tls://, https:// or quic:// and an address; repeatable [default: the one
     /// that was asked, then the system's]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Other)]
     dns_upstream: Vec<DnsUpstream>,
     /// Whether this host's programs are told to ask here (resolv.conf, systemd-resolved) [default: auto, where the capture
     /// does not see what they ask]
     #[arg(long, value_name = "auto|always|off")]
     resolver: Option<HostResolver>,
+    #[arg(value_parser = words::<HostResolver>(HostResolver::WORDS), hide_possible_values = true)]
     /// Do not capture the traffic of this user; repeatable
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_hint = ValueHint::Other)]
     exclude_uid: Vec<Uid>,
     /// Do not capture the traffic of the programs in this control group (version 2); repeatable
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::DirPath)]
     exclude_cgroup: Vec<CgroupPath>,
     /// Send the traffic of this program directly, past rules and proxies; repeatable
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_hint = ValueHint::CommandName)]
     exclude_process: Vec<ProgramName>,
     /// Capture traffic that this host forwards for containers and LAN clients too
     #[arg(long)]
@@ -247,7 +260,7 @@ pub(crate) struct CaptureArgs {
     #[arg(long)]
     strict: bool,
     /// Undo everything after so long, unless `oneway confirm` comes before
-    #[arg(long, value_name = "SECONDS", value_parser = confirm_seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = confirm_seconds, value_hint = ValueHint::Other)]
     confirm: Option<u32>,
     #[arg(long, value_name = "ADDR:PORT", hide = true)]
     api: Option<SocketAddr>,
@@ -257,6 +270,39 @@ pub(crate) struct CaptureArgs {
 }
 
 fn confirm_seconds(text: &str) -> Result<u32, String> {
+/// See [`words`].
+#[derive(Clone)]
+struct Words<T> {
+    words: &'static [&'static str],
+    of: PhantomData<T>,
+}
+
+impl<T> TypedValueParser for Words<T>
+where
+    T: FromStr<Err: Error + Send + Sync> + Clone + Send + Sync + 'static,
+{
+    type Value = T;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<T, clap::Error> {
+        TypedValueParser::parse_ref(&|word: &str| word.parse::<T>(), command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.words.iter().map(PossibleValue::new)))
+    }
+}
+
+/// Reads one of these words, which completions offer. Unlike with a list of clap's own, what is wrong is said as it is of the
+/// same word in a configuration.
+fn words<T>(words: &'static [&'static str]) -> Words<T> {
+    Words { words, of: PhantomData }
+}
+
     let seconds = text.parse().ok().filter(|seconds| *seconds > 0);
     seconds.ok_or_else(|| format!("{text:?} is no time to confirm in; give a number of seconds, 1 or more"))
 }

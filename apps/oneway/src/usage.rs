@@ -68,7 +68,9 @@ fn one_line(error: &clap::Error) -> String {
     let mut line = String::new();
     for part in text.lines().map(str::trim).take_while(|part| !part.starts_with("Usage:")) {
         let part = part.strip_prefix("error: ").unwrap_or(part);
-        if part.is_empty() || part.starts_with("For more information") {
+        // Which words there are stands in the help, and behind a wrong one.
+        let is_list = part.starts_with("[possible values: ") && line.ends_with("but none was supplied");
+        if part.is_empty() || part.starts_with("For more information") || is_list {
             continue;
         }
         if !line.is_empty() {

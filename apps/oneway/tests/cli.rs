@@ -88,6 +88,7 @@ fn wrong_usage_is_one_line_and_exit_code_2() {
         2,
         "invalid value '0' for '--confirm <SECONDS>': \"0\" is no time to confirm in; give a number of seconds, 1 or more",
     );
+    fails(&["run", "--stack"], 2, "a value is required for '--stack <user|system>' but none was supplied");
     fails(&["run", "--control"], 2, "a value is required for '--control <PATH>' but none was supplied");
     fails(&["status", "-v", "-q"], 2, "the argument '--verbose...' cannot be used with '--quiet...'");
     let output = oneway(&["run", "--api", "127.0.0.1:1"]);
@@ -438,6 +439,31 @@ fn copy_for_everybody() -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = folder.path().join("oneway");
+#[test]
+fn completions_offer_the_words_of_an_option() {
+    for (shell, offers) in [
+        (
+            "bash",
+            "compgen -W \"auto mark mark-terminal mark-ifgroup bind source-rule host-route host-route-halves netns\"",
+        ),
+        ("bash", "compgen -W \"user system\""),
+        ("bash", "compgen -W \"tun redirect tproxy\""),
+        ("bash", "compgen -W \"fake-ip real off\""),
+        ("bash", "compgen -W \"auto always off\""),
+        ("bash", "compgen -W \"text json\""),
+        ("zsh", "(auto mark mark-terminal "),
+        ("fish", "-l stack "),
+    ] {
+        let script = oneway(&["completions", shell]);
+        assert!(text(&script.stdout).contains(offers), "{shell} lacks {offers}");
+    }
+    let script = oneway(&["completions", "zsh"]);
+    let (config, mtu) = ("--config=[Configuration file", "--mtu=[MTU");
+    for line in text(&script.stdout).lines().filter(|line| line.contains(config) || line.contains(mtu)) {
+        assert_eq!(line.contains(":_files'"), line.contains(config), "{line}");
+    }
+}
+
     fs::copy(ONEWAY, &program).unwrap();
     let program = program.to_str().unwrap().to_owned();
     (folder, program)
