@@ -27,6 +27,7 @@ pub(crate) struct Cli {
 
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
     /// Print one JSON document instead of text
     #[arg(long, global = true)]
@@ -39,8 +40,8 @@ pub(crate) struct Global {
     quiet: u8,
     /// Form of the log lines on stderr [default: text]
     #[arg(long, global = true, value_name = "text|json")]
-    log_format: Option<LogFormat>,
     #[arg(value_parser = words::<LogFormat>(LogFormat::WORDS), hide_possible_values = true)]
+    log_format: Option<LogFormat>,
     /// Control socket [default: /run/oneway.sock, or one for each network namespace]
     #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(crate) control: Option<PathBuf>,
@@ -95,11 +96,11 @@ pub(crate) enum Command {
     /// Tell a group of type `select` which of its members new flows take
     Select {
         /// The group
+        #[arg(value_hint = ValueHint::Other)]
         group: String,
-        #[arg(value_hint = ValueHint::Other)]
         /// One of its members
-        member: String,
         #[arg(value_hint = ValueHint::Other)]
+        member: String,
     },
     /// Undo what a killed instance left behind
     Recover,
@@ -123,8 +124,8 @@ pub(crate) enum Command {
     Exclude {
         /// The program and its arguments
         #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-        command: Vec<OsString>,
         #[arg(value_hint = ValueHint::CommandWithArguments)]
+        command: Vec<OsString>,
     },
     /// Show the main job in throw-away network namespaces
     Demo,
@@ -193,12 +194,12 @@ pub(crate) struct CaptureArgs {
     proxy: Option<String>,
     /// How traffic is taken in [default: tun]
     #[arg(long, value_name = "tun|redirect|tproxy")]
-    capture: Option<CaptureMode>,
     #[arg(value_parser = words::<CaptureMode>(CaptureMode::WORDS), hide_possible_values = true)]
+    capture: Option<CaptureMode>,
     /// Which TCP/IP ends the captured connections [default: user]
     #[arg(long, value_name = "user|system")]
-    stack: Option<StackKind>,
     #[arg(value_parser = words::<StackKind>(StackKind::WORDS), hide_possible_values = true)]
+    stack: Option<StackKind>,
     /// Capture only these destinations; repeatable
     #[arg(long, value_name = "CIDR", value_hint = ValueHint::Other)]
     include: Vec<Prefix>,
@@ -208,8 +209,8 @@ pub(crate) struct CaptureArgs {
     /// What keeps our own sockets out of the capture: auto, mark, mark-terminal, mark-ifgroup, bind, source-rule,
     /// host-route, host-route-halves or netns [default: auto]
     #[arg(long, value_name = "STRATEGY")]
-    protect: Option<Protect>,
     #[arg(value_parser = words::<Protect>(Protect::WORDS), hide_possible_values = true)]
+    protect: Option<Protect>,
     /// Uplink [default: the choice of the operating system, followed as it changes]
     #[arg(long, value_name = "NAME", value_hint = ValueHint::Other)]
     interface: Option<InterfaceName>,
@@ -233,8 +234,8 @@ pub(crate) struct CaptureArgs {
     fault: Option<FaultSpec>,
     /// What DNS queries are answered with [default: fake-ip with a proxy, else real]
     #[arg(long, value_name = "fake-ip|real|off")]
-    dns: Option<DnsMode>,
     #[arg(value_parser = words::<DnsMode>(DnsMode::WORDS), hide_possible_values = true)]
+    dns: Option<DnsMode>,
     /// Resolver to ask: system, or udp://, tcp://, tls://, https:// or quic:// and an address; repeatable [default: the one
     /// that was asked, then the system's]
     #[arg(long, value_name = "URL", value_hint = ValueHint::Other)]
@@ -242,8 +243,8 @@ pub(crate) struct CaptureArgs {
     /// Whether this host's programs are told to ask here (resolv.conf, systemd-resolved) [default: auto, where the capture
     /// does not see what they ask]
     #[arg(long, value_name = "auto|always|off")]
-    resolver: Option<HostResolver>,
     #[arg(value_parser = words::<HostResolver>(HostResolver::WORDS), hide_possible_values = true)]
+    resolver: Option<HostResolver>,
     /// Do not capture the traffic of this user; repeatable
     #[arg(long, value_name = "N", value_hint = ValueHint::Other)]
     exclude_uid: Vec<Uid>,
@@ -269,7 +270,6 @@ pub(crate) struct CaptureArgs {
     without_guard: Vec<Safeguard>,
 }
 
-fn confirm_seconds(text: &str) -> Result<u32, String> {
 /// See [`words`].
 #[derive(Clone)]
 struct Words<T> {
@@ -303,6 +303,7 @@ fn words<T>(words: &'static [&'static str]) -> Words<T> {
     Words { words, of: PhantomData }
 }
 
+fn confirm_seconds(text: &str) -> Result<u32, String> {
     let seconds = text.parse().ok().filter(|seconds| *seconds > 0);
     seconds.ok_or_else(|| format!("{text:?} is no time to confirm in; give a number of seconds, 1 or more"))
 }

@@ -407,6 +407,19 @@ fn version() {
     assert_eq!(text(&oneway(&["--version"]).stdout), format!("{version}\n"));
     assert_eq!(document(&oneway(&["--version", "--json"])), json!({ "version": version }));
 }
+#[test]
+fn what_every_command_takes_stands_apart() {
+    for command in ["why", "lab", "run", "status"] {
+        let help = oneway(&[command, "--help"]);
+        let help = text(&help.stdout);
+        let (own, every) = help.split_once("\nOptions of every command:\n").unwrap();
+        assert!(every.contains("--json") && every.contains("--log-format <text|json>"), "{command}: {help}");
+        assert!(!own.contains("--json") && !help.contains("[possible values"), "{command}: {help}");
+    }
+    let help = oneway(&["lab", "--help"]);
+    assert!(text(&help.stdout).split("\nOptions of every command:\n").next().unwrap().contains("--each"));
+}
+
 
 #[test]
 fn completions_for_each_shell() {
