@@ -221,6 +221,12 @@ fn why_and_doctor_take_the_options_of_run() {
     }
     fails(&["why"], 2, "the following required arguments were not provided: <DST[:PORT]>");
     fails(&["why", "a.example:http"], 2, "\"http\" is no port; give a number up to 65535");
+    fails(
+        &["why", "[2001:db8:2::1]:443", "--from", "192.0.2.2"],
+        2,
+        "\"[2001:db8:2::1]:443\" has no address of IPv4, and nothing is sent from 192.0.2.2 to another one; give both of one \
+         family",
+    );
 }
 
 #[test]
@@ -402,12 +408,6 @@ fn help_shows_what_is_there_and_nothing_else() {
 }
 
 #[test]
-fn version() {
-    let version = concat!("oneway ", env!("CARGO_PKG_VERSION"));
-    assert_eq!(text(&oneway(&["--version"]).stdout), format!("{version}\n"));
-    assert_eq!(document(&oneway(&["--version", "--json"])), json!({ "version": version }));
-}
-#[test]
 fn what_every_command_takes_stands_apart() {
     for command in ["why", "lab", "run", "status"] {
         let help = oneway(&[command, "--help"]);
@@ -420,6 +420,12 @@ fn what_every_command_takes_stands_apart() {
     assert!(text(&help.stdout).split("\nOptions of every command:\n").next().unwrap().contains("--each"));
 }
 
+#[test]
+fn version() {
+    let version = concat!("oneway ", env!("CARGO_PKG_VERSION"));
+    assert_eq!(text(&oneway(&["--version"]).stdout), format!("{version}\n"));
+    assert_eq!(document(&oneway(&["--version", "--json"])), json!({ "version": version }));
+}
 
 #[test]
 fn completions_for_each_shell() {
@@ -433,25 +439,6 @@ fn completions_for_each_shell() {
     assert_eq!(document(&oneway(&["completions", "bash", "--json"]))["shell"], "bash");
 }
 
-#[test]
-fn completions_offer_nothing_that_the_help_hides() {
-    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
-        let script = oneway(&["completions", shell]);
-        let script = text(&script.stdout);
-        for hidden in ["without-guard", "--api", "-l api", "exec-inside", "exec__inside", "lab-part"] {
-            assert!(!script.contains(hidden), "{shell} offers {hidden}");
-        }
-        for shown in ["log-format", "exclude-process", "exclude-cgroup", "watch", "import", "version"] {
-            assert!(script.contains(shown), "{shell} lacks {shown}");
-        }
-    }
-}
-
-/// A copy of the program that an ordinary user can start: where the build put it may be out of reach.
-fn copy_for_everybody() -> (tempfile::TempDir, String) {
-    let folder = tempfile::tempdir().unwrap();
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let program = folder.path().join("oneway");
 #[test]
 fn completions_offer_the_words_of_an_option() {
     for (shell, offers) in [
@@ -477,6 +464,25 @@ fn completions_offer_the_words_of_an_option() {
     }
 }
 
+#[test]
+fn completions_offer_nothing_that_the_help_hides() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = oneway(&["completions", shell]);
+        let script = text(&script.stdout);
+        for hidden in ["without-guard", "--api", "-l api", "exec-inside", "exec__inside", "lab-part"] {
+            assert!(!script.contains(hidden), "{shell} offers {hidden}");
+        }
+        for shown in ["log-format", "exclude-process", "exclude-cgroup", "watch", "import", "version"] {
+            assert!(script.contains(shown), "{shell} lacks {shown}");
+        }
+    }
+}
+
+/// A copy of the program that an ordinary user can start: where the build put it may be out of reach.
+fn copy_for_everybody() -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = folder.path().join("oneway");
     fs::copy(ONEWAY, &program).unwrap();
     let program = program.to_str().unwrap().to_owned();
     (folder, program)
@@ -865,6 +871,34 @@ fn what_this_host_contradicts_is_wrong_configuration() {
     }
 }
 
+/// What `run` refuses for the configuration alone, `check` has found, and says where it stands.
+#[test]
+fn check_finds_what_run_refuses() {
+    let here = Namespace::new();
+    let before = here.state();
+    for (key, place, why, code) in [
+        ("egress.netns = \"nosuch\"", "1:16", "cannot open the network namespace nosuch: ", 2),
+        ("tun.fd = 99", "1:10", "descriptor 99 is not a TUN device with IFF_NO_PI: ", 2),
+        ("tun.pcap = \"/proc/nosuch/x\"", "1:12", "cannot write packets to \"/proc/nosuch/x\": ", 1),
+        (
+            "control = \"/nosuch/dir/x.sock\"",
+            "1:11",
+            "cannot make the control socket \"/nosuch/dir/x.sock\": ",
+            1,
+        ),
+    ] {
+        let (_folder, path) = file(key);
+        let checked = here.oneway(&["check", "-c", &path]);
+        let said = text(&checked.stdout);
+        assert_eq!(checked.status.code(), Some(3), "{key}: {said}");
+        assert!(said.starts_with(&format!("error: {path}:{place}: ")) && said.contains(why), "{key}: {said}");
+        let refused = here.oneway(&["run", "-c", &path]);
+        assert_eq!(refused.status.code(), Some(code), "{key}: {refused:?}");
+        assert!(text(&refused.stderr).contains(why), "{key}: {refused:?}");
+        assert_eq!(here.state(), before, "{key}");
+    }
+}
+
 #[test]
 fn systemd_is_told() {
     let folder = tempfile::tempdir().unwrap();
@@ -910,34 +944,6 @@ fn is_told(here: &Namespace, socket: &UnixDatagram, name: &OsStr) {
     assert!(told().starts_with("READY=1\nSTATUS="));
     assert_eq!(here.oneway(&["stop"]).status.code(), Some(0));
     assert_eq!(told(), "STOPPING=1\nSTATUS=undoing the changes to this host\n");
-/// What `run` refuses for the configuration alone, `check` has found, and says where it stands.
-#[test]
-fn check_finds_what_run_refuses() {
-    let here = Namespace::new();
-    let before = here.state();
-    for (key, place, why, code) in [
-        ("egress.netns = \"nosuch\"", "1:16", "cannot open the network namespace nosuch: ", 2),
-        ("tun.fd = 99", "1:10", "descriptor 99 is not a TUN device with IFF_NO_PI: ", 2),
-        ("tun.pcap = \"/proc/nosuch/x\"", "1:12", "cannot write packets to \"/proc/nosuch/x\": ", 1),
-        (
-            "control = \"/nosuch/dir/x.sock\"",
-            "1:11",
-            "cannot make the control socket \"/nosuch/dir/x.sock\": ",
-            1,
-        ),
-    ] {
-        let (_folder, path) = file(key);
-        let checked = here.oneway(&["check", "-c", &path]);
-        let said = text(&checked.stdout);
-        assert_eq!(checked.status.code(), Some(3), "{key}: {said}");
-        assert!(said.starts_with(&format!("error: {path}:{place}: ")) && said.contains(why), "{key}: {said}");
-        let refused = here.oneway(&["run", "-c", &path]);
-        assert_eq!(refused.status.code(), Some(code), "{key}: {refused:?}");
-        assert!(text(&refused.stderr).contains(why), "{key}: {refused:?}");
-        assert_eq!(here.state(), before, "{key}");
-    }
-}
-
     assert!(child.wait().unwrap().success());
 }
 

@@ -28,7 +28,16 @@ struct Document {
 /// Says what would become of a packet, from the program's route to ours, and why nothing comes back.
 pub(crate) fn why(global: &Global, args: WhyArgs, output: Output) -> Result<ExitCode, Failure> {
     let WhyArgs { destination, udp, uid, from, capture } = args;
-    let (host, addresses) = addresses(&destination)?;
+    let (host, mut addresses) = addresses(&destination)?;
+    if let Some(from) = from {
+        addresses.retain(|addr| addr.is_ipv4() == from.is_ipv4());
+        if addresses.is_empty() {
+            let wanted = if from.is_ipv4() { "IPv4" } else { "IPv6" };
+            return Err(Failure::usage(format!(
+                "{destination:?} has no address of {wanted}, and nothing is sent from {from} to another one; give both of one family"
+            )));
+        }
+    }
     let uid = uid.map_or_else(privilege::user, |uid| uid.get());
     let questions = addresses
         .into_iter()
