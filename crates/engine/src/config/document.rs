@@ -1,7 +1,6 @@
 //! The layout of `oneway.toml`: which keys each section has and what they hold.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use oneway_outbound::Method;
@@ -65,9 +64,7 @@ pub(super) fn read(file: &Path, text: &str, read_file: ReadFile<'_>) -> (Setting
     if let Some(section) = root.section("sub-rules", &mut reader) {
         settings.rules.subs = rules::sub_rules(&section, &mut reader);
     }
-    if let Some(section) = root.section("api", &mut reader) {
-        api(section, &mut settings, &mut reader);
-    }
+    settings.api = root.later("api").map(|span| Located { value: (), origin: reader.origin(&span) });
     if let Some(section) = root.section("log", &mut reader) {
         log(section, &mut settings, &mut reader);
     }
@@ -282,12 +279,6 @@ fn shadowsocks(
         reader.error(span, format!("[{}] {why}", section.name()));
     }
     Some(method)
-}
-
-fn api(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reader<'_>) {
-    settings.api = text_at::<SocketAddr>(&mut section, "listen", reader);
-    let _: Option<String> = section.read("secret", reader);
-    section.finish(reader);
 }
 
 fn log(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reader<'_>) {

@@ -153,17 +153,19 @@ pub(super) struct Section<'t, 'i> {
     name: String,
     table: &'t DeTable<'i>,
     known: Vec<&'static str>,
+    /// Known as well, but not to be named among those that there are.
+    later: Vec<&'static str>,
 }
 
 impl<'t, 'i> Section<'t, 'i> {
     /// The whole document.
     pub(super) fn root(table: &'t DeTable<'i>) -> Self {
-        Self { name: String::new(), table, known: Vec::new() }
+        Self::named(String::new(), table)
     }
 
     /// A table that was found under a path of keys such as `outbound.proxy`.
     pub(super) fn named(name: String, table: &'t DeTable<'i>) -> Self {
-        Self { name, table, known: Vec::new() }
+        Self { name, table, known: Vec::new(), later: Vec::new() }
     }
 
     /// The path of this section, as in the errors.
@@ -181,6 +183,12 @@ impl<'t, 'i> Section<'t, 'i> {
             self.known.push(key);
         }
         self.table.get(key)
+    }
+
+    /// Where a key stands that is for a later version, whatever it holds.
+    pub(super) fn later(&mut self, key: &'static str) -> Option<Range<usize>> {
+        self.later.push(key);
+        self.table.get_key_value(key).map(|(key, _)| key.span())
     }
 
     /// Reads a key, if it is there and right.
@@ -238,7 +246,8 @@ impl<'t, 'i> Section<'t, 'i> {
 
     /// Reports the keys that nobody asked for.
     pub(super) fn finish(self, reader: &mut Reader<'_>) {
-        for key in self.table.keys().filter(|key| !self.known.contains(&key.get_ref().as_ref())) {
+        let is_known = |key: &str| self.known.contains(&key) || self.later.contains(&key);
+        for key in self.table.keys().filter(|key| !is_known(key.get_ref())) {
             let place = match self.name.as_str() {
                 "" => "at the top".to_owned(),
                 name => format!("in [{name}]"),

@@ -1,7 +1,6 @@
 //! Settings as they were given, by the file and by the command line, and how the two become a [`Config`].
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::dns::{DnsConfig, DnsUpstream, FakeIpConfig, FakeIpSettings, NamePattern, cycle};
@@ -74,7 +73,8 @@ pub(super) struct Settings {
     pub(super) final_outbound: Set<String>,
     pub(super) confirm: Set<u32>,
     pub(super) control: Set<PathBuf>,
-    pub(super) api: Set<SocketAddr>,
+    /// That there is one.
+    pub(super) api: Set<()>,
     pub(super) log_level: Set<LogLevel>,
     pub(super) log_format: Set<LogFormat>,
     pub(super) without: Without,
@@ -127,7 +127,7 @@ impl From<Options> for Settings {
             final_outbound: None,
             confirm: one(options.confirm, "--confirm"),
             control: one(options.control, "--control"),
-            api: one(options.api, "--api"),
+            api: one(options.api.map(drop), "--api"),
             log_level: one(options.log_level, "-v"),
             log_format: one(options.log_format, "--log-format"),
             without: options.without.into_iter().collect(),
