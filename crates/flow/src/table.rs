@@ -35,9 +35,16 @@ pub struct Flow {
     pub down: AtomicU64,
     started: Instant,
     established: AtomicBool,
+    over: AtomicBool,
 }
 
 impl Flow {
+    /// Marks the flow as over while its guard still lives, as that of a connection at rest in TIME-WAIT does: it is not
+    /// listed any more.
+    pub fn set_over(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
     /// Marks the flow as connected, and says so in the log, once.
     pub fn set_established(&self) {
         if !self.established.swap(true, Ordering::Relaxed) {
@@ -108,6 +115,7 @@ impl FlowTable {
             down: AtomicU64::new(0),
             started: Instant::now(),
             established: AtomicBool::new(false),
+            over: AtomicBool::new(false),
         });
         self.shard(id).lock().insert(id, Arc::clone(&flow));
         self.live.fetch_add(1, Ordering::Relaxed);
@@ -127,14 +135,20 @@ impl FlowTable {
     /// Payload bytes of all flows, those that have ended included: up, and down.
     pub fn total_bytes(&self) -> (u64, u64) {
         let ended = (self.ended_up.load(Ordering::Relaxed), self.ended_down.load(Ordering::Relaxed));
-        self.list().iter().fold(ended, |(up, down), flow| (up + flow.up, down + flow.down))
+        self.shards.iter().fold(ended, |sum, shard| {
+            shard.lock().values().fold(sum, |(up, down), flow| {
+                (up + flow.up.load(Ordering::Relaxed), down + flow.down.load(Ordering::Relaxed))
+            })
+        })
     }
 
-    /// All live flows, oldest first.
+    /// All live flows but those that are over, oldest first.
     pub fn list(&self) -> Vec<FlowInfo> {
         let mut flows = Vec::with_capacity(self.len());
         for shard in &self.shards {
-            flows.extend(shard.lock().values().map(|f| FlowInfo {
+            let shard = shard.lock();
+            let listed = shard.values().filter(|f| !f.over.load(Ordering::Relaxed));
+            flows.extend(listed.map(|f| FlowInfo {
                 id: f.id,
                 network: f.network,
                 source: f.source,
@@ -213,6 +227,9 @@ mod tests {
         let list = table.list();
         assert_eq!(list.len(), 40);
         assert_eq!(list.iter().filter(|f| f.up == 99).count(), 1);
+        guards[7].set_over();
+        assert!(table.list().len() == 39 && table.list().iter().all(|f| f.up == 0));
+        assert_eq!((table.len(), table.total_bytes()), (40, (99, 0)), "it is there still");
         let held = Arc::new(());
         let holding = table
             .enter(Network::Tcp, source, target, 0, "MATCH".into(), "direct".into())

@@ -39,6 +39,23 @@ pub fn half_close_keeps_every_byte() -> TestResult {
     Ok(())
 }
 
+/// With our own stack the client's end rests in TIME-WAIT for 4 s, with nothing behind it any more.
+pub fn a_connection_at_rest_is_no_flow() -> TestResult {
+    let (lab, _oneway) = lab(None, &[])?;
+    for to in address::ORIGIN.ports(port::FIN_FIRST) {
+        let mut stream = lab.host.client().tcp(to, 5 * SECOND)?.connected()?;
+        stream.read_to_end(&mut Vec::new())?;
+        drop(stream);
+        wait_until(2 * SECOND, "it is not listed any more", || {
+            let (flows, status) = (ask(&lab.host, "flows").ok(), ask(&lab.host, "status").ok());
+            let listed = flows.and_then(|flows| flows["flows"].as_array().map(Vec::len));
+            let active = status.and_then(|status| status["counters"]["tcp"]["active"].as_u64());
+            (listed, active) == (Some(0), Some(0))
+        })?;
+    }
+    Ok(())
+}
+
 pub fn a_reset_travels_as_a_reset() -> TestResult {
     for scheme in [None, Some("socks5")] {
         let (lab, _oneway) = lab(scheme, &[])?;

@@ -334,9 +334,10 @@ pub struct FlowInfo {
     pub network: String,
     /// The client's socket.
     pub source: SocketAddr,
-    /// Where the client wants to go, as `address:port` or `name:port`.
+    /// Where the client wants to go, as `address:port`, or as `name:port (address)` where its name is known. The address may be
+    /// a fake one.
     pub target: String,
-    /// The rule that matched; empty if it was the final outbound.
+    /// The rule that matched: `MATCH` if it was the final outbound, `excluded program` if its program is excluded by name.
     pub rule: String,
     /// The outbound that carries it.
     pub outbound: String,
@@ -344,6 +345,6 @@ pub struct FlowInfo {
     pub bytes: Bytes,
     /// Seconds since its first packet.
     pub age_s: u64,
-    /// What it is doing, such as `dialling`, `open` or `half-closed`.
+    /// What it is doing: `dialling` until its outbound is connected, then `open`, also where one half is closed.
     pub state: String,
 }

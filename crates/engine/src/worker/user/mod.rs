@@ -421,6 +421,7 @@ impl Worker {
                 drop(upstream);
             }
             if open.conn.state() == State::TimeWait {
+                open.flow.set_over();
                 self.rest(flow);
             }
             // The socket is gone and wakes nobody any more; its task is to see that and end.
