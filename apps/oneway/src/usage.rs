@@ -100,6 +100,25 @@ mod tests {
     }
 
     #[test]
+    fn every_option_is_in_the_readme() {
+        use clap::CommandFactory;
+        let mut cli = Cli::command();
+        cli.build();
+        let commands = cli.get_subcommands().filter(|command| !command.is_hide_set());
+        for argument in commands.flat_map(clap::Command::get_arguments).filter(|a| !a.is_hide_set()) {
+            let Some(long) = argument.get_long() else { continue };
+            let option = match long {
+                // The table has those that say how much is logged by their letters.
+                "verbose" => "`-v`".to_owned(),
+                "quiet" => "`-q`".to_owned(),
+                "help" | "version" => continue,
+                long => format!("--{long}"),
+            };
+            assert!(include_str!("../../../README.md").contains(&option), "{option}");
+        }
+    }
+
+    #[test]
     fn errors_are_one_line() {
         assert_eq!(wrong(&[]), "no command is given; `oneway help` lists them");
         assert_eq!(

@@ -9,6 +9,9 @@ use oneway_rule::{Behavior, Format};
 
 use super::*;
 
+#[path = "tests/readme.rs"]
+mod readme;
+
 fn load(text: &str, options: Options) -> Result<Loaded, ConfigErrors> {
     Config::from_toml(Path::new("etc/oneway.toml"), text, options, &|path: &Path| match path.to_str() {
         Some("etc/rules.txt") => {
@@ -887,11 +890,11 @@ fn later_versions_are_refused() {
             "api = { listen = \"127.0.0.1:9090\", secret = \"s\" }",
             "1:1: the HTTP API is not available in this version",
         ),
+        ("[api]\nsecret = \"s\"", "1:2: the HTTP API is not available in this version"),
+        ("[api]", "1:2: the HTTP API is not available in this version"),
     ] {
         wrong(text, &[&format!("etc/oneway.toml:{error}")]);
     }
-        ("[api]\nsecret = \"s\"", "1:2: the HTTP API is not available in this version"),
-        ("[api]", "1:2: the HTTP API is not available in this version"),
     let options = Options { api: Some(([127, 0, 0, 1], 9).into()), ..Options::default() };
     let errors = Config::load(None, options).unwrap_err();
     assert_eq!(errors.to_string(), "--api: the HTTP API is not available in this version");
