@@ -9,7 +9,7 @@
 //! outside                         inside
 //! Wish            ── JSON ──▶     unshare, lo, TUN, addresses, routes, resolv.conf
 //!                 ◀─ JSON, TUN ── Made, or what failed
-//! Engine::start
+//! Engine::start_apart
 //! go              ── a byte ─▶    becomes the program
 //! ```
 
