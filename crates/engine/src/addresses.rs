@@ -12,6 +12,8 @@ use lru::LruCache;
 use oneway_dns::Client;
 use parking_lot::Mutex;
 
+use crate::blocking::wait_for;
+
 /// Names that are kept; the one that was asked for longest ago gives way.
 const MOST: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 /// How long a flow waits for its name's address. Without one, the rules on addresses do not match it.
@@ -86,8 +88,7 @@ impl Addresses {
         if let Some(known) = self.known(host, v4) {
             return known;
         }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-        runtime.block_on(self.find(&host.into()));
+        wait_for(async || self.find(&host.into()).await).ok()?;
         self.known(host, v4).flatten()
     }
 }

@@ -14,7 +14,7 @@ use oneway_route::{
 };
 
 use super::handed::{self, Sockets};
-use super::host::Host;
+use super::host::{Host, Pending};
 use super::{protection, workers};
 use crate::apart::ApartTun;
 use crate::assemble;
@@ -27,7 +27,7 @@ use crate::exclude;
 /// A device that is ready to capture, and what goes with it.
 pub(super) struct Device {
     pub(super) tun: Tun,
-    pub(super) host: Host<Prepared>,
+    pub(super) host: Pending<Prepared>,
     /// Its own addresses with their networks, at most one of each family.
     pub(super) addresses: Vec<IpNet>,
     pub(super) strategy: Strategy,
@@ -126,7 +126,7 @@ pub(super) fn open(config: &Config, paths: &StatePaths, servers: &[IpAddr]) -> R
     let applied = apply(plan, Journal::create(&paths.journal)?, &mut no_hook)?;
     Ok(Device {
         tun,
-        host: Host::Ours(applied),
+        host: Host::Ours(applied).into(),
         addresses,
         strategy,
         strategy_why: why,
@@ -289,7 +289,7 @@ fn take_over(config: &Config, tun: Tun) -> Result<Device, EngineError> {
     let families = addresses.iter().map(|net| Family::of_net(*net)).collect();
     Ok(Device {
         tun,
-        host: Host::Theirs,
+        host: Host::Theirs.into(),
         addresses,
         strategy: choice.strategy,
         strategy_why: choice.why,
@@ -317,7 +317,7 @@ pub(super) fn apart(config: &Config, given: ApartTun) -> Result<Device, EngineEr
     Ok(Device {
         uplinks: oneway_route::find_uplinks(&snapshot, "", None),
         tun,
-        host: Host::Theirs,
+        host: Host::Theirs.into(),
         families: addresses.iter().map(|net| Family::of_net(*net)).collect(),
         addresses,
         // Nothing asks for it: see `Egress::apart_from`.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use oneway_route::{Applied, Captured, Prepared, RefuseTable, Verified, no_hook};
+use oneway_route::{Applied, Captured, Prepared, RefuseTable, RouteError, Verified, no_hook};
 
 use crate::error::EngineError;
 
@@ -24,33 +24,71 @@ impl<State> Host<State> {
             Self::Theirs => Ok(()),
         }
     }
+}
 
+/// Changes of a start that is not over. It may fail anywhere, also by a panic: dropped, they are undone.
+#[derive(Debug)]
+pub(super) struct Pending<State>(Option<Host<State>>);
+
+impl<State> From<Host<State>> for Pending<State> {
+    fn from(host: Host<State>) -> Self {
+        Self(Some(host))
+    }
+}
+
+impl<State> Pending<State> {
     /// Undoes what was changed, because of `error`, which is returned.
-    pub(super) fn undo_because(self, error: EngineError) -> EngineError {
-        if let Err(undo) = self.undo() {
-            tracing::error!(error = %undo, "what was changed could not be undone; run `oneway recover`");
-        }
+    pub(super) fn undo_because(mut self, error: EngineError) -> EngineError {
+        self.undo();
         error
     }
-}
 
-impl Host<Prepared> {
-    /// Rehearses the capture.
-    pub(super) fn verify(self, destinations: &[IpAddr]) -> Result<Host<Verified>, EngineError> {
-        Ok(match self {
-            Self::Ours(applied) => Host::Ours(applied.verify(destinations, &mut no_hook)?),
-            Self::Theirs => Host::Theirs,
-        })
+    /// What was changed so far.
+    pub(super) fn made(&self) -> Option<&Host<State>> {
+        self.0.as_ref()
+    }
+
+    /// Hands it over to whoever undoes it from now on.
+    pub(super) fn hand_over(mut self) -> Option<Host<State>> {
+        self.0.take()
+    }
+
+    /// Goes on to another state. What fails is undone.
+    fn on<Next>(
+        mut self,
+        next: impl FnOnce(Applied<State>) -> Result<Applied<Next>, RouteError>,
+    ) -> Result<Pending<Next>, EngineError> {
+        Ok(Pending(match self.0.take() {
+            Some(Host::Ours(applied)) => Some(Host::Ours(next(applied)?)),
+            Some(Host::Theirs) => Some(Host::Theirs),
+            None => None,
+        }))
+    }
+
+    fn undo(&mut self) {
+        if let Some(Err(undo)) = self.0.take().map(Host::undo) {
+            tracing::error!(error = %undo, "what was changed could not be undone; run `oneway recover`");
+        }
     }
 }
 
-impl Host<Verified> {
+impl<State> Drop for Pending<State> {
+    fn drop(&mut self) {
+        self.undo();
+    }
+}
+
+impl Pending<Prepared> {
+    /// Rehearses the capture.
+    pub(super) fn verify(self, destinations: &[IpAddr]) -> Result<Pending<Verified>, EngineError> {
+        self.on(|applied| applied.verify(destinations, &mut no_hook))
+    }
+}
+
+impl Pending<Verified> {
     /// Begins the capture.
-    pub(super) fn capture(self, destinations: &[IpAddr]) -> Result<Host<Captured>, EngineError> {
-        Ok(match self {
-            Self::Ours(applied) => Host::Ours(applied.capture(destinations, &mut no_hook)?),
-            Self::Theirs => Host::Theirs,
-        })
+    pub(super) fn capture(self, destinations: &[IpAddr]) -> Result<Pending<Captured>, EngineError> {
+        self.on(|applied| applied.capture(destinations, &mut no_hook))
     }
 }
 

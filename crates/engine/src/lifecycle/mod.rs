@@ -31,6 +31,7 @@ use oneway_stack::tcp::{self, IsnGenerator};
 use tokio::sync::watch;
 
 use crate::assemble;
+use crate::blocking::wait_for;
 use crate::circle;
 use crate::config::{CaptureMode, Config, Protect, StackKind};
 use crate::control::{FlowInfo, InstanceLock, StatePaths, Status};
@@ -48,6 +49,7 @@ pub(crate) use device::Planned;
 use device::{Device, Peers};
 use end::End;
 use guarded::{Guarded, Listeners, forbidden, protect};
+use host::Host;
 use watching::Watch;
 
 /// How long [`Engine::stop`] gives the live flows to hear of it.
@@ -275,7 +277,11 @@ impl Engine {
             };
         }
         if captured_here {
-            dispatch.circles().set_own(own_addresses(&Snapshot::take()?));
+            let own = match Snapshot::take() {
+                Ok(own) => own_addresses(&own),
+                Err(error) => return Err(host.undo_because(error.into())),
+            };
+            dispatch.circles().set_own(own);
         }
         let host = host.verify(&proxies)?;
         let forbidden = forbidden(&addresses, &dns::pools(&config.dns));
@@ -315,7 +321,7 @@ impl Engine {
                 return Err(error);
             }
         };
-        if let Some(checks) = host.checks() {
+        if let Some(checks) = host.made().and_then(Host::checks) {
             proof.why =
                 format!("{}; {checks} destinations asked of the kernel with the rules in place", proof.why);
         }
@@ -325,8 +331,8 @@ impl Engine {
             warn_of_circles(&shared.dispatch.load(), &exclusions);
         }
         let watched = Arc::new(Watched::new(uplinks, strategy, strategy_why, proof));
-        watched.set_refusals(host.refusals());
-        watched.set_resolver(host.resolver());
+        watched.set_refusals(host.made().and_then(Host::refusals));
+        watched.set_resolver(host.made().and_then(Host::resolver));
         let parts = watching::Parts {
             host,
             request,
@@ -521,16 +527,12 @@ fn select_again(dispatch: &Dispatch, selected: &Selected) {
 
 /// Finds the addresses of one outbound's proxy by the system's resolver, if it has one.
 pub(crate) fn resolve(outbound: &Outbound) -> Result<Result<(), DialError>, EngineError> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(EngineError::Worker)?;
-    Ok(runtime.block_on(outbound.resolve()).map(drop))
+    wait_for(async || outbound.resolve().await.map(drop))
 }
 
 /// Finds the addresses of the proxies by the system's resolver, while nothing is captured yet.
 fn resolve_proxies(dispatch: &Dispatch) -> Result<Vec<IpAddr>, EngineError> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(EngineError::Worker)?;
-    runtime.block_on(async {
+    wait_for(async || {
         let mut addresses = Vec::new();
         for entry in dispatch.entries() {
             addresses.extend(entry.outbound.resolve().await?.iter().map(SocketAddr::ip));
@@ -538,7 +540,7 @@ fn resolve_proxies(dispatch: &Dispatch) -> Result<Vec<IpAddr>, EngineError> {
         addresses.sort();
         addresses.dedup();
         Ok(addresses)
-    })
+    })?
 }
 
 /// The addresses of this host by which its programs can be reached.

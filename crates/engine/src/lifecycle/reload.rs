@@ -17,6 +17,7 @@ use oneway_outbound::{DialError, Resolve};
 use super::watching::Wanted;
 use super::{Engine, select_again, warn_of_circles};
 use crate::assemble;
+use crate::blocking::wait_for;
 use crate::config::{CaptureConfig, Config, ConfigError, DnsConfig, FakeIpConfig};
 use crate::dispatch::{Dispatch, Entry, Subject};
 use crate::dns::{self, Prepared};
@@ -156,9 +157,7 @@ fn is_captured(capture: &CaptureConfig, ip: IpAddr) -> bool {
 
 /// Finds the addresses of proxies that were not there before.
 fn resolve_new(dispatch: &Dispatch, before: &Dispatch, client: &Arc<Client>) -> Result<(), EngineError> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(EngineError::Worker)?;
-    runtime.block_on(async {
+    wait_for(async || {
         let new = dispatch.entries().iter().filter(|entry| !before.has(entry));
         for proxy in new.filter_map(|entry| entry.outbound.proxy()) {
             let config = proxy.config();
@@ -173,7 +172,7 @@ fn resolve_new(dispatch: &Dispatch, before: &Dispatch, client: &Arc<Client>) -> 
             proxy.set_addrs(found.into_iter().map(|ip| SocketAddr::new(ip, config.port)).collect());
         }
         Ok(())
-    })
+    })?
 }
 
 fn compare(now: &Dispatch, before: &Dispatch, warnings: &[ConfigError]) -> Reloaded {

@@ -29,7 +29,7 @@ use oneway_route::{
 use parking_lot::Mutex;
 
 use super::end::{self, End};
-use super::host::Host;
+use super::host::{Host, Pending};
 use crate::assemble;
 use crate::config::CgroupPath;
 use crate::error::EngineError;
@@ -56,7 +56,7 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// What the watch works on.
 pub(super) struct Parts {
-    pub(super) host: Host<Captured>,
+    pub(super) host: Pending<Captured>,
     /// What was planned from; with a device that was handed over, what would have been.
     pub(super) request: Request,
     pub(super) nft: NftSupport,
@@ -110,20 +110,15 @@ impl Watch {
             Err(error) => return Err(host.undo_because(error.into())),
         };
         let far: Vec<IpAddr> = families.iter().map(|family| far(*family)).collect();
-        let mut samples = host.samples();
+        let mut samples = host.made().map(Host::samples).unwrap_or_default();
         samples.extend(&far);
-        let host = Arc::new(Mutex::new(Some(host)));
         let (waker, stop) = (monitor.waker(), Arc::new(AtomicBool::new(false)));
         let elsewhere =
             match namespace.map(|namespace| Elsewhere::watch(namespace, waker.clone())).transpose() {
                 Ok(elsewhere) => elsewhere,
-                Err(error) => {
-                    return Err(match host.lock().take() {
-                        Some(host) => host.undo_because(error),
-                        None => error,
-                    });
-                }
+                Err(error) => return Err(host.undo_because(error)),
             };
+        let host = Arc::new(Mutex::new(host.hand_over()));
         let wishes = Arc::default();
         let alarm = waker.clone();
         shared.egress.on_return(move || alarm.wake());
@@ -165,7 +160,7 @@ impl Watch {
             Err(error) => {
                 let error = EngineError::Worker(error);
                 Err(match host.lock().take() {
-                    Some(host) => host.undo_because(error),
+                    Some(host) => Pending::from(host).undo_because(error),
                     None => error,
                 })
             }

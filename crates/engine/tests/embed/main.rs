@@ -1,0 +1,18 @@
+//! The engine as a library: what a program that has it inside may rely on, in network namespaces of a laboratory.
+
+#[cfg(target_os = "linux")]
+mod common;
+#[cfg(target_os = "linux")]
+mod start;
+
+#[cfg(target_os = "linux")]
+fn main() -> std::process::ExitCode {
+    oneway_lab::tests![
+        start::everything_works_inside_a_runtime,
+        start::a_panic_of_the_caller_undoes_everything
+    ]
+    .run()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() {}

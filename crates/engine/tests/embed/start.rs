@@ -1,0 +1,91 @@
+//! How an engine begins, and what is left if it does not.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use oneway::control::WhyQuestion;
+use oneway::{Engine, doctor, plan, why};
+use oneway_lab::harness::TestResult;
+use oneway_lab::topology::address;
+use oneway_lab::{NetNs, Snapshot, Topology};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
+
+use crate::common::{config, in_a_runtime};
+
+pub fn everything_works_inside_a_runtime() -> TestResult {
+    let lab = Topology::simple()?;
+    let beyond = NetNs::new("beyond")?;
+    let before = Snapshot::take(&lab.host)?;
+    let question = WhyQuestion {
+        addr: address::ORIGIN.v4_port(80),
+        host: Some("origin.example".to_owned()),
+        udp: false,
+        uid: 0,
+        from: None,
+    };
+    // Names of proxies are asked for at another moment where sockets are made in another namespace.
+    let elsewhere = format!("[egress]\nprotect = \"netns\"\nnetns = \"{}\"\n", beyond.path().display());
+    let more = "[outbound.p]\ntype = \"socks5\"\nserver = \"localhost:1080\"\n\
+                [rules]\nlist = [\"IP-CIDR,10.0.0.0/8,p\"]\n";
+    for egress in ["", &elsewhere] {
+        let text = format!("[dns]\nmode = \"off\"\n{egress}");
+        let (first, second) = (config(&text)?, config(&format!("{text}{more}"))?);
+        lab.host.run(|| {
+            in_a_runtime(|| {
+                plan(&second)?;
+                doctor(&second)?;
+                why(&second, &question)?;
+                let engine = Engine::start(&first)?;
+                engine.reload(&second)?;
+                engine.doctor()?;
+                engine.why(&question)?;
+                engine.stop()?;
+                drop(Engine::start(&second)?);
+                Ok(())
+            })
+        })??;
+        before.expect_same(&lab.host)?;
+    }
+    Ok(())
+}
+
+/// A log that panics by itself.
+struct Panics(&'static str);
+
+impl Visit for Panics {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        assert!(field.name() != "message" || format!("{value:?}") != self.0, "on purpose");
+    }
+}
+
+impl Subscriber for Panics {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn event(&self, event: &Event<'_>) {
+        event.record(&mut Self(self.0));
+    }
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+pub fn a_panic_of_the_caller_undoes_everything() -> TestResult {
+    let lab = Topology::simple()?;
+    let before = Snapshot::take(&lab.host)?;
+    let config = config("")?;
+    let panicked = lab.host.run(|| {
+        let start = AssertUnwindSafe(|| drop(Engine::start(&config)));
+        tracing::subscriber::with_default(Panics("device is open"), || catch_unwind(start)).is_err()
+    })?;
+    assert!(panicked, "the host was ready by then");
+    before.expect_same(&lab.host)?;
+    lab.host.run(|| Engine::start(&config)?.stop())??;
+    before.expect_same(&lab.host)?;
+    Ok(())
+}
