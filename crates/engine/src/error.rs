@@ -110,6 +110,12 @@ pub enum EngineError {
         /// The group.
         group: String,
     },
+    /// The calling thread is in another network namespace than the engine, and may not enter that of the engine.
+    #[error(
+        "oneway was started in another network namespace than this thread is in, which cannot enter it: {0}; grant CAP_SYS_ADMIN, or \
+         ask from there"
+    )]
+    Elsewhere(#[source] io::Error),
     /// A namespace for a program, in the words of what makes it.
     #[error("{0}")]
     Apart(String),

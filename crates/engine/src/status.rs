@@ -118,8 +118,11 @@ fn circle(engine: &Engine) -> Option<LoopVerdict> {
     if !engine.is_capturing_here() {
         return None;
     }
-    let dispatch = engine.shared.dispatch.load();
-    let circles = crate::explain::circles(&dispatch, &engine.about.exclusions);
+    let dispatch = engine.shared.dispatch.load_full();
+    let circles = match engine.home.run(|| crate::explain::circles(&dispatch, &engine.about.exclusions)) {
+        Ok(circles) => circles,
+        Err(error) => return Some(LoopVerdict { verdict: Verdict::NotProven, why: error.to_string() }),
+    };
     let (id, worst, why) = circles.into_iter().max_by_key(|(_, verdict, _)| *verdict)?;
     let verdict = match worst {
         LoopFree::Proven => return None,

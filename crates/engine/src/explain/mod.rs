@@ -49,7 +49,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Route`], [`EngineError::DeviceLost`].
     pub fn doctor(&self) -> Result<Doctor, EngineError> {
-        scene::running(self, &Snapshot::take()?, doctor::doctor)
+        self.home.run(|| scene::running(self, &Snapshot::take()?, doctor::doctor))?
     }
 
     /// What would become of a packet, as the kernel says now.
@@ -57,6 +57,6 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Route`], [`EngineError::DeviceLost`].
     pub fn why(&self, question: &WhyQuestion) -> Result<Why, EngineError> {
-        scene::running(self, &Snapshot::take()?, |scene| why::why(scene, question))
+        self.home.run(|| scene::running(self, &Snapshot::take()?, |scene| why::why(scene, question)))?
     }
 }

@@ -4,6 +4,7 @@ mod device;
 mod end;
 mod guarded;
 mod handed;
+mod home;
 mod host;
 mod let_in;
 pub(crate) mod protection;
@@ -49,6 +50,7 @@ pub(crate) use device::Planned;
 use device::{Device, Peers};
 use end::End;
 use guarded::{Guarded, Listeners, forbidden, protect};
+use home::Home;
 use host::Host;
 use watching::Watch;
 
@@ -60,6 +62,8 @@ const DRAIN: Duration = Duration::from_secs(1);
 pub struct Engine {
     pub(crate) shared: Arc<Shared>,
     pub(crate) about: About,
+    /// Where it was started. Who calls it may be elsewhere.
+    pub(crate) home: Home,
     orders: watch::Sender<Orders>,
     resolver: Arc<ProxyResolver>,
     /// What is in force.
@@ -188,6 +192,7 @@ impl Engine {
         lock: Option<InstanceLock>,
         open: impl FnOnce(&[IpAddr]) -> Result<Device, EngineError>,
     ) -> Result<Self, EngineError> {
+        let home = Home::here()?;
         let resolver = Arc::new(ProxyResolver::default());
         let (dispatch, warnings) = assemble::dispatch(config, &(Arc::clone(&resolver) as Arc<dyn Resolve>))?;
         for warning in &warnings {
@@ -370,7 +375,7 @@ impl Engine {
         let running = Mutex::new(Some(Running { threads, watch, lock }));
         let config = Mutex::new(config.clone());
         let reloading = Mutex::default();
-        Ok(Self { shared, about, orders, resolver, config, reloading, running, end, selected })
+        Ok(Self { shared, about, home, orders, resolver, config, reloading, running, end, selected })
     }
 
     /// Lets a group of type `select` take one of its members for new flows, from now on and after a restart.
@@ -437,8 +442,6 @@ impl Engine {
 
     /// Resets the live flows, undoes every change to the host, and ends the workers. Stopping twice is harmless.
     ///
-    /// To be called in the network namespace that the engine was started in.
-    ///
     /// # Errors
     /// The first change that could not be undone; all others are undone.
     pub fn stop(&self) -> Result<(), EngineError> {
@@ -460,10 +463,7 @@ impl Engine {
             self.shared.flushed.load(Ordering::Acquire) >= threads.len()
                 || threads.iter().any(JoinHandle::is_finished)
         });
-        let undone = match watch.end() {
-            Some(host) => host.undo(),
-            None => Ok(()),
-        };
+        let undone = watch.end(&self.home);
         order(&self.orders, Phase::Stop);
         for thread in threads {
             // What panics is caught inside it.

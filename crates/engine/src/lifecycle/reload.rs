@@ -40,6 +40,11 @@ impl Engine {
     /// [`EngineError::Plan`] and [`EngineError::Route`] if the host cannot be captured in that way.
     pub fn reload(&self, config: &Config) -> Result<Reloaded, EngineError> {
         let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        // New proxies' names are asked for by sockets of that namespace, and its programs are looked at.
+        self.home.run(|| self.reload_at_home(config))?
+    }
+
+    fn reload_at_home(&self, config: &Config) -> Result<Reloaded, EngineError> {
         let resolver = Arc::clone(&self.resolver) as Arc<dyn Resolve>;
         let (dispatch, warnings) = assemble::dispatch(config, &resolver)?;
         let now = self.config().clone();

@@ -16,7 +16,7 @@ mod wanted;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,7 @@ use oneway_route::{
 use parking_lot::Mutex;
 
 use super::end::{self, End};
+use super::home::Home;
 use super::host::{Host, Pending};
 use crate::assemble;
 use crate::config::CgroupPath;
@@ -85,6 +86,8 @@ pub(super) struct Watch {
     host: Arc<Mutex<Option<Host<Captured>>>>,
     wishes: Arc<Mutex<Option<Wish>>>,
     thread: Option<JoinHandle<()>>,
+    /// How undoing went.
+    undone: Receiver<Result<(), EngineError>>,
 }
 
 impl Watch {
@@ -151,12 +154,19 @@ impl Watch {
             said: Said::default(),
             traffic: (0, 0, 0),
         };
+        let (told, undone) = channel();
+        let captured = Arc::clone(&host);
         let spawned = end::spawn("oneway-guard".to_owned(), end, move || {
             watcher.run();
+            // This thread is in the namespace that was captured, as it was started there; whoever stops it need not be.
+            if let Some(host) = captured.lock().take() {
+                // Who waits for this thread reads it when it has ended.
+                let _ = told.send(host.undo());
+            }
             Ok(())
         });
         match spawned {
-            Ok(thread) => Ok(Self { stop, waker, host, wishes, thread: Some(thread) }),
+            Ok(thread) => Ok(Self { stop, waker, host, wishes, thread: Some(thread), undone }),
             Err(error) => {
                 let error = EngineError::Worker(error);
                 Err(match host.lock().take() {
@@ -176,15 +186,25 @@ impl Watch {
         answered
     }
 
-    /// Ends it and hands the host over, so that what is undone stays undone.
-    pub(super) fn end(mut self) -> Option<Host<Captured>> {
+    /// Ends it and undoes what was changed.
+    ///
+    /// # Errors
+    /// The first change that could not be undone; all others are undone.
+    pub(super) fn end(mut self, home: &Home) -> Result<(), EngineError> {
         self.stop.store(true, Ordering::Release);
         self.waker.wake();
         if let Some(thread) = self.thread.take() {
-            // If it panicked, what it watched over is still to be undone.
+            // What panics is caught inside it.
             let _ = thread.join();
         }
-        self.host.lock().take()
+        match self.undone.try_recv() {
+            Ok(undone) => undone,
+            // It had panicked. What it watched over is still to be undone.
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => {
+                let host = self.host.lock().take();
+                host.map_or(Ok(()), |host| home.run(|| host.undo())?)
+            }
+        }
     }
 }
 

@@ -3,13 +3,17 @@
 #[cfg(target_os = "linux")]
 mod common;
 #[cfg(target_os = "linux")]
+mod namespace;
+#[cfg(target_os = "linux")]
 mod start;
 
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {
     oneway_lab::tests![
+        namespace::a_stop_elsewhere_undoes_at_home,
+        namespace::questions_elsewhere_are_about_home,
         start::everything_works_inside_a_runtime,
-        start::a_panic_of_the_caller_undoes_everything
+        start::a_panic_of_the_caller_undoes_everything,
     ]
     .run()
 }
