@@ -75,6 +75,7 @@ pub(super) fn spawn(
 ) -> io::Result<JoinHandle<()>> {
     report_panics();
     thread::Builder::new().name(name.clone()).spawn(move || {
+        oneway_flow::block_sigpipe();
         ENDS.set(Some((Arc::clone(&end), name.clone())));
         match catch_unwind(AssertUnwindSafe(work)) {
             Ok(Ok(())) => {}
@@ -156,6 +157,22 @@ mod tests {
     fn an_error_ends_the_engine_as_what_it_is() {
         let why = ended_by(|| Err(EngineError::Worker(io::Error::other("no runtime"))));
         assert!(matches!(why, EngineError::Worker(_)), "{why}");
+    }
+
+    #[test]
+    fn a_closed_socket_ends_no_program() {
+        /// Bit 12 is signal 13.
+        const SIGPIPE: u64 = 1 << 12;
+        let end = Arc::new(End::default());
+        let (tell, told) = channel();
+        let look = move || {
+            tell.send(std::fs::read_to_string("/proc/thread-self/status")).unwrap();
+            Ok(())
+        };
+        spawn("worker-9".to_owned(), end, look).unwrap().join().unwrap();
+        let status = told.recv().unwrap().unwrap();
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
+        assert_ne!(u64::from_str_radix(blocked.trim(), 16).unwrap() & SIGPIPE, 0, "{blocked}");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::stream::reset_on_close;
 use direction::{Direction, Passed};
 pub(crate) use sending::is_at_mark;
 pub use sending::{bound_unsent, segment_size, unacknowledged};
-pub use splice::PipePool;
+pub use splice::{PipePool, block_sigpipe};
 
 /// One of the two ends of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

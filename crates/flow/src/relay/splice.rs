@@ -7,5 +7,5 @@ mod os;
 #[path = "splice/unsupported.rs"]
 mod os;
 
-pub use os::PipePool;
 pub(super) use os::{AVAILABLE, Pipe, splice_in, splice_out};
+pub use os::{PipePool, block_sigpipe};

@@ -1,8 +1,11 @@
 //! `splice(2)`: pages go from a socket's queue into a pipe and from there into another socket's.
+#![allow(unsafe_code, reason = "pthread_sigmask has no safe wrapper")]
 
 use std::cell::RefCell;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::ptr;
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::net::TcpStream;
@@ -61,4 +64,17 @@ pub(crate) fn splice_in(from: &TcpStream, pipe: &Pipe) -> io::Result<usize> {
 pub(crate) fn splice_out(pipe: &Pipe, to: &TcpStream, len: usize) -> io::Result<usize> {
     let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
     Ok(splice(&pipe.read, None, to, None, len, flags)?)
+}
+
+/// Keeps the calling thread from being told by `SIGPIPE` that a socket is closed: `splice(2)` has no flag for that as `send(2)`
+/// has, and a program that leaves the signal at its default would end by it. Threads that it starts inherit this.
+pub fn block_sigpipe() {
+    let mut pipe = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the set is initialized by `sigemptyset`, and lives until the last call returns; a null pointer asks for nothing of
+    // the mask of before. They fail for signals that do not exist alone.
+    unsafe {
+        libc::sigemptyset(pipe.as_mut_ptr());
+        libc::sigaddset(pipe.as_mut_ptr(), libc::SIGPIPE);
+        libc::pthread_sigmask(libc::SIG_BLOCK, pipe.as_ptr(), ptr::null_mut());
+    }
 }
