@@ -108,13 +108,17 @@ impl Tun {
         Self::with_devices(name, devices, vnet_hdr, options)
     }
 
-    /// Like [`Tun::from_fds`], by number, as `--tun-fd` gives it.
+    /// Like [`Tun::from_fds`], by number, as `--tun-fd` gives it. The descriptor stays its owner's: this has another one of the
+    /// same open file, which does not block from now on, and the interface lives until both are closed.
     pub fn from_raw_fd(fd: RawFd, options: &TunOptions) -> Result<Self, TunError> {
         Self::name_of_raw_fd(fd)?;
-        // SAFETY: the descriptor is open, and whoever started this program handed it over to be owned by it: nothing
-        // else here was given this number, as all of our own descriptors are opened later or are 0 to 2.
-        let owned = unsafe { OwnedFd::from_raw_fd(fd) };
-        Self::from_fds(vec![owned], options)
+        // SAFETY: the call takes two integers, and fails for a number that is not open.
+        let own = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+        if own < 0 {
+            return Err(TunError::NotTun { fd, source: io::Error::last_os_error() });
+        }
+        // SAFETY: the kernel has just opened this descriptor for us, and nobody else knows it.
+        Self::from_fds(vec![unsafe { OwnedFd::from_raw_fd(own) }], options)
     }
 
     /// The name of the TUN that [`Tun::from_raw_fd`] would take over. Changes nothing.

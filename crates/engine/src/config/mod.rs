@@ -110,7 +110,7 @@ pub struct TunConfig {
     pub addresses: Vec<TunAddress>,
     /// Its MTU.
     pub mtu: Option<Mtu>,
-    /// A device that was opened by somebody else.
+    /// A device that was opened by somebody else, who keeps the descriptor and with it, after the end, the device.
     pub fd: Option<TunFd>,
     /// A file that every packet of the device is recorded in, in the format of `pcap`.
     pub pcap: Option<PathBuf>,

@@ -369,7 +369,8 @@ impl FromStr for TunAddress {
     }
 }
 
-/// The descriptor number of an open TUN device.
+/// The descriptor number of an open TUN device. It is duplicated at the start: whoever opened it keeps it, and closes it when it is
+/// done with the device, after the engine has stopped. From the start on, neither descriptor blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TunFd(i32);
 

@@ -3,6 +3,8 @@
 #[cfg(target_os = "linux")]
 mod common;
 #[cfg(target_os = "linux")]
+mod handed;
+#[cfg(target_os = "linux")]
 mod namespace;
 #[cfg(target_os = "linux")]
 mod start;
@@ -10,6 +12,7 @@ mod start;
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {
     oneway_lab::tests![
+        handed::a_descriptor_stays_its_owners,
         namespace::a_stop_elsewhere_undoes_at_home,
         namespace::questions_elsewhere_are_about_home,
         start::everything_works_inside_a_runtime,
