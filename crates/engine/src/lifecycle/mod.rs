@@ -71,6 +71,8 @@ pub struct Engine {
     /// One reload at a time: each goes on from the one before.
     reloading: Mutex<()>,
     running: Mutex<Option<Running>>,
+    /// Whoever stops it as well waits until it is stopped.
+    stopping: Mutex<()>,
     end: Arc<End>,
     selected: Selected,
 }
@@ -374,8 +376,20 @@ impl Engine {
         };
         let running = Mutex::new(Some(Running { threads, watch, lock }));
         let config = Mutex::new(config.clone());
-        let reloading = Mutex::default();
-        Ok(Self { shared, about, home, orders, resolver, config, reloading, running, end, selected })
+        let (reloading, stopping) = (Mutex::default(), Mutex::default());
+        Ok(Self {
+            shared,
+            about,
+            home,
+            orders,
+            resolver,
+            config,
+            reloading,
+            running,
+            stopping,
+            end,
+            selected,
+        })
     }
 
     /// Lets a group of type `select` take one of its members for new flows, from now on and after a restart.
@@ -440,11 +454,13 @@ impl Engine {
         self.end.wait()
     }
 
-    /// Resets the live flows, undoes every change to the host, and ends the workers. Stopping twice is harmless.
+    /// Resets the live flows, undoes every change to the host, and ends the workers. Stopping twice is harmless, and each returns
+    /// when that is done.
     ///
     /// # Errors
     /// The first change that could not be undone; all others are undone.
     pub fn stop(&self) -> Result<(), EngineError> {
+        let _one = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Running { threads, watch, lock }) = running else { return Ok(()) };
         // A client is told that its connection is over while its packets still come here; left alone, it would learn

@@ -8,6 +8,8 @@ mod handed;
 mod namespace;
 #[cfg(target_os = "linux")]
 mod start;
+#[cfg(target_os = "linux")]
+mod stop;
 
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {
@@ -17,6 +19,7 @@ fn main() -> std::process::ExitCode {
         namespace::questions_elsewhere_are_about_home,
         start::everything_works_inside_a_runtime,
         start::a_panic_of_the_caller_undoes_everything,
+        stop::whoever_stops_it_too_waits,
     ]
     .run()
 }
