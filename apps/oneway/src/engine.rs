@@ -60,7 +60,7 @@ impl Instance for Engine {
     }
 
     fn wait_until_failed(&self) -> Option<Failure> {
-        Engine::wait_until_failed(self).map(failure)
+        Engine::wait_until_failed(self).map(|why| Failure::new(why.exit_code(), why))
     }
 
     fn stop(&self) -> Result<(), Failure> {

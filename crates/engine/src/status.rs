@@ -94,6 +94,10 @@ pub(crate) fn status(engine: &Engine) -> Status {
 /// Whether anything of ours comes back, and what goes in a circle by way of a proxy of this host: that is refused, but is no way
 /// out.
 pub(crate) fn verdict(engine: &Engine, quarantined: &[String]) -> LoopVerdict {
+    // What was proven was about a capture that is no more, or that nobody watches over.
+    if let Some(why) = engine.over() {
+        return LoopVerdict { verdict: Verdict::NotProven, why };
+    }
     if !quarantined.is_empty() {
         let why = format!("packets of our own came back; nothing is sent to {}", quarantined.join(", "));
         return LoopVerdict { verdict: Verdict::Loops, why };

@@ -1,6 +1,7 @@
 //! Systems whose capture is not written yet: nothing starts, so no engine ever exists.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use oneway_route::Plan;
 
@@ -121,7 +122,7 @@ impl Engine {
     }
 
     /// Blocks until it cannot go on, and says why.
-    pub fn wait_until_failed(&self) -> Option<EngineError> {
+    pub fn wait_until_failed(&self) -> Option<Arc<EngineError>> {
         match self.never {}
     }
 

@@ -18,9 +18,7 @@ pub(super) struct End {
 #[derive(Debug, Default)]
 struct State {
     stopped: bool,
-    /// There was a reason, whether it is still here or has been told.
-    has_failed: bool,
-    failed: Option<EngineError>,
+    failed: Option<Arc<EngineError>>,
 }
 
 impl End {
@@ -31,8 +29,8 @@ impl End {
     /// The engine cannot go on. What comes after the first reason follows from it, and is not kept.
     fn fail(&self, why: EngineError) {
         let mut state = self.lock();
-        if !std::mem::replace(&mut state.has_failed, true) {
-            state.failed = Some(why);
+        if state.failed.is_none() {
+            state.failed = Some(Arc::new(why));
             self.changed.notify_all();
         }
     }
@@ -43,12 +41,21 @@ impl End {
         self.changed.notify_all();
     }
 
+    /// Why it carries nothing any more, if it does not.
+    pub(super) fn over(&self) -> Option<String> {
+        let state = self.lock();
+        match &state.failed {
+            Some(why) => Some(format!("it has failed: {why}")),
+            None => state.stopped.then(|| "it was stopped".to_owned()),
+        }
+    }
+
     /// Blocks until there is a reason to end, or until it was stopped: `None`.
-    pub(super) fn wait(&self) -> Option<EngineError> {
+    pub(super) fn wait(&self) -> Option<Arc<EngineError>> {
         let mut state = self.lock();
         loop {
-            if let Some(why) = state.failed.take() {
-                return Some(why);
+            if let Some(why) = &state.failed {
+                return Some(Arc::clone(why));
             }
             if state.stopped {
                 return None;
@@ -121,13 +128,14 @@ mod tests {
     use super::*;
 
     /// What a thread that does this ends its engine by.
-    fn ended_by(work: impl FnOnce() -> Result<(), EngineError> + Send + 'static) -> EngineError {
+    fn ended_by(work: impl FnOnce() -> Result<(), EngineError> + Send + 'static) -> Arc<EngineError> {
         let end = Arc::new(End::default());
         let thread = spawn("worker-7".to_owned(), Arc::clone(&end), work).unwrap();
         let why = end.wait().unwrap();
         thread.join().unwrap();
         end.stop();
-        assert!(end.wait().is_none(), "one reason is enough");
+        assert!(Arc::ptr_eq(&end.wait().unwrap(), &why), "whoever asks is told, and the first reason");
+        assert!(end.over().unwrap().contains(&why.to_string()));
         why
     }
 
@@ -156,7 +164,7 @@ mod tests {
     #[test]
     fn an_error_ends_the_engine_as_what_it_is() {
         let why = ended_by(|| Err(EngineError::Worker(io::Error::other("no runtime"))));
-        assert!(matches!(why, EngineError::Worker(_)), "{why}");
+        assert!(matches!(*why, EngineError::Worker(_)), "{why}");
     }
 
     #[test]
@@ -183,8 +191,9 @@ mod tests {
         let (asked, told) = channel::<()>();
         drop(asked);
         assert!(thread::spawn(move || told.recv().expect("nobody's")).join().is_err());
-        assert!(!end.lock().has_failed);
+        assert!(end.over().is_none());
         end.stop();
         assert!(end.wait().is_none());
+        assert!(end.over().is_some());
     }
 }

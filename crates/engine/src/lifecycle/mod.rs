@@ -424,9 +424,10 @@ impl Engine {
             None => String::new(),
         };
         let strict = if self.about.strict { ", all else refused" } else { "" };
-        let verdict = match self.shared.egress.left_out() {
-            without if without.any() => format!("not proven, SABOTAGED: without its guard {without}"),
-            _ => crate::status::verdict(self, &[]).verdict.to_string(),
+        let verdict = match (self.over(), self.shared.egress.left_out()) {
+            (Some(over), _) => format!("not proven, as {over}"),
+            (None, without) if without.any() => format!("not proven, SABOTAGED: without its guard {without}"),
+            (None, _) => crate::status::verdict(self, &[]).verdict.to_string(),
         };
         let protected = match self.shared.egress.is_apart() {
             true => "in another network namespace".to_owned(),
@@ -449,9 +450,16 @@ impl Engine {
         crate::status::flows(self)
     }
 
-    /// Blocks until it cannot go on, and says why; or until it is stopped: `None`.
-    pub fn wait_until_failed(&self) -> Option<EngineError> {
+    /// Blocks until it cannot go on, and says why, to everybody who asks; or until it is stopped: `None`.
+    ///
+    /// Nothing is undone by that. Call [`Engine::stop`] then: until it is, this host stays captured, and nothing is carried.
+    pub fn wait_until_failed(&self) -> Option<Arc<EngineError>> {
         self.end.wait()
+    }
+
+    /// Why it carries nothing any more, if it does not.
+    pub(crate) fn over(&self) -> Option<String> {
+        self.end.over()
     }
 
     /// Resets the live flows, undoes every change to the host, and ends the workers. Stopping twice is harmless, and each returns

@@ -19,6 +19,7 @@ fn main() -> std::process::ExitCode {
         namespace::questions_elsewhere_are_about_home,
         start::everything_works_inside_a_runtime,
         start::a_panic_of_the_caller_undoes_everything,
+        stop::everybody_is_told_why_it_failed,
         stop::whoever_stops_it_too_waits,
     ]
     .run()
