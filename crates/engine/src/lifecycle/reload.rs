@@ -5,7 +5,6 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -106,16 +105,11 @@ impl Engine {
         let dns_servers = dns::server_addresses(&config.dns);
         let servers = assemble::servers(dispatch, &dns_servers);
         let wanted = Wanted::of(config, dns_servers, servers);
-        let answered = {
+        let asked = {
             let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
             running.as_ref().map(|running| running.watch.ask(wanted))
         };
-        let answer = answered.ok_or(RecvTimeoutError::Disconnected);
-        match answer.and_then(|answered| answered.recv_timeout(PATIENCE)) {
-            Ok(granted) => granted,
-            Err(RecvTimeoutError::Timeout) => Err(EngineError::Reload("this host takes too long to change")),
-            Err(RecvTimeoutError::Disconnected) => Err(EngineError::Reload("oneway is being stopped")),
-        }
+        asked.ok_or(EngineError::Reload("oneway is being stopped"))?.wait(PATIENCE)
     }
 
     /// Resets the flows that a table does not let stay, or that are not captured any more. Returns how many.

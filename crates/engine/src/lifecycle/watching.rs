@@ -41,8 +41,8 @@ use elsewhere::Elsewhere;
 use uplinks::Outline;
 
 pub(super) use breakers::name;
-pub(super) use wanted::Wanted;
-use wanted::Wish;
+use wanted::Wishes;
+pub(super) use wanted::{Asked, Wanted};
 
 /// A change seldom comes alone: the host is looked at when it was quiet for so long …
 const QUIET: Duration = Duration::from_millis(30);
@@ -84,7 +84,7 @@ pub(super) struct Watch {
     stop: Arc<AtomicBool>,
     waker: Waker,
     host: Arc<Mutex<Option<Host<Captured>>>>,
-    wishes: Arc<Mutex<Option<Wish>>>,
+    wishes: Wishes,
     thread: Option<JoinHandle<()>>,
     /// How undoing went.
     undone: Receiver<Result<(), EngineError>>,
@@ -122,7 +122,7 @@ impl Watch {
                 Err(error) => return Err(host.undo_because(error)),
             };
         let host = Arc::new(Mutex::new(host.hand_over()));
-        let wishes = Arc::default();
+        let wishes = Wishes::default();
         let alarm = waker.clone();
         shared.egress.on_return(move || alarm.wake());
         let watcher = Watcher {
@@ -177,13 +177,11 @@ impl Watch {
         }
     }
 
-    /// Asks for what another configuration wants of the host. The answer comes when that is real, or refused; none if it
-    /// ends before.
-    pub(super) fn ask(&self, wanted: Wanted) -> Receiver<Result<(), EngineError>> {
-        let (answer, answered) = channel();
-        *self.wishes.lock() = Some((wanted, answer));
+    /// Asks for what another configuration wants of the host.
+    pub(super) fn ask(&self, wanted: Wanted) -> Asked {
+        let asked = Asked::of(wanted, &self.wishes);
         self.waker.wake();
-        answered
+        asked
     }
 
     /// Ends it and undoes what was changed.
@@ -228,7 +226,7 @@ struct Said {
 
 struct Watcher {
     monitor: Monitor,
-    wishes: Arc<Mutex<Option<Wish>>>,
+    wishes: Wishes,
     stop: Arc<AtomicBool>,
     host: Arc<Mutex<Option<Host<Captured>>>>,
     request: Request,

@@ -1,11 +1,13 @@
 //! What another configuration asks of the host, while everything is captured.
 
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use oneway_route::{Applied, Captured, Protect, Request, Snapshot, no_hook, plan_again};
+use parking_lot::Mutex;
 
 use super::{Host, Watcher};
 use crate::assemble;
@@ -27,6 +29,40 @@ pub(in crate::lifecycle) struct Wanted {
 
 /// A wish, and where the answer goes.
 pub(super) type Wish = (Wanted, Sender<Result<(), EngineError>>);
+
+/// The wish that the watch has not seen yet.
+pub(super) type Wishes = Arc<Mutex<Option<Wish>>>;
+
+/// A wish that was made.
+#[derive(Debug)]
+pub(in crate::lifecycle) struct Asked {
+    /// With whoever grants it, what nobody has begun with is gone, too.
+    wishes: Weak<Mutex<Option<Wish>>>,
+    answered: Receiver<Result<(), EngineError>>,
+}
+
+impl Asked {
+    pub(super) fn of(wanted: Wanted, wishes: &Wishes) -> Self {
+        let (answer, answered) = channel();
+        *wishes.lock() = Some((wanted, answer));
+        Self { wishes: Arc::downgrade(wishes), answered }
+    }
+
+    /// Waits until it is granted or refused. One that nobody has begun with in time is taken back, so that it is not granted after
+    /// its caller was told that nothing is changed; one that is being granted is waited for.
+    pub(in crate::lifecycle) fn wait(self, patience: Duration) -> Result<(), EngineError> {
+        let stopped = EngineError::Reload("oneway is being stopped");
+        match self.answered.recv_timeout(patience) {
+            Ok(granted) => return granted,
+            Err(RecvTimeoutError::Disconnected) => return Err(stopped),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if self.wishes.upgrade().is_some_and(|wishes| wishes.lock().take().is_some()) {
+            return Err(EngineError::Reload("this host takes too long to change"));
+        }
+        self.answered.recv().unwrap_or(Err(stopped))
+    }
+}
 
 impl Wanted {
     /// What a configuration asks for.
@@ -105,5 +141,39 @@ impl Watcher {
             self.watched.moved();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    fn wanted() -> Wanted {
+        Wanted::of(&Config::default(), Vec::new(), Vec::new())
+    }
+
+    #[test]
+    fn what_takes_too_long_is_not_granted_later() {
+        let wishes = Wishes::default();
+        let error = Asked::of(wanted(), &wishes).wait(Duration::ZERO).unwrap_err();
+        assert!(error.to_string().contains("takes too long"), "{error}");
+        assert!(wishes.lock().is_none());
+    }
+
+    #[test]
+    fn what_is_being_granted_is_waited_for() {
+        let wishes = Wishes::default();
+        let asked = Asked::of(wanted(), &wishes);
+        let (_, answer) = wishes.lock().take().unwrap();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| asked.wait(Duration::ZERO));
+            answer.send(Ok(())).unwrap();
+            waiting.join().unwrap().unwrap();
+        });
+        let asked = Asked::of(wanted(), &wishes);
+        drop(wishes);
+        assert!(asked.wait(Duration::ZERO).unwrap_err().to_string().contains("being stopped"));
     }
 }
