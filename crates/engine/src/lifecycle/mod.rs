@@ -9,13 +9,13 @@ mod host;
 mod let_in;
 pub(crate) mod protection;
 mod reload;
+mod threads;
 mod watching;
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -52,6 +52,7 @@ use end::End;
 use guarded::{Guarded, Listeners, forbidden, protect};
 use home::Home;
 use host::Host;
+use threads::Threads;
 use watching::Watch;
 
 /// How long [`Engine::stop`] gives the live flows to hear of it.
@@ -113,7 +114,7 @@ impl Reloads {
 
 #[derive(Debug)]
 struct Running {
-    threads: Vec<JoinHandle<()>>,
+    threads: Threads,
     watch: Watch,
     /// None where nothing of this host is captured.
     lock: Option<InstanceLock>,
@@ -306,28 +307,18 @@ impl Engine {
         listeners.resize_with(queues.len(), Vec::new);
         let (orders, receiver) = watch::channel(Orders::default());
         let end = Arc::new(End::default());
-        let mut threads = Vec::with_capacity(queues.len());
+        let mut threads = Threads::under(orders.clone());
         let mut of_workers = handed.of_workers;
         of_workers.resize_with(queues.len(), Handed::default);
         let parts = queues.into_iter().zip(listeners).zip(of_workers).zip(mailboxes);
         for (number, (((queue, listeners), handed), mail)) in parts.enumerate() {
             let (shared, receiver) = (Arc::clone(&shared), receiver.clone());
             let parts = Parts { queue, listeners, handed, number, mail, shared, orders: receiver };
-            match spawn(number, parts, name.clone(), Arc::clone(&end)) {
-                Ok(thread) => threads.push(thread),
-                Err(error) => {
-                    order(&orders, Phase::Stop);
-                    return Err(host.undo_because(EngineError::Worker(error)));
-                }
+            if let Err(error) = threads.start(parts, name.clone(), Arc::clone(&end)) {
+                return Err(host.undo_because(error));
             }
         }
-        let host = match host.capture(&proxies) {
-            Ok(host) => host,
-            Err(error) => {
-                order(&orders, Phase::Stop);
-                return Err(error);
-            }
-        };
+        let host = host.capture(&proxies)?;
         if let Some(checks) = host.made().and_then(Host::checks) {
             proof.why =
                 format!("{}; {checks} destinations asked of the kernel with the rules in place", proof.why);
@@ -355,13 +346,7 @@ impl Engine {
             exclusions: exclusions.clone(),
             end: Arc::clone(&end),
         };
-        let watch = match Watch::start(parts) {
-            Ok(watch) => watch,
-            Err(error) => {
-                order(&orders, Phase::Stop);
-                return Err(error);
-            }
-        };
+        let watch = Watch::start(parts)?;
         let about = About {
             started: Instant::now(),
             tun: name,
@@ -473,7 +458,7 @@ impl Engine {
         let Some(Running { threads, watch, lock }) = running else { return Ok(()) };
         // A client is told that its connection is over while its packets still come here; left alone, it would learn
         // it from a server that knows nothing of it, or never.
-        order(&self.orders, Phase::Drain);
+        threads.order(Phase::Drain);
         let patience = Instant::now() + DRAIN;
         let wait_until = |done: &dyn Fn() -> bool| {
             while !done() && Instant::now() < patience {
@@ -482,17 +467,10 @@ impl Engine {
         };
         wait_until(&|| self.shared.flows.is_empty());
         // The last resets may be in the device still, which loses its routes next.
-        order(&self.orders, Phase::Flush);
-        wait_until(&|| {
-            self.shared.flushed.load(Ordering::Acquire) >= threads.len()
-                || threads.iter().any(JoinHandle::is_finished)
-        });
+        threads.order(Phase::Flush);
+        wait_until(&|| threads.are_flushed(&self.shared));
         let undone = watch.end(&self.home);
-        order(&self.orders, Phase::Stop);
-        for thread in threads {
-            // What panics is caught inside it.
-            let _ = thread.join();
-        }
+        drop(threads);
         self.end.stop();
         let released = lock.map_or(Ok(()), InstanceLock::release).map_err(EngineError::from);
         undone.and(released)
@@ -629,20 +607,6 @@ fn shared(
         router_v6: v6.into(),
         limits,
     }
-}
-
-/// Tells the workers how far the engine is.
-fn order(orders: &watch::Sender<Orders>, phase: Phase) {
-    orders.send_modify(|orders| orders.phase = phase);
-}
-
-fn spawn(number: usize, parts: Parts, tun: String, end: Arc<End>) -> io::Result<JoinHandle<()>> {
-    end::spawn(format!("worker-{number}"), end, move || {
-        worker::run(parts).map_err(|failed| match failed {
-            worker::Failed::Start(source) => EngineError::Worker(source),
-            worker::Failed::Device(source) => EngineError::DeviceLost { name: tun, source },
-        })
-    })
 }
 
 /// The queues that a device is opened with: one for each worker.

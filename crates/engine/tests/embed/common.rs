@@ -1,11 +1,17 @@
 //! What several tests need.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use oneway::Engine;
 use oneway::config::{Config, Options};
 use oneway_lab::NetNs;
 use oneway_lab::harness::{Failed, TestResult};
+
+/// Longer than anything here takes.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A configuration by its text.
 pub fn config(text: &str) -> Result<Config, Failed> {
@@ -22,4 +28,22 @@ pub fn start(host: &NetNs, text: &str) -> Result<Engine, Failed> {
 /// Does something inside of a runtime.
 pub fn in_a_runtime(work: impl FnOnce() -> TestResult) -> TestResult {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async { work() })
+}
+
+/// Waits until no other thread of this process is in the calling thread's namespace. Other tests have theirs elsewhere.
+pub fn until_alone() -> TestResult {
+    let namespace = |thread: &Path| fs::metadata(thread.join("ns/net")).map(|found| found.ino());
+    let here = namespace(Path::new("/proc/thread-self"))?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let threads = fs::read_dir("/proc/self/task")?.flatten().map(|thread| thread.path());
+        // One that ends meanwhile is in none.
+        let mut others = threads.filter(|thread| namespace(thread).is_ok_and(|found| found == here)).skip(1);
+        match others.next() {
+            None => return Ok(()),
+            // One that was waited for may be seen for a moment.
+            Some(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
+            Some(other) => return Err(fs::read_to_string(other.join("comm"))?.into()),
+        }
+    }
 }

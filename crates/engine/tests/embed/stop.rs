@@ -2,7 +2,6 @@
 
 use std::io::Read;
 use std::thread;
-use std::time::Duration;
 
 use oneway::control::Verdict;
 use oneway_lab::harness::TestResult;
@@ -10,10 +9,7 @@ use oneway_lab::servers::origin::port;
 use oneway_lab::topology::address;
 use oneway_lab::{LabError, Snapshot, Topology};
 
-use crate::common::start;
-
-/// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::common::{PATIENCE, start};
 
 pub fn everybody_is_told_why_it_failed() -> TestResult {
     let lab = Topology::simple()?;
