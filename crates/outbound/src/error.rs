@@ -227,6 +227,30 @@ impl DialError {
         }
     }
 
+    /// What it says about the proxy: that it works, since it has answered about the destination; that it does not; or, if
+    /// `None`, nothing.
+    pub fn proxy_works(&self) -> Option<bool> {
+        match self {
+            Self::Proxy { fault: ProxyFault::Refused { .. }, .. } => Some(true),
+            Self::Proxy { fault: ProxyFault::Garbage { .. } | ProxyFault::Auth(_), .. }
+            | Self::Resolve { .. }
+            | Self::ProxyDown { .. }
+            | Self::ProxySilent { .. }
+            | Self::ProxyBroke { .. }
+            | Self::Tls { .. }
+            | Self::HandshakeTimeout { requested: false, .. } => Some(false),
+            // It was not even asked, or it may be the destination that is silent.
+            Self::Proxy { fault: ProxyFault::Unspeakable(_) | ProxyFault::NoIpv6, .. }
+            | Self::Blocked
+            | Self::Direct { .. }
+            | Self::Name { .. }
+            | Self::Udp(_)
+            | Self::Tunnel { .. }
+            | Self::Unsupported { .. }
+            | Self::HandshakeTimeout { requested: true, .. } => None,
+        }
+    }
+
     /// Whether it failed for want of a descriptor: that says nothing about the proxy or the destination.
     pub fn lacks_descriptors(&self) -> bool {
         lacking_descriptors(self).is_some()

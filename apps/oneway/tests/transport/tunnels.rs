@@ -255,6 +255,10 @@ pub fn an_impostor_carries_nothing() -> TestResult {
         assert_eq!(dial.outcome, Outcome::Refused, "{kind}");
         assert_eq!(server.accepted(), 0, "{kind}");
         assert!(lab.socks.requests().is_empty() && lab.http_proxy.requests().is_empty(), "{kind}");
+        let status = ask(&lab.host, "status")?;
+        let mut outbounds = status["outbounds"].as_array().into_iter().flatten();
+        let health = outbounds.find(|outbound| outbound["name"] == "proxy").map(|proxy| &proxy["health"]);
+        assert!(health.is_some_and(|health| health == "down"), "{kind}: {status}");
     }
     Ok(())
 }

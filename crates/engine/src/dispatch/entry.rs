@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use oneway_outbound::{DialError, Outbound, ProxyFault};
+use oneway_outbound::{DialError, Outbound};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -89,9 +89,10 @@ impl Entry {
         let up = match error {
             None => true,
             Some(error) if error.lacks_descriptors() => return self.is_short(error),
-            Some(error) if is_proxy_failure(error) => false,
-            Some(_) if !self.is_direct() => true,
-            Some(_) => return,
+            Some(error) => match error.proxy_works() {
+                Some(works) => works,
+                None => return,
+            },
         };
         self.is_down.store(!up, Relaxed);
         let mut health = self.health.lock();
@@ -130,24 +131,12 @@ impl Entry {
     }
 }
 
-/// Whether an error is the proxy's own, and not its answer about one destination.
-fn is_proxy_failure(error: &DialError) -> bool {
-    match error {
-        DialError::Resolve { .. }
-        | DialError::ProxyDown { .. }
-        | DialError::ProxySilent { .. }
-        | DialError::ProxyBroke { .. }
-        | DialError::HandshakeTimeout { requested: false, .. } => true,
-        DialError::Proxy { fault, .. } => !matches!(fault, ProxyFault::Refused { .. } | ProxyFault::NoIpv6),
-        _ => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{self, Write};
 
     use oneway_egress::EgressError;
+    use oneway_outbound::{Answer, ProxyFault};
 
     use super::*;
 
@@ -198,6 +187,51 @@ mod tests {
         });
         let text = String::from_utf8(log.0.lock().clone()).unwrap();
         assert_eq!(text.matches("no more files may be open").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn only_what_is_about_the_proxy_changes_its_health() {
+        let proxy = || Arc::<str>::from("p");
+        let addr = "192.0.2.1:1080".parse().unwrap();
+        let after = Duration::from_secs(1);
+        let broken = || io::Error::from(io::ErrorKind::ConnectionReset);
+        let egress = || EgressError::Connect(io::ErrorKind::ConnectionRefused.into());
+        let timeout = |requested| DialError::HandshakeTimeout { proxy: proxy(), after, requested };
+        let fault = |fault| DialError::Proxy { proxy: proxy(), fault };
+        let refused = ProxyFault::Refused { code: 5, meaning: "refused", answer: Answer::Rst };
+        let garbage = ProxyFault::Garbage { protocol: "SOCKS5", what: "nothing".to_owned() };
+        let all = [
+            (DialError::Resolve { proxy: proxy(), source: broken() }, Some(false)),
+            (DialError::ProxyDown { proxy: proxy(), addr, source: egress() }, Some(false)),
+            (DialError::ProxySilent { proxy: proxy(), after }, Some(false)),
+            (DialError::Tls { proxy: proxy(), source: broken() }, Some(false)),
+            (DialError::ProxyBroke { proxy: proxy(), source: broken() }, Some(false)),
+            (timeout(false), Some(false)),
+            (fault(garbage), Some(false)),
+            (fault(ProxyFault::Auth("no")), Some(false)),
+            (fault(refused), Some(true)),
+            (timeout(true), None),
+            (fault(ProxyFault::Unspeakable("no")), None),
+            (fault(ProxyFault::NoIpv6), None),
+            (DialError::Blocked, None),
+            (DialError::Direct { dst: addr, source: egress() }, None),
+            (DialError::Name { host: proxy(), source: broken() }, None),
+            (DialError::Udp(egress()), None),
+            (DialError::Tunnel { proxy: proxy(), source: egress() }, None),
+            (DialError::Unsupported { proxy: proxy(), what: "UDP", answer: Answer::IcmpPort }, None),
+        ];
+        for (error, says) in &all {
+            let entry = Entry::new("far", "trojan", None, Outbound::Block);
+            entry.observe(Some(error));
+            assert_eq!(entry.health().up, *says, "{error}: of one that was never tried");
+            for was in [Some(&all[0].0), None] {
+                entry.observe(was);
+                entry.observe(Some(error));
+                let up = says.unwrap_or(was.is_none());
+                assert_eq!(entry.health().up, Some(up), "{error}: after {was:?}");
+                assert_eq!(entry.is_down.load(Relaxed), !up, "{error}: after {was:?}");
+            }
+        }
     }
 
     #[test]
