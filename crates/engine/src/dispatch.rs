@@ -1,6 +1,7 @@
 //! From a flow to an outbound, and how well each outbound does.
 
 mod attempt;
+mod datagrams;
 mod entry;
 
 use std::cell::OnceCell;
@@ -430,12 +431,12 @@ impl Dispatch {
         self.by_id(self.member(id, Key { target: number_of(host), source: None }, false).0)
     }
 
-    /// Whether an outbound works, as far as is known, and for `udp` whether it carries that at all.
+    /// Whether an outbound works, as far as is known, and for `udp` whether it carries that.
     pub(crate) fn works(&self, id: u32, udp: bool) -> bool {
         let entry = self.by_id(id);
         match &entry.group {
             Some(group) => group.works(|member| self.works(member, udp)),
-            None => !entry.is_down.load(Relaxed) && (!udp || entry.outbound.carries_udp()),
+            None => !entry.is_down.load(Relaxed) && (!udp || entry.works_for_udp()),
         }
     }
 

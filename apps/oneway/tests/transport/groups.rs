@@ -241,6 +241,49 @@ pub fn datagrams_take_a_member_that_carries_them() -> TestResult {
     Ok(())
 }
 
+/// As `ssh -D` does: its connections go by it all the same, and datagrams by the next.
+pub fn a_proxy_that_carries_no_datagrams_keeps_its_connections() -> TestResult {
+    const ROUNDS: usize = 20;
+    let proxies = Proxies::new()?;
+    let one = proxies.one.as_ref().ok_or("it runs")?;
+    one.set_options(SocksOptions { udp: false, hangs_up: true, ..one.options() });
+    let _oneway = proxies.run("type = \"fallback\"\nmembers = [\"one\", \"two\"]\nurl = \"URL\"")?;
+    let (host, to) = (&proxies.lab.host, address::ORIGIN.v4_port(port::ECHO));
+    let echoes = || host.client().udp(to, b"ping", SECOND).is_ok_and(|exchange| exchange.data == b"ping");
+    wait_until(5 * SECOND, "datagrams take the second", echoes)?;
+    for _ in 0..ROUNDS {
+        // Once in a while the first is asked again.
+        echoes();
+        assert!(tries(host, to));
+    }
+    assert_eq!(proxies.carried(to), (ROUNDS, 0));
+    assert!(proxies.two.counters().associations as usize > ROUNDS / 2);
+    Ok(())
+}
+
+/// What has just refused a way for datagrams is not asked with each of them.
+pub fn a_proxy_that_carries_no_datagrams_is_not_asked_with_each() -> TestResult {
+    const ROUNDS: u64 = 200;
+    let proxies = Proxies::new()?;
+    let one = proxies.one.as_ref().ok_or("it runs")?;
+    one.set_options(SocksOptions { udp: false, hangs_up: true, ..one.options() });
+    let _oneway = proxies.run("type = \"select\"\nmembers = [\"one\", \"two\"]")?;
+    let client = proxies.lab.host.client();
+    let begin = Instant::now();
+    for _ in 0..ROUNDS {
+        let exchange = client.udp(address::ORIGIN.v4_port(port::ECHO), b"ping", 5 * SECOND)?;
+        assert_eq!(exchange.outcome, Outcome::Refused);
+    }
+    let (asked, took) = (one.counters().clients, begin.elapsed());
+    assert!((1..=2 + took.as_secs()).contains(&asked), "asked {asked} times in {took:?}");
+    one.set_options(SocksOptions::default());
+    wait_until(5 * SECOND, "it is asked again", || {
+        let exchange = client.udp(address::ORIGIN.v4_port(port::ECHO), b"ping", SECOND);
+        exchange.is_ok_and(|exchange| exchange.data == b"ping")
+    })?;
+    Ok(())
+}
+
 /// Where every member has failed its check, datagrams go to the first that carries any: it may work all the same.
 pub fn datagrams_of_a_group_that_fails_take_a_member_that_carries_them() -> TestResult {
     let proxies = Proxies::new()?;

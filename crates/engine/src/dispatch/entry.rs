@@ -8,6 +8,7 @@ use oneway_outbound::{DialError, Outbound};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::datagrams::Datagrams;
 use crate::group::Group;
 use crate::watched::OncePerMinute;
 
@@ -27,6 +28,10 @@ pub(crate) struct Entry {
     /// What [`Self::observe`] last found, for every choice of a group.
     pub(super) is_down: AtomicBool,
     health: Mutex<Health>,
+    /// What [`Self::observe_udp`] last found.
+    datagrams: Datagrams,
+    /// When it was last said that it carries none.
+    udp_said: Mutex<OncePerMinute>,
     /// When it was last said that there are not enough descriptors.
     short: Mutex<OncePerMinute>,
     /// The proxy has failed: its name may have another address by now.
@@ -60,6 +65,8 @@ impl Entry {
             group: None,
             is_down: AtomicBool::new(false),
             health: Mutex::default(),
+            datagrams: Datagrams::default(),
+            udp_said: Mutex::default(),
             short: Mutex::default(),
             down: Notify::new(),
         }
@@ -84,7 +91,7 @@ impl Entry {
         matches!(self.outbound, Outbound::Direct)
     }
 
-    /// Notes how an attempt went: `None` is success. A destination's failure says nothing about the outbound.
+    /// Notes how an attempt to connect went: `None` is success. A destination's failure says nothing about the outbound.
     pub(crate) fn observe(&self, error: Option<&DialError>) {
         let up = match error {
             None => true,
@@ -109,6 +116,10 @@ impl Entry {
                 }
                 _ => {}
             }
+            if health.up == Some(false) {
+                // Datagrams may have failed for the same reason.
+                self.datagrams.forget();
+            }
             health.since = Some(Instant::now());
             health.up = Some(up);
         }
@@ -116,6 +127,38 @@ impl Entry {
             self.down.notify_one();
             health.last_error = error.map(ToString::to_string);
         }
+    }
+
+    /// Notes how opening a way for datagrams went. That says nothing about connections: a proxy may carry those alone, and
+    /// with some nothing is exchanged before there is a datagram.
+    pub(crate) fn observe_udp(&self, error: Option<&DialError>) {
+        let Some(error) = error else { return self.datagrams.forget() };
+        if error.lacks_descriptors() {
+            return self.is_short(error);
+        }
+        let is_about_proxy = match error {
+            // There is no destination that could be silent.
+            DialError::Udp(_) | DialError::HandshakeTimeout { .. } => self.outbound.proxy().is_some(),
+            error => error.proxy_works().is_some(),
+        };
+        if !is_about_proxy {
+            return;
+        }
+        let now = Instant::now();
+        if self.datagrams.fail(now) && self.udp_said.lock().may(now) {
+            tracing::warn!(outbound = %self.name, %error, "outbound carries no datagrams");
+        }
+        self.down.notify_one();
+    }
+
+    /// Whether datagrams leave by it, as far as is known.
+    pub(super) fn works_for_udp(&self) -> bool {
+        self.outbound.carries_udp() && !self.datagrams.is_shunned(Instant::now)
+    }
+
+    /// Whether a way for datagrams has failed just now, so that none is to be opened yet.
+    pub(crate) fn rests_from_udp(&self) -> bool {
+        self.datagrams.rests(Instant::now)
     }
 
     /// The lack is ours, and no reason to go by another outbound: that would lack the same.
@@ -136,7 +179,7 @@ mod tests {
     use std::io::{self, Write};
 
     use oneway_egress::EgressError;
-    use oneway_outbound::{Answer, ProxyFault};
+    use oneway_outbound::{Answer, OutboundConfig, ProxyFault, SystemResolver, Timeouts};
 
     use super::*;
 
@@ -232,6 +275,54 @@ mod tests {
                 assert_eq!(entry.is_down.load(Relaxed), !up, "{error}: after {was:?}");
             }
         }
+    }
+
+    #[test]
+    fn datagrams_and_connections_say_nothing_of_each_other() {
+        let config = OutboundConfig::Proxy("socks5://192.0.2.1:1080".parse().unwrap());
+        let outbound = Outbound::new(&config, Timeouts::default(), Arc::new(SystemResolver));
+        let entry = Entry::new("far", "socks5", None, outbound);
+        let proxy = || Arc::<str>::from("p");
+        let broke = || DialError::ProxyBroke { proxy: proxy(), source: io::ErrorKind::UnexpectedEof.into() };
+        let unreachable = || EgressError::Connect(io::ErrorKind::NetworkUnreachable.into());
+        let refused = ProxyFault::Refused { code: 7, meaning: "no such command", answer: Answer::Rst };
+        let silent =
+            DialError::HandshakeTimeout { proxy: proxy(), after: Duration::from_secs(30), requested: true };
+        for error in [
+            broke(),
+            silent,
+            DialError::Udp(unreachable()),
+            DialError::Proxy { proxy: proxy(), fault: refused },
+        ] {
+            assert!(entry.works_for_udp(), "{error}");
+            entry.observe_udp(Some(&error));
+            assert!(!entry.works_for_udp() && entry.rests_from_udp(), "{error}");
+            assert!(!entry.is_down.load(Relaxed) && entry.health().up.is_none(), "{error}");
+            entry.observe_udp(None);
+        }
+        entry.observe_udp(Some(&broke()));
+        entry.observe(None);
+        assert!(!entry.works_for_udp(), "that it connects is no news");
+        entry.observe(Some(&broke()));
+        entry.observe_udp(None);
+        assert_eq!(entry.health().up, Some(false), "nothing may have been exchanged");
+        entry.observe_udp(Some(&broke()));
+        entry.observe(None);
+        assert!(entry.works_for_udp(), "the proxy was gone, and is back");
+        for error in [
+            DialError::Blocked,
+            DialError::Unsupported { proxy: proxy(), what: "UDP", answer: Answer::IcmpPort },
+            DialError::Udp(EgressError::Create {
+                what: "UDP/IPv4",
+                source: io::Error::from_raw_os_error(24),
+            }),
+        ] {
+            entry.observe_udp(Some(&error));
+            assert!(entry.works_for_udp() && !entry.rests_from_udp(), "{error}");
+        }
+        let direct = Entry::new("direct", "direct", None, Outbound::Direct);
+        direct.observe_udp(Some(&DialError::Udp(unreachable())));
+        assert!(!direct.rests_from_udp(), "it has no proxy that could be spared");
     }
 
     #[test]

@@ -281,6 +281,10 @@ impl Worker {
                 session
             }
             None if shared.egress.returned(Transport::Udp, client, dst) => return,
+            None if choice.entry.rests_from_udp() => {
+                shared.stats.udp_refused.add();
+                return self.unreachable(ip.packet(), Unreachable::Port);
+            }
             None => match self.open_session(key, &choice, named, dscp) {
                 Some(session) => {
                     if self.is_disallowed(&dispatch, choice.entry, &subject) {
@@ -532,7 +536,7 @@ impl Worker {
                 return;
             }
         };
-        choice.observe(opened.as_ref().err());
+        choice.observe_udp(opened.as_ref().err());
         match opened {
             Ok(path) => {
                 session.flow.set_established();

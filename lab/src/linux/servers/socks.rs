@@ -67,6 +67,8 @@ pub struct SocksOptions {
     pub split: bool,
     /// Whether it carries UDP; otherwise the answer is [`reply::COMMAND_NOT_SUPPORTED`].
     pub udp: bool,
+    /// Whether it hangs up instead of that answer, as OpenSSH's `ssh -D` does.
+    pub hangs_up: bool,
     /// Whether it can reach IPv6 targets; otherwise the answer is [`reply::NET_UNREACHABLE`].
     pub ipv6: bool,
     /// How long it tries to connect before the answer is [`reply::TTL_EXPIRED`].
@@ -83,6 +85,7 @@ impl Default for SocksOptions {
             bind_answer: BindAnswer::True,
             split: false,
             udp: true,
+            hangs_up: false,
             ipv6: true,
             connect_timeout: Duration::from_secs(3),
             delay: Duration::ZERO,

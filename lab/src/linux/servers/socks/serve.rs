@@ -90,6 +90,7 @@ async fn version5(
             note(target, reply::SUCCEEDED);
             associate::associate(stream, client, shared, options).await
         }
+        SocksCommand::UdpAssociate if options.hangs_up => Ok(()),
         _ => {
             note(target, reply::COMMAND_NOT_SUPPORTED);
             answer5(&mut stream, reply::COMMAND_NOT_SUPPORTED, None, options).await
