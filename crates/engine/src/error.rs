@@ -130,7 +130,9 @@ pub enum EngineError {
         why: String,
     },
     /// The device is gone or failed while running.
-    #[error("the TUN {name:?} failed: {source}; it may have been deleted")]
+    #[error(
+        "the TUN {name:?} failed: {source}; it may have been deleted, or moved to another network namespace"
+    )]
     DeviceLost {
         /// The device.
         name: String,

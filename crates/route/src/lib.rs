@@ -28,6 +28,7 @@ pub mod fuzzing;
 mod host;
 mod id;
 mod journal;
+mod link;
 mod model;
 mod monitor;
 mod nft;
@@ -56,6 +57,7 @@ pub use furnish::furnish;
 pub use host::{Address, Link, NextHop, NftSupport, NftTableId, PROTOCOL, Route, Rule, RuleAction, Snapshot};
 pub use id::{Family, IfIndex, Mark, Priority, Table, netns};
 pub use journal::Journal;
+pub use link::{link, rename_link};
 pub use model::{
     Outcome, Packet, classes, decide, decide_socket, foreign_ways, marked_by, planned, route_words,
     rule_words,

@@ -9,7 +9,8 @@ use std::time::Duration;
 use crate::cgroup::Cgroup;
 use crate::change::{Change, Undo};
 use crate::error::RouteError;
-use crate::host::{NftSupport, Snapshot};
+use crate::host::{Link, NftSupport, Snapshot};
+use crate::id::IfIndex;
 use crate::monitor::Changes;
 use crate::nft::Chain;
 use crate::query::{RouteAnswer, RouteQuery};
@@ -25,6 +26,14 @@ pub(crate) fn snapshot() -> Result<Snapshot, RouteError> {
 
 pub(crate) fn snapshot_again(_: NftSupport) -> Result<Snapshot, RouteError> {
     no("read the host's routing")
+}
+
+pub(crate) fn link(_: IfIndex) -> Result<Option<Link>, RouteError> {
+    no("look for a device")
+}
+
+pub(crate) fn rename_link(_: IfIndex, _: &str) -> Result<(), RouteError> {
+    no("rename a device")
 }
 
 pub(crate) fn missing(_: &[&Change]) -> Result<Vec<bool>, RouteError> {

@@ -230,6 +230,67 @@ pub fn a_fight_is_fought_slowly_and_named() -> TestResult {
     stop(&mut oneway, host, &before)
 }
 
+/// Under another name the device carries on, but of what it loses when it is set down nothing could be made again.
+pub fn a_renamed_device_gets_its_name_back() -> TestResult {
+    let lab = Topology::standard()?;
+    let host = &lab.host;
+    let before = Snapshot::take(host)?;
+    let mut oneway = run(host, &["--strict"])?;
+    expect_connectivity(host)?;
+    let during = State::take(host)?;
+    let renamed = [
+        // As it had to be done before Linux 6.2.
+        &[
+            "ip link set dev oneway0 down",
+            "ip link set dev oneway0 name theirs0",
+            "ip link set dev theirs0 up",
+        ][..],
+        &["ip link set dev oneway0 name theirs0"],
+    ];
+    for commands in renamed {
+        let count = restored(&oneway, host)?;
+        for words in commands {
+            tool(host, words)?;
+        }
+        wait_until(2 * SECOND, "all is as it was", || during.differs(host).is_empty())
+            .map_err(|error| format!("{error}: {} {}", during.differs(host), oneway.stderr()))?;
+        wait_until(SECOND, "it was counted", || restored(&oneway, host).is_ok_and(|now| now > count))?;
+        expect_connectivity(host)?;
+    }
+    assert!(oneway.stderr().contains("theirs0"), "{}", oneway.stderr());
+
+    // While the name is another device's, that gets nothing of ours.
+    host.bridge("theirs1")?;
+    let both = tempfile::NamedTempFile::new()?;
+    std::fs::write(&both, "link set dev oneway0 name theirs0\nlink set dev theirs1 name oneway0\n")?;
+    tool(host, &format!("ip -batch {}", both.path().display()))?;
+    wait_until(3 * SECOND, "it is said", || oneway.stderr().contains("cannot get its name back"))?;
+    let theirs =
+        tool(host, "ip -d address show dev oneway0")? + &tool(host, "ip route show table all dev oneway0")?;
+    assert!(theirs.contains("bridge") && !theirs.contains("10.162."), "{theirs}");
+    tool(host, "ip link del dev oneway0")?;
+    wait_until(2 * SECOND, "all is as it was", || during.differs(host).is_empty())
+        .map_err(|error| format!("{error}: {} {}", during.differs(host), oneway.stderr()))?;
+    expect_connectivity(host)?;
+    stop(&mut oneway, host, &before)
+}
+
+/// Its new place has no part in ours, where nothing is captured any more.
+pub fn a_device_that_is_taken_away_ends_it() -> TestResult {
+    let lab = Topology::standard()?;
+    let host = &lab.host;
+    let before = Snapshot::take(host)?;
+    let mut oneway = run(host, &[])?;
+    expect_connectivity(host)?;
+    tool(host, &format!("ip link set dev {TUN} netns {}", lab.net.path().display()))?;
+    let status = oneway.wait(5 * SECOND)?;
+    assert_eq!(status.code(), Some(1), "{}", oneway.stderr());
+    assert!(oneway.stderr().contains("not in this network namespace any more"), "{}", oneway.stderr());
+    before.expect_same(host)?;
+    expect_connectivity(host)?;
+    Ok(())
+}
+
 pub fn a_crash_after_restores_leaves_nothing() -> TestResult {
     let lab = Topology::standard()?;
     let host = &lab.host;

@@ -134,6 +134,8 @@ fn main() -> std::process::ExitCode {
         drift::whatever_is_removed_is_put_back,
         drift::whatever_strict_needs_is_put_back,
         drift::a_fight_is_fought_slowly_and_named,
+        drift::a_renamed_device_gets_its_name_back,
+        drift::a_device_that_is_taken_away_ends_it,
         drift::a_crash_after_restores_leaves_nothing,
         drift::what_nobody_confirms_is_undone,
         drift::a_network_that_comes_later_is_noticed,

@@ -27,7 +27,7 @@ impl End {
     }
 
     /// The engine cannot go on. What comes after the first reason follows from it, and is not kept.
-    fn fail(&self, why: EngineError) {
+    pub(super) fn fail(&self, why: EngineError) {
         let mut state = self.lock();
         if state.failed.is_none() {
             state.failed = Some(Arc::new(why));

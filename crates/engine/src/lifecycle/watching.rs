@@ -6,6 +6,7 @@
 //! ```
 
 mod breakers;
+mod device;
 mod elsewhere;
 mod newcomers;
 mod protection;
@@ -37,6 +38,7 @@ use crate::error::EngineError;
 use crate::exclude::{self, Exclusions};
 use crate::watched::{OncePerMinute, Proof, Rounds, Watched, amplified};
 use crate::worker::Shared;
+use device::Device;
 use elsewhere::Elsewhere;
 use uplinks::Outline;
 
@@ -153,6 +155,7 @@ impl Watch {
             tick_rounds: Rounds::of_ticks(),
             said: Said::default(),
             traffic: (0, 0, 0),
+            end: Arc::clone(&end),
         };
         let (told, undone) = channel();
         let captured = Arc::clone(&host);
@@ -219,6 +222,7 @@ pub(super) fn far(family: Family) -> IpAddr {
 struct Said {
     failed: OncePerMinute,
     fight: OncePerMinute,
+    renamed: OncePerMinute,
     returned: OncePerMinute,
     amplified: OncePerMinute,
     tracking: OncePerMinute,
@@ -261,6 +265,7 @@ struct Watcher {
     said: Said,
     /// Packets read, written, and datagrams among the written ones at the last tick.
     traffic: (u64, u64, u64),
+    end: Arc<End>,
 }
 
 impl Watcher {
@@ -345,6 +350,13 @@ impl Watcher {
         let shared_host = Arc::clone(&self.host);
         let mut host = shared_host.lock();
         let Some(host) = &mut *host else { return false };
+        if changes.routing() {
+            match self.keep_device(matches!(host, Host::Ours(_)) && !self.left_out(Safeguard::Drift)) {
+                Device::Here => {}
+                Device::Misnamed => return true,
+                Device::Gone => return false,
+            }
+        }
         let mut again = false;
         match host {
             Host::Ours(applied) if !self.left_out(Safeguard::Drift) => {
@@ -401,7 +413,7 @@ impl Watcher {
             }
         };
         if snapshot.link(&self.tun.1).is_none() {
-            // The workers know by now, and everything is about to be undone.
+            // That has just happened, so that another look is due.
             return false;
         }
         self.shared.dispatch.load().circles().set_own(super::own_addresses(&snapshot));
@@ -462,28 +474,33 @@ impl Watcher {
         match applied.put_back(which) {
             Ok(done) if done.is_empty() => false,
             Ok(done) => {
-                let now = Instant::now();
-                let rounds = match which {
-                    Which::All => &mut self.rounds,
-                    Which::Switches => &mut self.tick_rounds,
-                };
-                if rounds.note(now) {
-                    if self.said.fight.may(now) {
-                        tracing::warn!(what = ?done, "somebody keeps removing what is needed here; putting it back at most five times a second");
-                    }
-                } else {
-                    tracing::info!(what = ?done, "put back what somebody had removed");
-                }
-                self.watched.restored(done);
+                self.note_restored(done, which);
                 false
             }
-            // Its device is gone: the workers know by now.
+            // That has just happened to its device, so that another look is due.
             Err(RouteError::NoDevice { .. }) => false,
             Err(error) => {
                 self.failed("cannot put back what somebody has removed", &error);
                 true
             }
         }
+    }
+
+    /// Says what is made again, and that it is a fight if it is.
+    fn note_restored(&mut self, done: Vec<String>, which: Which) {
+        let now = Instant::now();
+        let rounds = match which {
+            Which::All => &mut self.rounds,
+            Which::Switches => &mut self.tick_rounds,
+        };
+        if rounds.note(now) {
+            if self.said.fight.may(now) {
+                tracing::warn!(what = ?done, "somebody keeps removing what is needed here; putting it back at most five times a second");
+            }
+        } else {
+            tracing::info!(what = ?done, "put back what somebody had removed");
+        }
+        self.watched.restored(done);
     }
 
     /// Whether a guard is left out on purpose.

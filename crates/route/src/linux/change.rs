@@ -25,6 +25,7 @@ use crate::query::RouteKind;
 
 const ENOENT: i32 = 2;
 const ESRCH: i32 = 3;
+const EBUSY: i32 = 16;
 const EEXIST: i32 = 17;
 const ENODEV: i32 = 19;
 const EAFNOSUPPORT: i32 = 97;
@@ -121,6 +122,24 @@ pub(crate) fn unmake(undo: &Undo) -> Result<bool, RouteError> {
         Undo::LinkDomains(link) => resolved::widen(link),
         Undo::LinkDns { name } => resolved::unmake(name),
     }
+}
+
+/// Gives a device another name.
+pub(crate) fn rename_link(index: IfIndex, name: &str) -> Result<(), RouteError> {
+    let mut netlink = Netlink::routing()?;
+    let what = format!("give device {index} the name {name}");
+    let mut message = LinkMessage::default();
+    message.header.index = index.0;
+    let mut named = message.clone();
+    named.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    match netlink.change(&what, RouteNetlinkMessage::SetLink(named.clone()), 0)? {
+        // It is up, and this kernel is older than 6.2 (`dev_change_name`, net/core/dev.c).
+        Err(refusal) if refusal.errno() == EBUSY => {}
+        outcome => return outcome.map_err(|r| r.of(what)),
+    }
+    message.header.change_mask = LinkFlags::Up;
+    netlink.change(&what, RouteNetlinkMessage::SetLink(message), 0)?.map_err(|r| r.of(&*what))?;
+    netlink.change(&what, RouteNetlinkMessage::SetLink(named), 0)?.map_err(|r| r.of(what))
 }
 
 fn present(outcome: Result<(), Refusal>, what: &str) -> Result<(), RouteError> {

@@ -22,7 +22,7 @@ mod serving;
 mod snapshot;
 mod sysctl;
 
-pub(crate) use change::{make, unmake, unmake_tagged};
+pub(crate) use change::{make, rename_link, unmake, unmake_tagged};
 pub(crate) use destroy::destroy_tcp;
 pub(crate) use identity::{Lock, boot, create_private, instance_runs, netns};
 pub(crate) use missing::missing;
@@ -30,4 +30,4 @@ pub(crate) use monitor::{Monitor, Waker};
 pub(crate) use nft::{has_rule_for, intact as is_there};
 pub(crate) use query::query;
 pub(crate) use resolver::{resolv_conf_now, resolver};
-pub(crate) use snapshot::{snapshot, snapshot_again};
+pub(crate) use snapshot::{link, snapshot, snapshot_again};

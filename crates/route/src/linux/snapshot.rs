@@ -36,6 +36,11 @@ pub(crate) fn snapshot_again(nft: NftSupport) -> Result<Snapshot, RouteError> {
     })
 }
 
+/// The device of this number; `None` when there is none.
+pub(crate) fn link(index: IfIndex) -> Result<Option<Link>, RouteError> {
+    Netlink::routing()?.link_of(index)
+}
+
 impl Netlink {
     pub(super) fn links(&mut self) -> Result<Vec<Link>, RouteError> {
         let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
@@ -85,9 +90,13 @@ impl Netlink {
 
     /// The name of a device; `None` when it is gone.
     pub(super) fn link_name(&mut self, index: IfIndex) -> Result<Option<String>, RouteError> {
+        self.link_of(index).map(|link| link.map(|link| link.name))
+    }
+
+    fn link_of(&mut self, index: IfIndex) -> Result<Option<Link>, RouteError> {
         let mut message = LinkMessage::default();
         message.header.index = index.0;
-        self.one_link(&format!("find device {index}"), message).map(|l| l.map(|l| l.name))
+        self.one_link(&format!("find device {index}"), message)
     }
 
     /// A device by name; `None` when there is none.
