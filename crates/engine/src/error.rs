@@ -84,14 +84,25 @@ pub enum EngineError {
     /// A thread could not be started, or a runtime.
     #[error("cannot start a worker: {0}")]
     Worker(#[source] io::Error),
+    /// What was changed could not all be undone.
+    #[error("{}not everything could be undone: {undo}; run `oneway recover`", before(.because))]
+    NotUndone {
+        /// Why it was to be undone, if that was not wished.
+        because: Option<Box<EngineError>>,
+        /// The first change that stays.
+        undo: RouteError,
+    },
     /// The process may not open enough files.
     #[error(
-        "cannot start: {there} files may be open, and it takes {least}; raise the limit (ulimit -Hn, LimitNOFILE=)"
+        "cannot start: {there} files may be open, {}and it takes {least}; raise the limit (ulimit -Hn, LimitNOFILE=)",
+        besides(.open)
     )]
     FewDescriptors {
         /// The limit.
         there: u64,
-        /// The lowest that is enough.
+        /// How many are open by the program that the engine is in, if they matter.
+        open: Option<u64>,
+        /// The lowest that is enough, without those.
         least: u64,
     },
     /// A device that was handed over is not ready.
@@ -159,4 +170,12 @@ impl EngineError {
             _ => 1,
         }
     }
+}
+
+fn before(because: &Option<Box<EngineError>>) -> String {
+    because.as_ref().map(|error| format!("{error}; and ")).unwrap_or_default()
+}
+
+fn besides(open: &Option<u64>) -> String {
+    open.map(|files| format!("{files} of them are open already, ")).unwrap_or_default()
 }

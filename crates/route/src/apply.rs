@@ -156,6 +156,7 @@ pub(crate) fn unmake(journal: &mut Journal, keep: usize, hook: Hook<'_>) -> Resu
 }
 
 fn undo(mut journal: Journal, hook: Hook<'_>) -> Result<(), RouteError> {
+    journal.spend();
     unmake(&mut journal, 0, hook)?;
     hook(StepPoint::BeforeRemoval);
     journal::remove(journal.path())
@@ -163,10 +164,10 @@ fn undo(mut journal: Journal, hook: Hook<'_>) -> Result<(), RouteError> {
 
 /// Undoes everything because of `error`.
 fn give_up(journal: Journal, error: RouteError, hook: Hook<'_>) -> RouteError {
-    if let Err(e) = undo(journal, hook) {
-        tracing::error!("what was changed could not be undone: {e}; run `oneway recover`");
+    match undo(journal, hook) {
+        Ok(()) => error,
+        Err(undo) => RouteError::NotUndone { because: Box::new(error), undo: Box::new(undo) },
     }
-    error
 }
 
 /// What [`recover`] found.

@@ -103,6 +103,14 @@ pub enum RouteError {
     /// A control group.
     #[error(transparent)]
     Cgroup(#[from] crate::cgroup::CgroupError),
+    /// A step failed, and what was changed before could not all be undone.
+    #[error("{because}; and not everything could be undone: {undo}; run `oneway recover`")]
+    NotUndone {
+        /// The step.
+        because: Box<RouteError>,
+        /// What stays.
+        undo: Box<RouteError>,
+    },
     /// This operating system is not supported (yet).
     #[error("cannot {what}: not supported on {}", std::env::consts::OS)]
     Unsupported {

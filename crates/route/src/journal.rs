@@ -17,6 +17,9 @@ use crate::os;
 
 const VERSION: u32 = 1;
 
+/// Descriptors that are kept for undoing: a few sockets to the kernel and to daemons, and files one at a time.
+const SPARE: usize = 16;
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Header {
     journal: String,
@@ -59,6 +62,8 @@ pub struct Journal {
     file: File,
     /// What was recorded and not yet undone, oldest first.
     done: Vec<Undo>,
+    /// A program that has run out of descriptors can undo all the same, by closing these.
+    spare: Vec<File>,
     _lock: os::Lock,
 }
 
@@ -94,7 +99,9 @@ impl Journal {
         let lock = os::Lock::take()?;
         let fail = |what| move |source| RouteError::Journal { what, path: path.to_owned(), source };
         let file = os::create_private(path).map_err(fail("create"))?;
-        let mut journal = Self { path: path.to_owned(), file, done: Vec::new(), _lock: lock };
+        let spare = (0..SPARE).map(|_| file.try_clone()).collect::<io::Result<_>>();
+        let spare = spare.inspect_err(|_| drop(fs::remove_file(path))).map_err(fail("create"))?;
+        let mut journal = Self { path: path.to_owned(), file, done: Vec::new(), spare, _lock: lock };
         journal.write(&Header::here()?)?;
         sync_dir(path).map_err(fail("create"))?;
         Ok(journal)
@@ -151,6 +158,11 @@ impl Journal {
             self.file.sync_data()
         });
         outcome.map_err(|source| RouteError::Journal { what: "write", path: self.path.clone(), source })
+    }
+
+    /// Lets go of the descriptors that were kept for undoing.
+    pub(crate) fn spend(&mut self) {
+        self.spare.clear();
     }
 
     /// What was recorded and not yet undone, oldest first.

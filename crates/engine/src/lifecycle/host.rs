@@ -18,9 +18,9 @@ pub(super) enum Host<State> {
 
 impl<State> Host<State> {
     /// Undoes what was changed.
-    pub(super) fn undo(self) -> Result<(), EngineError> {
+    pub(super) fn undo(self) -> Result<(), RouteError> {
         match self {
-            Self::Ours(applied) => Ok(applied.undo(&mut no_hook)?),
+            Self::Ours(applied) => applied.undo(&mut no_hook),
             Self::Theirs => Ok(()),
         }
     }
@@ -39,8 +39,10 @@ impl<State> From<Host<State>> for Pending<State> {
 impl<State> Pending<State> {
     /// Undoes what was changed, because of `error`, which is returned.
     pub(super) fn undo_because(mut self, error: EngineError) -> EngineError {
-        self.undo();
-        error
+        match self.undo() {
+            Ok(()) => error,
+            Err(undo) => EngineError::NotUndone { because: Some(Box::new(error)), undo },
+        }
     }
 
     /// What was changed so far.
@@ -65,16 +67,16 @@ impl<State> Pending<State> {
         }))
     }
 
-    fn undo(&mut self) {
-        if let Some(Err(undo)) = self.0.take().map(Host::undo) {
-            tracing::error!(error = %undo, "what was changed could not be undone; run `oneway recover`");
-        }
+    fn undo(&mut self) -> Result<(), RouteError> {
+        self.0.take().map_or(Ok(()), Host::undo)
     }
 }
 
 impl<State> Drop for Pending<State> {
     fn drop(&mut self) {
-        self.undo();
+        if let Err(error) = self.undo() {
+            tracing::error!(%error, "not everything could be undone; run `oneway recover`");
+        }
     }
 }
 

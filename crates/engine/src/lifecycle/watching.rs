@@ -89,7 +89,7 @@ pub(super) struct Watch {
     wishes: Wishes,
     thread: Option<JoinHandle<()>>,
     /// How undoing went.
-    undone: Receiver<Result<(), EngineError>>,
+    undone: Receiver<Result<(), RouteError>>,
 }
 
 impl Watch {
@@ -198,14 +198,15 @@ impl Watch {
             // What panics is caught inside it.
             let _ = thread.join();
         }
-        match self.undone.try_recv() {
+        let undone = match self.undone.try_recv() {
             Ok(undone) => undone,
             // It had panicked. What it watched over is still to be undone.
             Err(TryRecvError::Empty | TryRecvError::Disconnected) => {
                 let host = self.host.lock().take();
-                host.map_or(Ok(()), |host| home.run(|| host.undo())?)
+                host.map_or(Ok(Ok(())), |host| home.run(|| host.undo()))?
             }
-        }
+        };
+        undone.map_err(|undo| EngineError::NotUndone { because: None, undo })
     }
 }
 

@@ -1,5 +1,7 @@
 //! What several tests need.
 
+use std::fmt::Debug;
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,6 +11,9 @@ use oneway::Engine;
 use oneway::config::{Config, Options};
 use oneway_lab::NetNs;
 use oneway_lab::harness::{Failed, TestResult};
+use tracing::field::Field;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
 
 /// Longer than anything here takes.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -17,6 +22,11 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 pub fn config(text: &str) -> Result<Config, Failed> {
     let nothing = |_: &Path| Err(std::io::ErrorKind::NotFound.into());
     Ok(Config::from_toml(Path::new("test.toml"), text, Options::default(), &nothing)?.config)
+}
+
+/// The configuration of a proxy.
+pub fn through(server: SocketAddr) -> String {
+    format!("[outbound.p]\ntype = \"socks5\"\nserver = \"{server}\"\n[rules]\nlist = [\"MATCH,p\"]\n")
 }
 
 /// An engine that was started on a thread in `host`.
@@ -46,4 +56,39 @@ pub fn until_alone() -> TestResult {
             Some(other) => return Err(fs::read_to_string(other.join("comm"))?.into()),
         }
     }
+}
+
+/// A log that does something when a message comes.
+pub struct At<F> {
+    message: &'static str,
+    then: F,
+}
+
+impl<F: Fn() + Send + Sync + 'static> At<F> {
+    /// One with these words.
+    pub fn saying(message: &'static str, then: F) -> Self {
+        Self { message, then }
+    }
+}
+
+impl<F: Fn() + Send + Sync + 'static> Subscriber for At<F> {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn event(&self, event: &Event<'_>) {
+        let mut said = false;
+        event.record(&mut |field: &Field, value: &dyn Debug| {
+            said |= field.name() == "message" && format!("{value:?}").contains(self.message);
+        });
+        if said {
+            (self.then)();
+        }
+    }
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
 }

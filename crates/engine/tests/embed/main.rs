@@ -3,6 +3,8 @@
 #[cfg(target_os = "linux")]
 mod common;
 #[cfg(target_os = "linux")]
+mod descriptors;
+#[cfg(target_os = "linux")]
 mod handed;
 #[cfg(target_os = "linux")]
 mod namespace;
@@ -14,6 +16,7 @@ mod stop;
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {
     oneway_lab::tests![
+        descriptors::without_any_it_is_undone_or_not_begun,
         handed::a_descriptor_stays_its_owners,
         namespace::a_stop_elsewhere_undoes_at_home,
         namespace::questions_elsewhere_are_about_home,
@@ -22,6 +25,7 @@ fn main() -> std::process::ExitCode {
         stop::everybody_is_told_why_it_failed,
         stop::whoever_stops_it_too_waits,
     ]
+    .role(descriptors::STARVED, descriptors::starved)
     .run()
 }
 

@@ -8,11 +8,8 @@ use oneway::{Engine, doctor, plan, why};
 use oneway_lab::harness::TestResult;
 use oneway_lab::topology::address;
 use oneway_lab::{NetNs, Snapshot, Topology};
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
 
-use crate::common::{config, in_a_runtime, until_alone};
+use crate::common::{At, config, in_a_runtime, through, until_alone};
 
 pub fn everything_works_inside_a_runtime() -> TestResult {
     let lab = Topology::simple()?;
@@ -51,44 +48,17 @@ pub fn everything_works_inside_a_runtime() -> TestResult {
     Ok(())
 }
 
-/// A log that panics by itself.
-struct Panics(&'static str);
-
-impl Visit for Panics {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        assert!(field.name() != "message" || !format!("{value:?}").contains(self.0), "on purpose");
-    }
-}
-
-impl Subscriber for Panics {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn event(&self, event: &Event<'_>) {
-        event.record(&mut Self(self.0));
-    }
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
-}
-
 pub fn a_panic_of_the_caller_undoes_everything() -> TestResult {
     let lab = Topology::simple()?;
     let before = Snapshot::take(&lab.host)?;
     // It is captured itself, and that is said when everything else is.
     let proxy = lab.host.run(|| TcpListener::bind("127.0.0.1:0"))??;
-    let server = proxy.local_addr()?;
-    let config = config(&format!(
-        "[outbound.p]\ntype = \"socks5\"\nserver = \"{server}\"\n[rules]\nlist = [\"MATCH,p\"]\n"
-    ))?;
+    let config = config(&through(proxy.local_addr()?))?;
     for said in ["device is open", "goes in a circle"] {
         let panicked = lab.host.run(|| {
             let start = AssertUnwindSafe(|| drop(Engine::start(&config)));
-            tracing::subscriber::with_default(Panics(said), || catch_unwind(start)).is_err()
+            let panics = At::saying(said, || panic!("on purpose"));
+            tracing::subscriber::with_default(panics, || catch_unwind(start)).is_err()
         })?;
         assert!(panicked, "{said}");
         // The device is gone, too: nobody holds it any more.
