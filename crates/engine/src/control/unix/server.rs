@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::{RwLock, Semaphore};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::control::{ControlError, ControlReply, ControlRequest};
@@ -27,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// After `accept` failed, which it does again at once while descriptors are short.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The listening end of the control socket.
+/// The listening end of the control socket. Dropped, it removes the socket.
 #[derive(Debug)]
 pub struct ControlServer {
     listener: UnixListener,
@@ -66,7 +67,7 @@ impl ControlServer {
         }
     }
 
-    /// Answers until it is dropped. Runs inside a tokio runtime with I/O and time enabled.
+    /// Answers until this future is dropped, and with it every connection. Runs inside a tokio runtime with I/O and time enabled.
     ///
     /// The handler may take its time, as it does for [`ControlRequest::Stop`]; other connections are served
     /// meanwhile.
@@ -85,12 +86,15 @@ impl ControlServer {
         };
         let handler = Arc::new(handler);
         let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let mut connections = JoinSet::new();
         while let Ok(place) = places.clone().acquire_owned().await {
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let handler = handler.clone();
                     let answering = self.answering.clone();
-                    tokio::spawn(async move {
+                    // Of those that have ended nothing is kept.
+                    while connections.try_join_next().is_some() {}
+                    connections.spawn(async move {
                         if let Err(e) = converse(stream, &*handler, &answering).await {
                             tracing::debug!(error = %e, "a control connection ended early");
                         }
@@ -128,6 +132,12 @@ impl ControlServer {
         if ours && let Err(e) = fs::remove_file(&self.path) {
             tracing::warn!(path = ?self.path, error = %e, "cannot remove the control socket");
         }
+    }
+}
+
+impl Drop for ControlServer {
+    fn drop(&mut self) {
+        self.remove();
     }
 }
 

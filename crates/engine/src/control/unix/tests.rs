@@ -138,6 +138,8 @@ fn only_an_abandoned_socket_is_removed() {
     ControlServer::remove_abandoned(&path);
     assert!(path.exists());
     drop(running);
+    assert!(!path.exists());
+    drop(UnixListener::bind(&path).unwrap());
     ControlServer::remove_abandoned(&path);
     assert!(!path.exists());
     ControlServer::remove_abandoned(&path);
@@ -231,6 +233,24 @@ fn the_end_waits_for_answers() {
     });
     drop(runtime);
     assert_eq!(client.join().unwrap(), "{\"reply\":\"stopped\"}\n");
+}
+
+#[test]
+fn connections_end_with_the_answering() {
+    let (_folder, path) = place();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let server = Arc::new(ControlServer::bind(&path).unwrap());
+    let serving = server.clone();
+    let task = runtime.spawn(async move { serving.serve(|_| ready(ControlReply::Stopped)).await });
+    let mut client = ControlClient::connect(std::slice::from_ref(&path)).unwrap();
+    assert_eq!(client.request(&ControlRequest::Stop).unwrap(), ControlReply::Stopped);
+    task.abort();
+    assert!(runtime.block_on(task).unwrap_err().is_cancelled());
+    let ended = client.request(&ControlRequest::Stop).unwrap_err();
+    assert!(matches!(ended, ControlError::Talk { .. }), "{ended}");
+    assert!(path.exists());
+    drop(server);
+    assert!(!path.exists());
 }
 
 /// Polls once.
