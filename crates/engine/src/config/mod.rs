@@ -64,13 +64,15 @@ pub struct Config {
     pub dns: DnsConfig,
     /// Whether the first bytes of flows are looked at for a name.
     pub sniff: SniffConfig,
-    /// Seconds after which everything is undone, unless it is confirmed before.
+    /// Seconds after which everything is undone, unless it is confirmed before. The program `oneway` does that: an
+    /// [`Engine`](crate::Engine) runs until it is stopped, whatever is said here.
     pub confirm: Option<u32>,
     /// How much of some things there may be.
     pub limits: LimitsConfig,
-    /// The control socket, if it is not where [`StatePaths`](crate::control::StatePaths) puts it.
+    /// The control socket, if it is not where [`StatePaths`](crate::control::StatePaths) puts it. An engine makes none: that is for
+    /// its program to do, by [`ControlServer`](crate::control::ControlServer).
     pub control: Option<PathBuf>,
-    /// What is logged.
+    /// What is logged. An engine tells everything to `tracing`, and leaves it to the subscriber of its program what becomes of it.
     pub log: LogConfig,
     /// Guards that are left out on purpose. No file can ask for it.
     pub without: Without,

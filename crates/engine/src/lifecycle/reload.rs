@@ -205,7 +205,7 @@ fn fixed(now: &Config, wanted: &Config) -> Vec<&'static str> {
         rules: _,
         dns,
         sniff: _,
-        confirm: _,
+        confirm,
         limits,
         control,
         log,
@@ -241,9 +241,11 @@ fn fixed(now: &Config, wanted: &Config) -> Vec<&'static str> {
         ("capture.ipv6", *ipv6 != wanted.capture.ipv6),
         ("capture.strict", *strict != wanted.capture.strict),
         ("tun.name", tun.name != wanted.tun.name),
-        ("tun.address", tun.addresses != wanted.tun.addresses),
+        ("tun.addresses", tun.addresses != wanted.tun.addresses),
         ("tun.mtu", tun.mtu != wanted.tun.mtu),
-        ("tun", (&tun.fd, &tun.pcap, &tun.fault) != (&wanted.tun.fd, &wanted.tun.pcap, &wanted.tun.fault)),
+        ("tun.fd", tun.fd != wanted.tun.fd),
+        ("tun.pcap", tun.pcap != wanted.tun.pcap),
+        ("tun.fault", tun.fault != wanted.tun.fault),
         ("egress.protect", egress.protect != wanted.egress.protect),
         ("egress.interface", egress.interface != wanted.egress.interface),
         ("egress.mark", egress.mark != wanted.egress.mark),
@@ -252,6 +254,7 @@ fn fixed(now: &Config, wanted: &Config) -> Vec<&'static str> {
         ("dns.resolver", *resolver != wanted.dns.resolver),
         ("dns.fake-ip", (v4, v6, persist) != (&pools.v4, &pools.v6, &pools.persist)),
         ("limits", *limits != wanted.limits),
+        ("confirm", *confirm != wanted.confirm),
         ("control", *control != wanted.control),
         ("log", *log != wanted.log),
         ("--without-guard", *without != wanted.without),
@@ -274,6 +277,15 @@ mod tests {
         wanted.capture.strict = !now.capture.strict;
         wanted.tun.mtu = "1400".parse().ok();
         assert_eq!(fixed(&now, &wanted), ["capture.strict", "tun.mtu"]);
+        wanted = Config { confirm: Some(60), control: Some("/tmp/other.sock".into()), ..now.clone() };
+        wanted.tun.addresses = vec!["192.0.2.1/24".parse().unwrap()];
+        wanted.tun.fd = "9".parse().ok();
+        wanted.tun.pcap = Some("packets.pcap".into());
+        wanted.tun.fault = "loss=1%".parse().ok();
+        assert_eq!(
+            fixed(&now, &wanted),
+            ["tun.addresses", "tun.fd", "tun.pcap", "tun.fault", "confirm", "control"]
+        );
     }
 
     #[test]
