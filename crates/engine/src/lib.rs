@@ -59,5 +59,9 @@ pub use explain::{check, doctor, why};
 pub use lifecycle::{Engine, plan, recover};
 #[cfg(not(target_os = "linux"))]
 pub use lifecycle::{check, doctor, why};
+pub use oneway_capture::tun::TunError;
+pub use oneway_egress::EgressError;
+pub use oneway_outbound::DialError;
+pub use oneway_route::{Plan, PlanError, RouteError};
 pub use reloaded::Reloaded;
 pub use stats::StatsSnapshot;

@@ -9,6 +9,7 @@ use crate::config::{Config, ConfigError, Loaded};
 use crate::control::{Doctor, FlowInfo, StatePaths, Status, Why, WhyQuestion};
 use crate::error::EngineError;
 use crate::reloaded::Reloaded;
+use crate::stats::StatsSnapshot;
 
 /// A running capture; there is none on this system.
 #[derive(Debug)]
@@ -97,6 +98,11 @@ impl Engine {
 
     /// How it is doing.
     pub fn status(&self) -> Status {
+        match self.never {}
+    }
+
+    /// What it has counted.
+    pub fn stats(&self) -> StatsSnapshot {
         match self.never {}
     }
 

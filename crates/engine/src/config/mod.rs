@@ -32,6 +32,7 @@ pub(crate) use group::canonical;
 pub use group::{Balance, CheckSpec, CheckUrl, GroupKind, GroupSpec};
 pub use limits::{LimitsConfig, Wait};
 pub use oneway_capture::fault::{BadFaultSpec, FaultSpec};
+pub use oneway_outbound::Method;
 pub use oneway_route::{Safeguard, Without};
 pub use outbound::{
     BLOCK, Credentials, DIRECT, OutboundSpec, PROXY, ProxyProtocol, ProxySpec, Secret, Server, ServerHost,

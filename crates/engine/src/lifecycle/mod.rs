@@ -43,7 +43,7 @@ use crate::exclude::Exclusions;
 use crate::group::selected::Selected;
 use crate::guard::Guard;
 use crate::limits::Limits;
-use crate::stats::Stats;
+use crate::stats::{Stats, StatsSnapshot};
 use crate::watched::Watched;
 use crate::worker::{self, Handed, Orders, Owners, Parts, Phase, Shared};
 pub(crate) use device::Planned;
@@ -425,6 +425,11 @@ impl Engine {
     /// How it is doing.
     pub fn status(&self) -> Status {
         crate::status::status(self)
+    }
+
+    /// What it has counted since it was started, of which [`Engine::status`] says the most important.
+    pub fn stats(&self) -> StatsSnapshot {
+        self.shared.stats.snapshot()
     }
 
     /// The flows that it carries.

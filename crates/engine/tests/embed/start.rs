@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use oneway::control::WhyQuestion;
-use oneway::{Engine, doctor, plan, why};
+use oneway::{Engine, Plan, doctor, plan, why};
 use oneway_lab::harness::TestResult;
 use oneway_lab::topology::address;
 use oneway_lab::{NetNs, Snapshot, Topology};
@@ -31,7 +31,7 @@ pub fn everything_works_inside_a_runtime() -> TestResult {
         let (first, second) = (config(&text)?, config(&format!("{text}{more}"))?);
         lab.host.run(|| {
             in_a_runtime(|| {
-                plan(&second)?;
+                let _: Plan = plan(&second)?;
                 doctor(&second)?;
                 why(&second, &question)?;
                 let engine = Engine::start(&first)?;
