@@ -58,7 +58,7 @@ use watching::Watch;
 /// How long [`Engine::stop`] gives the live flows to hear of it.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// A running capture.
+/// A running capture. Calls block; for how long is on [the front page](crate).
 #[derive(Debug)]
 pub struct Engine {
     pub(crate) shared: Arc<Shared>,
