@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,8 @@ const LONGEST: Duration = Duration::from_secs(3600);
 pub(crate) struct Addresses {
     client: OnceLock<Arc<Client>>,
     known: Mutex<LruCache<Arc<str>, Known>>,
+    /// How often everything was forgotten.
+    forgotten: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -37,7 +40,7 @@ struct Known {
 
 impl Default for Addresses {
     fn default() -> Self {
-        Self { client: OnceLock::new(), known: Mutex::new(LruCache::new(MOST)) }
+        Self { client: OnceLock::new(), known: Mutex::new(LruCache::new(MOST)), forgotten: AtomicU32::new(0) }
     }
 }
 
@@ -49,7 +52,9 @@ impl Addresses {
 
     /// Forgets everything: others are asked from now on.
     pub(crate) fn forget(&self) {
-        self.known.lock().clear();
+        let mut known = self.known.lock();
+        self.forgotten.fetch_add(1, Relaxed);
+        known.clear();
     }
 
     /// The address of a name, one of this family if it has any; the inner `None` if it has none. The outer one if it has to
@@ -70,6 +75,7 @@ impl Addresses {
     /// Looks for the addresses of a name, so that they are known.
     pub(crate) async fn find(&self, host: &Arc<str>) {
         let Some(client) = self.client.get() else { return };
+        let asked = self.forgotten.load(Relaxed);
         let found = tokio::time::timeout(PATIENCE, client.resolve(host)).await;
         let (addresses, ttl) = match found {
             Ok(Ok(found)) => (found.addresses, found.ttl.clamp(LEAST, LONGEST)),
@@ -79,8 +85,12 @@ impl Addresses {
             }
             Err(_) => (Vec::new(), LEAST),
         };
-        let known = Known { addresses, until: Instant::now() + ttl };
-        self.known.lock().put(Arc::clone(host), known);
+        let found = Known { addresses, until: Instant::now() + ttl };
+        let mut known = self.known.lock();
+        // What those of before have said is not kept; whoever waits asks again.
+        if self.forgotten.load(Relaxed) == asked {
+            known.put(Arc::clone(host), found);
+        }
     }
 
     /// The same on a thread that may block, and runs no other tasks. None if it has none.

@@ -50,6 +50,7 @@ fn main() -> std::process::ExitCode {
         rules::a_silent_server_costs_a_flow_two_seconds_once,
         real::switched_off_it_is_carried_like_other_traffic,
         real::noise_is_dropped_and_counted,
+        resolver::the_systems_servers_are_followed,
         resolver::nothing_is_changed_where_the_capture_does,
         resolver::who_writes_over_it_is_named_and_comes_back,
         resolver::after_a_crash_it_is_recovered,

@@ -5,14 +5,14 @@ use std::io::{Read, Seek};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use oneway_lab::client::{RecordType, wait_until};
+use oneway_lab::client::{Outcome, RecordType, wait_until};
 use oneway_lab::harness::{Failed, TestResult};
 use oneway_lab::program::Program;
-use oneway_lab::servers::{DnsServer, Zone};
+use oneway_lab::servers::{DnsServer, SocksOptions, Zone};
 use oneway_lab::topology::{address, name, port};
 use oneway_lab::{NetNs, Oneway, Snapshot, Topology};
 
-use crate::common::{ONEWAY, SECOND, program, run};
+use crate::common::{ONEWAY, SECOND, address_of, program, run};
 
 /// What the resolver on the link says of the origin.
 const SAID: [u8; 4] = [198, 51, 100, 77];
@@ -83,6 +83,45 @@ pub fn who_asks_on_the_link_asks_here() -> TestResult {
     assert!(status.success(), "{}", oneway.stderr());
     assert_eq!(text(&mut file)?, text_before);
     before.expect_same(&lab.host).map_err(Into::into)
+}
+
+/// Who comes into another network has its servers, whether or not the file is ours: names that nobody asked a server for, and
+/// those that the rules ask for, are looked up there. Where servers need host routes, the new ones get theirs.
+pub fn the_systems_servers_are_followed() -> TestResult {
+    const NAME: &str = "moves.example";
+    for protect in ["auto", "host-route"] {
+        let lab = Topology::simple()?;
+        let of = |ip| Zone::new().a(NAME, ip).ttl(3600);
+        let at = address::SPARE.v4_port(port::DNS);
+        let first = DnsServer::start(&lab.net, &[at], of(address::BLACK_HOLE.v4))?;
+        let zone = of(address::ORIGIN.v4);
+        lab.dns.set_zone(zone.clone());
+        lab.socks.set_options(SocksOptions { zone, ..lab.socks.options() });
+        let folder = tempfile::tempdir()?;
+        let file = folder.path().join("oneway.toml");
+        let text = format!(
+            "[dns]\nupstream = [\"system\"]\n[egress]\nprotect = \"{protect}\"\n\
+             [outbound.out]\ntype = \"socks5\"\nserver = \"{}\"\n\
+             [rules]\nlist = [\"IP-CIDR,{}/32,out\", \"MATCH,block\"]\n",
+            address::SOCKS.v4_port(port::SOCKS),
+            address::ORIGIN.v4
+        );
+        std::fs::write(&file, text)?;
+        let before = format!("nameserver {}\n", at.ip());
+        let oneway =
+            program(&lab.host, &["--config", &file.to_string_lossy()]).resolv_conf(&before).start()?;
+        let fake = address_of(&lab, NAME, RecordType::A)?;
+        let to = SocketAddr::new(fake, oneway_lab::servers::origin::port::ECHO);
+        let dial = || lab.host.client().tcp(to, 5 * SECOND).map(|dial| dial.outcome);
+        assert_eq!((dial()?, first.asked(NAME)), (Outcome::Refused, 2), "{protect}: it is elsewhere");
+
+        write(&oneway, &format!("nameserver {}\n", address::DNS.v4))?;
+        wait_until(5 * SECOND, "the other server is asked", || {
+            dial().is_ok_and(|outcome| outcome == Outcome::Done)
+        })?;
+        assert_eq!(first.asked(NAME), 2, "{protect}");
+    }
+    Ok(())
 }
 
 pub fn nothing_is_changed_where_the_capture_does() -> TestResult {

@@ -15,7 +15,7 @@ use oneway_dns::{
     Client, ClientConfig, DEFAULT_EXCLUDED, FakeIp, FakeIpConfig, Mode, Patterns, Pinned, Secure, Server,
     Upstream, nameservers,
 };
-use oneway_egress::{Egress, Safeguard, Strategy};
+use oneway_egress::{Egress, EgressError, Safeguard, Strategy};
 use oneway_file::limit;
 use oneway_flow::Target;
 use oneway_route::{Family, RESOLV_CONF, Snapshot, resolv_conf_before};
@@ -73,12 +73,23 @@ struct Followed {
 }
 
 impl Followed {
-    fn new(config: &DnsConfig, answers: Option<SocketAddr>) -> Self {
-        let is_asked = config.upstream.is_empty() || config.upstream.contains(&DnsUpstream::System);
-        let mut servers = if is_asked { system_servers(None) } else { Vec::new() };
-        servers.retain(|server| Some(*server) != answers);
-        Self { config: config.clone(), servers }
+    fn new(config: &DnsConfig, egress: &Egress, answers: Option<SocketAddr>) -> Self {
+        Self { config: config.clone(), servers: asked_of_system(config, egress, answers) }
     }
+}
+
+/// The system's servers, if they are asked.
+fn asked_of_system(config: &DnsConfig, egress: &Egress, answers: Option<SocketAddr>) -> Vec<SocketAddr> {
+    let by_domain = config.domains.iter().map(|(_, list)| list);
+    let mut lists = by_domain.chain([&config.upstream]);
+    let is_asked = config.upstream.is_empty() || lists.any(|list| list.contains(&DnsUpstream::System));
+    if !is_asked {
+        return Vec::new();
+    }
+    let strategy = egress.strategy();
+    let mut servers = system_servers(namespace_of(&strategy));
+    servers.retain(|server| Some(*server) != answers);
+    servers
 }
 
 /// Where a captured packet really wants to go.
@@ -113,7 +124,7 @@ impl Dns {
         };
         let server = mode.map(|mode| Server::new(mode, Arc::clone(&client)));
         let unknown_is_real = egress.left_out().has(Safeguard::FakeIp);
-        let followed = Mutex::new(Followed::new(config, answers));
+        let followed = Mutex::new(Followed::new(config, egress, answers));
         Ok(Self { mode: config.mode, server, fake, client, unknown_is_real, answers, forwarded, followed })
     }
 
@@ -124,9 +135,9 @@ impl Dns {
     }
 
     /// Puts it into force. Fake addresses go on to stand for their names.
-    pub(crate) fn set(&self, prepared: Prepared) {
+    pub(crate) fn set(&self, prepared: Prepared, egress: &Egress) {
         let Prepared { client, config, exclude } = prepared;
-        *self.followed.lock() = Followed::new(&config, self.answers);
+        *self.followed.lock() = Followed::new(&config, egress, self.answers);
         self.client.set_config(client);
         if let Some(fake) = &self.fake {
             fake.set_excluded(exclude);
@@ -138,16 +149,19 @@ impl Dns {
         self.answers
     }
 
-    /// Looks whether the system names other servers than before, which are then asked. While programs ask here, nobody else
-    /// tells which servers a network has.
-    pub(crate) fn follow(&self, egress: &Egress) {
+    /// Looks whether the system names other servers than before. They are asked from now on if `may` says so of all the
+    /// servers that our own questions may go to then; else it is looked again. True if they are.
+    pub(crate) fn follow(&self, egress: &Egress, may: impl FnOnce(Vec<IpAddr>) -> bool) -> bool {
         let mut followed = self.followed.lock();
-        let now = Followed::new(&followed.config, self.answers);
-        if now.servers != followed.servers {
-            tracing::info!(servers = ?now.servers, "the system names other DNS servers now");
-            self.client.set_config(ready(client_config(&now.config, egress, self.answers)));
-            *followed = now;
+        let servers = asked_of_system(&followed.config, egress, self.answers);
+        // A file without any is just being written, or there is no network to ask in.
+        if servers.is_empty() || servers == followed.servers || !may(server_addresses(&followed.config)) {
+            return false;
         }
+        tracing::info!(?servers, "the system names other DNS servers now");
+        self.client.set_config(ready(client_config(&followed.config, egress, self.answers)));
+        followed.servers = servers;
+        true
     }
 
     /// Who asks the upstreams.
@@ -322,14 +336,15 @@ fn ready(config: ClientConfig) -> ClientConfig {
 
 fn client_config(config: &DnsConfig, egress: &Egress, answers: Option<SocketAddr>) -> ClientConfig {
     let strategy = egress.strategy();
-    let netns = match &*strategy {
-        Strategy::Netns(namespace) => Some(namespace.name()),
-        _ => None,
-    };
+    let netns = namespace_of(&strategy);
     let (mut upstreams, original_first) = upstreams(config, netns, answers);
     // What leads into the TUN is ourselves.
     let can_be_asked = |upstream: &Upstream| {
-        let checked = upstream.addr().map_or(Ok(()), |addr| egress.check_addr(addr));
+        let checked = match upstream.addr().map_or(Ok(()), |addr| egress.check_addr(addr)) {
+            // It is to get one, and nothing is sent there before.
+            Err(EgressError::NoHostRoute { .. }) => Ok(()),
+            checked => checked,
+        };
         if let Err(error) = &checked {
             tracing::warn!(server = %upstream, %error, "this DNS upstream cannot be asked");
         }
@@ -344,6 +359,14 @@ fn client_config(config: &DnsConfig, egress: &Egress, answers: Option<SocketAddr
         Some((Patterns::new([pattern.as_str()]).ok()?, upstreams))
     });
     ClientConfig { upstreams, original_first, by_domain: by_domain.collect() }
+}
+
+/// The namespace that our own sockets are made in, if it is another one.
+fn namespace_of(strategy: &Strategy) -> Option<&str> {
+    match strategy {
+        Strategy::Netns(namespace) => Some(namespace.name()),
+        _ => None,
+    }
 }
 
 /// Those of the system, or of the namespace that our own sockets are made in, if that has a list of its own.

@@ -66,7 +66,7 @@ impl Engine {
         }
         let mut done = compare(&dispatch, &before, &warnings);
         if let Some(names) = names {
-            shared.dns.set(names);
+            shared.dns.set(names, &shared.egress);
             dispatch.addresses().forget();
         }
         self.about.exclusions.set(&config.capture);

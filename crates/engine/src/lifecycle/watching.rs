@@ -550,12 +550,10 @@ impl Watcher {
     fn tick(&mut self) {
         let shared_host = Arc::clone(&self.host);
         self.egress.protect_at_last();
+        self.follow_dns();
         if let Some(Host::Ours(applied)) = &mut *shared_host.lock()
             && !self.left_out(Safeguard::Drift)
         {
-            if applied.has_resolver() {
-                self.shared.dns.follow(&self.egress);
-            }
             if applied.has_switches() {
                 self.put_back(applied, Which::Switches);
             }
@@ -577,6 +575,19 @@ impl Watcher {
                     "far more packets were written to the TUN in a second than were read from it"
                 );
             }
+        }
+    }
+
+    /// Has the servers asked that the system names now. They may see other names.
+    fn follow_dns(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        // Those that need a host route get it first.
+        let may = |servers| {
+            self.dns_servers = servers;
+            !self.unknown_servers()
+        };
+        if shared.dns.follow(&shared.egress, may) {
+            shared.dispatch.load().addresses().forget();
         }
     }
 
