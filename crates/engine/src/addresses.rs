@@ -1,7 +1,8 @@
 //! The addresses of names that rules on addresses ask for.
 //!
 //! A flow to a fake address has a name alone. A rule on addresses that does not say `no-resolve` wants to know where that is.
-//! What was found is kept here, so that a flow need not wait for what another one has waited for.
+//! That is asked for the program's sake, and leaves as the questions of programs do. What was found is kept here, so that a
+//! flow need not wait for what another one has waited for.
 
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
@@ -76,7 +77,7 @@ impl Addresses {
     pub(crate) async fn find(&self, host: &Arc<str>) {
         let Some(client) = self.client.get() else { return };
         let asked = self.forgotten.load(Relaxed);
-        let found = tokio::time::timeout(PATIENCE, client.resolve(host)).await;
+        let found = tokio::time::timeout(PATIENCE, client.resolve_for_program(host)).await;
         let (addresses, ttl) = match found {
             Ok(Ok(found)) => (found.addresses, found.ttl.clamp(LEAST, LONGEST)),
             Ok(Err(error)) => {

@@ -4,6 +4,7 @@ use oneway_lab::Topology;
 use oneway_lab::capture::Recorder;
 use oneway_lab::client::{Outcome, RecordType};
 use oneway_lab::harness::TestResult;
+use oneway_lab::servers::dns::Question;
 use oneway_lab::topology::{Simple, address, name, port};
 
 use crate::common::{address_of, ask, expect_reachable, is_fake, program, proxy, upstream};
@@ -11,9 +12,22 @@ use crate::common::{address_of, ask, expect_reachable, is_fake, program, proxy, 
 pub fn no_query_is_on_the_wire() -> TestResult {
     let lab = Topology::simple()?;
     let wire = Recorder::start(&lab.host, Some(Simple::UP1))?;
+    // The rule has every name looked up before a flow leaves.
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("oneway.toml");
+    let text = format!(
+        "[outbound.out]\ntype = \"socks5\"\nserver = \"{}\"\n\
+         [rules]\nlist = [\"IP-CIDR,{}/32,direct\", \"MATCH,out\"]\n",
+        proxy().trim_start_matches("socks5://"),
+        address::SPARE.v4
+    );
+    std::fs::write(&file, text)?;
+    let file = file.to_string_lossy();
     let _oneway =
-        program(&lab.host, &["--strict", "--proxy", &proxy(), "--dns-upstream", &upstream()]).start()?;
+        program(&lab.host, &["--strict", "--config", &file, "--dns-upstream", &upstream()]).start()?;
     asked_of_all_kinds(&lab)?;
+    let for_rule = |question: &Question| question.name == name::ORIGIN && question.kind == RecordType::A;
+    assert!(lab.dns.questions().iter().any(for_rule), "the rule has not asked for it");
     let queries = wire.matching(|packet| packet.ports.1 == port::DNS || packet.ports.0 == port::DNS)?;
     assert!(queries.is_empty(), "{queries:#?}");
     Ok(())
