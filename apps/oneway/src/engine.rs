@@ -26,7 +26,7 @@ pub(crate) trait Instance: Send + Sync + 'static {
     fn select(&self, group: &str, member: &str) -> Result<(), Failure>;
     /// Blocks until it cannot go on and says why; or until it is stopped, `None`.
     fn wait_until_failed(&self) -> Option<Failure>;
-    /// Stops it and undoes its changes to the host.
+    /// Stops it and undoes its changes to the host, unless it has failed and the host is to stay shut.
     fn stop(&self) -> Result<(), Failure>;
 }
 

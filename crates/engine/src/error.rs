@@ -150,6 +150,11 @@ pub enum EngineError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// It was stopped after a failure, with `capture.strict`: nothing is undone.
+    #[error(
+        "as --strict wants it, this host stays shut: `oneway recover` or the next run frees it; until then nothing that was captured gets out"
+    )]
+    LeftShut,
 }
 
 impl From<DialError> for EngineError {

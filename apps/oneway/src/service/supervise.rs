@@ -309,8 +309,9 @@ fn until_stopped(
             tracing::debug!("a client did not take its answer");
         }
     });
-    match failure {
-        Some(why) => Err(why),
-        None => stopped,
+    match (failure, stopped) {
+        (Some(why), Ok(())) => Err(why),
+        (Some(why), Err(left)) => Err(Failure::new(why.code(), format!("{why}; {left}"))),
+        (None, stopped) => stopped,
     }
 }

@@ -82,6 +82,7 @@ fn main() -> std::process::ExitCode {
         strict::a_family_that_is_switched_off_is_refused,
         strict::bound_sockets_are_refused,
         strict::a_killed_instance_leaves_the_refusal,
+        strict::a_failure_leaves_the_refusal,
         strict::resolvers_on_the_link_are_captured,
         strict::ipv6_never_leaks,
         handed::programs_are_carried_and_no_segment_is_in_the_device,

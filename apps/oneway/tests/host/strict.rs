@@ -126,36 +126,81 @@ pub fn bound_sockets_are_refused() -> TestResult {
     stop(&mut oneway, host, &before)
 }
 
+/// Fails unless nothing that was captured gets out of the host, which serves HTTP, and nobody runs there.
+fn expect_shut(lab: &Standard, what: &str) -> TestResult {
+    let host = &lab.host;
+    let wire = Wire::of(host)?;
+    for to in address::ORIGIN.both() {
+        expect_refused(&host.client(), to, what)?;
+        expect_refused(&host.client().device(UP1), to, what)?;
+    }
+    for to in address::DNS.both().into_iter().chain(address::R1_LAN.both()) {
+        let asked = host.client().dns(SocketAddr::new(to, 53), name::ORIGIN, RecordType::A, false, SECOND)?;
+        assert_ne!(asked.outcome, Outcome::Done, "{what}: {to}");
+    }
+    expect_neighbours(host)?;
+    wire.expect_none(what, |p| {
+        address::ORIGIN.both().contains(&p.dst) || p.ports.1 == 53 && (p.is_udp() || p.is_syn())
+    })?;
+    // Who asks this host is answered: an administrator gets in.
+    let reply = lab.net.client().http_get(address::HOST_UP1.v4_port(port::HTTP), "/", SECOND)?;
+    assert_eq!(reply.status, 200);
+    Ok(())
+}
+
+pub fn a_failure_leaves_the_refusal() -> TestResult {
+    let lab = Topology::standard()?;
+    let host = &lab.host;
+    let before = Snapshot::take(host)?;
+    let _server = Origin::start(host, &address::HOST_UP1.both())?;
+    let client = host.client();
+    // A worker that panics, which only builds with debug assertions can be asked for, and two ways to lose the device.
+    let panics = &["--strict", "--fault", "panic=200"][..];
+    let deleted = format!("ip link del dev {TUN}");
+    let moved = format!("ip link set dev {TUN} netns {}", lab.net.path().display());
+    let ends = [(panics, ""), (&["--strict"], deleted.as_str()), (&["--strict"], &moved)];
+    for (options, end) in ends.into_iter().skip(usize::from(!cfg!(debug_assertions))) {
+        let mut oneway = run(host, options)?;
+        assert!(reaches_origin(host, SECOND));
+        if end.is_empty() {
+            wait_until(10 * SECOND, "it has panicked", || {
+                let _ = client.udp(address::ORIGIN.v4_port(port::ECHO), b"x", SECOND / 100);
+                !oneway.alive()
+            })?;
+        } else {
+            tool(host, end)?;
+        }
+        let status = oneway.wait(5 * SECOND)?;
+        let said = oneway.stderr();
+        assert_eq!(status.code(), Some(1), "{said}");
+        let told = said.lines().rfind(|line| line.starts_with("error: ")).unwrap_or_default();
+        assert!(told.contains("this host stays shut") && told.contains("`oneway recover`"), "{said}");
+        assert!(host.link(TUN).is_err(), "the device outlived its program");
+        expect_shut(&lab, end)?;
+        let recovered = command(host, &["recover"])?;
+        assert_eq!(recovered.code, Some(0), "{end}: {}", recovered.stderr);
+        before.expect_same(host)?;
+        expect_connectivity(host)?;
+    }
+    // So does the next run, whose clean end undoes all.
+    let mut oneway = run(host, &["--strict"])?;
+    tool(host, &deleted)?;
+    oneway.wait(5 * SECOND)?;
+    let mut again = run(host, &["--strict"])?;
+    assert!(reaches_origin(host, SECOND));
+    stop(&mut again, host, &before)
+}
+
 pub fn a_killed_instance_leaves_the_refusal() -> TestResult {
     let lab = Topology::standard()?;
     let host = &lab.host;
     let before = Snapshot::take(host)?;
     let _server = Origin::start(host, &address::HOST_UP1.both())?;
-    let expect_shut = |what: &str| -> TestResult {
-        let wire = Wire::of(host)?;
-        for to in address::ORIGIN.both() {
-            expect_refused(&host.client(), to, what)?;
-            expect_refused(&host.client().device(UP1), to, what)?;
-        }
-        for to in address::DNS.both().into_iter().chain(address::R1_LAN.both()) {
-            let asked =
-                host.client().dns(SocketAddr::new(to, 53), name::ORIGIN, RecordType::A, false, SECOND)?;
-            assert_ne!(asked.outcome, Outcome::Done, "{what}: {to}");
-        }
-        expect_neighbours(host)?;
-        wire.expect_none(what, |p| {
-            address::ORIGIN.both().contains(&p.dst) || p.ports.1 == 53 && (p.is_udp() || p.is_syn())
-        })?;
-        // Who asks this host is answered: an administrator gets in.
-        let reply = lab.net.client().http_get(address::HOST_UP1.v4_port(port::HTTP), "/", SECOND)?;
-        assert_eq!(reply.status, 200);
-        Ok(())
-    };
     let mut oneway = run(host, &["--strict"])?;
     assert!(reaches_origin(host, SECOND));
     oneway.kill()?;
     assert!(host.link(TUN).is_err(), "the device outlived its program");
-    expect_shut("killed")?;
+    expect_shut(&lab, "killed")?;
     let recovered = command(host, &["recover"])?;
     assert_eq!(recovered.code, Some(0), "{}", recovered.stderr);
     expect_connectivity(host)?;
@@ -164,7 +209,7 @@ pub fn a_killed_instance_leaves_the_refusal() -> TestResult {
     // The next run undoes it as well, and `stop` where nobody runs.
     let mut oneway = run(host, &["--strict"])?;
     oneway.kill()?;
-    expect_shut("killed again")?;
+    expect_shut(&lab, "killed again")?;
     let mut again = run(host, &["--strict"])?;
     assert!(reaches_origin(host, SECOND));
     again.kill()?;

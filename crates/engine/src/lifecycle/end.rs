@@ -35,6 +35,11 @@ impl End {
         }
     }
 
+    /// Whether there was a reason to end, told or not.
+    pub(super) fn has_failed(&self) -> bool {
+        self.lock().failed.is_some()
+    }
+
     /// It was stopped.
     pub(super) fn stop(&self) {
         self.lock().stopped = true;

@@ -439,7 +439,8 @@ impl Engine {
 
     /// Blocks until it cannot go on, and says why, to everybody who asks; or until it is stopped: `None`.
     ///
-    /// Nothing is undone by that. Call [`Engine::stop`] then: until it is, this host stays captured, and nothing is carried.
+    /// It carries nothing any more then, and its changes to the host are still made: [`Self::stop`] undoes them, unless
+    /// `capture.strict` is set.
     pub fn wait_until_failed(&self) -> Option<Arc<EngineError>> {
         self.end.wait()
     }
@@ -452,10 +453,16 @@ impl Engine {
     /// Resets the live flows, undoes every change to the host, and ends the workers. Stopping twice is harmless, and each returns
     /// when that is done.
     ///
+    /// After a failure with `capture.strict` nothing is undone, as if the process had been killed: what was captured is
+    /// refused until [`recover`] or the next [`Self::start`].
+    ///
     /// # Errors
-    /// The first change that could not be undone; all others are undone.
+    /// The first change that could not be undone; all others are undone. [`EngineError::LeftShut`] where nothing is to be
+    /// undone.
     pub fn stop(&self) -> Result<(), EngineError> {
         let _one = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        // What fails while it stops changes nothing: somebody has asked for the end.
+        let leave_shut = self.about.strict && self.end.has_failed();
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Running { threads, watch, lock }) = running else { return Ok(()) };
         // A client is told that its connection is over while its packets still come here; left alone, it would learn
@@ -471,7 +478,7 @@ impl Engine {
         // The last resets may be in the device still, which loses its routes next.
         threads.order(Phase::Flush);
         wait_until(&|| threads.are_flushed(&self.shared));
-        let undone = watch.end(&self.home);
+        let undone = watch.end(&self.home, leave_shut);
         drop(threads);
         self.end.stop();
         let released = lock.map_or(Ok(()), InstanceLock::release).map_err(EngineError::from);
@@ -482,7 +489,7 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         if let Err(error) = self.stop() {
-            tracing::error!(%error, "not everything could be undone; run `oneway recover`");
+            tracing::error!(%error, "not everything is undone; run `oneway recover`");
         }
     }
 }

@@ -84,12 +84,14 @@ pub(super) struct Parts {
 #[derive(Debug)]
 pub(super) struct Watch {
     stop: Arc<AtomicBool>,
+    /// Nothing is to be undone.
+    leave: Arc<AtomicBool>,
     waker: Waker,
     host: Arc<Mutex<Option<Host<Captured>>>>,
     wishes: Wishes,
     thread: Option<JoinHandle<()>>,
-    /// How undoing went.
-    undone: Receiver<Result<(), RouteError>>,
+    /// How undoing went; false where nothing was undone.
+    undone: Receiver<Result<bool, RouteError>>,
 }
 
 impl Watch {
@@ -159,17 +161,19 @@ impl Watch {
         };
         let (told, undone) = channel();
         let captured = Arc::clone(&host);
+        let leave = Arc::new(AtomicBool::new(false));
+        let to_leave = Arc::clone(&leave);
         let spawned = end::spawn("oneway-guard".to_owned(), end, move || {
             watcher.run();
             // This thread is in the namespace that was captured, as it was started there; whoever stops it need not be.
             if let Some(host) = captured.lock().take() {
                 // Who waits for this thread reads it when it has ended.
-                let _ = told.send(host.undo());
+                let _ = told.send(undo(host, to_leave.load(Ordering::Acquire)));
             }
             Ok(())
         });
         match spawned {
-            Ok(thread) => Ok(Self { stop, waker, host, wishes, thread: Some(thread), undone }),
+            Ok(thread) => Ok(Self { stop, leave, waker, host, wishes, thread: Some(thread), undone }),
             Err(error) => {
                 let error = EngineError::Worker(error);
                 Err(match host.lock().take() {
@@ -187,11 +191,12 @@ impl Watch {
         asked
     }
 
-    /// Ends it and undoes what was changed.
+    /// Ends it and undoes what was changed, or leaves it as a crash does.
     ///
     /// # Errors
-    /// The first change that could not be undone; all others are undone.
-    pub(super) fn end(mut self, home: &Home) -> Result<(), EngineError> {
+    /// The first change that could not be undone; all others are undone. [`EngineError::LeftShut`].
+    pub(super) fn end(mut self, home: &Home, leave: bool) -> Result<(), EngineError> {
+        self.leave.store(leave, Ordering::Release);
         self.stop.store(true, Ordering::Release);
         self.waker.wake();
         if let Some(thread) = self.thread.take() {
@@ -203,10 +208,21 @@ impl Watch {
             // It had panicked. What it watched over is still to be undone.
             Err(TryRecvError::Empty | TryRecvError::Disconnected) => {
                 let host = self.host.lock().take();
-                host.map_or(Ok(Ok(())), |host| home.run(|| host.undo()))?
+                host.map_or(Ok(Ok(true)), |host| home.run(|| undo(host, leave)))?
             }
         };
-        undone.map_err(|undo| EngineError::NotUndone { because: None, undo })
+        match undone.map_err(|undo| EngineError::NotUndone { because: None, undo })? {
+            true => Ok(()),
+            false => Err(EngineError::LeftShut),
+        }
+    }
+}
+
+/// Undoes what was changed, or leaves it: false.
+fn undo(host: Host<Captured>, leave: bool) -> Result<bool, RouteError> {
+    match host {
+        Host::Ours(_) if leave => Ok(false),
+        host => host.undo().map(|()| true),
     }
 }
 

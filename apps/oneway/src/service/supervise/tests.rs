@@ -203,6 +203,14 @@ fn an_engine_that_cannot_go_on_is_stopped() {
 }
 
 #[test]
+fn what_is_not_undone_after_a_failure_is_said() {
+    let (fail, may_fail) = channel();
+    let idle = Idle { may_fail: Some(Mutex::new(may_fail)), stop_fails: true, ..Idle::default() };
+    let (_, result) = serving(idle, |_, _| fail.send("the device is gone").unwrap());
+    assert_eq!(result, Err(Failure::new(FAILED, "the device is gone; cannot undo it all")));
+}
+
+#[test]
 fn further_signals_do_not_abort_the_undo() {
     let (go, may_stop) = channel();
     let idle = Idle { may_stop: Some(Mutex::new(may_stop)), ..Idle::default() };
