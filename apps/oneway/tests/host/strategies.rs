@@ -478,7 +478,7 @@ pub fn what_a_host_cannot_carry_is_refused_by_name() -> TestResult {
     std::fs::write(outside.file(), "egress.netns = \"nowhere\"")?;
     refused(
         &["--config", &outside.file()],
-        1,
+        2,
         &["cannot open the network namespace nowhere", "ip netns list"],
     )
 }

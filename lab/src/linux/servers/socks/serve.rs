@@ -90,7 +90,10 @@ async fn version5(
             note(target, reply::SUCCEEDED);
             associate::associate(stream, client, shared, options).await
         }
-        SocksCommand::UdpAssociate if options.hangs_up => Ok(()),
+        SocksCommand::UdpAssociate if options.hangs_up => {
+            note(target, reply::COMMAND_NOT_SUPPORTED);
+            Ok(())
+        }
         _ => {
             note(target, reply::COMMAND_NOT_SUPPORTED);
             answer5(&mut stream, reply::COMMAND_NOT_SUPPORTED, None, options).await
