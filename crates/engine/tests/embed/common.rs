@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Once;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -58,20 +59,27 @@ pub fn until_alone() -> TestResult {
     }
 }
 
+/// Does `work`, and `then` on its thread each time it logs a message with these words.
+pub fn when_it_says<T>(
+    message: &'static str,
+    then: impl Fn() + Send + Sync + 'static,
+    work: impl FnOnce() -> T,
+) -> T {
+    static EVERYBODY: Once = Once::new();
+    // With one subscriber alone, `tracing` asks that of the thread that comes first whether a message is of interest to any.
+    EVERYBODY.call_once(|| {
+        let _ = tracing::subscriber::set_global_default(Log { message: "", then: || {} });
+    });
+    tracing::subscriber::with_default(Log { message, then }, work)
+}
+
 /// A log that does something when a message comes.
-pub struct At<F> {
+struct Log<F> {
     message: &'static str,
     then: F,
 }
 
-impl<F: Fn() + Send + Sync + 'static> At<F> {
-    /// One with these words.
-    pub fn saying(message: &'static str, then: F) -> Self {
-        Self { message, then }
-    }
-}
-
-impl<F: Fn() + Send + Sync + 'static> Subscriber for At<F> {
+impl<F: Fn() + Send + Sync + 'static> Subscriber for Log<F> {
     fn enabled(&self, _: &Metadata<'_>) -> bool {
         true
     }

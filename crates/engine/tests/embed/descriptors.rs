@@ -11,7 +11,7 @@ use oneway_lab::harness::{ROLE, TestResult};
 use oneway_lab::program::Program;
 use oneway_lab::{Snapshot, Topology};
 
-use crate::common::{At, PATIENCE, config, through};
+use crate::common::{PATIENCE, config, through, when_it_says};
 
 /// The part of a program with few descriptors, as the limit is that of a process.
 pub const STARVED: &str = "starved";
@@ -54,12 +54,12 @@ pub fn starved() -> TestResult {
     static HELD: Mutex<Vec<File>> = Mutex::new(Vec::new());
     let proxy = TcpListener::bind("127.0.0.1:0")?;
     let circle = config(&through(proxy.local_addr()?))?;
-    let late = At::saying("goes in a circle", || {
+    let late = || {
         *HELD.lock().unwrap_or_else(PoisonError::into_inner) = hold(0);
         panic!("on purpose");
-    });
+    };
     let start = AssertUnwindSafe(|| drop(Engine::start(&circle)));
-    let panicked = tracing::subscriber::with_default(late, || catch_unwind(start)).is_err();
+    let panicked = when_it_says("goes in a circle", late, || catch_unwind(start)).is_err();
     HELD.lock().unwrap_or_else(PoisonError::into_inner).clear();
     let left = StatePaths::here()?.journal.exists();
     if !panicked || left {

@@ -9,7 +9,7 @@ use oneway_lab::harness::TestResult;
 use oneway_lab::topology::address;
 use oneway_lab::{NetNs, Snapshot, Topology};
 
-use crate::common::{At, config, in_a_runtime, through, until_alone};
+use crate::common::{config, in_a_runtime, through, until_alone, when_it_says};
 
 pub fn everything_works_inside_a_runtime() -> TestResult {
     let lab = Topology::simple()?;
@@ -57,8 +57,7 @@ pub fn a_panic_of_the_caller_undoes_everything() -> TestResult {
     for said in ["device is open", "goes in a circle"] {
         let panicked = lab.host.run(|| {
             let start = AssertUnwindSafe(|| drop(Engine::start(&config)));
-            let panics = At::saying(said, || panic!("on purpose"));
-            tracing::subscriber::with_default(panics, || catch_unwind(start)).is_err()
+            when_it_says(said, || panic!("on purpose"), || catch_unwind(start)).is_err()
         })?;
         assert!(panicked, "{said}");
         // The device is gone, too: nobody holds it any more.
