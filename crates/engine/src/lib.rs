@@ -38,7 +38,7 @@
 //! **The end.** Call [`Engine::stop`] or drop the engine. A process that ends otherwise (`exit`, a signal, `abort`) leaves behind
 //! what it has changed: traffic goes as without it then, or is refused with `strict`, and the host's resolver settings may lead to
 //! nobody, until [`recover`] or the next start undoes it. After a failure ([`Engine::wait_until_failed`]) the host stays captured
-//! until the engine is stopped.
+//! until the engine is stopped, and with `strict` it stays shut after that ([`EngineError::LeftShut`]).
 //!
 //! **What it does to its process.** There are as many worker threads as processors, 16 at most, one that watches over the host, and
 //! two for another namespace; `SIGPIPE` is blocked on them and left as it is elsewhere. The soft limit of open files
