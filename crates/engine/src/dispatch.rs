@@ -48,6 +48,15 @@ pub(crate) struct Subject<'a> {
     pub(crate) dscp: u8,
 }
 
+/// What carries datagrams of a client's socket for a group.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    /// The outbound's serial number.
+    pub(crate) serial: u32,
+    /// Something has come back by it lately.
+    pub(crate) is_heard: bool,
+}
+
 /// What the rules ask of a flow, and is not known yet. See [`Dispatch::find`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Missing {
@@ -191,11 +200,21 @@ impl Dispatch {
     /// The outbound for a flow, from what is known without waiting. The rules were compiled against this table, so that
     /// every number in them is here.
     pub(crate) fn choose(&self, subject: &Subject<'_>) -> Result<Choice<'_>, Missing> {
+        self.choose_keeping(subject, |_| None)
+    }
+
+    /// The same, where a group has its flows stay with the outbound that it `held` before.
+    pub(crate) fn choose_keeping(
+        &self,
+        subject: &Subject<'_>,
+        held: impl Fn(&Group) -> Option<Held>,
+    ) -> Result<Choice<'_>, Missing> {
         let v4 = subject.target.addr.is_ipv4();
         let choice = self.choose_by(
             subject,
             |with_process| self.owner(subject.network, subject.source, with_process),
             |host| self.addresses.known(host, v4).ok_or(Missing::Address),
+            held,
         )?;
         if self.closes_circle(&choice, subject)? {
             return Ok(self.refusal());
@@ -270,7 +289,7 @@ impl Dispatch {
     pub(crate) fn choose_for(&self, subject: &Subject<'_>, owner: &oneway_flow::Owner) -> Choice<'_> {
         let v4 = subject.target.addr.is_ipv4();
         let address = |host: &str| Ok(self.addresses.look(host, v4));
-        let Ok(choice) = self.choose_by(subject, |_| Ok::<_, Infallible>(owner.clone()), address);
+        let Ok(choice) = self.choose_by(subject, |_| Ok::<_, Infallible>(owner.clone()), address, |_| None);
         choice
     }
 
@@ -280,6 +299,7 @@ impl Dispatch {
         subject: &Subject<'_>,
         find: impl Fn(bool) -> Result<oneway_flow::Owner, E>,
         address: impl Fn(&str) -> Result<Option<IpAddr>, E>,
+        held: impl Fn(&Group) -> Option<Held>,
     ) -> Result<Choice<'_>, E> {
         let Subject { network, source, target, is_fake, dscp } = *subject;
         if !self.excluded.is_empty() {
@@ -314,7 +334,10 @@ impl Dispatch {
                     let named = &self.entries[decision.outbound.0 as usize];
                     let (id, probe) = match &named.group {
                         None => (decision.outbound.0, None),
-                        Some(_) => self.member(decision.outbound.0, key(subject), network == Network::Udp),
+                        Some(group) => match held(group).and_then(|held| self.kept(group, held)) {
+                            Some(id) => (id, None),
+                            None => self.member(decision.outbound.0, key(subject), network == Network::Udp),
+                        },
                     };
                     let entry = &self.entries[id as usize];
                     let group = named.group.as_ref().map(|_| &**named);
@@ -424,6 +447,23 @@ impl Dispatch {
             id = group.pick(key, |member| self.works(member, udp), |member| !udp || self.carries_udp(member));
         }
         (id, probe)
+    }
+
+    /// The number of the outbound that carries datagrams for a group, if it is among its members or those of groups among
+    /// them. Where nothing comes back, one that works is better.
+    fn kept(&self, group: &Group, held: Held) -> Option<u32> {
+        let is_good = |id| held.is_heard || group.passes(id) && self.works(id, true);
+        let found = group.members().find_map(|id| {
+            let entry = self.by_id(id);
+            match &entry.group {
+                Some(inner) => self.kept(inner, held),
+                None => (entry.serial == held.serial && is_good(id)).then_some(id),
+            }
+        });
+        if found.is_some() {
+            group.is_used();
+        }
+        found
     }
 
     /// The outbound that flows to `host` take by the one of this number: itself, unless it is a group.

@@ -1,7 +1,7 @@
 //! Groups: which of several proxies carries a flow, and when that changes.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::Instant;
 
@@ -171,6 +171,8 @@ pub fn a_selection_survives() -> TestResult {
     let to = address::ORIGIN.v6_port(port::ECHO);
     {
         let mut oneway = proxies.run(GROUP)?;
+        // A namespace of before may have had the same number.
+        assert_eq!(select(host, "group", "one")?.0, Some(0));
         assert!(tries(host, to));
         assert_eq!(proxies.carried(to), (1, 0));
         for (group, member, says) in [
@@ -239,6 +241,84 @@ pub fn datagrams_take_a_member_that_carries_them() -> TestResult {
     let to = address::ORIGIN.v4_port(port::ECHO);
     assert!(tries(&proxies.lab.host, to));
     assert!(proxies.two.requests_for(&to.to_string()).is_empty(), "connections take the first");
+    Ok(())
+}
+
+/// A socket whose datagrams come back.
+struct Echoing(UdpSocket);
+
+impl Echoing {
+    fn new(host: &NetNs) -> Result<Self, Failed> {
+        let socket = host.client().udp_socket(false)?;
+        socket.set_read_timeout(Some(SECOND))?;
+        Ok(Self(socket))
+    }
+
+    fn echoes(&self) -> bool {
+        let mut answer = [0; 16];
+        let sent = self.0.send_to(b"ping", address::ORIGIN.v4_port(port::ECHO));
+        sent.is_ok() && self.0.recv(&mut answer).is_ok_and(|len| answer[..len] == *b"ping")
+    }
+}
+
+/// Datagrams of one socket stay with the member that carries them, whatever the group would choose now.
+pub fn datagrams_stay_with_their_member() -> TestResult {
+    const GROUP: &str = "type = \"select\"\nmembers = [\"one\", \"two\"]";
+    let associations = |server: &SocksServer| server.counters().associations;
+    let proxies = Proxies::new()?;
+    let (host, one) = (&proxies.lab.host, proxies.one.as_ref().ok_or("it runs")?);
+    let _oneway = proxies.run(GROUP)?;
+    assert_eq!(select(host, "group", "one")?.0, Some(0));
+    let socket = Echoing::new(host)?;
+    wait_until(5 * SECOND, "the first carries", || socket.echoes())?;
+    assert_eq!(select(host, "group", "two")?.0, Some(0));
+    for _ in 0..10 {
+        assert!(socket.echoes());
+    }
+    let mut reload = Program::new(host, ONEWAY, ["reload"]).start()?;
+    assert!(reload.wait(10 * SECOND)?.success(), "{}", reload.stderr());
+    assert!(socket.echoes());
+    assert_eq!((associations(one), associations(&proxies.two)), (1, 0));
+    let new = Echoing::new(host)?;
+    wait_until(5 * SECOND, "the second carries what is new", || new.echoes())?;
+    assert_eq!((associations(one), associations(&proxies.two)), (1, 1));
+
+    // What is no member any more carries nothing more for the group.
+    let file = proxies.folder.path().join("oneway.toml");
+    std::fs::write(&file, proxies.text(&GROUP.replace("\"one\", ", "")))?;
+    let mut reload = Program::new(host, ONEWAY, ["reload"]).start()?;
+    assert!(reload.wait(10 * SECOND)?.success(), "{}", reload.stderr());
+    wait_until(5 * SECOND, "the second carries", || socket.echoes())?;
+    assert_eq!((associations(one), associations(&proxies.two)), (1, 2));
+    Ok(())
+}
+
+/// They go on by the next when their proxy is gone, and stay there when it is back.
+pub fn datagrams_leave_a_member_that_is_gone() -> TestResult {
+    let mut proxies = Proxies::new()?;
+    let _oneway =
+        proxies.run("type = \"fallback\"\nmembers = [\"one\", \"two\"]\nurl = \"URL\"\ninterval = \"1s\"")?;
+    let host = proxies.lab.host.clone();
+    let socket = Echoing::new(&host)?;
+    wait_until(5 * SECOND, "the first carries", || socket.echoes())?;
+    assert_eq!(proxies.two.counters().associations, 0);
+    proxies.one = None;
+    wait_until(10 * SECOND, "the second carries", || socket.echoes())?;
+    assert_eq!(proxies.two.counters().associations, 1);
+
+    let one = start(&proxies.lab.net, ONE)?;
+    let to = address::ORIGIN.v4_port(port::ECHO);
+    wait_until(10 * SECOND, "the first is taken again", || {
+        // A group that is not used is not checked.
+        tries(&host, to) && taken(&host).is_ok_and(|taken| taken == ["one"])
+    })?;
+    let new = || Echoing::new(&host).is_ok_and(|socket| socket.echoes()) && one.counters().associations > 0;
+    wait_until(10 * SECOND, "the first carries what is new", new)?;
+    let before = one.counters().datagrams_out;
+    for _ in 0..10 {
+        assert!(socket.echoes());
+    }
+    assert_eq!(one.counters().datagrams_out, before);
     Ok(())
 }
 

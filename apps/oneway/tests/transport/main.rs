@@ -129,6 +129,8 @@ fn main() -> std::process::ExitCode {
         groups::a_selection_survives,
         groups::flows_are_spread,
         groups::datagrams_take_a_member_that_carries_them,
+        groups::datagrams_stay_with_their_member,
+        groups::datagrams_leave_a_member_that_is_gone,
         groups::a_proxy_that_carries_no_datagrams_keeps_its_connections,
         groups::a_proxy_that_carries_no_datagrams_is_not_asked_with_each,
         groups::datagrams_of_a_group_that_fails_take_a_member_that_carries_them,

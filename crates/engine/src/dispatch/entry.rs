@@ -1,5 +1,7 @@
 //! An outbound, and how well it does.
 
+use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -144,6 +146,18 @@ impl Entry {
         if !is_about_proxy {
             return;
         }
+        self.fails_for_udp(error);
+    }
+
+    /// Notes that a way for datagrams is lost, and that there is no other one yet.
+    pub(crate) fn lost_udp(&self, error: &io::Error) {
+        // One client's loss is no reason to keep others from trying, again and again.
+        if !self.datagrams.is_shunned(Instant::now) {
+            self.fails_for_udp(error);
+        }
+    }
+
+    fn fails_for_udp(&self, error: &dyn fmt::Display) {
         let now = Instant::now();
         if self.datagrams.fail(now) && self.udp_said.lock().may(now) {
             tracing::warn!(outbound = %self.name, %error, "outbound carries no datagrams");
@@ -176,7 +190,7 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{self, Write};
+    use std::io::Write;
 
     use oneway_egress::EgressError;
     use oneway_outbound::{Answer, OutboundConfig, ProxyFault, SystemResolver, Timeouts};

@@ -24,6 +24,8 @@ const FAILED: u32 = u32::MAX;
 /// A group at run time.
 #[derive(Debug)]
 pub(crate) struct Group {
+    /// No other group's, but for those that it stands in place of after another configuration.
+    line: AtomicU32,
     kind: GroupKind,
     check: CheckSpec,
     members: Vec<Member>,
@@ -64,8 +66,10 @@ pub(crate) fn number_of(thing: impl Hash) -> u64 {
 impl Group {
     /// A group of the outbounds of these numbers, at least one.
     pub(crate) fn new(kind: GroupKind, check: CheckSpec, members: Vec<u32>) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         let member = |id| Member { id, delay: AtomicU32::new(UNKNOWN) };
         Self {
+            line: AtomicU32::new(NEXT.fetch_add(1, Relaxed)),
             kind,
             found: Found::new(check.interval),
             check,
@@ -81,13 +85,23 @@ impl Group {
         self.members.iter().map(|member| member.id)
     }
 
+    /// What it is known by, also when another configuration makes it anew.
+    pub(crate) fn line(&self) -> u32 {
+        self.line.load(Relaxed)
+    }
+
     /// The number of the member that a flow takes. `carries` says whether an outbound is of any use to it, and `works`
     /// whether it is now, as far as is known.
     pub(crate) fn pick(&self, key: Key, works: impl Fn(u32) -> bool, carries: impl Fn(u32) -> bool) -> u32 {
+        self.is_used();
+        self.choose(key, works, carries)
+    }
+
+    /// A flow takes one of its members.
+    pub(crate) fn is_used(&self) {
         if !self.used.load(Relaxed) {
             self.used.store(true, Relaxed);
         }
-        self.choose(key, works, carries)
     }
 
     fn choose(&self, key: Key, works: impl Fn(u32) -> bool, carries: impl Fn(u32) -> bool) -> u32 {
@@ -189,6 +203,7 @@ impl Group {
     /// Takes over what another group knows of the members that it has in common with this one: `is_same` is asked about a
     /// number of this group and one of the other.
     pub(crate) fn go_on_from(&self, other: &Self, is_same: impl Fn(u32, u32) -> bool) {
+        self.line.store(other.line(), Relaxed);
         let chosen = other.id(other.chosen.load(Relaxed));
         for (at, member) in self.members.iter().enumerate() {
             let Some(same) = other.members.iter().find(|old| is_same(member.id, old.id)) else { continue };

@@ -1,5 +1,6 @@
 //! UDP: one session for each client socket and outbound, whatever it sends to (RFC 4787, REQ-1 and REQ-8).
 
+mod by_group;
 mod idle;
 mod names;
 mod outbox;
@@ -31,9 +32,11 @@ use tokio::sync::Notify;
 use super::Worker;
 use super::reply::{DATAGRAM_HEADROOM, reported};
 use super::sniff::has;
-use crate::dispatch::{Choice, Entry, Subject};
+use crate::dispatch::{Choice, Entry, Held, Subject};
+use crate::group::Group;
 use crate::guard::Destination;
 use crate::limits::Limits;
+use by_group::{ByGroup, Groups, Heard};
 use idle::Idle;
 use names::{Names, Next};
 use oneway_dns::Pinned;
@@ -57,6 +60,7 @@ type Key = (SocketAddr, u32);
 #[derive(Debug)]
 pub(crate) struct Sessions {
     shards: Vec<RwLock<HashMap<Key, Arc<Session>>>>,
+    by_group: ByGroup,
     hasher: DefaultHashBuilder,
     count: AtomicUsize,
     /// What the datagrams take that all sessions keep until their outbound is ready.
@@ -76,6 +80,8 @@ pub(crate) struct Session {
     queued: Mutex<Option<Queue>>,
     /// What [`Sessions::clock`] showed at the last datagram of either direction.
     last: AtomicU32,
+    heard: Heard,
+    groups: Groups,
     idle: Idle,
     end: Notify,
     flow: FlowGuard,
@@ -101,6 +107,7 @@ impl Sessions {
     pub(crate) fn new(limits: &Limits) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            by_group: ByGroup::default(),
             hasher: DefaultHashBuilder::default(),
             count: AtomicUsize::new(0),
             backlog: Arc::new(Backlog::new(limits.udp_backlog)),
@@ -140,6 +147,8 @@ impl Sessions {
             shard.remove(&session.key);
             self.count.fetch_sub(1, Ordering::Relaxed);
         }
+        drop(shard);
+        self.by_group.remove(session);
     }
 
     /// Keeps a datagram, if there is room for it.
@@ -270,12 +279,22 @@ impl Worker {
         // What its first bytes have told is shown.
         let named = if sniffed { &judged } else { &target };
         let subject = Subject { network: Network::Udp, source: client, target: &judged, is_fake: fake, dscp };
-        let choice = match dispatch.choose(&subject) {
+        // What a group has chosen for this socket stands as long as it carries.
+        let of_group = RefCell::new(None);
+        let held = |group: &Group| {
+            let session = shared.udp.by_group.get(&(client, group.line()))?;
+            let held = Held { serial: session.key.1, is_heard: session.heard.is_recent(shared.udp.now()) };
+            of_group.replace(Some(session));
+            Some(held)
+        };
+        let choice = match dispatch.choose_keeping(&subject, held) {
             Ok(choice) => choice,
             Err(missing) => return self.ask_about(header, ip.packet(), &subject, missing),
         };
         let key = (client, choice.entry.serial);
-        let session = match shared.udp.get(&key) {
+        let found = of_group.take().filter(|session: &Arc<Session>| session.key == key);
+        let is_noted = found.is_some();
+        let session = match found.or_else(|| shared.udp.get(&key)) {
             Some(session) => {
                 session.idle.also_to(dst.port(), &shared.limits);
                 session
@@ -298,6 +317,9 @@ impl Worker {
                 }
             },
         };
+        if let Some(group) = choice.group.and_then(|entry| entry.group.as_ref()).filter(|_| !is_noted) {
+            shared.udp.by_group.set(group.line(), &session);
+        }
         if fake {
             let send = |datagram: &[u8]| self.send_by_name(&session, &choice, &target, datagram);
             if payload.len() <= segment { send(payload) } else { payload.chunks(segment).for_each(send) }
@@ -362,6 +384,8 @@ impl Worker {
             path: OnceLock::new(),
             queued: Mutex::new(Some(Queue::default())),
             last: AtomicU32::new(shared.udp.now()),
+            heard: Heard::new(shared.udp.now()),
+            groups: Groups::default(),
             idle: Idle::new(target.addr.port(), &shared.limits),
             end: Notify::new(),
             flow,
@@ -430,6 +454,10 @@ impl Worker {
                 match path.keep(payload, target, self.counting(session, payload.len())) {
                     Ok(()) => return,
                     Err(error) => {
+                        if error.kind() == io::ErrorKind::ConnectionRefused {
+                            session.heard.forget();
+                            session.outbound.lost_udp(&error);
+                        }
                         refused = error;
                         &refused
                     }
@@ -607,6 +635,9 @@ impl Worker {
                 };
             }
             session.touch(self.shared.udp.now());
+            if bytes > 0 {
+                session.heard.note(self.shared.udp.now());
+            }
             session.flow.down.fetch_add(bytes, Ordering::Relaxed);
             Ok(more)
         })
