@@ -395,7 +395,7 @@ pub fn datagrams_of_a_group_that_fails_take_a_member_that_carries_them() -> Test
 
 /// What the network does with connections from the host to some addresses. The proxies are beyond that.
 #[allow(clippy::disallowed_methods, reason = "the administrator of the network is played")]
-fn filter(net: &NetNs, to: &[SocketAddr], verdict: &str) -> TestResult {
+pub fn filter(net: &NetNs, to: &[SocketAddr], verdict: &str) -> TestResult {
     let mut rules = String::from("table inet between\ndelete table inet between\ntable inet between {\n");
     rules += "chain c { type filter hook input priority 0;\n";
     for to in to {

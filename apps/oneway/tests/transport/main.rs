@@ -62,6 +62,8 @@ fn main() -> std::process::ExitCode {
         reload::what_is_captured_may_change,
         reload::new_servers_get_their_routes_first,
         sniff::a_name_leads_to_its_outbound,
+        sniff::a_name_that_leads_to_the_same_group_changes_nothing,
+        sniff::a_name_leads_to_a_group_that_finds_out_by_trying,
         sniff::what_has_no_name_goes_by_its_address,
         sniff::a_server_that_speaks_first_is_heard,
         sniff::a_name_may_be_refused,

@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use oneway_lab::Oneway;
@@ -14,10 +13,13 @@ use oneway_lab::topology::{Simple, Topology, address};
 use socket2::SockRef;
 
 use crate::common::{SECOND, ask, run};
+use crate::groups::filter;
 
 /// What `openssl s_client -servername www.Example.com` sends.
 const HELLO: &[u8] = include_bytes!("../../../../crates/sniff/src/tests/openssl.bin");
 const NAME: &str = "www.example.com";
+/// Where the proxy listens.
+const OUT: u16 = 1081;
 const REQUEST: &str = "GET /client HTTP/1.1\r\nHost: WWW.example.com\r\nConnection: close\r\n\r\n";
 
 struct Sniffing {
@@ -27,27 +29,32 @@ struct Sniffing {
     folder: tempfile::TempDir,
 }
 
-fn write(file: &Path, rules: &[&str]) -> TestResult {
-    let text = format!(
+/// A configuration with these rules, and these outbounds besides.
+fn text(rules: &[&str], outbounds: &str) -> String {
+    format!(
         "[dns]\nmode = \"off\"\n[sniff]\nenable = true\ntimeout = \"500ms\"\ntls = [{echo}, {first}]\nhttp = [{http}]\n\
-         quic = [{echo}]\n[outbound.out]\ntype = \"socks5\"\nserver = \"{}\"\n[rules]\nlist = {rules:?}\n",
-        address::SPARE.v4_port(1081),
+         quic = [{echo}]\n[outbound.out]\ntype = \"socks5\"\nserver = \"{}\"\n{outbounds}\n[rules]\nlist = {rules:?}\n",
+        address::SPARE.v4_port(OUT),
         echo = port::ECHO,
         first = port::FIN_FIRST,
         http = port::HTTP,
-    );
-    Ok(std::fs::write(file, text)?)
+    )
 }
 
 impl Sniffing {
     fn new(rules: &[&str]) -> Result<Self, Failed> {
+        Self::with(rules, "")
+    }
+
+    /// The same with more outbounds.
+    fn with(rules: &[&str], outbounds: &str) -> Result<Self, Failed> {
         let lab = Topology::simple()?;
         let zone = Zone::new().a(NAME, address::ORIGIN.v4).aaaa(NAME, address::ORIGIN.v6);
         let options = SocksOptions { zone, ..SocksOptions::default() };
-        let proxy = SocksServer::start(&lab.net, &[address::SPARE.v4_port(1081)], options)?;
+        let proxy = SocksServer::start(&lab.net, &[address::SPARE.v4_port(OUT)], options)?;
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("oneway.toml");
-        write(&file, rules)?;
+        std::fs::write(&file, text(rules, outbounds))?;
         let oneway =
             run(&lab.host, None, &["--config", file.to_str().ok_or("the folder's name is no text")?])?;
         Ok(Self { lab, proxy, _oneway: oneway, folder })
@@ -55,7 +62,7 @@ impl Sniffing {
 
     /// Replaces the rules, for a reload.
     fn write(&self, rules: &[&str]) -> TestResult {
-        write(&self.folder.path().join("oneway.toml"), rules)
+        Ok(std::fs::write(self.folder.path().join("oneway.toml"), text(rules, ""))?)
     }
 
     fn connect(&self, to: SocketAddr) -> Result<TcpStream, Failed> {
@@ -123,6 +130,53 @@ pub fn a_name_leads_to_its_outbound() -> TestResult {
     stream.read_to_string(&mut reply)?;
     assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
     assert_eq!(sniffing.proxy.requests_for(&format!("{NAME}:{}", port::HTTP)).len(), 1);
+    Ok(())
+}
+
+/// What was tried for the address is not tried again for the name.
+pub fn a_name_that_leads_to_the_same_group_changes_nothing() -> TestResult {
+    let group = "[outbound.group]\ntype = \"probe\"\nmembers = [\"direct\", \"out\"]\ntimeout = \"500ms\"";
+    let sniffing = Sniffing::with(&["DOMAIN-SUFFIX,example.org,out", "MATCH,group"], group)?;
+    let both = address::ORIGIN.ports(port::ECHO);
+    filter(&sniffing.lab.net, &both, "drop")?;
+    for to in both {
+        let mut stream = sniffing.connect(to)?;
+        stream.write_all(HELLO)?;
+        echoes(&mut stream, HELLO)?;
+        let flows = ask(&sniffing.lab.host, "flows")?;
+        let flow = &flows["flows"][0];
+        assert_eq!(flow["target"], format!("{NAME}:{} ({})", port::ECHO, to.ip()), "{flows}");
+        assert_eq!((&flow["outbound"], &flow["rule"]), (&"out".into(), &"MATCH,group".into()));
+    }
+    let asked = sniffing.proxy.requests();
+    assert_eq!(asked.len(), 2, "once for each: {asked:?}");
+    Ok(())
+}
+
+pub fn a_name_leads_to_a_group_that_finds_out_by_trying() -> TestResult {
+    let group = "[outbound.group]\ntype = \"probe\"\nmembers = [\"closed\", \"direct\", \"out\"]\ntimeout = \"500ms\"";
+    let closed =
+        format!("[outbound.closed]\ntype = \"socks5\"\nserver = \"{}\"", address::SPARE.v4_port(OUT + 1));
+    let rules = ["DOMAIN-SUFFIX,example.com,group", "MATCH,http"];
+    let http = format!(
+        "[outbound.http]\ntype = \"http\"\nserver = \"{}\"",
+        address::HTTP_PROXY.v4_port(oneway_lab::topology::port::HTTP_PROXY)
+    );
+    let sniffing = Sniffing::with(&rules, &[group, &closed, &http].join("\n"))?;
+    let to = address::ORIGIN.v4_port(port::ECHO);
+    filter(&sniffing.lab.net, &[to], "drop")?;
+    let begin = Instant::now();
+    let mut stream = sniffing.connect(to)?;
+    stream.write_all(HELLO)?;
+    echoes(&mut stream, HELLO)?;
+    assert!(begin.elapsed() >= SECOND / 2, "it was tried directly");
+    assert_eq!(sniffing.proxy.requests_for(&format!("{NAME}:{}", port::ECHO)).len(), 1);
+    let flows = ask(&sniffing.lab.host, "flows")?;
+    let flow = &flows["flows"][0];
+    assert_eq!(
+        (&flow["outbound"], &flow["rule"]),
+        (&"out".into(), &"DOMAIN-SUFFIX,example.com,group".into())
+    );
     Ok(())
 }
 

@@ -28,8 +28,10 @@ pub(super) struct Nameless {
     client: SocketAddr,
     addr: SocketAddr,
     dscp: u8,
-    /// Where the address leads.
+    /// Where the address has led.
     entry: Arc<Entry>,
+    /// The group that it was chosen by.
+    group: Option<u32>,
     timeout: Duration,
     tls: bool,
     http: bool,
@@ -83,35 +85,39 @@ impl Worker {
         if is_named || !choice.is_by_rule() || !(tls || http) {
             return None;
         }
-        let entry = Arc::clone(choice.entry);
-        Some(Nameless { client, addr, dscp, entry, timeout: *timeout, tls, http })
+        let (entry, group) = (Arc::clone(choice.entry), choice.group.map(|group| group.serial));
+        Some(Nameless { client, addr, dscp, entry, group, timeout: *timeout, tls, http })
     }
 
     /// Decides again, now that the name is known, and connects if that leads elsewhere. None if it is refused, or cannot be
     /// connected.
+    ///
+    /// A group that the address has led to has found its member, by trying maybe: what is connected is not connected again.
     pub(super) async fn by_name(self: &Rc<Self>, nameless: &Nameless, name: String) -> Option<Renamed> {
-        let Nameless { client, addr, dscp, ref entry, .. } = *nameless;
-        let shared = &self.shared;
+        let Nameless { client, addr, dscp, ref entry, group, .. } = *nameless;
+        let flows = &self.shared.flows;
+        // A proxy is told the name.
         let target = Target { addr, host: Some(name.into()) };
-        let subject =
-            Subject { network: Network::Tcp, source: client, target: &target, is_fake: false, dscp };
-        let dispatch = shared.dispatch.load_full();
-        let choice = dispatch.choose_waiting(&subject).await;
-        let (rule, outbound) = (choice.rule(), Arc::clone(&choice.entry.name));
-        let flow = shared.flows.enter(Network::Tcp, client, target.clone(), dscp, rule, outbound);
-        if Arc::ptr_eq(choice.entry, entry) {
+        let destined = Destined { judged: target.clone(), target, pin: None };
+        let target = &destined.target;
+        let subject = Subject { network: Network::Tcp, source: client, target, is_fake: false, dscp };
+        let dispatch = self.shared.dispatch.load_full();
+        let mut choice = dispatch.choose_waiting(&subject).await;
+        let is_same_group = group.is_some() && choice.group.map(|group| group.serial) == group;
+        let stays = is_same_group || Arc::ptr_eq(choice.entry, entry);
+        let first = if stays { entry } else { choice.entry };
+        let outbound = Arc::clone(&first.name);
+        let flow = flows.enter(Network::Tcp, client, target.clone(), dscp, choice.rule(), outbound);
+        if stays {
             flow.set_established();
             return Some(Renamed { flow, connected: None });
         }
-        // A proxy is told the name. Without one the client has resolved it already.
-        let told = if choice.entry.is_direct() { Target::from_addr(addr) } else { target.clone() };
         let result = tokio::select! {
-            result = choice.entry.outbound.connect(&shared.egress, &told) => result,
+            result = Box::pin(self.dial_by(&dispatch, &mut choice, &subject, &destined)) => result,
             () = self.ended(flow.id) => return None,
         };
-        choice.entry.observe(result.as_ref().err());
+        let flow = self.as_it_went(flow, first, &choice, client, target, dscp);
         match result {
-            Ok(_) if self.is_disallowed(&dispatch, choice.entry, &subject) => None,
             Ok(connected) => {
                 flow.set_established();
                 Some(Renamed { flow, connected: Some(connected) })
