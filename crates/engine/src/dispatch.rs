@@ -3,6 +3,7 @@
 mod attempt;
 mod datagrams;
 mod entry;
+mod turn;
 
 use std::cell::OnceCell;
 use std::convert::Infallible;
@@ -71,7 +72,9 @@ pub(crate) enum Missing {
 pub(crate) struct Choice<'a> {
     pub(crate) id: u32,
     pub(crate) entry: &'a Arc<Entry>,
-    /// The outbound that the rule names, if that is a group.
+    /// The number of the outbound that the rule names.
+    named: u32,
+    /// That outbound, if it is a group.
     pub(crate) group: Option<&'a Entry>,
     /// The group on the way that finds out by trying.
     probe: Option<&'a Group>,
@@ -277,6 +280,7 @@ impl Dispatch {
         Choice {
             id: at as u32,
             entry: &self.entries[at],
+            named: at as u32,
             group: None,
             probe: None,
             because: Because::Circle,
@@ -315,6 +319,7 @@ impl Dispatch {
                 return Ok(Choice {
                     id: at as u32,
                     entry: &self.entries[at],
+                    named: at as u32,
                     group: None,
                     probe: None,
                     because,
@@ -344,6 +349,7 @@ impl Dispatch {
                     return Ok(Choice {
                         id,
                         entry,
+                        named: decision.outbound.0,
                         group,
                         probe,
                         because: Because::Rule(decision.rule),
@@ -440,13 +446,8 @@ impl Dispatch {
 
     /// The outbound that a group's choice, and that of groups among its members, comes to; and the first group on that way
     /// that finds out by trying. Groups do not lead to themselves.
-    fn member(&self, mut id: u32, key: Key, udp: bool) -> (u32, Option<&Group>) {
-        let mut probe = None;
-        while let Some(group) = &self.by_id(id).group {
-            probe = probe.or(Some(group).filter(|group| group.is_probe()));
-            id = group.pick(key, |member| self.works(member, udp), |member| !udp || self.carries_udp(member));
-        }
-        (id, probe)
+    fn member(&self, id: u32, key: Key, udp: bool) -> (u32, Option<&Group>) {
+        self.member_in_turn(id, key, udp, |_| false)
     }
 
     /// The number of the outbound that carries datagrams for a group, if it is among its members or those of groups among

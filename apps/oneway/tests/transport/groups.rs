@@ -225,6 +225,19 @@ pub fn flows_are_spread() -> TestResult {
     Ok(())
 }
 
+pub fn flows_are_spread_below_a_group_that_finds_out_by_trying() -> TestResult {
+    const FLOWS: usize = 10;
+    let proxies = Proxies::new()?;
+    let _oneway = proxies.run(
+        "type = \"probe\"\nmembers = [\"turns\", \"direct\"]\n[outbound.turns]\ntype = \"load-balance\"\n\
+         strategy = \"round-robin\"\nmembers = [\"one\", \"two\"]\nurl = \"URL\"",
+    )?;
+    let to = address::ORIGIN.v4_port(port::ECHO);
+    assert!((0..FLOWS).all(|_| tries(&proxies.lab.host, to)));
+    assert_eq!(proxies.carried(to), (FLOWS / 2, FLOWS / 2));
+    Ok(())
+}
+
 pub fn datagrams_take_a_member_that_carries_them() -> TestResult {
     let proxies = Proxies::new()?;
     let _oneway = proxies.run("type = \"fallback\"\nmembers = [\"http\", \"two\"]\nurl = \"URL\"")?;

@@ -20,11 +20,16 @@ const HELLO: &[u8] = include_bytes!("../../../../crates/sniff/src/tests/openssl.
 const NAME: &str = "www.example.com";
 /// Where the proxy listens.
 const OUT: u16 = 1081;
+/// Where another one does.
+const TWO: u16 = 1082;
+/// Where nobody does.
+const CLOSED: u16 = 2;
 const REQUEST: &str = "GET /client HTTP/1.1\r\nHost: WWW.example.com\r\nConnection: close\r\n\r\n";
 
 struct Sniffing {
     lab: Simple,
     proxy: SocksServer,
+    two: SocksServer,
     _oneway: Oneway,
     folder: tempfile::TempDir,
 }
@@ -51,13 +56,14 @@ impl Sniffing {
         let lab = Topology::simple()?;
         let zone = Zone::new().a(NAME, address::ORIGIN.v4).aaaa(NAME, address::ORIGIN.v6);
         let options = SocksOptions { zone, ..SocksOptions::default() };
-        let proxy = SocksServer::start(&lab.net, &[address::SPARE.v4_port(OUT)], options)?;
+        let start = |port, options| SocksServer::start(&lab.net, &[address::SPARE.v4_port(port)], options);
+        let (proxy, two) = (start(OUT, options.clone())?, start(TWO, options)?);
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("oneway.toml");
         std::fs::write(&file, text(rules, outbounds))?;
         let oneway =
             run(&lab.host, None, &["--config", file.to_str().ok_or("the folder's name is no text")?])?;
-        Ok(Self { lab, proxy, _oneway: oneway, folder })
+        Ok(Self { lab, proxy, two, _oneway: oneway, folder })
     }
 
     /// Replaces the rules, for a reload.
@@ -153,10 +159,37 @@ pub fn a_name_that_leads_to_the_same_group_changes_nothing() -> TestResult {
     Ok(())
 }
 
+/// One turn for each connection, whether it is found by the address or by the name.
+pub fn a_connection_takes_one_turn() -> TestResult {
+    const FLOWS: usize = 10;
+    let group = format!(
+        "[outbound.two]\ntype = \"socks5\"\nserver = \"{two}\"\n[outbound.group]\ntype = \"load-balance\"\n\
+         strategy = \"round-robin\"\nmembers = [\"out\", \"two\"]\nurl = \"http://{url}/bytes/1\"",
+        two = address::SPARE.v4_port(TWO),
+        url = address::ORIGIN.v4_port(port::HTTP),
+    );
+    let to = address::ORIGIN.v4_port(port::ECHO);
+    for (rules, by_name) in [
+        (["DOMAIN-SUFFIX,example.org,out", "MATCH,group"], false),
+        (["DOMAIN-SUFFIX,example.com,group", "MATCH,direct"], true),
+    ] {
+        let sniffing = Sniffing::with(&rules, &group)?;
+        for _ in 0..FLOWS {
+            let mut stream = sniffing.connect(to)?;
+            stream.write_all(HELLO)?;
+            echoes(&mut stream, HELLO)?;
+        }
+        let told = if by_name { format!("{NAME}:{}", port::ECHO) } else { to.to_string() };
+        let carried = [&sniffing.proxy, &sniffing.two].map(|proxy| proxy.requests_for(&told).len());
+        assert_eq!(carried, [FLOWS / 2; 2], "{rules:?}");
+    }
+    Ok(())
+}
+
 pub fn a_name_leads_to_a_group_that_finds_out_by_trying() -> TestResult {
     let group = "[outbound.group]\ntype = \"probe\"\nmembers = [\"closed\", \"direct\", \"out\"]\ntimeout = \"500ms\"";
     let closed =
-        format!("[outbound.closed]\ntype = \"socks5\"\nserver = \"{}\"", address::SPARE.v4_port(OUT + 1));
+        format!("[outbound.closed]\ntype = \"socks5\"\nserver = \"{}\"", address::SPARE.v4_port(CLOSED));
     let rules = ["DOMAIN-SUFFIX,example.com,group", "MATCH,http"];
     let http = format!(
         "[outbound.http]\ntype = \"http\"\nserver = \"{}\"",

@@ -9,17 +9,21 @@ use crate::group::Group;
 #[derive(Debug)]
 pub(crate) struct Attempt<'a> {
     pub(crate) choice: Choice<'a>,
-    /// How long it may take.
-    pub(crate) patience: Duration,
-    group: &'a Group,
     at: usize,
     target: u64,
 }
 
 impl Attempt<'_> {
+    /// How long it may take.
+    pub(crate) fn patience(&self) -> Duration {
+        self.choice.probe.map_or(Duration::MAX, Group::patience)
+    }
+
     /// It has reached the destination.
     pub(crate) fn reached(&self) {
-        self.group.reached(self.target, self.at);
+        if let Some(group) = self.choice.probe {
+            group.reached(self.target, self.at);
+        }
     }
 }
 
@@ -29,17 +33,19 @@ impl<'a> Choice<'a> {
         self.probe.is_some()
     }
 
-    /// The ways in the order in which they are to be tried.
-    pub(crate) fn attempts(&self, subject: &Subject<'_>) -> Vec<Attempt<'a>> {
-        let Some(group) = self.probe else { return Vec::new() };
+    /// The ways in the order in which they are to be tried. Each takes its turn, where there are turns, when it is come to.
+    pub(crate) fn attempts(
+        self,
+        subject: &Subject<'_>,
+    ) -> impl ExactSizeIterator<Item = Attempt<'a>> + use<'a> {
         let key = key(subject);
-        let attempt = |(at, id)| {
-            let (id, _) = self.dispatch.member(id, key, false);
-            let entry = self.dispatch.by_id(id);
-            let choice = Choice { id, entry, ..*self };
-            Attempt { choice, patience: group.patience(), group, at, target: key.target }
+        let members = self.probe.map(|group| group.order(key.target)).unwrap_or_default();
+        let attempt = move |(at, id)| {
+            let (id, _) = self.dispatch.member_in_turn(id, key, false, |_| true);
+            let choice = Choice { id, entry: self.dispatch.by_id(id), ..self };
+            Attempt { choice, at, target: key.target }
         };
-        group.order(key.target).into_iter().map(attempt).collect()
+        members.into_iter().map(attempt)
     }
 
     /// Whether the flow would not go in a circle.

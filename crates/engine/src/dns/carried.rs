@@ -32,7 +32,7 @@ impl Carrier for ByRules {
                 dscp: 0,
             };
             let dispatch = shared.dispatch.load_full();
-            let choice = dispatch.choose_for(&subject, &Owner::default());
+            let choice = dispatch.choose_for(&subject, &Owner::default()).in_turn(&subject);
             if choice.entry.is_direct() {
                 return Ok(None);
             }

@@ -91,10 +91,21 @@ impl Group {
     }
 
     /// The number of the member that a flow takes. `carries` says whether an outbound is of any use to it, and `works`
-    /// whether it is now, as far as is known.
+    /// whether it is now, as far as is known. Where members go round, nobody's turn is over by that.
     pub(crate) fn pick(&self, key: Key, works: impl Fn(u32) -> bool, carries: impl Fn(u32) -> bool) -> u32 {
         self.is_used();
-        self.choose(key, works, carries)
+        self.choose(key, self.turn.load(Relaxed), works, carries)
+    }
+
+    /// The same for a flow that is dialled, so that it is the next one's turn.
+    pub(crate) fn pick_in_turn(
+        &self,
+        key: Key,
+        works: impl Fn(u32) -> bool,
+        carries: impl Fn(u32) -> bool,
+    ) -> u32 {
+        self.is_used();
+        self.choose(key, self.turn.fetch_add(1, Relaxed), works, carries)
     }
 
     /// A flow takes one of its members.
@@ -104,7 +115,13 @@ impl Group {
         }
     }
 
-    fn choose(&self, key: Key, works: impl Fn(u32) -> bool, carries: impl Fn(u32) -> bool) -> u32 {
+    fn choose(
+        &self,
+        key: Key,
+        turn: usize,
+        works: impl Fn(u32) -> bool,
+        carries: impl Fn(u32) -> bool,
+    ) -> u32 {
         let working = |at: &usize| self.passed(*at) && works(self.id(*at));
         let all = 0..self.members.len();
         let at = match self.kind {
@@ -124,10 +141,7 @@ impl Group {
             }
             GroupKind::LoadBalance(Balance::RoundRobin) => {
                 let count = all.clone().filter(working).count();
-                let turn = match key.source {
-                    Some(source) => source as usize,
-                    None => self.turn.fetch_add(1, Relaxed),
-                };
+                let turn = key.source.map_or(turn, |source| source as usize);
                 all.clone().filter(working).nth(turn.checked_rem(count).unwrap_or(0))
             }
             GroupKind::Probe => {
@@ -169,7 +183,7 @@ impl Group {
     pub(crate) fn takes(&self, id: u32, works: impl Fn(u32) -> bool) -> bool {
         match self.kind {
             GroupKind::LoadBalance(_) if self.works(&works) => self.passes(id) && works(id),
-            _ => self.choose(Key { target: 0, source: Some(0) }, &works, |_| true) == id,
+            _ => self.choose(Key { target: 0, source: None }, 0, &works, |_| true) == id,
         }
     }
 
@@ -376,7 +390,14 @@ mod tests {
     #[test]
     fn turns_go_round_those_that_work() {
         let group = group(GroupKind::LoadBalance(Balance::RoundRobin));
-        let taken: Vec<u32> = (0..6).map(|_| pick(&group, key(1), |id| id != 8)).collect();
+        let looked = || pick(&group, key(1), |id| id != 8);
+        let next = |_| {
+            assert_eq!(looked(), looked(), "who only looks takes no turn");
+            let taken = (looked(), group.pick_in_turn(key(1), |id| id != 8, |_| true));
+            assert_eq!(taken.0, taken.1);
+            taken.1
+        };
+        let taken: Vec<u32> = (0..6).map(next).collect();
         assert_eq!(taken.iter().collect::<BTreeSet<_>>().len(), 2);
         assert!(taken.windows(2).all(|pair| pair[0] != pair[1]), "{taken:?}");
         // The datagrams of one socket stay together.

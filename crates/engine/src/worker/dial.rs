@@ -52,7 +52,7 @@ impl Worker {
         let mut failed = DialError::Blocked;
         let attempts = choice.attempts(subject);
         let last = attempts.len().saturating_sub(1);
-        for (n, attempt) in attempts.iter().enumerate() {
+        for (n, attempt) in attempts.enumerate() {
             if !attempt.choice.is_open(subject).await {
                 continue;
             }
@@ -60,7 +60,7 @@ impl Worker {
             let connect = self.connect(choice.entry, destined);
             let result = match n == last {
                 true => connect.await,
-                false => match timeout(attempt.patience, connect).await {
+                false => match timeout(attempt.patience(), connect).await {
                     Ok(result) => result,
                     Err(_) => continue,
                 },

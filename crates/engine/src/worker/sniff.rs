@@ -104,6 +104,9 @@ impl Worker {
         let dispatch = self.shared.dispatch.load_full();
         let mut choice = dispatch.choose_waiting(&subject).await;
         let is_same_group = group.is_some() && choice.group.map(|group| group.serial) == group;
+        if !is_same_group {
+            choice = choice.to_dial(&subject).await;
+        }
         let stays = is_same_group || Arc::ptr_eq(choice.entry, entry);
         let first = if stays { entry } else { choice.entry };
         let outbound = Arc::clone(&first.name);

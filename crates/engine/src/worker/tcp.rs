@@ -227,7 +227,7 @@ impl Worker {
             dscp,
         };
         let dispatch = shared.dispatch.load_full();
-        let mut choice = dispatch.choose_waiting(&subject).await;
+        let mut choice = dispatch.choose_to_dial(&subject).await;
         let first = choice.entry;
         let target = destined.target.clone();
         let (rule, outbound) = self.labels(&choice, &target);

@@ -306,6 +306,10 @@ impl Worker {
             }
             None => match self.open_session(key, &choice, named, dscp) {
                 Some(session) => {
+                    // The turn that it has had.
+                    if choice.group.is_some() {
+                        choice.in_turn(&subject);
+                    }
                     if self.is_disallowed(&dispatch, choice.entry, &subject) {
                         session.end.notify_one();
                     }
