@@ -142,6 +142,13 @@ impl Dispatch {
         (self.sniff.enable && self.asks_names()).then_some(&self.sniff)
     }
 
+    /// Whether the name is looked for in the first bytes of connections to this port.
+    pub(crate) fn sniffs_tcp(&self, port: u16) -> bool {
+        let has =
+            |sniff: &SniffConfig| sniff.tls.iter().chain(&sniff.http).any(|listed| listed.get() == port);
+        self.sniff().is_some_and(has)
+    }
+
     /// The same in place of `before`: outbounds that have not changed stay the ones that they are, with all that is known of
     /// them, and so do the selections and checks of groups.
     pub(crate) fn in_place_of(mut self, before: &Self) -> Self {

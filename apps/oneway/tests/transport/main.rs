@@ -65,6 +65,7 @@ fn main() -> std::process::ExitCode {
         sniff::a_name_that_leads_to_the_same_group_changes_nothing,
         sniff::a_name_leads_to_a_group_that_finds_out_by_trying,
         sniff::a_connection_takes_one_turn,
+        sniff::a_name_that_shares_its_address_is_not_taken_for_another,
         sniff::what_has_no_name_goes_by_its_address,
         sniff::a_server_that_speaks_first_is_heard,
         sniff::a_name_may_be_refused,

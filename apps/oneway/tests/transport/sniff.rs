@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use oneway_lab::Oneway;
-use oneway_lab::client::{Outcome, wait_until};
+use oneway_lab::client::{Outcome, RecordType, wait_until};
 use oneway_lab::harness::{Failed, TestResult};
 use oneway_lab::servers::origin::port;
 use oneway_lab::servers::{SocksOptions, SocksServer, Zone};
@@ -35,9 +35,9 @@ struct Sniffing {
 }
 
 /// A configuration with these rules, and these outbounds besides.
-fn text(rules: &[&str], outbounds: &str) -> String {
+fn text(dns: &str, rules: &[&str], outbounds: &str) -> String {
     format!(
-        "[dns]\nmode = \"off\"\n[sniff]\nenable = true\ntimeout = \"500ms\"\ntls = [{echo}, {first}]\nhttp = [{http}]\n\
+        "[dns]\nmode = \"{dns}\"\n[sniff]\nenable = true\ntimeout = \"500ms\"\ntls = [{echo}, {first}]\nhttp = [{http}]\n\
          quic = [{echo}]\n[outbound.out]\ntype = \"socks5\"\nserver = \"{}\"\n{outbounds}\n[rules]\nlist = {rules:?}\n",
         address::SPARE.v4_port(OUT),
         echo = port::ECHO,
@@ -51,8 +51,17 @@ impl Sniffing {
         Self::with(rules, "")
     }
 
+    /// The same where DNS is answered with real addresses.
+    fn with_dns(rules: &[&str]) -> Result<Self, Failed> {
+        Self::start("real", rules, "")
+    }
+
     /// The same with more outbounds.
     fn with(rules: &[&str], outbounds: &str) -> Result<Self, Failed> {
+        Self::start("off", rules, outbounds)
+    }
+
+    fn start(dns: &str, rules: &[&str], outbounds: &str) -> Result<Self, Failed> {
         let lab = Topology::simple()?;
         let zone = Zone::new().a(NAME, address::ORIGIN.v4).aaaa(NAME, address::ORIGIN.v6);
         let options = SocksOptions { zone, ..SocksOptions::default() };
@@ -60,7 +69,7 @@ impl Sniffing {
         let (proxy, two) = (start(OUT, options.clone())?, start(TWO, options)?);
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("oneway.toml");
-        std::fs::write(&file, text(rules, outbounds))?;
+        std::fs::write(&file, text(dns, rules, outbounds))?;
         let oneway =
             run(&lab.host, None, &["--config", file.to_str().ok_or("the folder's name is no text")?])?;
         Ok(Self { lab, proxy, two, _oneway: oneway, folder })
@@ -68,7 +77,7 @@ impl Sniffing {
 
     /// Replaces the rules, for a reload.
     fn write(&self, rules: &[&str]) -> TestResult {
-        Ok(std::fs::write(self.folder.path().join("oneway.toml"), text(rules, ""))?)
+        Ok(std::fs::write(self.folder.path().join("oneway.toml"), text("off", rules, ""))?)
     }
 
     fn connect(&self, to: SocketAddr) -> Result<TcpStream, Failed> {
@@ -210,6 +219,32 @@ pub fn a_name_leads_to_a_group_that_finds_out_by_trying() -> TestResult {
         (&flow["outbound"], &flow["rule"]),
         (&"out".into(), &"DOMAIN-SUFFIX,example.com,group".into())
     );
+    Ok(())
+}
+
+/// What another program has asked for says nothing of a connection that tells its name itself.
+pub fn a_name_that_shares_its_address_is_not_taken_for_another() -> TestResult {
+    const ADS: &str = "ads.example";
+    let rules = ["DOMAIN,ads.example,block", "DOMAIN-SUFFIX,example.com,out", "MATCH,direct"];
+    let sniffing = Sniffing::with_dns(&rules)?;
+    let Sniffing { lab, proxy, .. } = &sniffing;
+    lab.dns.set_zone(Zone::new().a(NAME, address::ORIGIN.v4).a(ADS, address::ORIGIN.v4));
+    let server = address::DNS.v4_port(oneway_lab::topology::port::DNS);
+    let ask = |name| lab.host.client().dns(server, name, RecordType::A, false, 5 * SECOND);
+    let (to, unlisted) = (address::ORIGIN.v4_port(port::ECHO), address::ORIGIN.v4_port(port::DISCARD));
+    ask(NAME)?;
+    sniffing.connect(to)?;
+    assert_eq!(proxy.requests().len(), 1, "the only name is known before anything is said");
+    assert_eq!(ask(ADS)?.addresses, [address::ORIGIN.v4]);
+    proxy.forget();
+    let mut stream = sniffing.connect(to)?;
+    stream.write_all(HELLO)?;
+    echoes(&mut stream, HELLO)?;
+    assert_eq!(proxy.requests_for(&format!("{NAME}:{}", port::ECHO)).len(), 1);
+    // Where nothing is looked for, the last name counts.
+    assert_eq!(lab.host.client().tcp(unlisted, 5 * SECOND)?.outcome, Outcome::Refused);
+    ask(NAME)?;
+    sniffing.connect(unlisted)?;
     Ok(())
 }
 

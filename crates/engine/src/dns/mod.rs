@@ -191,21 +191,27 @@ impl Dns {
     }
 
     /// What a connection to `dst` is about; none if that is a fake address that stands for nothing (any more), which
-    /// must never be dialled.
-    pub(crate) fn destined(&self, dst: SocketAddr) -> Option<Destined> {
+    /// must never be dialled. Where its first bytes `tell` the name, one of several that an address was asked for by is none: the
+    /// last question may have been another program's.
+    pub(crate) fn destined(&self, dst: SocketAddr, tell: bool) -> Option<Destined> {
         if self.is_fake(dst.ip()) {
             let pin = self.pin(dst.ip())?;
             let target = Target { addr: dst, host: Some(Arc::clone(pin.name())) };
             return Some(Destined { judged: target.clone(), target, pin: Some(pin) });
         }
         let target = Target::from_addr(dst);
-        let host = self.asked_name(dst.ip());
+        let host = self.name_to_judge(dst.ip(), tell);
         Some(Destined { judged: Target { addr: dst, host }, target, pin: None })
     }
 
     /// The name that a client has asked for and got this address.
     pub(crate) fn asked_name(&self, ip: IpAddr) -> Option<Arc<str>> {
         self.server.as_ref()?.memory().name(ip)
+    }
+
+    /// The same, but none of several where a flow's first bytes `tell` it.
+    pub(crate) fn name_to_judge(&self, ip: IpAddr, tell: bool) -> Option<Arc<str>> {
+        if tell { self.server.as_ref()?.memory().only_name(ip) } else { self.asked_name(ip) }
     }
 
     /// What was done, for `status`.

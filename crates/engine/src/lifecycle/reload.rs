@@ -122,7 +122,8 @@ impl Engine {
         };
         let stays = |flow: &FlowInfo| {
             let ip = flow.target.addr.ip();
-            let host = flow.target.host.clone().or_else(|| shared.dns.asked_name(ip));
+            let tell = flow.network == Network::Tcp && dispatch.sniffs_tcp(flow.target.addr.port());
+            let host = flow.target.host.clone().or_else(|| shared.dns.name_to_judge(ip, tell));
             let judged = Target { addr: flow.target.addr, host };
             let (network, source, is_fake) = (flow.network, flow.source, shared.dns.is_fake(ip));
             let subject = Subject { network, source, target: &judged, is_fake, dscp: flow.dscp };

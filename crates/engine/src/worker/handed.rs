@@ -171,7 +171,8 @@ impl Worker {
             shared.stats.tcp_limited.add();
             return None;
         };
-        let Some(mut destined) = shared.dns.destined(dst) else {
+        // Nothing is looked for in what was handed over.
+        let Some(mut destined) = shared.dns.destined(dst, false) else {
             shared.stats.guarded.add();
             return None;
         };

@@ -212,7 +212,9 @@ impl Worker {
     /// Connects the outbound, then lets the client in; or tells the client why not.
     async fn dial(self: Rc<Self>, conn: Arc<Conn<Held>>, live: Live, _place: Place) {
         let shared = &self.shared;
-        let Some(mut destined) = shared.dns.destined(conn.target) else {
+        let dispatch = shared.dispatch.load_full();
+        let tell = dispatch.sniffs_tcp(conn.target.port());
+        let Some(mut destined) = shared.dns.destined(conn.target, tell) else {
             shared.stats.guarded.add();
             let syn = std::mem::take(&mut *conn.data.syn.lock());
             shared.nat.forget(&conn);
@@ -226,7 +228,6 @@ impl Worker {
             is_fake: destined.pin.is_some(),
             dscp,
         };
-        let dispatch = shared.dispatch.load_full();
         let mut choice = dispatch.choose_to_dial(&subject).await;
         let first = choice.entry;
         let target = destined.target.clone();

@@ -244,7 +244,8 @@ impl Worker {
     async fn user_dial(self: &Rc<Self>, flow: &Rc<Flow>, asker: &Asker) {
         let shared = &self.shared;
         let (client, dst) = flow.key;
-        let Some(mut destined) = shared.dns.destined(dst) else {
+        let dispatch = shared.dispatch.load_full();
+        let Some(mut destined) = shared.dns.destined(dst, dispatch.sniffs_tcp(dst.port())) else {
             shared.stats.guarded.add();
             let stage = std::mem::replace(&mut *flow.stage.borrow_mut(), Stage::Over);
             self.give_up(flow);
@@ -264,7 +265,6 @@ impl Worker {
             is_fake: destined.pin.is_some(),
             dscp,
         };
-        let dispatch = shared.dispatch.load_full();
         let mut choice = dispatch.choose_to_dial(&subject).await;
         let first = choice.entry;
         let target = destined.target.clone();
