@@ -12,7 +12,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::provider::provider;
 use crate::unverified::Unverified;
-use crate::{TlsError, TlsSettings, roots};
+use crate::{Authorities, TlsError, TlsSettings, roots};
 
 /// A stream that TLS carries over another one.
 pub type TlsStream<S> = tokio_rustls::client::TlsStream<S>;
@@ -60,9 +60,10 @@ pub(crate) fn config(
         let verifier = Arc::new(Unverified(Arc::clone(provider)));
         builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
     } else {
-        let roots = match &settings.ca {
-            Some(path) => roots::of_file(path)?,
-            None => roots::of_system()?,
+        let roots = match (&settings.authorities, &settings.ca) {
+            (Some(read), _) => read.roots(),
+            (None, Some(path)) => Authorities::read(path)?.roots(),
+            (None, None) => roots::of_system()?,
         };
         builder.with_root_certificates(roots).with_no_client_auth()
     };

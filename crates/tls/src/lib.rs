@@ -17,5 +17,5 @@ pub use client::{TlsClient, TlsStream, check_name};
 pub use error::TlsError;
 pub use provider::provider;
 pub use quic::QuicClient;
-pub use roots::check_ca;
+pub use roots::Authorities;
 pub use settings::TlsSettings;

@@ -1,5 +1,7 @@
 //! The authorities that are trusted.
 
+use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -14,16 +16,48 @@ use crate::TlsError;
 /// Names the file with the system's authorities (openssl-env(7)).
 const SSL_CERT_FILE: &str = "SSL_CERT_FILE";
 
-/// Whether a file holds authorities to trust.
-///
-/// # Errors
-/// [`TlsError::Ca`].
-pub fn check_ca(path: &Path) -> Result<(), TlsError> {
-    of_file(path).map(drop)
+/// Authorities that have been read from a file. They are the same if it says the same. Cheap to clone.
+#[derive(Clone)]
+pub struct Authorities {
+    pem: Arc<[u8]>,
+    roots: Arc<RootCertStore>,
 }
 
-/// Those of a file.
-pub(crate) fn of_file(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
+impl Authorities {
+    /// Reads a PEM file, which must have at least one.
+    ///
+    /// # Errors
+    /// [`TlsError::Ca`].
+    pub fn read(path: &Path) -> Result<Self, TlsError> {
+        of_file(path)
+    }
+
+    pub(crate) fn roots(&self) -> Arc<RootCertStore> {
+        Arc::clone(&self.roots)
+    }
+}
+
+impl PartialEq for Authorities {
+    fn eq(&self, other: &Self) -> bool {
+        self.pem == other.pem
+    }
+}
+
+impl Eq for Authorities {}
+
+impl Hash for Authorities {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.pem.hash(state);
+    }
+}
+
+impl fmt::Debug for Authorities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authorities").field("len", &self.roots.len()).finish_non_exhaustive()
+    }
+}
+
+fn of_file(path: &Path) -> Result<Authorities, TlsError> {
     let wrong = |why: String| TlsError::Ca { path: path.to_owned(), why };
     let pem = oneway_file::read_named(path, limit::CERTIFICATES).map_err(|error| wrong(error.to_string()))?;
     let mut roots = RootCertStore::empty();
@@ -34,7 +68,7 @@ pub(crate) fn of_file(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
     if roots.is_empty() {
         return Err(wrong("there is none (PEM: -----BEGIN CERTIFICATE-----)".to_owned()));
     }
-    Ok(Arc::new(roots))
+    Ok(Authorities { pem: pem.into(), roots: Arc::new(roots) })
 }
 
 /// Those of the system, read once.

@@ -147,6 +147,7 @@ fn main() -> std::process::ExitCode {
         tunnels::a_server_that_dies_resets_its_flows,
         tunnels::a_reset_reaches_a_client_that_reads_nothing,
         tunnels::an_impostor_carries_nothing,
+        tunnels::other_authorities_are_taken_up,
         tunnels::datagrams_travel_by_a_stream_or_sealed,
         tunnels::groups_know_that_they_carry_datagrams,
         tunnels::every_cipher_carries_and_a_wrong_key_does_not,

@@ -355,6 +355,28 @@ pub fn a_lost_stream_of_datagrams_is_made_again() -> TestResult {
     Ok(())
 }
 
+/// The file that vouches for a server vouches for another one now.
+pub fn other_authorities_are_taken_up() -> TestResult {
+    let (lab, server, _oneway) = lab("trojan", &["--dns", "off"])?;
+    let Server::Trojan(first, identity) = server else { return Err("another server".into()) };
+    let dial = || lab.host.client().tcp(address::ORIGIN.v4_port(origin::HTTP), 5 * SECOND);
+    assert_eq!(dial()?.outcome, Outcome::Done);
+    assert_eq!(ask(&lab.host, "reload")?["changed"], serde_json::json!([]));
+
+    drop(first);
+    let other = Identity::new(&["proxy.example"], &[])?;
+    let mut second = None;
+    wait_until(5 * SECOND, "the other server is there", || {
+        second = trojan(&lab, &other).ok();
+        second.is_some()
+    })?;
+    assert_eq!(dial()?.outcome, Outcome::Refused, "nobody vouches for it");
+    std::fs::copy(other.folder().join("ca.pem"), identity.folder().join("ca.pem"))?;
+    assert_eq!(ask(&lab.host, "reload")?["changed"], serde_json::json!(["proxy"]));
+    assert_eq!(dial()?.outcome, Outcome::Done);
+    Ok(())
+}
+
 /// Every cipher, with names, and what a wrong key looks like.
 pub fn every_cipher_carries_and_a_wrong_key_does_not() -> TestResult {
     for method in CIPHERS {

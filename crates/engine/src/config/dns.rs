@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use oneway_dns::{Patterns, Place, SecureKind};
+use oneway_tls::Authorities;
 
 use super::value::{DnsMode, HostResolver, InvalidValue};
 
@@ -22,6 +23,8 @@ pub struct DnsConfig {
     pub domains: Vec<(NamePattern, Vec<DnsUpstream>)>,
     /// A PEM file with the only authorities that resolvers asked by TLS are known by; without it those of the system.
     pub ca: Option<PathBuf>,
+    /// What was in that file.
+    pub authorities: Option<Authorities>,
     /// Whether resolvers asked by TLS are trusted whoever they are.
     pub skip_verify: bool,
     /// Whether this host's programs are told to ask here.

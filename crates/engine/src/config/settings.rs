@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use oneway_tls::Authorities;
+
 use super::dns::{DnsConfig, DnsUpstream, FakeIpConfig, FakeIpSettings, NamePattern, cycle};
 use super::error::{ConfigError, Origin};
 use super::group::canonical;
@@ -367,16 +369,16 @@ impl Settings {
         if let Some(set) = &self.dns_upstream {
             self.check_named_resolvers(set, errors);
         }
-        if let Some(Located { value, origin }) = &self.dns_ca
-            && let Err(error) = oneway_tls::check_ca(value)
-        {
-            errors.push(ConfigError::new(Some(origin.clone()), format!("dns.ca: {error}")));
-        }
+        let authorities = self.dns_ca.as_ref().and_then(|Located { value, origin }| {
+            let wrong = |error| ConfigError::new(Some(origin.clone()), format!("dns.ca: {error}"));
+            Authorities::read(value).map_err(|error| errors.push(wrong(error))).ok()
+        });
         let dns = DnsConfig {
             mode,
             upstream: self.dns_upstream.take().map(|set| set.value).unwrap_or_default(),
             domains: std::mem::take(&mut self.dns_domains),
             ca: self.dns_ca.take().map(|set| set.value),
+            authorities,
             skip_verify: self.dns_skip_verify.take().is_some_and(|set| set.value),
             resolver: self.dns_resolver.take().map_or(HostResolver::Auto, |set| set.value),
             fake_ip: FakeIpConfig::from(std::mem::take(&mut self.fake_ip)),

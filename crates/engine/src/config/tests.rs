@@ -87,6 +87,7 @@ fn nothing_is_a_complete_configuration() {
             },
             dns: DnsConfig {
                 ca: None,
+                authorities: None,
                 skip_verify: false,
                 resolver: HostResolver::Auto,
                 mode: DnsMode::Real,
@@ -1121,6 +1122,29 @@ fn resolvers_that_are_asked_by_tls() {
              (os error 2); name a file of PEM certificates that this user may read",
         ],
     );
+}
+
+/// `reload` takes up what differs.
+#[test]
+fn a_file_of_authorities_is_what_is_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate =
+        || rcgen::generate_simple_self_signed(vec!["proxy.example".to_owned()]).unwrap().cert.pem();
+    let read = |content: &str| {
+        std::fs::write(folder.path().join("ca.pem"), content).unwrap();
+        let text = "dns.ca = \"ca.pem\"\n[outbound.out]\ntype = \"trojan\"\nserver = \"192.0.2.1:443\"\n\
+                    password = \"p\"\nca = \"ca.pem\"\n";
+        let nothing = |_: &Path| Err(std::io::ErrorKind::NotFound.into());
+        let loaded = Config::from_toml(&folder.path().join("o.toml"), text, Options::default(), &nothing);
+        let config = loaded.unwrap().config;
+        (config.dns, config.outbounds)
+    };
+    let [one, other] = [certificate(), certificate()];
+    let (dns, outbounds) = read(&one);
+    assert_eq!((&dns, &outbounds), (&read(&one).0, &read(&one).1));
+    let (other_dns, other_outbounds) = read(&other);
+    assert!(dns != other_dns && outbounds != other_outbounds);
+    assert!(!format!("{outbounds:?}").contains("BEGIN"), "it is not shown whole");
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! What the configuration says about a server's certificate.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use oneway_tls::TlsSettings;
+use oneway_tls::{Authorities, TlsSettings};
 
 use super::outbound::ProxyProtocol;
 use super::reader::{Reader, Section};
@@ -25,21 +25,24 @@ pub(super) fn read(
     if !is_tls {
         return None;
     }
-    let settings = TlsSettings {
+    let mut settings = TlsSettings {
         server_name: section.read("server-name", reader),
         ca: section.read::<String>("ca", reader).map(|path| beside(file, &path)),
+        authorities: None,
         alpn: section.read("alpn", reader).unwrap_or_default(),
         skip_verify: section.read("skip-verify", reader).unwrap_or(false),
     };
-    if let Err(error) = check(&settings) {
+    if let Err(error) = complete(&mut settings) {
         reader.error(span, format!("[{}] {error}", section.name()));
     }
     Some(settings)
 }
 
-fn check(settings: &TlsSettings) -> Result<(), oneway_tls::TlsError> {
+/// Checks the name and reads the file.
+fn complete(settings: &mut TlsSettings) -> Result<(), oneway_tls::TlsError> {
     if let Some(name) = &settings.server_name {
         oneway_tls::check_name(name)?;
     }
-    settings.ca.as_ref().map_or(Ok(()), |ca: &PathBuf| oneway_tls::check_ca(ca))
+    settings.authorities = settings.ca.as_deref().map(Authorities::read).transpose()?;
+    Ok(())
 }

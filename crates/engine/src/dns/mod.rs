@@ -319,6 +319,7 @@ fn made(
                 TlsSettings {
                     server_name: secure.server_name.clone(),
                     ca: config.ca.clone(),
+                    authorities: config.authorities.clone(),
                     skip_verify: config.skip_verify,
                     ..TlsSettings::default()
                 },

@@ -230,6 +230,7 @@ fn fixed(now: &Config, wanted: &Config) -> Vec<&'static str> {
         upstream: _,
         domains: _,
         ca: _,
+        authorities: _,
         skip_verify: _,
         resolver,
         fake_ip: FakeIpConfig { v4, v6, persist, exclude: _ },
