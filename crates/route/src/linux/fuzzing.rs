@@ -73,6 +73,7 @@ pub fn nftables(datagram: &[u8]) -> bool {
         tun: "oneway0".into(),
         inbound: Inbound::Anywhere,
         memory: Memory::Sockets,
+        ends_here: true,
         mark_bypassing: false,
         serving: Vec::new(),
         excluded: Vec::new(),
