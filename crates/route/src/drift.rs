@@ -32,11 +32,6 @@ impl Applied<Captured> {
         self.plan.steps.iter().any(|step| is_silent(&step.change))
     }
 
-    /// Whether the host's resolver settings are changed.
-    pub fn has_resolver(&self) -> bool {
-        self.plan.resolver().is_some()
-    }
-
     /// What of the plan is not on the host, in the plan's order. Changes nothing.
     ///
     /// # Errors
