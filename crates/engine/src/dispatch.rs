@@ -11,13 +11,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use oneway_flow::{Network, Owners, Process, Target};
+use oneway_flow::{Arrival, Inbound, Network, Owners, Process, Target};
 use oneway_outbound::Outbound;
 use oneway_rule::{Answer, Fact, Query, RuleSet, Step};
 
 use crate::addresses::Addresses;
 use crate::circle::{Circles, Verdict};
-use crate::config::{ProgramName, SniffConfig};
+use crate::config::{CaptureMode, ProgramName, SniffConfig};
 use crate::control::MemberStatus;
 use crate::group::{Group, Key, number_of};
 pub(crate) use entry::Entry;
@@ -42,11 +42,19 @@ pub(crate) struct Dispatch {
 pub(crate) struct Subject<'a> {
     pub(crate) network: Network,
     pub(crate) source: SocketAddr,
+    pub(crate) inbound: Inbound,
     pub(crate) target: &'a Target,
     /// The target's address only stands for its name: rules on addresses have nothing to look at.
     pub(crate) is_fake: bool,
     /// The differentiated services code point of its packet (RFC 2474).
     pub(crate) dscp: u8,
+}
+
+impl Subject<'_> {
+    /// How it has come.
+    pub(crate) fn arrival(&self) -> Arrival {
+        Arrival { network: self.network, source: self.source, inbound: self.inbound, dscp: self.dscp }
+    }
 }
 
 /// What carries datagrams of a client's socket for a group.
@@ -312,7 +320,7 @@ impl Dispatch {
         address: impl Fn(&str) -> Result<Option<IpAddr>, E>,
         held: impl Fn(&Group) -> Option<Held>,
     ) -> Result<Choice<'_>, E> {
-        let Subject { network, source, target, is_fake, dscp } = *subject;
+        let Subject { network, source, inbound, target, is_fake, dscp } = *subject;
         if !self.excluded.is_empty() {
             let owner = find(true)?;
             let named = |name: &ProgramName| name.fits(owner.process.as_deref(), owner.comm.as_deref());
@@ -339,6 +347,7 @@ impl Dispatch {
             Some(host) if is_fake => Query::to_host(network, Some(source), host, target.addr.port()),
             host => Query { host, ..Query::new(network, Some(source), target.addr) },
         };
+        query.inbound = inbound;
         query.dscp = Some(dscp);
         loop {
             match self.rules.decide(&query) {
@@ -546,6 +555,15 @@ impl Dispatch {
     /// All outbounds.
     pub(crate) fn entries(&self) -> &[Arc<Entry>] {
         &self.entries
+    }
+}
+
+/// How flows of this host's own programs are taken in. Those of other hosts come by the device.
+pub(crate) fn inbound_of_own(mode: CaptureMode, network: Network) -> Inbound {
+    match (mode, network) {
+        (CaptureMode::Redirect, Network::Tcp) => Inbound::Redirect,
+        (CaptureMode::Tproxy, Network::Tcp | Network::Udp) => Inbound::Tproxy,
+        _ => Inbound::Tun,
     }
 }
 

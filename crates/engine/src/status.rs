@@ -24,7 +24,8 @@ pub(crate) fn status(engine: &Engine) -> Status {
         .map(|(which, _)| crate::lifecycle::quarantined(which))
         .collect();
     let (up, down) = shared.flows.total_bytes();
-    let active = |network| shared.flows.list().iter().filter(|flow| flow.network == network).count() as u64;
+    let active =
+        |network| shared.flows.list().iter().filter(|flow| flow.arrival.network == network).count() as u64;
     let dispatch = shared.dispatch.load_full();
     let outbounds = dispatch.entries().iter().map(|entry| {
         let health = entry.health();
@@ -139,8 +140,8 @@ fn circle(engine: &Engine) -> Option<LoopVerdict> {
 pub(crate) fn flows(engine: &Engine) -> Vec<FlowInfo> {
     let flows = engine.shared.flows.list().into_iter().map(|flow| FlowInfo {
         id: flow.id,
-        network: flow.network.to_string(),
-        source: flow.source,
+        network: flow.arrival.network.to_string(),
+        source: flow.arrival.source,
         target: flow.target.to_string(),
         rule: flow.rule.to_string(),
         outbound: flow.outbound.to_string(),

@@ -17,4 +17,4 @@ pub use relay::{
 };
 pub use stream::{poll_read_by, reset_on_close};
 pub use table::{Flow, FlowGuard, FlowInfo, FlowTable};
-pub use target::{Network, Target};
+pub use target::{Arrival, Inbound, Network, Target};

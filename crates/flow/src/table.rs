@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -10,21 +9,17 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::{Network, Target};
+use crate::{Arrival, Target};
 
 /// One flow: who, where to, by which outbound, and how much so far.
 #[derive(Debug)]
 pub struct Flow {
     /// Unique among the flows of this process.
     pub id: u64,
-    /// Its transport.
-    pub network: Network,
-    /// The captured program's end.
-    pub source: SocketAddr,
+    /// How it has come.
+    pub arrival: Arrival,
     /// Where it wants to go. Of a UDP session: the first destination.
     pub target: Target,
-    /// The differentiated services code point of its first packet.
-    pub dscp: u8,
     /// The rule that decided.
     pub rule: Arc<str>,
     /// The outbound that carries it.
@@ -48,8 +43,8 @@ impl Flow {
     /// Marks the flow as connected, and says so in the log, once.
     pub fn set_established(&self) {
         if !self.established.swap(true, Ordering::Relaxed) {
-            let Self { source, target, rule, outbound, .. } = self;
-            tracing::debug!(client = %source, %target, %rule, %outbound, "{} flow is open", self.network);
+            let Self { arrival: Arrival { network, source, .. }, target, rule, outbound, .. } = self;
+            tracing::debug!(client = %source, %target, %rule, %outbound, "{network} flow is open");
         }
     }
 }
@@ -59,14 +54,10 @@ impl Flow {
 pub struct FlowInfo {
     /// See [`Flow::id`].
     pub id: u64,
-    /// See [`Flow::network`].
-    pub network: Network,
-    /// See [`Flow::source`].
-    pub source: SocketAddr,
+    /// See [`Flow::arrival`].
+    pub arrival: Arrival,
     /// See [`Flow::target`].
     pub target: Target,
-    /// See [`Flow::dscp`].
-    pub dscp: u8,
     /// See [`Flow::rule`].
     pub rule: Arc<str>,
     /// See [`Flow::outbound`].
@@ -95,20 +86,16 @@ impl FlowTable {
     /// Enters a flow; it leaves when the guard is dropped.
     pub fn enter(
         self: &Arc<Self>,
-        network: Network,
-        source: SocketAddr,
+        arrival: Arrival,
         target: Target,
-        dscp: u8,
         rule: Arc<str>,
         outbound: Arc<str>,
     ) -> FlowGuard {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let flow = Arc::new(Flow {
             id,
-            network,
-            source,
+            arrival,
             target,
-            dscp,
             rule,
             outbound,
             up: AtomicU64::new(0),
@@ -150,10 +137,8 @@ impl FlowTable {
             let listed = shard.values().filter(|f| !f.over.load(Ordering::Relaxed));
             flows.extend(listed.map(|f| FlowInfo {
                 id: f.id,
-                network: f.network,
-                source: f.source,
+                arrival: f.arrival,
                 target: f.target.clone(),
-                dscp: f.dscp,
                 rule: Arc::clone(&f.rule),
                 outbound: Arc::clone(&f.outbound),
                 up: f.up.load(Ordering::Relaxed),
@@ -214,15 +199,16 @@ impl Drop for FlowGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Inbound, Network};
 
     #[test]
     fn a_flow_is_listed_for_as_long_as_its_guard_lives() {
         let table = Arc::new(FlowTable::default());
         let source = "192.0.2.1:50000".parse().unwrap();
+        let arrival = Arrival { network: Network::Tcp, source, inbound: Inbound::Tun, dscp: 0 };
         let target = Target::from_addr("198.51.100.1:443".parse().unwrap());
-        let guards: Vec<_> = (0..40)
-            .map(|_| table.enter(Network::Tcp, source, target.clone(), 0, "MATCH".into(), "direct".into()))
-            .collect();
+        let guards: Vec<_> =
+            (0..40).map(|_| table.enter(arrival, target.clone(), "MATCH".into(), "direct".into())).collect();
         guards[7].up.store(99, Ordering::Relaxed);
         let list = table.list();
         assert_eq!(list.len(), 40);
@@ -231,9 +217,8 @@ mod tests {
         assert!(table.list().len() == 39 && table.list().iter().all(|f| f.up == 0));
         assert_eq!((table.len(), table.total_bytes()), (40, (99, 0)), "it is there still");
         let held = Arc::new(());
-        let holding = table
-            .enter(Network::Tcp, source, target, 0, "MATCH".into(), "direct".into())
-            .holding(Arc::clone(&held));
+        let holding =
+            table.enter(arrival, target, "MATCH".into(), "direct".into()).holding(Arc::clone(&held));
         assert_eq!(Arc::strong_count(&held), 2);
         drop(holding);
         assert_eq!(Arc::strong_count(&held), 1);

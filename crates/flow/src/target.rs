@@ -25,6 +25,30 @@ impl fmt::Display for Network {
     }
 }
 
+/// How a flow was taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Inbound {
+    /// From a TUN device.
+    Tun,
+    /// By redirection.
+    Redirect,
+    /// By transparent interception.
+    Tproxy,
+}
+
+/// How a flow has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// Its transport.
+    pub network: Network,
+    /// The captured program's end.
+    pub source: SocketAddr,
+    /// How it was taken in.
+    pub inbound: Inbound,
+    /// The differentiated services code point of its first packet (RFC 2474).
+    pub dscp: u8,
+}
+
 /// The destination of a flow: the address that the client dialled and, where one is known, the name behind it.
 ///
 /// A proxy that resolves names itself is given the name; everything else uses the address.

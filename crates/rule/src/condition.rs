@@ -8,8 +8,8 @@ use regex::Regex;
 
 use crate::domain::Labels;
 use crate::parse::SetId;
-use crate::query::Inbound;
 use crate::ranges::Ranges;
+use oneway_flow::Inbound;
 
 /// Which names a name in a rule stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

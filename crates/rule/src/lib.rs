@@ -29,7 +29,7 @@ pub use geo::asn::Asn;
 pub use geo::ip::GeoIp;
 pub use geo::site::GeoSite;
 pub use parse::{Context, RuleList, SetId, SubId, match_in, outbound_of_match};
-pub use query::{Answer, Decision, Fact, Inbound, Needs, OutboundId, Query, Step};
+pub use query::{Answer, Decision, Fact, Needs, OutboundId, Query, Step};
 pub use set::{Behavior, Format, SetData, SetError, UnknownWord};
 
 /// Entries that one file may have. More is a mistake, or an attack on memory.

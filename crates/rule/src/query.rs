@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use oneway_flow::{Network, Process};
+use oneway_flow::{Inbound, Network, Process};
 
 /// The number of an outbound in the configuration's order; what it means is the caller's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -13,17 +13,6 @@ impl fmt::Display for OutboundId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "outbound {}", self.0)
     }
-}
-
-/// How traffic was taken in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Inbound {
-    /// From a TUN device.
-    Tun,
-    /// By redirection.
-    Redirect,
-    /// By transparent interception.
-    Tproxy,
 }
 
 /// A fact that costs something to find out, so that it is given only when a rule asks.

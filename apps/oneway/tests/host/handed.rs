@@ -118,6 +118,46 @@ pub fn whoever_restores_marks_is_in_nobodys_way() -> TestResult {
     Ok(())
 }
 
+/// Rules know what comes by the device and what does not, also where they have to ask for more, and after a reload.
+pub fn rules_know_how_it_comes_in() -> TestResult {
+    let lab = Topology::standard()?;
+    let host = &lab.host;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("oneway.toml");
+    let words = file.display().to_string();
+    let to = address::ORIGIN.v4_port(port::ECHO);
+    for (mode, tcp, udp) in
+        [("tun", "TUN", "TUN"), ("redirect", "REDIR", "TUN"), ("tproxy", "TPROXY", "TPROXY")]
+    {
+        let others = ["TUN", "REDIR", "TPROXY"].into_iter().filter(|kind| *kind != tcp && *kind != udp);
+        let mut rules: Vec<_> = others.map(|kind| format!("IN-TYPE,{kind},block")).collect();
+        rules.push("PROCESS-NAME,nobody,block".to_owned());
+        rules.push(format!("AND,((NETWORK,TCP),(IN-TYPE,{tcp})),direct"));
+        rules.push(format!("AND,((NETWORK,UDP),(IN-TYPE,{udp})),direct"));
+        rules.push("MATCH,block".to_owned());
+        std::fs::write(&file, format!("[rules]\nlist = {rules:?}\n"))?;
+        let mut oneway = run(host, &["--capture", mode, "--config", &words])?;
+        let mut stream = host.client().tcp(to, SECOND)?.connected()?;
+        stream.set_read_timeout(Some(SECOND))?;
+        let mut echoes = || -> std::io::Result<()> {
+            stream.write_all(b"x")?;
+            stream.read_exact(&mut [0])
+        };
+        echoes().map_err(|error| format!("{mode}: {error}"))?;
+        let exchange = host.client().udp(to, b"ping", SECOND)?;
+        assert_eq!(exchange.data, b"ping", "{mode}: {:?}", exchange.outcome);
+        for (words, rule) in [(&[][..], &rules[rules.len() - 3]), (&["--udp"], &rules[rules.len() - 2])] {
+            let target = to.to_string();
+            let why = command(host, &[&["why", &target, "--json"], words].concat())?;
+            assert!(why.stdout.contains(rule.as_str()), "{mode} {words:?}: {}{}", why.stdout, why.stderr);
+        }
+        assert_eq!(ask(host, "reload")?["reset"], 0, "{mode}");
+        echoes().map_err(|error| format!("{mode}, after a reload: {error}"))?;
+        oneway.stop(5 * SECOND)?;
+    }
+    Ok(())
+}
+
 /// How a connection ends that is accepted before anybody has been asked.
 fn ends(client: &Client, to: SocketAddr) -> Result<(bool, Duration), Failed> {
     let begin = Instant::now();

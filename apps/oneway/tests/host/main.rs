@@ -159,6 +159,7 @@ fn main() -> std::process::ExitCode {
         handed::a_deleted_table_is_put_back,
         handed::a_strict_reverse_path_filter_is_in_nobodys_way,
         handed::whoever_restores_marks_is_in_nobodys_way,
+        handed::rules_know_how_it_comes_in,
         strict::what_cannot_be_strict_is_refused_by_name,
         lab::without_a_guard_nothing_is_proven,
         lab::without_the_watch_a_deleted_rule_ends_the_capture,

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Weak;
 
 use oneway_dns::{Carried, Carrier, Connecting};
-use oneway_flow::{Network, Owner, Target};
+use oneway_flow::{Inbound, Network, Owner, Target};
 use oneway_outbound::Connected;
 
 use crate::dispatch::Subject;
@@ -13,11 +13,15 @@ use crate::worker::Shared;
 
 /// Connects to DNS servers as the rules say.
 #[derive(Debug)]
-pub(crate) struct ByRules(pub(crate) Weak<Shared>);
+pub(crate) struct ByRules {
+    pub(crate) shared: Weak<Shared>,
+    /// How the connections of programs come in.
+    pub(crate) inbound: Inbound,
+}
 
 impl Carrier for ByRules {
     fn connect(&self, server: SocketAddr) -> Connecting<'_> {
-        let shared = self.0.upgrade();
+        let shared = self.shared.upgrade();
         Box::pin(async move {
             let shared = shared.ok_or(io::ErrorKind::NotConnected)?;
             let target = Target::from_addr(server);
@@ -27,6 +31,7 @@ impl Carrier for ByRules {
             let subject = Subject {
                 network: Network::Tcp,
                 source: SocketAddr::new(unspecified, 0),
+                inbound: self.inbound,
                 target: &target,
                 is_fake: false,
                 dscp: 0,

@@ -13,7 +13,7 @@ use oneway_route::{
 use super::circles::circles;
 use crate::Engine;
 use crate::assemble;
-use crate::config::{Config, DnsMode};
+use crate::config::{CaptureMode, Config, DnsMode};
 use crate::control::LoopFree;
 use crate::dispatch::Dispatch;
 use crate::dns;
@@ -34,6 +34,7 @@ pub(super) struct Scene<'a> {
     pub(super) tun_name: &'a str,
     pub(super) dispatch: &'a Dispatch,
     pub(super) guard: &'a Guard,
+    pub(super) capture: CaptureMode,
     /// What becomes of captured queries.
     pub(super) dns_mode: DnsMode,
     /// The names of addresses; none where nothing runs.
@@ -131,6 +132,7 @@ pub(super) fn running<T>(
         tun_name: &about.tun,
         dispatch: &dispatch,
         guard: &engine.shared.guard,
+        capture: about.capture,
         dns_mode: dns.mode,
         dns: Some(&engine.shared.dns),
         egress,
@@ -207,6 +209,7 @@ pub(super) fn planned<T>(config: &Config, answer: impl FnOnce(&Scene<'_>) -> T) 
         unresolved,
         notes,
         refusals: plan.refusals().cloned(),
+        capture: config.capture.mode,
         dns_mode: config.dns.mode,
         dns: None,
         elsewhere: elsewhere(&strategy)?,

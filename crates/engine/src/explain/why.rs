@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use oneway_egress::{Finding, Strategy};
-use oneway_flow::{Network, Owner, Target};
+use oneway_flow::{Inbound, Network, Owner, Target};
 use oneway_outbound::Outbound;
 use oneway_route::{
     Family, Leaving, Outcome, Packet, RouteAnswer, RouteQuery, Snapshot, decide, route_words, rule_words,
@@ -14,7 +14,7 @@ use super::carried;
 use super::scene::{Scene, sabotaged};
 use crate::config::DnsMode;
 use crate::control::{Dial, LoopFree, Way, Why, WhyQuestion};
-use crate::dispatch::Subject;
+use crate::dispatch::{Subject, inbound_of_own};
 use crate::dns::Dns;
 use crate::guard::Destination;
 
@@ -74,7 +74,9 @@ pub(super) fn why(scene: &Scene<'_>, question: &WhyQuestion) -> Why {
     }
     let unspecified = if dst.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let source = SocketAddr::new(question.from.unwrap_or(unspecified), 0);
-    let subject = Subject { network, source, target: &target, is_fake, dscp: 0 };
+    let is_forwarded = question.from.is_some_and(|from| !is_own(scene, from));
+    let inbound = if is_forwarded { Inbound::Tun } else { inbound_of_own(scene.capture, network) };
+    let subject = Subject { network, source, inbound, target: &target, is_fake, dscp: 0 };
     let owner = Owner { uid: Some(question.uid), ..Owner::default() };
     let choice = scene.dispatch.choose_for(&subject, &owner);
     why.rule = Some(choice.rule().to_string());
@@ -179,6 +181,11 @@ fn guarded(destination: Destination) -> (&'static str, bool) {
     }
 }
 
+/// Whether what comes from this address is this host's own.
+fn is_own(scene: &Scene<'_>, from: IpAddr) -> bool {
+    from.is_loopback() || scene.host.addresses.iter().any(|a| a.net.addr() == from)
+}
+
 /// The way of the program's packet, or of the client's that this host forwards.
 fn program(scene: &Scene<'_>, question: &WhyQuestion, dst: IpAddr) -> Way {
     let protocol = if question.udp { UDP } else { TCP };
@@ -188,9 +195,8 @@ fn program(scene: &Scene<'_>, question: &WhyQuestion, dst: IpAddr) -> Way {
         dport: Some((protocol, question.addr.port())),
         ..RouteQuery::to(dst)
     };
-    let own = |from: IpAddr| from.is_loopback() || scene.host.addresses.iter().any(|a| a.net.addr() == from);
     match question.from {
-        Some(from) if !own(from) => {
+        Some(from) if !is_own(scene, from) => {
             let back = decide(scene.host, &Packet::of(&RouteQuery::to(from), 0));
             let iif = back.first().and_then(|o| o.answer.oif);
             let name = iif.and_then(|i| scene.host.link_at(i)).map_or("nowhere", |l| l.name.as_str());

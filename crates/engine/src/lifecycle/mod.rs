@@ -23,7 +23,7 @@ use ipnet::IpNet;
 use oneway_capture::shortcut::Shortcuts;
 use oneway_capture::tun::Tun;
 use oneway_egress::{Egress, Quarantined};
-use oneway_flow::FlowTable;
+use oneway_flow::{FlowTable, Network};
 use oneway_outbound::{DialError, Outbound, Resolve};
 use oneway_route::{Family, JournalState, Plan, Safeguard, Snapshot};
 use oneway_stack::fragment::Reassembler;
@@ -36,7 +36,7 @@ use crate::blocking::wait_for;
 use crate::circle;
 use crate::config::{CaptureMode, Config, Protect, StackKind};
 use crate::control::{FlowInfo, InstanceLock, StatePaths, Status};
-use crate::dispatch::Dispatch;
+use crate::dispatch::{Dispatch, inbound_of_own};
 use crate::dns::{self, ByRules, Dns, ProxyResolver};
 use crate::error::EngineError;
 use crate::exclude::Exclusions;
@@ -299,7 +299,9 @@ impl Engine {
         (0..packets.read).for_each(|_| shared.stats.tun_read.add());
         (0..packets.written).for_each(|_| shared.stats.tun_written.add());
         if config.capture.strict {
-            shared.dns.client().carry_by(Arc::new(ByRules(Arc::downgrade(&shared))));
+            let inbound = inbound_of_own(config.capture.mode, Network::Tcp);
+            let by_rules = ByRules { shared: Arc::downgrade(&shared), inbound };
+            shared.dns.client().carry_by(Arc::new(by_rules));
         }
         listeners.resize_with(queues.len(), Vec::new);
         let (orders, receiver) = watch::channel(Orders::default());

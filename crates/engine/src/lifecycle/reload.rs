@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use oneway_dns::Client;
 use oneway_egress::Strategy;
-use oneway_flow::{FlowInfo, Network, Target};
+use oneway_flow::{Arrival, FlowInfo, Network, Target};
 use oneway_outbound::{DialError, Resolve};
 
 use super::watching::Wanted;
@@ -122,11 +122,12 @@ impl Engine {
         };
         let stays = |flow: &FlowInfo| {
             let ip = flow.target.addr.ip();
-            let tell = flow.network == Network::Tcp && dispatch.sniffs_tcp(flow.target.addr.port());
+            let tell = flow.arrival.network == Network::Tcp && dispatch.sniffs_tcp(flow.target.addr.port());
             let host = flow.target.host.clone().or_else(|| shared.dns.name_to_judge(ip, tell));
             let judged = Target { addr: flow.target.addr, host };
-            let (network, source, is_fake) = (flow.network, flow.source, shared.dns.is_fake(ip));
-            let subject = Subject { network, source, target: &judged, is_fake, dscp: flow.dscp };
+            let is_fake = shared.dns.is_fake(ip);
+            let Arrival { network, source, inbound, dscp } = flow.arrival;
+            let subject = Subject { network, source, inbound, target: &judged, is_fake, dscp };
             (is_fake || is_captured(capture, ip)) && lets_stay(&flow.outbound, &subject)
         };
         let mut doomed = HashSet::new();
@@ -135,7 +136,7 @@ impl Engine {
             // What is answered here leaves by no outbound.
             let answered = shared.dns.hijacks(flow.target.addr).is_some();
             if !answered && !stays(&flow) {
-                echo |= flow.network == Network::Icmp;
+                echo |= flow.arrival.network == Network::Icmp;
                 doomed.insert(flow.id);
             }
         }

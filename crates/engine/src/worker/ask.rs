@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use hashbrown::HashMap;
+use oneway_flow::Inbound;
 use oneway_wire::ip::IpView;
 use oneway_wire::virtio::VirtioNetHdr;
 
@@ -20,9 +21,26 @@ const CLIENTS: usize = 256;
 const DATAGRAMS: usize = 32;
 
 /// What waits, by client.
-pub(super) type Asking = HashMap<SocketAddr, Vec<(VirtioNetHdr, Box<[u8]>)>>;
+pub(super) type Asking = HashMap<SocketAddr, Vec<Kept>>;
+
+/// A datagram as it came.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) header: VirtioNetHdr,
+    pub(super) packet: Box<[u8]>,
+    pub(super) inbound: Inbound,
+}
 
 impl Worker {
+    /// Sends on what was kept, as if it had just come.
+    pub(super) fn go_on(self: &Rc<Self>, kept: Vec<Kept>) {
+        for Kept { header, packet, inbound } in kept {
+            if let Ok(ip) = IpView::parse(&packet) {
+                self.udp(&header, &ip, inbound);
+            }
+        }
+    }
+
     /// Keeps a datagram until that is known. At the limits it is lost, as datagrams may be.
     pub(super) fn ask_about(
         self: &Rc<Self>,
@@ -31,11 +49,12 @@ impl Worker {
         subject: &Subject<'_>,
         missing: Missing,
     ) {
+        let keep = || Kept { header: *header, packet: packet.into(), inbound: subject.inbound };
         let mut asking = self.asking.borrow_mut();
         let waiting = asking.len();
         if let Some(kept) = asking.get_mut(&subject.source) {
             if kept.len() < DATAGRAMS {
-                kept.push((*header, packet.into()));
+                kept.push(keep());
             } else {
                 self.shared.stats.udp_refused.add();
             }
@@ -44,20 +63,15 @@ impl Worker {
         if waiting >= CLIENTS {
             return self.shared.stats.udp_refused.add();
         }
-        asking.insert(subject.source, vec![(*header, packet.into())]);
+        asking.insert(subject.source, vec![keep()]);
         drop(asking);
         let (worker, target) = (Rc::clone(self), subject.target.clone());
-        let (network, source) = (subject.network, subject.source);
-        let (is_fake, dscp) = (subject.is_fake, subject.dscp);
+        let Subject { network, source, inbound, is_fake, dscp, .. } = *subject;
         tokio::task::spawn_local(async move {
-            let subject = Subject { network, source, target: &target, is_fake, dscp };
+            let subject = Subject { network, source, inbound, target: &target, is_fake, dscp };
             worker.shared.dispatch.load_full().find(&subject, missing).await;
             let kept = worker.asking.borrow_mut().remove(&source).unwrap_or_default();
-            for (header, packet) in kept {
-                if let Ok(ip) = IpView::parse(&packet) {
-                    worker.udp(&header, &ip);
-                }
-            }
+            worker.go_on(kept);
             // No batch of packets ends here, and the next one may be long in coming.
             worker.end_datagrams();
         });

@@ -1,10 +1,9 @@
 //! Connecting a flow by what was chosen for it; where a group finds out by trying, by one member after the other.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use oneway_flow::{FlowGuard, Network, Target};
+use oneway_flow::FlowGuard;
 use oneway_outbound::{Connected, DialError};
 use tokio::time::timeout;
 
@@ -84,19 +83,11 @@ impl Worker {
     }
 
     /// The flow, entered anew if it went another way than was thought at `first`.
-    pub(super) fn as_it_went(
-        &self,
-        flow: FlowGuard,
-        first: &Arc<Entry>,
-        choice: &Choice<'_>,
-        client: SocketAddr,
-        target: &Target,
-        dscp: u8,
-    ) -> FlowGuard {
+    pub(super) fn as_it_went(&self, flow: FlowGuard, first: &Arc<Entry>, choice: &Choice<'_>) -> FlowGuard {
         if Arc::ptr_eq(first, choice.entry) {
             return flow;
         }
         let (rule, outbound) = (choice.rule(), Arc::clone(&choice.entry.name));
-        self.shared.flows.enter(Network::Tcp, client, target.clone(), dscp, rule, outbound)
+        self.shared.flows.enter(flow.arrival, flow.target.clone(), rule, outbound)
     }
 }

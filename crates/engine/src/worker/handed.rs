@@ -11,7 +11,7 @@ use std::time::Duration;
 use oneway_capture::listener::original_destination;
 use oneway_capture::tproxy::Datagrams;
 use oneway_egress::Transport;
-use oneway_flow::{End, Network, Relay, Tunnel, reset_on_close};
+use oneway_flow::{End, Inbound, Network, Relay, Tunnel, reset_on_close};
 use oneway_outbound::{Answer, Connected};
 use oneway_wire::emit::udp_datagram;
 use oneway_wire::ip::IpView;
@@ -98,7 +98,7 @@ impl Worker {
         if udp_datagram(packet, client, dst, payload).is_ok()
             && let Ok(ip) = IpView::parse(packet)
         {
-            self.udp(&VirtioNetHdr::default(), &ip);
+            self.udp(&VirtioNetHdr::default(), &ip, Inbound::Tproxy);
         }
     }
 
@@ -179,6 +179,7 @@ impl Worker {
         let subject = Subject {
             network: Network::Tcp,
             source: from,
+            inbound: if transparent { Inbound::Tproxy } else { Inbound::Redirect },
             target: &destined.judged,
             is_fake: destined.pin.is_some(),
             dscp: 0,
@@ -188,7 +189,7 @@ impl Worker {
         let first = choice.entry;
         let target = destined.target.clone();
         let (rule, outbound) = self.labels(&choice, &target);
-        let flow = shared.flows.enter(Network::Tcp, from, target.clone(), 0, rule, outbound);
+        let flow = shared.flows.enter(subject.arrival(), target.clone(), rule, outbound);
         let result = tokio::select! {
             result = self.dial_by(&dispatch, &mut choice, &subject, &destined) => result,
             () = accepted::has_reset(client) => return None,
@@ -203,7 +204,7 @@ impl Worker {
             }
             () = self.ended(flow.id) => return None,
         };
-        let flow = self.as_it_went(flow, first, &choice, from, &target, 0);
+        let flow = self.as_it_went(flow, first, &choice);
         let flow = flow.holding(destined.pin.take());
         match result {
             Ok(connected) => {

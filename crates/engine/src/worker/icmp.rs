@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use oneway_egress::{IcmpKind, IcmpSocket, Protected, next_error};
-use oneway_flow::{FlowGuard, Network, Target};
+use oneway_flow::{Arrival, FlowGuard, Inbound, Network, Target};
 use oneway_outbound::Answer;
 use oneway_route::Family;
 use oneway_wire::checksum::Checksum;
@@ -196,7 +196,8 @@ impl Worker {
         let target = Target::from_addr(SocketAddr::new(ip.dst(), 0));
         let source = SocketAddr::new(ip.src(), 0);
         let dscp = ip.traffic_class() >> 2;
-        let subject = Subject { network: Network::Icmp, source, target: &target, is_fake: false, dscp };
+        let (network, inbound) = (Network::Icmp, Inbound::Tun);
+        let subject = Subject { network, source, inbound, target: &target, is_fake: false, dscp };
         // Nobody is asked whose an echo is, so that nothing is missing.
         let dispatch = shared.dispatch.load();
         let Ok(choice) = dispatch.choose(&subject) else {
@@ -221,14 +222,9 @@ impl Worker {
                 if self.draining() || shared.echo.live.lock().len() >= shared.limits.echo_sessions {
                     return refuse(Unreachable::AdminProhibited);
                 }
-                let flow = shared.flows.enter(
-                    Network::Icmp,
-                    SocketAddr::new(ip.src(), id),
-                    target,
-                    dscp,
-                    choice.rule(),
-                    Arc::clone(&choice.entry.name),
-                );
+                let arrival = Arrival { source: SocketAddr::new(ip.src(), id), ..subject.arrival() };
+                let (rule, outbound) = (choice.rule(), Arc::clone(&choice.entry.name));
+                let flow = shared.flows.enter(arrival, target.clone(), rule, outbound);
                 match self.open_echo(key, flow) {
                     Ok(echo) => echo,
                     Err(error) => {

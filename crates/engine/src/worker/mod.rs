@@ -45,7 +45,7 @@ use oneway_capture::shortcut::Shortcuts;
 use oneway_capture::tun::Queue;
 use oneway_capture::{FRAME_HEADER, MAX_FRAME};
 use oneway_egress::Egress;
-use oneway_flow::{FlowTable, PipePool};
+use oneway_flow::{FlowTable, Inbound, PipePool};
 use oneway_stack::fragment::{Outcome, Reassembler};
 use oneway_stack::nat::Nat;
 use oneway_stack::offload::Coalescer;
@@ -415,7 +415,7 @@ impl Worker {
         match ip.protocol() {
             protocol::TCP if self.shared.stack == StackKind::User => self.user_tcp(&header, frame),
             protocol::TCP => self.tcp(frame),
-            protocol::UDP => self.udp(&header, &ip),
+            protocol::UDP => self.udp(&header, &ip, Inbound::Tun),
             protocol::ICMP | protocol::ICMPV6 => self.icmp(&ip),
             _ => match self.shared.guard.classify(ip.dst()) {
                 Destination::Multicast => stats.ignored.add(),

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oneway_flow::{FlowGuard, Network, Target};
+use oneway_flow::{FlowGuard, Inbound, Network, Target};
 use oneway_outbound::Connected;
 use oneway_sniff::{MOST, Sniffed};
 use rustix::net::RecvFlags;
@@ -100,7 +100,8 @@ impl Worker {
         let target = Target { addr, host: Some(name.into()) };
         let destined = Destined { judged: target.clone(), target, pin: None };
         let target = &destined.target;
-        let subject = Subject { network: Network::Tcp, source: client, target, is_fake: false, dscp };
+        let (network, inbound) = (Network::Tcp, Inbound::Tun);
+        let subject = Subject { network, source: client, inbound, target, is_fake: false, dscp };
         let dispatch = self.shared.dispatch.load_full();
         let mut choice = dispatch.choose_waiting(&subject).await;
         let is_same_group = group.is_some() && choice.group.map(|group| group.serial) == group;
@@ -110,7 +111,7 @@ impl Worker {
         let stays = is_same_group || Arc::ptr_eq(choice.entry, entry);
         let first = if stays { entry } else { choice.entry };
         let outbound = Arc::clone(&first.name);
-        let flow = flows.enter(Network::Tcp, client, target.clone(), dscp, choice.rule(), outbound);
+        let flow = flows.enter(subject.arrival(), target.clone(), choice.rule(), outbound);
         if stays {
             flow.set_established();
             return Some(Renamed { flow, connected: None });
@@ -119,7 +120,7 @@ impl Worker {
             result = Box::pin(self.dial_by(&dispatch, &mut choice, &subject, &destined)) => result,
             () = self.ended(flow.id) => return None,
         };
-        let flow = self.as_it_went(flow, first, &choice, client, target, dscp);
+        let flow = self.as_it_went(flow, first, &choice);
         match result {
             Ok(connected) => {
                 flow.set_established();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use oneway_capture::FRAME_HEADER;
 use oneway_egress::{FlowEnd, Transport};
-use oneway_flow::{End, FlowGuard, Network, Relay, Tunnel, reset_on_close};
+use oneway_flow::{End, FlowGuard, Inbound, Network, Relay, Tunnel, reset_on_close};
 use oneway_outbound::{Answer, Connected};
 use oneway_stack::nat::{Conn, Direction, OpenError, State};
 use oneway_wire::emit::{IpHeader, Unreachable, ip_header};
@@ -224,6 +224,7 @@ impl Worker {
         let subject = Subject {
             network: Network::Tcp,
             source: conn.client,
+            inbound: Inbound::Tun,
             target: &destined.judged,
             is_fake: destined.pin.is_some(),
             dscp,
@@ -232,7 +233,7 @@ impl Worker {
         let first = choice.entry;
         let target = destined.target.clone();
         let (rule, outbound) = self.labels(&choice, &target);
-        let flow = shared.flows.enter(Network::Tcp, conn.client, target.clone(), dscp, rule, outbound);
+        let flow = shared.flows.enter(subject.arrival(), target.clone(), rule, outbound);
         let result = tokio::select! {
             result = self.dial_by(&dispatch, &mut choice, &subject, &destined) => result,
             gave_up = conn.data.client.gave_up(shared.limits.dial) => {
@@ -247,7 +248,7 @@ impl Worker {
                 return;
             }
         };
-        let flow = self.as_it_went(flow, first, &choice, conn.client, &target, dscp);
+        let flow = self.as_it_went(flow, first, &choice);
         let flow = flow.holding(destined.pin.take());
         let syn = std::mem::take(&mut *conn.data.syn.lock());
         match result {

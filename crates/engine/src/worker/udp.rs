@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use hashbrown::{DefaultHashBuilder, HashMap};
 use oneway_egress::{RecvBatch, Transport};
-use oneway_flow::{FlowGuard, Network, Target};
+use oneway_flow::{Arrival, FlowGuard, Inbound, Network, Target};
 use oneway_outbound::{Answer, Backlog, Fate, PROXY_HEADER_MAX, UdpPath};
 use oneway_route::Family;
 use oneway_wire::emit::Unreachable;
@@ -30,6 +30,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use super::Worker;
+use super::ask::Kept;
 use super::reply::{DATAGRAM_HEADROOM, reported};
 use super::sniff::has;
 use crate::dispatch::{Choice, Entry, Held, Subject};
@@ -225,7 +226,7 @@ thread_local! {
 
 impl Worker {
     /// A client's datagram, or a superpacket of them (`UDP_SEGMENT`).
-    pub(super) fn udp(self: &Rc<Self>, header: &VirtioNetHdr, ip: &IpView<'_>) {
+    pub(super) fn udp(self: &Rc<Self>, header: &VirtioNetHdr, ip: &IpView<'_>, inbound: Inbound) {
         let shared = &self.shared;
         let Ok(udp) = UdpView::parse(ip.payload()) else { return shared.stats.malformed.add() };
         if !header.needs_csum() && !udp.checksum_valid(ip.src(), ip.dst()) {
@@ -267,8 +268,8 @@ impl Worker {
         let dispatch = shared.dispatch.load();
         let is_known = host.is_some();
         if !is_known && let Some(sniff) = dispatch.sniff().filter(|sniff| has(&sniff.quic, dst.port())) {
-            let (packet, timeout) = (ip.packet(), sniff.timeout);
-            match self.quic_name((client, dst), header, packet, payload, segment, timeout) {
+            let keep = || Kept { header: *header, packet: ip.packet().into(), inbound };
+            match self.quic_name((client, dst), keep, payload, segment, sniff.timeout) {
                 Some(name) => host = name,
                 None => return,
             }
@@ -278,7 +279,8 @@ impl Worker {
         let dscp = ip.traffic_class() >> 2;
         // What its first bytes have told is shown.
         let named = if sniffed { &judged } else { &target };
-        let subject = Subject { network: Network::Udp, source: client, target: &judged, is_fake: fake, dscp };
+        let subject =
+            Subject { network: Network::Udp, source: client, inbound, target: &judged, is_fake: fake, dscp };
         // What a group has chosen for this socket stands as long as it carries.
         let of_group = RefCell::new(None);
         let held = |group: &Group| {
@@ -304,7 +306,7 @@ impl Worker {
                 shared.stats.udp_refused.add();
                 return self.unreachable(ip.packet(), Unreachable::Port);
             }
-            None => match self.open_session(key, &choice, named, dscp) {
+            None => match self.open_session(key, &choice, named, subject.arrival()) {
                 Some(session) => {
                     // The turn that it has had.
                     if choice.group.is_some() {
@@ -374,14 +376,14 @@ impl Worker {
         key: Key,
         choice: &Choice<'_>,
         target: &Target,
-        dscp: u8,
+        arrival: Arrival,
     ) -> Option<Arc<Session>> {
         let shared = &self.shared;
         if self.draining() || shared.udp.len() >= shared.limits.udp_sessions {
             return None;
         }
         let (rule, outbound) = (choice.rule(), Arc::clone(&choice.entry.name));
-        let flow = shared.flows.enter(Network::Udp, key.0, target.clone(), dscp, rule, outbound);
+        let flow = shared.flows.enter(arrival, target.clone(), rule, outbound);
         let session = Arc::new(Session {
             key,
             outbound: Arc::clone(choice.entry),

@@ -9,8 +9,8 @@ use super::{Context, Field};
 use crate::condition::{Address, Condition, Inbounds, IpSuffix, NameKind, Program, Side, regex};
 use crate::domain;
 use crate::error::Wrong;
-use crate::query::Inbound;
 use crate::ranges::Ranges;
+use oneway_flow::Inbound;
 
 /// How deep `AND`, `OR` and `NOT` may nest: parsing and matching recurse.
 const MAX_DEPTH: usize = 32;

@@ -111,9 +111,11 @@ impl Watcher {
         if gone.is_empty() {
             return;
         }
-        let lost = |flow: &FlowInfo| flow.network == Network::Tcp && gone.contains(&flow.source.ip());
+        let lost = |flow: &FlowInfo| {
+            flow.arrival.network == Network::Tcp && gone.contains(&flow.arrival.source.ip())
+        };
         for flow in self.shared.flows.list().into_iter().filter(lost) {
-            if let Err(error) = destroy_tcp(flow.source, flow.target.addr) {
+            if let Err(error) = destroy_tcp(flow.arrival.source, flow.target.addr) {
                 // Without the right, or on a kernel without this, they wait as they would without us.
                 return tracing::debug!(%error, "connections from an address that is gone are left alone");
             }

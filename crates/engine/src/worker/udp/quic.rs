@@ -11,11 +11,10 @@ use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use oneway_sniff::{Quic, Sniffed, is_initial};
-use oneway_wire::ip::IpView;
-use oneway_wire::virtio::VirtioNetHdr;
 use parking_lot::Mutex;
 
 use crate::worker::Worker;
+use crate::worker::ask::Kept;
 
 /// Connections that are remembered; the one that was heard of longest ago gives way.
 const MOST: NonZeroUsize = NonZeroUsize::new(16 * 1024).unwrap();
@@ -28,8 +27,6 @@ const FRESH: Duration = Duration::from_secs(10);
 
 /// Who sends where to.
 type Key = (SocketAddr, SocketAddr);
-/// A datagram as it came.
-type Kept = (VirtioNetHdr, Box<[u8]>);
 
 /// What is known of clients' connections. Shared by all workers: a client's datagrams may come to any of them.
 #[derive(Debug)]
@@ -144,13 +141,11 @@ impl Worker {
     pub(super) fn quic_name(
         self: &Rc<Self>,
         key: Key,
-        header: &VirtioNetHdr,
-        packet: &[u8],
+        kept: impl FnOnce() -> Kept,
         payload: &[u8],
         segment: usize,
         timeout: Duration,
     ) -> Option<Option<Arc<str>>> {
-        let kept = || (*header, packet.into());
         let next = self.shared.quic.0.lock().next(key, kept, payload.chunks(segment));
         match next {
             Next::Go(name) => return Some(name),
@@ -174,23 +169,17 @@ impl Worker {
         }
         None
     }
-
-    /// Sends on what was kept, as if it had just come.
-    fn go_on(self: &Rc<Self>, kept: Vec<Kept>) {
-        for (header, packet) in kept {
-            if let Ok(ip) = IpView::parse(&packet) {
-                self.udp(&header, &ip);
-            }
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use oneway_flow::Inbound;
+    use oneway_wire::virtio::VirtioNetHdr;
+
     use super::*;
 
     fn packet() -> Kept {
-        (VirtioNetHdr::default(), Box::default())
+        Kept { header: VirtioNetHdr::default(), packet: Box::default(), inbound: Inbound::Tun }
     }
 
     fn key(port: u16) -> Key {

@@ -29,7 +29,7 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use oneway_capture::FRAME_HEADER;
 use oneway_egress::Transport;
-use oneway_flow::Network;
+use oneway_flow::{Inbound, Network};
 use oneway_outbound::{Answer, Connected};
 use oneway_stack::tcp::{
     Arrival, Connection, MAX_HEADERS, Outgoing, Payload, Segment, Seq, State, Syn, Time,
@@ -261,6 +261,7 @@ impl Worker {
         let subject = Subject {
             network: Network::Tcp,
             source: client,
+            inbound: Inbound::Tun,
             target: &destined.judged,
             is_fake: destined.pin.is_some(),
             dscp,
@@ -269,7 +270,7 @@ impl Worker {
         let first = choice.entry;
         let target = destined.target.clone();
         let (rule, outbound) = self.labels(&choice, &target);
-        let guard = shared.flows.enter(Network::Tcp, client, target.clone(), dscp, rule, outbound);
+        let guard = shared.flows.enter(subject.arrival(), target.clone(), rule, outbound);
         let result = tokio::select! {
             result = self.dial_by(&dispatch, &mut choice, &subject, &destined) => result,
             gave_up = asker.gave_up(shared.limits.dial) => {
@@ -280,7 +281,7 @@ impl Worker {
             }
             () = self.ended(guard.id) => return self.give_up(flow),
         };
-        let guard = self.as_it_went(guard, first, &choice, client, &target, dscp);
+        let guard = self.as_it_went(guard, first, &choice);
         let guard = guard.holding(destined.pin.take());
         let stage = std::mem::replace(&mut *flow.stage.borrow_mut(), Stage::Over);
         let Stage::Dialing(dialing) = stage else { return self.give_up(flow) };
