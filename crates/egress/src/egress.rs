@@ -24,8 +24,8 @@ use crate::registry::Registry;
 use crate::source_rule::{self, Ports};
 use crate::strategy::{self, Purpose, Steps};
 use crate::{
-    EgressError, IcmpKind, IcmpSocket, KernelRoutes, Protected, Reach, Registered, RouteOracle, Strategy,
-    Uplink, buffers, icmp_error, new_socket, own_device,
+    EgressError, IcmpEar, IcmpKind, IcmpSocket, KernelRoutes, Protected, Reach, Registered, RouteOracle,
+    Strategy, Uplink, buffers, icmp_error, new_socket, own_device, raw_icmp,
 };
 
 /// A dead peer of an idle connection is noticed after 60 s + 10 × 30 s, while a link that is down for some
@@ -401,13 +401,30 @@ impl Egress {
     }
 
     /// A socket for ICMP echo: a ping socket where the host allows it (`net.ipv4.ping_group_range`), else a raw
-    /// one (`CAP_NET_RAW`). Destinations are to be checked with [`Self::check_datagram`]. ICMP errors of a ping socket
-    /// are queued for [`next_error`](crate::next_error); a raw socket receives them as messages.
+    /// one (`CAP_NET_RAW`) for requests with the identifier `id`. Destinations are to be checked with
+    /// [`Self::check_datagram`]. ICMP errors of a ping socket are queued for [`next_error`](crate::next_error); a raw
+    /// socket receives nothing, see [`Self::icmp_ear`].
     ///
     /// # Errors
     /// [`EgressError::Unsupported`] if neither is allowed.
-    pub fn icmp(&self, family: Family) -> Result<Protected<IcmpSocket>, EgressError> {
-        self.count(self.icmp_socket(family))
+    pub fn icmp(&self, family: Family, id: u16) -> Result<Protected<IcmpSocket>, EgressError> {
+        self.count(self.icmp_socket(family, id))
+    }
+
+    /// What hears the answers for the raw sockets of [`Self::icmp`] whose identifier, modulo [`EARS`](crate::EARS), is
+    /// `ear`. It hears nothing that comes by the capture's own device.
+    ///
+    /// # Errors
+    /// [`EgressError::Create`].
+    pub fn icmp_ear(&self, family: Family, ear: u16) -> Result<IcmpEar, EgressError> {
+        let (domain, protocol, what) = icmp_of(family);
+        let create = |source| EgressError::Create { what, source };
+        let socket = self.fresh(domain, Type::RAW, protocol).map_err(create)?;
+        let device = Some(IfIndex(self.device.load(Relaxed)));
+        let device = device.filter(|device| device.0 != 0 && !self.elsewhere());
+        raw_icmp::hear_part(&socket, family, ear, device).map_err(create)?;
+        buffers::enlarge(&socket, UDP_BUFFER);
+        Ok(IcmpEar { socket: UdpSocket::from_std(socket.into()).map_err(create)? })
     }
 
     /// Makes a socket of each family and protocol and reads its protection back. A family that the host lacks
@@ -599,11 +616,15 @@ impl Egress {
         Ok(Protected::new(socket, Some(registered)))
     }
 
-    fn icmp_socket(&self, family: Family) -> Result<Protected<IcmpSocket>, EgressError> {
+    fn icmp_socket(&self, family: Family, id: u16) -> Result<Protected<IcmpSocket>, EgressError> {
         let (socket, kind, what) = self.icmp_raw_socket(family)?;
-        let socket =
-            UdpSocket::from_std(socket.into()).map_err(|source| EgressError::Create { what, source })?;
-        Ok(Protected::new(IcmpSocket { kind, socket }, None))
+        let create = |source| EgressError::Create { what, source };
+        let socket = UdpSocket::from_std(socket.into()).map_err(create)?;
+        let id = match kind {
+            IcmpKind::Raw => id,
+            IcmpKind::Ping => socket.local_addr().map_err(create)?.port(),
+        };
+        Ok(Protected::new(IcmpSocket { kind, id, socket }, None))
     }
 
     fn icmp_trial(&self, family: Family) -> Result<(), EgressError> {
@@ -611,10 +632,8 @@ impl Egress {
     }
 
     fn icmp_raw_socket(&self, family: Family) -> Result<(Socket, IcmpKind, &'static str), EgressError> {
-        let (domain, protocol, what) = match family {
-            Family::V4 => (Domain::IPV4, Protocol::ICMPV4, "ICMP"),
-            Family::V6 => (Domain::IPV6, Protocol::ICMPV6, "ICMPv6"),
-        };
+        let (domain, protocol, what) = icmp_of(family);
+        let create = |source| EgressError::Create { what, source };
         let (socket, kind) = match self.fresh(domain, Type::DGRAM, protocol) {
             Ok(socket) => (socket, IcmpKind::Ping),
             Err(_) => match self.fresh(domain, Type::RAW, protocol) {
@@ -625,16 +644,30 @@ impl Egress {
                         instead: "put the group into net.ipv4.ping_group_range, or grant CAP_NET_RAW",
                     });
                 }
-                Err(source) => return Err(EgressError::Create { what, source }),
+                Err(source) => return Err(create(source)),
             },
         };
+        if kind == IcmpKind::Raw {
+            raw_icmp::hear_nothing(&socket, family).map_err(create)?;
+        }
         self.protect(&socket, family, Reach::Uplink, Purpose::Icmp)?;
-        // A raw socket is handed the errors as messages, those about the requests of others too; queued besides, they
-        // would only fill its buffer.
         if kind == IcmpKind::Ping {
-            icmp_error::enable(&socket, domain).map_err(|source| EgressError::Create { what, source })?;
+            icmp_error::enable(&socket, domain).map_err(create)?;
+            let any = match family {
+                Family::V4 => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+                Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            // The kernel chooses the identifier, as it does a port: now and not with the first request.
+            socket.bind(&SocketAddr::new(any, 0).into()).map_err(create)?;
         }
         Ok((socket, kind, what))
+    }
+}
+
+fn icmp_of(family: Family) -> (Domain, Protocol, &'static str) {
+    match family {
+        Family::V4 => (Domain::IPV4, Protocol::ICMPV4, "ICMP"),
+        Family::V6 => (Domain::IPV6, Protocol::ICMPV6, "ICMPv6"),
     }
 }
 

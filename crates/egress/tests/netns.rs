@@ -10,8 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use oneway_egress::{
-    Egress, EgressError, Finding, ForbiddenReason, HostRoute, IcmpErrorKind, IcmpKind, KernelRoutes, Means,
-    Namespace, Protect, SourceRule, Strategy, Uplink, UplinkPair, choose, next_error, recv_error,
+    EARS, Egress, EgressError, Finding, ForbiddenReason, HostRoute, IcmpEar, IcmpErrorKind, IcmpKind,
+    KernelRoutes, Means, Namespace, Protect, SourceRule, Strategy, Uplink, UplinkPair, choose, next_error,
+    recv_error,
 };
 use oneway_lab::capture::Recorder;
 use oneway_lab::harness::{Harness, TestResult};
@@ -348,7 +349,7 @@ fn the_strongest_that_works_is_chosen() -> TestResult {
         let egress = Egress::new(Strategy::unbound(), Vec::new()).unwrap();
         let far = SocketAddr::new(ORIGIN_V4.parse().unwrap(), 80);
         assert!(matches!(egress.connect_tcp(far).await, Err(EgressError::NoRoute { .. })));
-        assert!(egress.udp(Family::V4).is_err() && egress.icmp(Family::V6).is_err());
+        assert!(egress.udp(Family::V4).is_err() && egress.icmp(Family::V6, 1).is_err());
         egress.set_strategy(Strategy::Bind(free.clone())).unwrap();
         egress.udp(Family::V4).unwrap();
         for name in ["source-rule", "host-route", "netns"] {
@@ -365,7 +366,7 @@ fn the_strongest_that_works_is_chosen() -> TestResult {
         assert_eq!(strategy(Protect::Auto, None).unwrap(), Strategy::unbound());
         let egress = Egress::new(Strategy::Mark(BIT), Vec::new()).unwrap();
         assert!(matches!(egress.udp(Family::V4), Err(EgressError::Protect { .. })));
-        assert!(matches!(egress.icmp(Family::V4), Err(EgressError::Unsupported { .. })));
+        assert!(matches!(egress.icmp(Family::V4, 1), Err(EgressError::Unsupported { .. })));
     });
     lab.assert_no_loop()
 }
@@ -539,25 +540,86 @@ fn echo_is_answered() -> TestResult {
         lab.on_host(|| async {
             let egress = Egress::new(Strategy::Mark(BIT), Vec::new()).unwrap();
             for (family, origin) in [(Family::V4, ORIGIN_V4), (Family::V6, ORIGIN_V6)] {
-                let icmp = egress.icmp(family).unwrap();
+                let icmp = egress.icmp(family, 0x1234).unwrap();
                 assert_eq!(icmp.kind, kind);
                 let dst = SocketAddr::new(origin.parse().unwrap(), 0);
+                let ear = (kind == IcmpKind::Raw).then(|| egress.icmp_ear(family, icmp.id % EARS).unwrap());
                 icmp.socket.send_to(&echo_request(family), dst).await.unwrap();
                 let mut buf = [0; 256];
-                loop {
-                    let received = timeout(PATIENCE, icmp.socket.recv_from(&mut buf)).await.expect("a reply");
-                    let (len, from) = received.unwrap();
-                    let header = if kind == IcmpKind::Raw && family == Family::V4 { 20 } else { 0 };
-                    let expected = if family == Family::V4 { 0 } else { 129 };
-                    // A raw socket sees neighbour discovery as well.
-                    if from.ip() == dst.ip() && buf[header] == expected {
-                        assert_eq!(&buf[header + 8..len], b"ab");
-                        break;
-                    }
-                }
+                let received = match ear {
+                    Some(ear) => heard(&ear, &mut buf).await,
+                    None => timeout(PATIENCE, icmp.socket.recv_from(&mut buf))
+                        .await
+                        .expect("a reply")
+                        .map(|(len, from)| (len, from.ip()))
+                        .unwrap(),
+                };
+                let header = if kind == IcmpKind::Raw && family == Family::V4 { 20 } else { 0 };
+                let expected = if family == Family::V4 { 0 } else { 129 };
+                assert_eq!((received.1, buf[header]), (dst.ip(), expected));
+                // A ping socket has the kernel's choice, which it knew before.
+                assert_eq!(buf[header + 4..header + 6], icmp.id.to_be_bytes());
+                assert_eq!(&buf[header + 8..received.0], b"ab");
             }
         });
     }
+    lab.assert_no_loop()
+}
+
+/// The next message.
+async fn heard(ear: &IcmpEar, buf: &mut [u8]) -> (usize, IpAddr) {
+    loop {
+        timeout(PATIENCE, ear.readable()).await.expect("an answer").unwrap();
+        match ear.try_recv(buf) {
+            Ok(received) => return received,
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+        }
+    }
+}
+
+/// The kernel would hand all the ICMP of a host to each raw socket.
+fn each_ear_hears_its_part_and_no_raw_socket_anything() -> TestResult {
+    const NOWHERE_V4: &str = "203.0.113.1";
+    const NOWHERE_V6: &str = "2001:db8:80::1";
+    let lab = Lab::new()?;
+    for (forwards, nowhere) in [
+        ("ipv4/ip_forward", NOWHERE_V4.parse::<IpAddr>()?),
+        ("ipv6/conf/all/forwarding", NOWHERE_V6.parse()?),
+    ] {
+        lab.world.set_sysctl(forwards, "1")?;
+        lab.world.add_route(&Route::prohibit(nowhere.into()))?;
+    }
+    let eth0 = lab.index("eth0");
+    lab.on_host(|| async {
+        let egress = Egress::new(Strategy::Mark(BIT), Vec::new()).unwrap();
+        let of_device = Egress::new(Strategy::Mark(BIT), Vec::new()).unwrap();
+        of_device.set_device(eth0);
+        for (family, answers) in [
+            (Family::V4, [(ORIGIN_V4, 0), (NOWHERE_V4, 3)]),
+            (Family::V6, [(ORIGIN_V6, 129), (NOWHERE_V6, 1)]),
+        ] {
+            let ear = egress.icmp_ear(family, 0x1234 % EARS).unwrap();
+            // What was made last is handed a message first: by the time that the ear has heard it, they would have.
+            let others = [egress.icmp_ear(family, 0x1235 % EARS), of_device.icmp_ear(family, 0x1234 % EARS)];
+            let icmp = egress.icmp(family, 0x1234).unwrap();
+            assert_eq!((icmp.kind, icmp.id), (IcmpKind::Raw, 0x1234));
+            let mut buf = [0; 256];
+            for (dst, kind) in answers {
+                let dst = SocketAddr::new(dst.parse().unwrap(), 0);
+                icmp.socket.send_to(&echo_request(family), dst).await.unwrap();
+                heard(&ear, &mut buf).await;
+                assert_eq!(buf[if family == Family::V4 { 20 } else { 0 }], kind, "{dst}");
+            }
+            // What tokio has not told of yet would be in there all the same.
+            let left = rustix::net::recv(&icmp.socket, &mut buf, rustix::net::RecvFlags::DONTWAIT);
+            assert_eq!(left.unwrap_err(), rustix::io::Errno::AGAIN, "{family}");
+            for other in others {
+                let other = other.unwrap();
+                let nothing = timeout(Duration::from_millis(50), other.readable()).await;
+                assert!(nothing.is_err(), "{family}: {:?}", other.try_recv(&mut buf));
+            }
+        }
+    });
     lab.assert_no_loop()
 }
 
@@ -667,6 +729,10 @@ fn main() -> ExitCode {
         .test("sockets_of_another_namespace_stay_there", sockets_of_another_namespace_stay_there)
         .test("every_kind_of_socket_passes_its_test", every_kind_of_socket_passes_its_test)
         .test("echo_is_answered", echo_is_answered)
+        .test(
+            "each_ear_hears_its_part_and_no_raw_socket_anything",
+            each_ear_hears_its_part_and_no_raw_socket_anything,
+        )
         .test("errors_on_the_way_are_told_apart", errors_on_the_way_are_told_apart)
         .test("no_connection_is_made_to_itself", no_connection_is_made_to_itself)
         .test("near_connections_are_not_paced", near_connections_are_not_paced)

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use oneway_lab::capture::{Direction, Recorder};
-use oneway_lab::client::Ping;
+use oneway_lab::client::{Ping, parallel};
 use oneway_lab::harness::TestResult;
 use oneway_lab::topology::{Simple, Topology, address};
 
@@ -48,6 +48,24 @@ pub fn through_a_proxy_it_is_refused_and_nothing_leaks() -> TestResult {
         let answer = lab.host.client().ping(to, SECOND)?;
         assert!(matches!(answer, Ping::Error { .. }), "{to}: {answer:?}");
         assert_eq!(wire.count(|p| p.is_icmp() && p.dst == to)?, 0, "{to}: on the wire past the proxy");
+    }
+    Ok(())
+}
+
+/// Whatever worker has which of them.
+pub fn many_at_once_get_one_reply_each() -> TestResult {
+    const PINGS: usize = 60;
+    let (lab, _oneway) = lab(None, &[])?;
+    let tun = Recorder::start(&lab.host, Some(TUN))?;
+    let client = lab.host.client();
+    for to in address::ORIGIN.both() {
+        let answers = parallel(PINGS, |n| client.ping_as(to, 7000 + n as u16, 5 * SECOND));
+        for answer in answers {
+            let answer = answer?;
+            assert!(matches!(answer, Ping::Reply { from, .. } if from == to), "{to}: {answer:?}");
+        }
+        let replies = tun.count(|p| p.is_icmp() && p.direction == Direction::In && p.src == to)?;
+        assert_eq!(replies, PINGS, "{to}");
     }
     Ok(())
 }

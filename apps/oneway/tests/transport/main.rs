@@ -107,6 +107,7 @@ fn main() -> std::process::ExitCode {
         echo::directly_it_is_the_far_end_that_answers,
         echo::nobody_answers_for_the_dead,
         echo::errors_about_another_stop_no_ping,
+        echo::many_at_once_get_one_reply_each,
         echo::a_socket_for_pings_alone_tells_the_truth,
         echo::through_a_proxy_it_is_refused_and_nothing_leaks,
         mtu::every_mtu_of_the_device_carries,

@@ -1,14 +1,16 @@
 //! ICMP: echo is answered by the truth only, and errors about our datagrams end their sessions.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::Hasher;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use oneway_egress::{IcmpKind, IcmpSocket, Protected, next_error};
+use oneway_egress::{EARS, EgressError, IcmpEar, IcmpKind, IcmpSocket, Protected, next_error};
 use oneway_flow::{Arrival, FlowGuard, Inbound, Network, Target};
 use oneway_outbound::Answer;
 use oneway_route::Family;
@@ -17,6 +19,7 @@ use oneway_wire::emit::{IpHeader, Unreachable, ip_header};
 use oneway_wire::icmp::{Error, IcmpView, Message};
 use oneway_wire::ip::{IpView, Version, protocol};
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use super::Worker;
 use super::reply::reported;
@@ -28,26 +31,64 @@ use crate::guard::Destination;
 /// link.
 const WAITING_IN_ALL: usize = 4 << 20;
 
+/// Of a message, with the header of IPv4.
+const LONGEST: usize = 65_536;
+
 /// A running `ping`: its host, what it pings, and its identifier.
 type Key = (IpAddr, IpAddr, u16);
 
 /// The echo sessions that live, shared by all workers.
 #[derive(Debug)]
 pub(crate) struct EchoSessions {
-    live: Mutex<HashMap<Key, Arc<Echo>>>,
+    live: Mutex<Live>,
     epoch: Instant,
     next_id: AtomicU64,
     /// Of the requests that wait: [`WAITING_IN_ALL`].
     waiting: AtomicUsize,
 }
 
+/// What a worker hears of the answers to its raw sockets. Held by the sessions that have one: with the last of them it ends.
+type Ear = Arc<oneshot::Sender<()>>;
+
+/// The ears of a worker, of IPv4 and IPv6, if there are any, and where they read into.
+#[derive(Debug, Default)]
+pub(super) struct Ears {
+    open: RefCell<[Weak<oneshot::Sender<()>>; 2]>,
+    /// As long as the longest message, so that it is one for all sessions.
+    buffer: RefCell<Vec<u8>>,
+}
+
+#[derive(Debug, Default)]
+struct Live {
+    of_clients: HashMap<Key, Arc<Echo>>,
+    /// The same by what they look like on the wire: what is pinged, and our own identifier.
+    on_wire: HashMap<(IpAddr, u16), Arc<Echo>>,
+}
+
+impl Live {
+    fn insert(&mut self, echo: &Arc<Echo>) {
+        self.of_clients.insert(echo.key, Arc::clone(echo));
+        self.on_wire.insert(echo.on_wire(), Arc::clone(echo));
+    }
+
+    fn remove(&mut self, echo: &Arc<Echo>) {
+        // Another worker may have made one for the same client meanwhile.
+        if self.of_clients.get(&echo.key).is_some_and(|found| Arc::ptr_eq(found, echo)) {
+            self.of_clients.remove(&echo.key);
+        }
+        if self.on_wire.get(&echo.on_wire()).is_some_and(|found| Arc::ptr_eq(found, echo)) {
+            self.on_wire.remove(&echo.on_wire());
+        }
+    }
+}
+
 /// One `ping` and the socket that asks in its place.
 #[derive(Debug)]
 struct Echo {
     key: Key,
-    /// The identifier on the wire: raw sockets of one host see each other's replies.
-    id: u16,
     socket: Protected<IcmpSocket>,
+    /// None if the socket hears for itself.
+    ear: Option<Ear>,
     last: AtomicU64,
     /// The [`fingerprint`] of the latest request.
     sent: AtomicU64,
@@ -94,26 +135,43 @@ impl EchoSessions {
 
     /// Lets every session go: requests that come from now on make new ones, with new sockets.
     pub(crate) fn forget(&self) {
-        self.live.lock().clear();
+        self.live.lock().of_clients.clear();
     }
 
-    /// Whether a request that belongs to no session is one that a session has just sent. A program may use an identifier
-    /// of ours by chance, but hardly for the same number with the same payload.
-    fn sent(&self, dst: IpAddr, id: u16, icmp: &IcmpView<'_>) -> bool {
-        let print = fingerprint(icmp);
-        self.live.lock().values().any(|echo| {
-            echo.key.1 == dst && echo.wire_id() == id && echo.sent.load(Ordering::Relaxed) == print
-        })
+    /// The client's session; and if there is none, whether this request is one that a session has just sent. A program may
+    /// use an identifier of ours by chance, but hardly for the same number with the same payload.
+    fn find(&self, key: &Key, icmp: &IcmpView<'_>) -> (Option<Arc<Echo>>, bool) {
+        let live = self.live.lock();
+        let found = live.of_clients.get(key).cloned();
+        let is_own = found.is_none()
+            && live
+                .on_wire
+                .get(&(key.1, key.2))
+                .is_some_and(|echo| echo.sent.load(Ordering::Relaxed) == fingerprint(icmp));
+        (found, is_own)
+    }
+
+    /// An identifier for requests to there that no session has, and whose answers this ear hears.
+    fn next_id(&self, dst: IpAddr, ear: u16) -> u16 {
+        let live = self.live.lock();
+        loop {
+            let id = (self.next_id.fetch_add(1, Ordering::Relaxed) as u16).wrapping_mul(EARS) | ear;
+            // There are far fewer sessions than that (`Limits::echo_sessions`).
+            if !live.on_wire.contains_key(&(dst, id)) {
+                return id;
+            }
+        }
+    }
+
+    /// The session of a raw socket that has sent requests of this identifier to there.
+    fn heard_of(&self, dst: IpAddr, id: u16) -> Option<Arc<Echo>> {
+        self.live.lock().on_wire.get(&(dst, id)).filter(|echo| echo.ear.is_some()).cloned()
     }
 }
 
 impl Echo {
-    /// The identifier on the wire. The kernel takes that of a ping socket for its port.
-    fn wire_id(&self) -> u16 {
-        match self.socket.kind {
-            IcmpKind::Raw => self.id,
-            IcmpKind::Ping => self.socket.socket.local_addr().map_or(0, |own| own.port()),
-        }
+    fn on_wire(&self) -> (IpAddr, u16) {
+        (self.key.1, self.socket.id)
     }
 }
 
@@ -208,8 +266,7 @@ impl Worker {
             return refuse(Unreachable::AdminProhibited);
         }
         let key = (ip.src(), ip.dst(), id);
-        let found = shared.echo.live.lock().get(&key).cloned();
-        let is_own = found.is_none() && shared.echo.sent(ip.dst(), id, icmp);
+        let (found, is_own) = shared.echo.find(&key, icmp);
         if is_own && shared.egress.echo_returned(ip.dst()) {
             return;
         }
@@ -219,7 +276,8 @@ impl Worker {
         let echo = match found {
             Some(echo) => echo,
             None => {
-                if self.draining() || shared.echo.live.lock().len() >= shared.limits.echo_sessions {
+                if self.draining() || shared.echo.live.lock().of_clients.len() >= shared.limits.echo_sessions
+                {
                     return refuse(Unreachable::AdminProhibited);
                 }
                 let arrival = Arrival { source: SocketAddr::new(ip.src(), id), ..subject.arrival() };
@@ -235,7 +293,7 @@ impl Worker {
             }
         };
         echo.last.store(shared.echo.now(), Ordering::Relaxed);
-        let mut message = icmp_message(icmp, echo.id);
+        let mut message = icmp_message(icmp, echo.socket.id);
         if ip.version() == Version::V4 {
             complete(&mut message, None);
         }
@@ -262,29 +320,26 @@ impl Worker {
         }
     }
 
-    fn open_echo(
-        self: &Rc<Self>,
-        key: Key,
-        flow: FlowGuard,
-    ) -> Result<Arc<Echo>, oneway_egress::EgressError> {
+    fn open_echo(self: &Rc<Self>, key: Key, flow: FlowGuard) -> Result<Arc<Echo>, EgressError> {
         let shared = &self.shared;
         shared.egress.check(key.1)?;
-        let socket = shared.egress.icmp(Family::of(key.1))?;
-        let id = match socket.kind {
-            IcmpKind::Raw => shared.echo.next_id.fetch_add(1, Ordering::Relaxed) as u16,
-            // The kernel gives a ping socket its own identifier, whatever is sent.
-            IcmpKind::Ping => key.2,
+        let family = Family::of(key.1);
+        let number = self.user.number as u16 % EARS;
+        let socket = shared.egress.icmp(family, shared.echo.next_id(key.1, number))?;
+        let ear = match socket.kind {
+            IcmpKind::Raw => Some(self.ear(family, number)?),
+            IcmpKind::Ping => None,
         };
         flow.set_established();
         let echo = Arc::new(Echo {
             key,
-            id,
             socket,
+            ear,
             last: AtomicU64::new(shared.echo.now()),
             sent: AtomicU64::new(0),
             flow,
         });
-        shared.echo.live.lock().insert(key, Arc::clone(&echo));
+        shared.echo.live.lock().insert(&echo);
         tokio::task::spawn_local(Rc::clone(self).echo_session(Arc::clone(&echo)));
         Ok(echo)
     }
@@ -296,10 +351,7 @@ impl Worker {
             () = self.watch_echo(&echo) => {}
             () = self.drain() => {}
         }
-        let mut live = self.shared.echo.live.lock();
-        if live.get(&echo.key).is_some_and(|found| Arc::ptr_eq(found, &echo)) {
-            live.remove(&echo.key);
-        }
+        self.shared.echo.live.lock().remove(&echo);
     }
 
     async fn watch_echo(&self, echo: &Echo) {
@@ -312,39 +364,104 @@ impl Worker {
         }
     }
 
+    /// Returns the replies that a ping socket gets.
     async fn return_echoes(&self, echo: &Echo) {
-        let (client, dst, id) = echo.key;
-        let mut buffer = vec![0; 65_536];
+        if echo.ear.is_some() {
+            return std::future::pending().await;
+        }
+        let socket = &echo.socket.socket;
         loop {
-            let Ok((len, _)) = echo.socket.socket.recv_from(&mut buffer).await else { continue };
-            let received = buffer.get(..len).unwrap_or_default();
-            let (source, message) = match (echo.socket.kind, dst) {
-                (IcmpKind::Raw, IpAddr::V4(_)) => match IpView::parse(received) {
-                    Ok(ip) => (ip.src(), received.get(ip.header_len()..).unwrap_or_default()),
-                    Err(_) => continue,
-                },
-                _ => (dst, received),
-            };
-            let parsed =
-                if dst.is_ipv4() { IcmpView::parse_v4(message) } else { IcmpView::parse_v6(message) };
-            let Ok(icmp) = parsed else { continue };
-            match icmp.message() {
-                Message::EchoReply { id: found, .. } if source == dst && self.is_ours(echo, found) => {
-                    let mut reply = icmp_message(&icmp, id);
-                    complete(&mut reply, dst.is_ipv6().then_some((dst, client)));
-                    echo.flow.down.fetch_add(reply.len() as u64, Ordering::Relaxed);
-                    self.shared.stats.echo_down.add();
-                    self.write_icmp(dst, client, &reply);
-                }
-                Message::Error { error, quoted } => self.echo_error(echo, error, quoted),
-                _ => {}
+            if socket.readable().await.is_ok() {
+                self.read_echo(|buffer| socket.try_recv_from(buffer), |_, message| self.reply(echo, message));
             }
         }
     }
 
+    /// What hears for the raw sockets of a family.
+    fn ear(self: &Rc<Self>, family: Family, number: u16) -> Result<Ear, EgressError> {
+        let mut open = self.ears.open.borrow_mut();
+        let [v4, v6] = &mut *open;
+        let place = match family {
+            Family::V4 => v4,
+            Family::V6 => v6,
+        };
+        if let Some(ear) = place.upgrade() {
+            return Ok(ear);
+        }
+        let socket = self.shared.egress.icmp_ear(family, number)?;
+        let (ear, unused) = oneshot::channel();
+        let ear = Arc::new(ear);
+        *place = Arc::downgrade(&ear);
+        tokio::task::spawn_local(Rc::clone(self).hear(family, socket, unused));
+        Ok(ear)
+    }
+
+    /// Returns what is heard until nobody needs it.
+    async fn hear(self: Rc<Self>, family: Family, ear: IcmpEar, mut unused: oneshot::Receiver<()>) {
+        loop {
+            tokio::select! {
+                _ = &mut unused => return,
+                ready = ear.readable() => if ready.is_err() { continue },
+            }
+            self.read_echo(
+                |buffer| ear.try_recv(buffer),
+                |source, received| match family {
+                    // The header of IPv4 comes with it.
+                    Family::V4 => {
+                        let header = IpView::parse(received).map_or(received.len(), |ip| ip.header_len());
+                        self.heard(source, received.get(header..).unwrap_or_default());
+                    }
+                    Family::V6 => self.heard(source, received),
+                },
+            );
+        }
+    }
+
+    /// Reads one message.
+    fn read_echo<S>(
+        &self,
+        read: impl FnOnce(&mut [u8]) -> io::Result<(usize, S)>,
+        returned: impl FnOnce(S, &[u8]),
+    ) {
+        let mut buffer = self.ears.buffer.borrow_mut();
+        buffer.resize(LONGEST, 0);
+        if let Ok((length, source)) = read(&mut buffer) {
+            returned(source, buffer.get(..length).unwrap_or_default());
+        }
+    }
+
+    /// A message for one of the raw sockets, or for somebody else's of the same identifier.
+    fn heard(&self, source: IpAddr, message: &[u8]) {
+        let parsed = if source.is_ipv4() { IcmpView::parse_v4(message) } else { IcmpView::parse_v6(message) };
+        match parsed.map(|icmp| icmp.message()) {
+            Ok(Message::EchoReply { id, .. }) => {
+                if let Some(echo) = self.shared.echo.heard_of(source, id) {
+                    self.reply(&echo, message);
+                }
+            }
+            Ok(Message::Error { error, quoted }) => self.echo_error(error, quoted),
+            _ => {}
+        }
+    }
+
+    /// Hands the reply to a session's request to its client.
+    fn reply(&self, echo: &Echo, message: &[u8]) {
+        let (client, dst, id) = echo.key;
+        let parsed = if dst.is_ipv4() { IcmpView::parse_v4(message) } else { IcmpView::parse_v6(message) };
+        let Ok(icmp) = parsed else { return };
+        if !matches!(icmp.message(), Message::EchoReply { .. }) {
+            return;
+        }
+        let mut reply = icmp_message(&icmp, id);
+        complete(&mut reply, dst.is_ipv6().then_some((dst, client)));
+        echo.flow.down.fetch_add(reply.len() as u64, Ordering::Relaxed);
+        self.shared.stats.echo_down.add();
+        self.write_icmp(dst, client, &reply);
+    }
+
     /// Returns the errors that the kernel queues for a ping socket. Ends if it does not do so any more.
     async fn return_queued_errors(&self, echo: &Echo) {
-        if echo.socket.kind == IcmpKind::Raw {
+        if echo.ear.is_some() {
             return std::future::pending().await;
         }
         while let Ok(event) = next_error(&echo.socket.socket).await {
@@ -354,21 +471,12 @@ impl Worker {
         }
     }
 
-    fn is_ours(&self, echo: &Echo, found: u16) -> bool {
-        match echo.socket.kind {
-            IcmpKind::Raw => found == echo.id,
-            IcmpKind::Ping => true,
-        }
-    }
-
-    /// An error on the way, if it is about this session's request, in the client's own terms.
-    fn echo_error(&self, echo: &Echo, error: Error, quoted: &[u8]) {
-        let dst = echo.key.1;
+    /// An error on the way, if it is about a session's request, in its client's own terms.
+    fn echo_error(&self, error: Error, quoted: &[u8]) {
         let Ok(ip) = IpView::parse_quoted(quoted) else { return };
         let request = quoted.get(ip.header_len()..).unwrap_or_default();
-        if ip.dst() != dst || request.get(4..6) != Some(&echo.id.to_be_bytes()) {
-            return;
-        }
+        let Some(&id) = request.get(4..).and_then(<[u8]>::first_chunk) else { return };
+        let Some(echo) = self.shared.echo.heard_of(ip.dst(), u16::from_be_bytes(id)) else { return };
         let kind = match error {
             Error::Net => Unreachable::Net,
             Error::Host => Unreachable::Host,
@@ -378,7 +486,7 @@ impl Worker {
             Error::TtlExceeded => Unreachable::TtlExceeded,
             _ => return,
         };
-        self.request_failed(echo, request, kind);
+        self.request_failed(&echo, request, kind);
     }
 
     /// Tells a session's client that a request of it, of which at least the ICMP header is quoted, had no success.

@@ -182,6 +182,7 @@ pub(crate) struct Worker {
     user: user::UserTcp,
     /// Datagrams of clients that are being asked about.
     asking: RefCell<ask::Asking>,
+    ears: icmp::Ears,
     /// Queries that wait for an upstream.
     dns_waiting: Cell<usize>,
     orders: watch::Receiver<Orders>,
@@ -250,6 +251,7 @@ pub(crate) fn run(parts: Parts) -> Result<(), Failed> {
             acks: RefCell::default(),
             user: user::UserTcp::new(number),
             asking: RefCell::default(),
+            ears: icmp::Ears::default(),
             dns_waiting: Cell::new(0),
             orders,
         });

@@ -97,6 +97,8 @@ fn request(to: IpAddr, id: u16) -> Vec<u8> {
     for (byte, value) in out[8..].iter_mut().zip(0..) {
         *byte = value;
     }
+    // No two that are under way are the same, as with the time in those of `ping`.
+    out[8..10].copy_from_slice(&id.to_be_bytes());
     // For ICMPv6 the kernel computes it, whatever stands there.
     if to.is_ipv4() {
         let sum =

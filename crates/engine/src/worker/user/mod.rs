@@ -64,7 +64,7 @@ const TIME_WAITS: usize = 16 * 1024;
 #[derive(Debug)]
 pub(crate) struct UserTcp {
     /// Which worker this is.
-    number: usize,
+    pub(super) number: usize,
     flows: RefCell<HashMap<Key, Rc<Flow>>>,
     /// Those whose client is done, by their number: its name may be another's by now, and the server still reads.
     closing: RefCell<HashMap<u64, Rc<Flow>>>,
