@@ -45,6 +45,14 @@ impl<State> Pending<State> {
         }
     }
 
+    /// Goes on with what was made meanwhile; or undoes what was changed, as that could not be made.
+    pub(super) fn with<T>(self, made: Result<T, EngineError>) -> Result<(Self, T), EngineError> {
+        match made {
+            Ok(made) => Ok((self, made)),
+            Err(error) => Err(self.undo_because(error)),
+        }
+    }
+
     /// What was changed so far.
     pub(super) fn made(&self) -> Option<&Host<State>> {
         self.0.as_ref()

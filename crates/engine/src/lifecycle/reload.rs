@@ -13,8 +13,9 @@ use oneway_egress::Strategy;
 use oneway_flow::{Arrival, FlowInfo, Network, Target};
 use oneway_outbound::{DialError, Resolve};
 
+use super::proxies::warn_of_circles;
 use super::watching::Wanted;
-use super::{Engine, select_again, warn_of_circles};
+use super::{Engine, select_again};
 use crate::assemble;
 use crate::blocking::wait_for;
 use crate::config::{CaptureConfig, Config, ConfigError, DnsConfig, FakeIpConfig};

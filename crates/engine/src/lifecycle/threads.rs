@@ -23,18 +23,26 @@ impl Threads {
         Self { threads: Vec::new(), orders }
     }
 
-    /// Starts another one. `tun` is the device's name.
+    /// Starts one for each. `tun` is the device's name.
     ///
     /// # Errors
     /// [`EngineError::Worker`].
-    pub(super) fn start(&mut self, parts: Parts, tun: String, end: Arc<End>) -> Result<(), EngineError> {
-        let thread = end::spawn(format!("worker-{}", parts.number), end, move || {
-            worker::run(parts).map_err(|failed| match failed {
-                worker::Failed::Start(source) => EngineError::Worker(source),
-                worker::Failed::Device(source) => EngineError::DeviceLost { name: tun, source },
-            })
-        });
-        self.threads.push(thread.map_err(EngineError::Worker)?);
+    pub(super) fn start_all(
+        &mut self,
+        workers: impl IntoIterator<Item = Parts>,
+        tun: &str,
+        end: &Arc<End>,
+    ) -> Result<(), EngineError> {
+        for parts in workers {
+            let tun = tun.to_owned();
+            let thread = end::spawn(format!("worker-{}", parts.number), Arc::clone(end), move || {
+                worker::run(parts).map_err(|failed| match failed {
+                    worker::Failed::Start(source) => EngineError::Worker(source),
+                    worker::Failed::Device(source) => EngineError::DeviceLost { name: tun, source },
+                })
+            });
+            self.threads.push(thread.map_err(EngineError::Worker)?);
+        }
         Ok(())
     }
 

@@ -112,19 +112,13 @@ impl Watch {
             exclusions,
             end,
         } = parts;
-        let monitor = match Monitor::open() {
-            Ok(monitor) => monitor,
-            Err(error) => return Err(host.undo_because(error.into())),
-        };
+        let (host, monitor) = host.with(Monitor::open().map_err(EngineError::from))?;
         let far: Vec<IpAddr> = families.iter().map(|family| far(*family)).collect();
         let mut samples = host.made().map(Host::samples).unwrap_or_default();
         samples.extend(&far);
         let (waker, stop) = (monitor.waker(), Arc::new(AtomicBool::new(false)));
-        let elsewhere =
-            match namespace.map(|namespace| Elsewhere::watch(namespace, waker.clone())).transpose() {
-                Ok(elsewhere) => elsewhere,
-                Err(error) => return Err(host.undo_because(error)),
-            };
+        let elsewhere = namespace.map(|namespace| Elsewhere::watch(namespace, waker.clone())).transpose();
+        let (host, elsewhere) = host.with(elsewhere)?;
         let host = Arc::new(Mutex::new(host.hand_over()));
         let wishes = Wishes::default();
         let alarm = waker.clone();
