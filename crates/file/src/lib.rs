@@ -128,8 +128,9 @@ fn no_file(what: &str) -> io::Error {
 
 fn text(bytes: Vec<u8>) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        io::Error::new(io::ErrorKind::InvalidData, format!("it is no text (UTF-8): byte {at} is wrong"))
+        let right = error.as_bytes().iter().take(error.utf8_error().valid_up_to());
+        let line = 1 + right.filter(|byte| **byte == b'\n').count();
+        io::Error::new(io::ErrorKind::InvalidData, format!("it is no text (UTF-8): line {line} is wrong"))
     })
 }
 

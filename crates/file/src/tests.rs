@@ -33,9 +33,9 @@ fn the_limit_is_read_and_one_byte_more_is_not() {
 fn what_is_no_text_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x");
-    fs::write(&path, b"ab\xff").unwrap();
+    fs::write(&path, b"a\nb\xff").unwrap();
     let error = read_text(&path, 8).unwrap_err();
-    assert_eq!(error.to_string(), "it is no text (UTF-8): byte 2 is wrong");
+    assert_eq!(error.to_string(), "it is no text (UTF-8): line 2 is wrong");
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub use geo::ip::GeoIp;
 pub use geo::site::GeoSite;
 pub use parse::{Context, RuleList, SetId, SubId, match_in, outbound_of_match};
 pub use query::{Answer, Decision, Fact, Needs, OutboundId, Query, Step};
-pub use set::{Behavior, Format, SetData, SetError, UnknownWord};
+pub use set::{Behavior, Format, SetData, SetError, UnknownWord, utf8};
 
 /// Entries that one file may have. More is a mistake, or an attack on memory.
 pub const MAX_ENTRIES: usize = 8 * 1024 * 1024;

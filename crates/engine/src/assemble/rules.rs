@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use oneway_rule::{
     Asn, Context, Format, GeoIp, GeoSite, OutboundId, ParseError, Program, RuleList, RuleSet, SetData,
-    SetError, SetId, SubId,
+    SetError, SetId, SubId, utf8,
 };
 
 use crate::config::{ConfigError, DataFile, Origin, RuleLine, RulesConfig};
@@ -130,20 +130,16 @@ fn push_lines(
 fn push_file(list: &mut RuleList, file: &DataFile, context: &Context<'_>, errors: &mut Vec<ConfigError>) {
     let extension = file.path.extension().and_then(|ending| ending.to_str());
     let format = extension.and_then(Format::from_extension).unwrap_or(Format::Text);
-    let text = match (format, std::str::from_utf8(&file.bytes)) {
-        (Format::Text | Format::Yaml, Ok(text)) => text,
-        (Format::Text | Format::Yaml, Err(error)) => {
-            let message =
-                format!("{:?} is not UTF-8 from byte {} on; is it a text?", file.path, error.valid_up_to());
-            return errors.push(ConfigError::new(Some(file.origin.clone()), message));
-        }
-        (Format::Mrs | Format::Srs, _) => {
-            let message = format!(
-                "{:?} has no outbounds in it; define it by [rule-set.NAME] and refer to it by RULE-SET,NAME,OUTBOUND",
-                file.path
-            );
-            return errors.push(ConfigError::new(Some(file.origin.clone()), message));
-        }
+    if matches!(format, Format::Mrs | Format::Srs) {
+        let message = format!(
+            "{:?} has no outbounds in it; define it by [rule-set.NAME] and refer to it by RULE-SET,NAME,OUTBOUND",
+            file.path
+        );
+        return errors.push(ConfigError::new(Some(file.origin.clone()), message));
+    }
+    let text = match utf8(&file.bytes) {
+        Ok(text) => text,
+        Err(error) => return errors.push(in_file(&file.path, &error)),
     };
     let wrong = match format {
         Format::Yaml => list.push_yaml(text, context),

@@ -232,13 +232,17 @@ impl Config {
     /// Everything that is wrong, each with file, line and column or with the option's name.
     pub fn load(file: Option<&Path>, options: Options) -> Result<Loaded, ConfigErrors> {
         let Some(file) = file else { return Self::from_toml(Path::new(""), "", options, &read_file) };
-        let text = oneway_file::read_named_text(file, limit::CONFIGURATION).map_err(|e| {
+        let bytes = oneway_file::read_named(file, limit::CONFIGURATION).map_err(|e| {
             ConfigErrors::from(ConfigError::new(
                 None,
                 format!("cannot read the configuration {:?}: {e}; check the path and its permissions", file),
             ))
         })?;
-        Self::from_toml(file, &text, options, &read_file)
+        let text = oneway_rule::utf8(&bytes).map_err(|error| {
+            let origin = Origin::File { file: file.into(), line: error.line, column: error.column };
+            ConfigErrors::from(ConfigError::new(Some(origin), error.message))
+        })?;
+        Self::from_toml(file, text, options, &read_file)
     }
 
     /// Parses the text of a configuration file. `file` names it in errors, and `read` is asked for the files of

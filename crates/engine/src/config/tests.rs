@@ -945,6 +945,24 @@ fn a_file_that_cannot_be_read() {
 }
 
 #[test]
+fn a_file_that_is_no_text_is_named_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("oneway.toml");
+    for (bytes, place) in [
+        (&b"[tun]\nname = \"\xc3\xa9\xe9\"\n"[..], "2:10"),
+        (b"\xff\xfe[\0t\0", "1:1"),
+        (b"# \xe2\x82", "1:3"),
+    ] {
+        std::fs::write(&file, bytes).unwrap();
+        let error = Config::load(Some(&file), Options::default()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("{}:{place}: this is not UTF-8; is the file a text?", file.display())
+        );
+    }
+}
+
+#[test]
 fn an_interface_name_is_what_the_kernel_takes() {
     for name in ["a", "eth0.100", "fifteen-bytes-1", "é"] {
         assert_eq!(name.parse::<InterfaceName>().unwrap().as_str(), name);

@@ -16,6 +16,7 @@ use crate::condition::{Address, Condition, NameKind, Side};
 use crate::domain;
 use crate::error::{BinaryError, ParseError, Wrong};
 use crate::parse::{Dialect, Field, parse_condition};
+pub use text::utf8;
 
 /// How a file of rules is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

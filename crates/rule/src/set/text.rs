@@ -13,7 +13,10 @@ pub(crate) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 /// The text of a file.
-pub(crate) fn utf8(bytes: &[u8]) -> Result<&str, ParseError> {
+///
+/// # Errors
+/// Where it stops being one.
+pub fn utf8(bytes: &[u8]) -> Result<&str, ParseError> {
     std::str::from_utf8(bytes).map_err(|error| {
         let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
         let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);

@@ -43,6 +43,14 @@ fn every_error_names_its_file_line_and_column() {
 }
 
 #[test]
+fn a_file_of_rules_that_is_no_text_is_named_with_its_place() {
+    for name in ["r.txt", "r.yaml"] {
+        let errors = load(&format!("rules.files = [{name:?}]\n"), &[(name, b"# a\n#\xc3\xa9\xe9\n")]);
+        assert_eq!(errors.unwrap_err(), [format!("{name}:2:3: this is not UTF-8; is the file a text?")]);
+    }
+}
+
+#[test]
 fn what_is_left_out_is_told() {
     let toml = "[rule-set.a]\npath = \"a.list\"\n[rules]\nfiles = [\"r.txt\"]\n\
                 list = [\"RULE-SET,a,block\", \"MATCH,direct\", \"DST-PORT,1,block\"]\n";
