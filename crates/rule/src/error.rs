@@ -28,9 +28,15 @@ impl BinaryError {
 pub(crate) struct Wrong {
     pub(crate) at: usize,
     pub(crate) message: String,
+    /// It is understood, and no flow could match it.
+    pub(crate) never: bool,
 }
 
 impl Wrong {
+    pub(crate) fn new(at: usize, message: impl Into<String>) -> Self {
+        Self { at, message: message.into(), never: false }
+    }
+
     /// In the words of a user, who counts characters. `before` stands between the line's beginning and `text`.
     pub(crate) fn place(self, line: usize, before: usize, text: &str) -> ParseError {
         let lead = text.char_indices().take_while(|(at, _)| *at < self.at).count();

@@ -85,12 +85,20 @@ fn nested(
     let either = if options.src { source } else { destination };
     let condition = match word.as_str() {
         "DOMAIN" => Condition::Name(NameKind::Exact, name(payload)?),
-        "DOMAIN-SUFFIX" => match payload.text.strip_prefix('.') {
-            Some(below) => Condition::Name(NameKind::Below, name(Field { text: below, at: payload.at + 1 })?),
-            None => Condition::Name(NameKind::Suffix, name(payload)?),
-        },
-        "DOMAIN-KEYWORD" => Condition::Keyword(lower(payload, "a part of a name")?),
-        "DOMAIN-WILDCARD" => Condition::Wildcard(lower(payload, "a pattern such as *.example.com")?),
+        "DOMAIN-SUFFIX" => {
+            let (kind, dots) = match payload.text.as_bytes() {
+                // As lists of names have it.
+                [b'+', b'.', ..] => (NameKind::Suffix, 2),
+                [b'.', ..] => (NameKind::Below, 1),
+                _ => (NameKind::Suffix, 0),
+            };
+            let (_, text) = payload.text.split_at(dots);
+            Condition::Name(kind, name(Field { text, at: payload.at + dots })?)
+        }
+        "DOMAIN-KEYWORD" => Condition::Keyword(part(payload, "a part of a name", domain::keyword)?),
+        "DOMAIN-WILDCARD" => {
+            Condition::Wildcard(part(payload, "a pattern such as *.example.com", domain::wildcard)?)
+        }
         "DOMAIN-REGEX" => Condition::Regex(expression(payload)?),
         "GEOSITE" => geosite(payload, dialect)?,
         "IP-CIDR" | "IP-CIDR6" => Condition::Net(net(payload)?, either),
@@ -210,7 +218,8 @@ fn bracketed(part: Field<'_>, dialect: &Dialect<'_>, depth: usize) -> Result<Con
     let rest = rest.unwrap_or(inner.end());
     let (payload, options) =
         if takes_commas(&kind.text.to_ascii_uppercase()) { (rest, None) } else { rest.split_first() };
-    nested(kind, payload, options, dialect, depth)
+    // What never matches may decide the whole all the same, within NOT.
+    nested(kind, payload, options, dialect, depth).map_err(|wrong| Wrong { never: false, ..wrong })
 }
 
 fn missing(field: Field<'_>, what: &str) -> Wrong {
@@ -221,13 +230,25 @@ fn name(field: Field<'_>) -> Result<Box<str>, Wrong> {
     if field.text.is_empty() {
         return Err(missing(field, "a host name"));
     }
-    domain::name(field.text).map_err(|why| field.wrong(why))
+    let name = domain::name(field.text).map_err(|why| field.wrong(why))?;
+    match domain::never(&name, "") {
+        Some(why) => {
+            Err(Wrong { never: true, ..field.wrong(format!("{:?} never matches: {why}", field.text)) })
+        }
+        None => Ok(name),
+    }
 }
 
-fn lower(field: Field<'_>, what: &str) -> Result<Box<str>, Wrong> {
+/// What is to be found in names.
+fn part(
+    field: Field<'_>,
+    what: &str,
+    read: impl FnOnce(&str) -> Result<Box<str>, String>,
+) -> Result<Box<str>, Wrong> {
     match field.text {
         "" => Err(missing(field, what)),
-        text => Ok(text.to_ascii_lowercase().into()),
+        text => read(text)
+            .map_err(|why| Wrong { never: true, ..field.wrong(format!("{text:?} never matches: {why}")) }),
     }
 }
 
@@ -283,7 +304,7 @@ where
     }
     Ranges::parse(field.text, max).map_err(|part| {
         let at = field.text.find(part).unwrap_or(0);
-        Wrong { at: field.at + at, message: format!("{part:?} is not {what}") }
+        Wrong::new(field.at + at, format!("{part:?} is not {what}"))
     })
 }
 
@@ -310,7 +331,7 @@ fn inbounds(field: Field<'_>) -> Result<Inbounds, Wrong> {
             _ => {
                 let at = field.at + field.text.find(part).unwrap_or(0);
                 let message = format!("{part:?} is no type of inbound; use TUN, REDIR or TPROXY");
-                return Err(Wrong { at, message });
+                return Err(Wrong::new(at, message));
             }
         }
     }

@@ -17,7 +17,7 @@ impl<'a> Field<'a> {
     }
 
     pub(crate) fn wrong(self, message: impl Into<String>) -> Wrong {
-        Wrong { at: self.at, message: message.into() }
+        Wrong::new(self.at, message)
     }
 
     /// What stands where this ends: nothing.
@@ -58,7 +58,7 @@ impl<'a> Field<'a> {
             match byte {
                 b'(' => depth += 1,
                 b')' if depth == 0 => {
-                    return Err(Wrong { at: self.at + at, message: "this ) has no (".to_owned() });
+                    return Err(Wrong::new(self.at + at, "this ) has no ("));
                 }
                 b')' => depth -= 1,
                 b',' if depth == 0 => {

@@ -163,7 +163,7 @@ impl RuleList {
         let end = u32::try_from(self.texts.len() + body.len()).ok().filter(|_| self.len() < MAX_ENTRIES);
         let Some(end) = end else {
             let message = format!("these are more rules than the {MAX_ENTRIES} that there may be");
-            return Err(Wrong { at: 0, message }.place(line, before, text));
+            return Err(Wrong::new(0, message).place(line, before, text));
         };
         self.closed = matches!(rule.condition, Condition::Always);
         self.rules.push(rule);

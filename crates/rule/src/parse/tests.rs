@@ -1,4 +1,5 @@
 use super::*;
+use crate::condition::NameKind;
 
 fn outbound(name: &str) -> Option<OutboundId> {
     match name {
@@ -90,6 +91,15 @@ fn payloads_become_what_they_mean() {
     assert!(regex.is_match("AAA") && !regex.is_match("aaaa"));
     let Condition::All(inner) = good("AND,((DOMAIN,a.b),(NETWORK,udp)),block").condition else { panic!() };
     assert_eq!(inner.len(), 2);
+    for (text, kind) in [
+        ("DOMAIN,A.example,block", NameKind::Exact),
+        ("DOMAIN-SUFFIX,a.example.,block", NameKind::Suffix),
+        ("DOMAIN-SUFFIX,+.a.example,block", NameKind::Suffix),
+        ("DOMAIN-SUFFIX,.a.example,block", NameKind::Below),
+    ] {
+        let Condition::Name(read, name) = good(text).condition else { panic!("{text}") };
+        assert_eq!((read, &*name), (kind, "a.example"), "{text}");
+    }
     assert_eq!(good("MATCH,proxy").action, Action::Outbound(OutboundId(7)));
     assert_eq!(good("SUB-RULE,(NETWORK,tcp),local").action, Action::Sub(SubId(0)));
 }
@@ -106,6 +116,28 @@ fn the_place_and_the_cure() {
         ("IN-PORT,7890,direct", 1, "IN-PORT is not supported: there is nothing here that it could ask about"),
         ("DOMAIN", 7, "a host name is missing here"),
         ("DOMAIN,a b,direct", 8, "\"a b\" is no host name: it has a blank, a slash or a control character"),
+        ("DOMAIN,.a.b,direct", 8, "\".a.b\" is no host name: it begins with a dot"),
+        (
+            "DOMAIN,+.a.b,direct",
+            8,
+            "\"+.a.b\" never matches: no host name has '+' in it; DOMAIN-SUFFIX takes a name with all below it",
+        ),
+        (
+            "DOMAIN-SUFFIX,*.a.b,direct",
+            15,
+            "\"*.a.b\" never matches: no host name has '*' in it; DOMAIN-WILDCARD knows it",
+        ),
+        ("DOMAIN-SUFFIX,+.a.b:1,direct", 17, "\"a.b:1\" never matches: no host name has ':' in it"),
+        (
+            "DOMAIN-KEYWORD,*ads*,direct",
+            16,
+            "\"*ads*\" never matches: no host name has '*' in it; DOMAIN-WILDCARD knows it",
+        ),
+        (
+            "DOMAIN-WILDCARD,.a.b,direct",
+            17,
+            "\".a.b\" never matches: no host name has nothing between two dots, or before the first",
+        ),
         ("DOMAIN,a.b", 11, "an outbound is missing here"),
         ("DOMAIN,a.b,nowhere", 12, "there is no outbound named \"nowhere\""),
         ("DOMAIN,é.b,nowhere", 12, "there is no outbound named \"nowhere\""),

@@ -116,7 +116,8 @@ pub struct SetData {
     ends: Vec<(u32, NameKind)>,
     pub(crate) nets: Vec<IpNet>,
     pub(crate) others: Vec<Condition>,
-    /// Entries that are left out because nothing here could match them, as mihomo leaves them out.
+    /// Entries that are left out because nothing here could match them: as mihomo leaves them out, or has them and nothing
+    /// ever comes of it. Lists of others have some.
     skipped: Vec<ParseError>,
 }
 
@@ -141,8 +142,9 @@ impl SetData {
         let mut errors = Vec::new();
         let mut push = |item: &str, line: usize, before: usize| {
             if let Err(wrong) = set.push(item, behavior) {
+                let skip = wrong.never || is_foreign(item, behavior);
                 let error = wrong.place(line, before, item);
-                if is_foreign(item, behavior) { set.skipped.push(error) } else { errors.push(error) }
+                if skip { set.skipped.push(error) } else { errors.push(error) }
             }
         };
         if format == Format::Yaml {
@@ -164,7 +166,7 @@ impl SetData {
         self.len() == 0
     }
 
-    /// Entries of kinds that nothing here could match, with their places. They are left out, as mihomo does.
+    /// Entries that nothing here could match, with their places. They are left out.
     pub fn skipped(&self) -> &[ParseError] {
         &self.skipped
     }
@@ -180,7 +182,14 @@ impl SetData {
     fn push(&mut self, item: &str, behavior: Behavior) -> Result<(), Wrong> {
         let whole = Field::new(item, 0);
         let condition = match behavior {
-            Behavior::Domain => domain::entry(whole.text).map_err(|why| whole.wrong(why))?,
+            Behavior::Domain => {
+                let (condition, never) = domain::entry(whole.text).map_err(|why| whole.wrong(why))?;
+                if let Some(why) = never {
+                    let message = format!("{:?} never matches: {why}", whole.text);
+                    return Err(Wrong { never: true, ..whole.wrong(message) });
+                }
+                condition
+            }
             Behavior::IpCidr => Condition::Net(crate::parse::net(whole)?, ANY_DESTINATION),
             Behavior::Classical => {
                 let (kind, rest) = whole.split_first();

@@ -156,6 +156,27 @@ fn every_wrong_entry_is_named() {
 }
 
 #[test]
+fn entries_that_never_match_are_left_out_and_named() {
+    let text =
+        "DOMAIN-SUFFIX,*.a.test\nDOMAIN-SUFFIX,+.a.test\nDOMAIN-KEYWORD,a b\nDOMAIN-WILDCARD,*.a.test\n";
+    let set = SetData::parse(text.as_bytes(), Format::Text, Behavior::Classical).unwrap();
+    let places: Vec<_> = set.skipped().iter().map(|error| (error.line, error.column)).collect();
+    assert_eq!((set.len(), places), (2, vec![(1, 15), (3, 16)]));
+    assert_eq!(names(&set), [("a.test".to_owned(), NameKind::Suffix)]);
+    let set = SetData::parse(b"a*.test\n+.b.test\n", Format::Text, Behavior::Domain).unwrap();
+    let skipped: Vec<_> = set.skipped().iter().map(ToString::to_string).collect();
+    assert_eq!(set.len(), 1);
+    assert_eq!(
+        skipped,
+        ["rule 1, column 1: \"a*.test\" never matches: no host name has '*' in it; DOMAIN-WILDCARD knows it"]
+    );
+    // Left out, it would be the opposite.
+    let text = b"NOT,((DOMAIN,*.a.test))\n";
+    let error = SetData::parse(text, Format::Text, Behavior::Classical).unwrap_err();
+    assert!(matches!(error, SetError::Entries(_)), "{error}");
+}
+
+#[test]
 fn compiled_names_of_mihomo() {
     let file = mrs_names(&["a.test", "+.a.test", "*.b.test", "x.*.y", "single", "+.below.test"]);
     let set = SetData::parse(&file, Format::Mrs, Behavior::Domain).unwrap();
