@@ -79,6 +79,6 @@ impl From<StateError> for Failure {
 
 impl From<ControlError> for Failure {
     fn from(error: ControlError) -> Self {
-        Self::new(FAILED, error)
+        Self::new(if error.is_wrong_request() { USAGE } else { FAILED }, error)
     }
 }

@@ -876,16 +876,17 @@ fn what_this_host_contradicts_is_wrong_configuration() {
 fn check_finds_what_run_refuses() {
     let here = Namespace::new();
     let before = here.state();
-    for (key, place, why, code) in [
-        ("egress.netns = \"nosuch\"", "1:16", "cannot open the network namespace nosuch: ", 2),
-        ("tun.fd = 99", "1:10", "descriptor 99 is not a TUN device with IFF_NO_PI: ", 2),
-        ("tun.pcap = \"/proc/nosuch/x\"", "1:12", "cannot write packets to \"/proc/nosuch/x\": ", 1),
+    for (key, place, why) in [
+        ("egress.netns = \"nosuch\"", "1:16", "cannot open the network namespace nosuch: "),
+        ("tun.fd = 99", "1:10", "descriptor 99 is not a TUN device with IFF_NO_PI: "),
+        ("tun.pcap = \"/proc/nosuch/x\"", "1:12", "cannot write packets to \"/proc/nosuch/x\": "),
+        ("tun.pcap = \"/dev/null\"", "1:12", "cannot write packets to \"/dev/null\": "),
         (
             "control = \"/nosuch/dir/x.sock\"",
             "1:11",
             "cannot make the control socket \"/nosuch/dir/x.sock\": ",
-            1,
         ),
+        ("control = \"/dev/null\"", "1:11", "cannot make the control socket \"/dev/null\": "),
     ] {
         let (_folder, path) = file(key);
         let checked = here.oneway(&["check", "-c", &path]);
@@ -893,10 +894,20 @@ fn check_finds_what_run_refuses() {
         assert_eq!(checked.status.code(), Some(3), "{key}: {said}");
         assert!(said.starts_with(&format!("error: {path}:{place}: ")) && said.contains(why), "{key}: {said}");
         let refused = here.oneway(&["run", "-c", &path]);
-        assert_eq!(refused.status.code(), Some(code), "{key}: {refused:?}");
+        assert_eq!(refused.status.code(), Some(2), "{key}: {refused:?}");
         assert!(text(&refused.stderr).contains(why), "{key}: {refused:?}");
         assert_eq!(here.state(), before, "{key}");
     }
+}
+
+/// One file that cannot be made is one error, whichever of the two processes meets it.
+#[test]
+fn exec_says_once_what_is_wrong() {
+    let here = Namespace::new();
+    let refused = here.oneway(&["exec", "--pcap", "/proc/nosuch/x", "--", "true"]);
+    let said = text(&refused.stderr);
+    assert!(said.starts_with("error: cannot write packets to \"/proc/nosuch/x\": "), "{said}");
+    assert_eq!((said.lines().count(), refused.status.code()), (1, Some(2)), "{said}");
 }
 
 #[test]

@@ -171,7 +171,7 @@ impl EngineError {
             Self::Plan(error) if error.is_wrong_request() => 2,
             Self::Egress(error) if error.is_wrong_request() => 2,
             Self::Route(RouteError::Cgroup(error)) if error.is_wrong_request() => 2,
-            Self::Tun(TunError::NotTun { .. }) => 2,
+            Self::Tun(error) if error.is_wrong_request() => 2,
             _ => 1,
         }
     }

@@ -6,6 +6,7 @@
 mod signals;
 
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::sync::Arc;
@@ -93,6 +94,10 @@ fn spawn(channel: i32, command: &[OsString]) -> Result<Child, Failure> {
 pub(crate) fn inside(channel: i32, command: &[OsString]) -> Result<ExitCode, Failure> {
     match oneway::apart::enter(channel) {
         Ok(()) => Err(program::become_it(command)),
+        // The process outside has given up, and says why.
+        Err(ApartError::Talk(error)) if error.kind() == ErrorKind::UnexpectedEof => {
+            Ok(ExitCode::from(FAILED))
+        }
         Err(error @ ApartError::Talk(_)) => Err(Failure::new(FAILED, error)),
         // The process outside knows, and says it.
         Err(_) => Ok(ExitCode::from(FAILED)),

@@ -141,7 +141,7 @@ pub fn a_packet_file_that_cannot_be_made_is_said() -> TestResult {
     let lab = Topology::simple()?;
     let words = ["run", "--stack", "system", "--pcap", "/nonexistent/packets.pcap"];
     let mut running = Program::new(&lab.host, ONEWAY, words).start()?;
-    assert_eq!(running.wait(10 * SECOND)?.code(), Some(1));
+    assert_eq!(running.wait(10 * SECOND)?.code(), Some(2));
     let stderr = running.stderr();
     assert!(
         stderr.contains("cannot write packets to \"/nonexistent/packets.pcap\": No such file"),
@@ -155,7 +155,7 @@ pub fn a_packet_file_that_cannot_be_made_is_said() -> TestResult {
     rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
     let words = ["run", "--pcap", pipe.to_str().ok_or("a path that is no text")?];
     let mut running = Program::new(&lab.host, ONEWAY, words).start()?;
-    assert_eq!(running.wait(10 * SECOND)?.code(), Some(1));
+    assert_eq!(running.wait(10 * SECOND)?.code(), Some(2));
     assert!(running.stderr().contains("it is no regular file"), "{}", running.stderr());
     Ok(())
 }

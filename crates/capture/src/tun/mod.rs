@@ -95,6 +95,24 @@ pub enum TunError {
     Unsupported,
 }
 
+impl TunError {
+    /// Whether what was asked for is wrong, and not this host.
+    pub fn is_wrong_request(&self) -> bool {
+        use io::ErrorKind::{InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound};
+        match self {
+            Self::NotTun { .. } => true,
+            // There can be no such file. Rights and room are the host's.
+            Self::Pcap { source, .. } => {
+                matches!(
+                    source.kind(),
+                    InvalidFilename | InvalidInput | IsADirectory | NotADirectory | NotFound
+                )
+            }
+            _ => false,
+        }
+    }
+}
+
 /// Opening the node asks for the file's mode, not for a capability.
 fn node_advice(error: &io::Error) -> &'static str {
     match error.kind() {

@@ -57,10 +57,10 @@ impl std::fmt::Display for Pid {
     }
 }
 
-/// Why talking over the control socket failed.
+/// Why there is no control socket, or talking over it failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// Something else is at the path of the socket.
+    /// Something else is at the path of the socket, or another program listens there.
     #[error("cannot make the control socket {path:?}: {why}; choose another path with --control")]
     Occupied {
         /// The path.
@@ -126,4 +126,19 @@ pub enum ControlError {
     /// This operating system has no such socket.
     #[error("the control socket is not available on this operating system")]
     Unsupported,
+}
+
+impl ControlError {
+    /// Whether the path of the socket is wrong, and not this host.
+    pub fn is_wrong_request(&self) -> bool {
+        use io::ErrorKind::{InvalidFilename, InvalidInput, NotADirectory, NotFound};
+        match self {
+            Self::Occupied { .. } => true,
+            // There can be no such file. Rights and room are the host's.
+            Self::Bind { source, .. } => {
+                matches!(source.kind(), InvalidFilename | InvalidInput | NotADirectory | NotFound)
+            }
+            _ => false,
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use oneway_capture::tun::TunError;
@@ -73,7 +74,7 @@ fn files(config: &Config, origins: &Origins) -> Vec<ConfigError> {
         errors.push(ConfigError::new(origins.pcap.clone(), error.to_string()));
     }
     if let Some(path) = &config.control
-        && let Some(source) = not_to_be_made(path, |there| !there.is_dir())
+        && let Some(source) = not_to_be_made(path, FileTypeExt::is_socket)
     {
         let error = ControlError::Bind { path: path.clone(), source };
         errors.push(ConfigError::new(origins.control.clone(), error.to_string()));
