@@ -23,6 +23,7 @@ use crate::cache::Cache;
 use crate::carrier::Carrier;
 use crate::exchange::{self, By, Dropped};
 use crate::message::{Asked, Key};
+use crate::plain::Plain;
 use crate::{Patterns, Upstream};
 
 /// When the next server is asked as well, while the first has not answered.
@@ -117,6 +118,7 @@ pub struct Client {
     cache: Mutex<Cache>,
     flights: Mutex<Flights>,
     dropped: Dropped,
+    plain: Arc<Plain>,
     sent: AtomicU64,
     failed: AtomicU64,
     limited: AtomicU64,
@@ -211,6 +213,7 @@ impl Client {
             cache: Mutex::default(),
             flights: Mutex::default(),
             dropped: Dropped::default(),
+            plain: Arc::default(),
             sent: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             limited: AtomicU64::new(0),
@@ -485,15 +488,16 @@ impl Client {
         let mut lacking = None;
         self.sent.fetch_add(1, Relaxed);
         while let Some((place, upstream)) = waiting.next() {
-            running.spawn(exchange_with(
-                Arc::clone(&self.egress),
-                carrier.cloned(),
-                upstream,
-                Arc::clone(&others),
-                asked.outgoing(),
-                deadline,
-                place,
-            ));
+            let parts =
+                (Arc::clone(&self.egress), carrier.cloned(), Arc::clone(&others), Arc::clone(&self.plain));
+            let query = asked.outgoing();
+            running.spawn(async move {
+                let (egress, carrier, others, plain) = &parts;
+                let dropped = Dropped::default();
+                let by = By { egress, carrier: carrier.as_deref(), others, plain };
+                let result = exchange::ask(by, &upstream, query, deadline, &dropped).await;
+                (place, upstream, result, dropped)
+            });
             let stagger =
                 if waiting.len() == 0 { deadline } else { (Instant::now() + STAGGER).min(deadline) };
             let mut next = false;
@@ -526,21 +530,6 @@ impl Client {
         let answer = second_best.unwrap_or_else(|| asked.code(ResponseCode::ServFail));
         Outcome { answer, lacking }
     }
-}
-
-async fn exchange_with(
-    egress: Arc<Egress>,
-    carrier: Option<Arc<dyn Carrier>>,
-    upstream: Upstream,
-    others: Arc<[Upstream]>,
-    query: Message,
-    until: Instant,
-    place: usize,
-) -> (usize, Upstream, Result<Message, crate::ExchangeError>, Dropped) {
-    let dropped = Dropped::default();
-    let by = By { egress: &egress, carrier: carrier.as_deref(), others: &others };
-    let result = exchange::ask(by, &upstream, query, until, &dropped).await;
-    (place, upstream, result, dropped)
 }
 
 /// Whether an answer says something about the name, and not about the server.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::op::Message;
 use oneway_egress::{Egress, EgressError, lacking_descriptors};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -15,8 +15,10 @@ use tokio::time::{Instant, timeout_at};
 use crate::Upstream;
 use crate::carrier::{Carried, Carrier};
 use crate::message::{Unfit, accept};
+use crate::plain::{Plain, refuses_edns, without_edns};
 
-/// When a datagram is taken for lost and sent again. Most resolvers answer from their cache within a tenth.
+/// When a datagram is taken for lost and sent again. Most resolvers answer from their cache within a tenth. It may also have been
+/// dropped for its EDNS: from then on it goes without as well.
 const RESEND: Duration = Duration::from_secs(1);
 
 /// Room for an answer over UDP: more than we say that we take, for servers that do not look.
@@ -80,6 +82,8 @@ pub(crate) struct By<'a> {
     pub(crate) carrier: Option<&'a dyn Carrier>,
     /// They are asked for a server's name, if it is given by one.
     pub(crate) others: &'a Arc<[Upstream]>,
+    /// Servers that are asked without EDNS.
+    pub(crate) plain: &'a Plain,
 }
 
 /// Asks one server, over TCP after UDP if the answer is too long, and without EDNS if it does not know that.
@@ -90,25 +94,32 @@ pub(crate) async fn ask(
     until: Instant,
     dropped: &Dropped,
 ) -> Result<Message, ExchangeError> {
-    let answer = once(by, upstream, &query, until, dropped).await?;
-    if answer.metadata.response_code != ResponseCode::FormErr || query.edns.is_none() {
+    let plain = without_edns(&query);
+    let server = upstream.addr();
+    if server.is_some_and(|server| by.plain.has(server)) {
+        return once(by, upstream, &plain, None, until, dropped).await;
+    }
+    let answer = once(by, upstream, &query, Some(&plain), until, dropped).await?;
+    if !refuses_edns(answer.metadata.response_code) {
         return Ok(answer);
     }
-    // RFC 6891, 7: what servers say that were made before it.
-    let mut plain = Message::query();
-    plain.metadata.recursion_desired = query.metadata.recursion_desired;
-    plain.queries = query.queries;
-    once(by, upstream, &plain, until, dropped).await
+    let answer = once(by, upstream, &plain, None, until, dropped).await?;
+    // It may be the question that it does not understand.
+    if let Some(server) = server.filter(|_| !refuses_edns(answer.metadata.response_code)) {
+        by.plain.add(server);
+    }
+    Ok(answer)
 }
 
+/// `plain` is the question without EDNS, as long as nothing is known of the server.
 async fn once(
-    By { egress, carrier, others }: By<'_>,
+    By { egress, carrier, others, plain: servers }: By<'_>,
     upstream: &Upstream,
     query: &Message,
+    plain: Option<&Message>,
     until: Instant,
     dropped: &Dropped,
 ) -> Result<Message, ExchangeError> {
-    let bytes = query.to_vec().map_err(|error| io::Error::other(error.to_string()))?;
     let clear = match upstream {
         Upstream::Udp(server) | Upstream::Tcp(server) => Some(*server),
         Upstream::Secure(_) => None,
@@ -117,55 +128,79 @@ async fn once(
     if let (Some(carrier), Some(server)) = (carrier, clear.filter(|server| !server.ip().is_loopback())) {
         let carried = timeout_at(until, carrier.connect(server)).await;
         if let Some(Carried { mut stream, early }) = carried.map_err(|_| ExchangeError::Silent)?? {
-            let talk = talk(&mut stream, &early, query, &bytes, dropped);
+            let talk = talk(&mut stream, &early, query, dropped);
             return timeout_at(until, talk).await.unwrap_or(Err(ExchangeError::Silent));
         }
     }
     let timed = match upstream {
         Upstream::Secure(server) => {
+            let bytes = encoded(query)?;
             timeout_at(until, server.ask(egress, others, query, &bytes, dropped)).await
         }
-        Upstream::Tcp(server) => timeout_at(until, tcp(egress, *server, query, &bytes, dropped)).await,
+        Upstream::Tcp(server) => timeout_at(until, tcp(egress, *server, query, dropped)).await,
         Upstream::Udp(server) => {
-            match timeout_at(until, udp(egress, *server, query, &bytes, dropped)).await {
-                Ok(Ok(None)) => timeout_at(until, tcp(egress, *server, query, &bytes, dropped)).await,
-                Ok(Ok(Some(answer))) => return Ok(answer),
-                Ok(Err(error)) => return Err(error),
-                Err(elapsed) => Err(elapsed),
+            let queries: Vec<_> = [query].into_iter().chain(plain).collect();
+            let received = timeout_at(until, udp(egress, *server, &queries, dropped)).await;
+            let (asked, answer) = received.unwrap_or(Err(ExchangeError::Silent))?;
+            let is_refused =
+                answer.as_ref().is_some_and(|answer| refuses_edns(answer.metadata.response_code));
+            if asked > 0 && !is_refused {
+                servers.add(*server);
             }
+            if let Some(answer) = answer {
+                return Ok(answer);
+            }
+            let query = queries.get(asked).copied().unwrap_or(query);
+            timeout_at(until, tcp(egress, *server, query, dropped)).await
         }
     };
     timed.unwrap_or(Err(ExchangeError::Silent))
 }
 
-/// None if the answer does not fit, or somebody guesses. Each question has a socket of its own, whose port nobody can
-/// guess (RFC 5452, 9.2), and which takes nothing from others than the server.
+fn encoded(query: &Message) -> io::Result<Vec<u8>> {
+    query.to_vec().map_err(|error| io::Error::other(error.to_string()))
+}
+
+/// Sends the first query, and after a while all of them. Which of them is answered, and how: None if the answer does not fit,
+/// or somebody guesses. Each question has a socket of its own, whose port nobody can guess (RFC 5452, 9.2), and which takes
+/// nothing from others than the server.
 async fn udp(
     egress: &Egress,
     server: SocketAddr,
-    query: &Message,
-    bytes: &[u8],
+    queries: &[&Message],
     dropped: &Dropped,
-) -> Result<Option<Message>, ExchangeError> {
+) -> Result<(usize, Option<Message>), ExchangeError> {
     let socket = egress.udp_for(server)?;
     let mut buffer = vec![0; BUFFER];
     let mut unfit = 0;
+    let mut sent = queries.len().min(1);
     loop {
-        socket.send(bytes).await?;
+        for query in queries.iter().take(sent) {
+            socket.send(&encoded(query)?).await?;
+        }
         let resend = Instant::now() + RESEND;
         while let Ok(received) = timeout_at(resend, socket.recv(&mut buffer)).await {
-            match accept(query, buffer.get(..received?).unwrap_or_default()) {
-                Ok(answer) => return Ok(Some(answer)),
-                Err(Unfit::Truncated) => return Ok(None),
-                // The right answer may still come.
-                Err(Unfit::Foreign) => dropped.foreign.fetch_add(1, Relaxed),
-                Err(Unfit::Malformed) => dropped.malformed.fetch_add(1, Relaxed),
+            let bytes = buffer.get(..received?).unwrap_or_default();
+            let mut why = Unfit::Foreign;
+            for (asked, query) in queries.iter().enumerate().take(sent) {
+                match accept(query, bytes) {
+                    Ok(answer) => return Ok((asked, Some(answer))),
+                    Err(Unfit::Truncated) => return Ok((asked, None)),
+                    Err(Unfit::Foreign) => {}
+                    Err(Unfit::Malformed) => why = Unfit::Malformed,
+                }
+            }
+            // The right answer may still come.
+            match why {
+                Unfit::Malformed => dropped.malformed.fetch_add(1, Relaxed),
+                Unfit::Foreign | Unfit::Truncated => dropped.foreign.fetch_add(1, Relaxed),
             };
             unfit += 1;
             if unfit == MOST_UNFIT {
-                return Ok(None);
+                return Ok((0, None));
             }
         }
+        sent = queries.len();
     }
 }
 
@@ -174,11 +209,10 @@ async fn tcp(
     egress: &Egress,
     server: SocketAddr,
     query: &Message,
-    bytes: &[u8],
     dropped: &Dropped,
 ) -> Result<Message, ExchangeError> {
     let mut stream = egress.connect_tcp(server).await?;
-    talk(&mut stream, &[], query, bytes, dropped).await
+    talk(&mut stream, &[], query, dropped).await
 }
 
 /// `early` comes before what the stream holds.
@@ -186,11 +220,11 @@ async fn talk(
     stream: &mut TcpStream,
     early: &[u8],
     query: &Message,
-    bytes: &[u8],
     dropped: &Dropped,
 ) -> Result<Message, ExchangeError> {
+    let bytes = encoded(query)?;
     let mut framed = u16::try_from(bytes.len()).map_err(io::Error::other)?.to_be_bytes().to_vec();
-    framed.extend_from_slice(bytes);
+    framed.extend_from_slice(&bytes);
     stream.write_all(&framed).await?;
     let mut answer = early.chain(stream);
     let len = answer.read_u16().await?;

@@ -18,6 +18,7 @@ mod fake_ip;
 mod memory;
 mod message;
 mod pattern;
+mod plain;
 mod secure;
 mod server;
 mod system;

@@ -8,6 +8,8 @@ use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode}
 use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
+use crate::plain::refuses_edns;
+
 /// The longest query that is looked at. A question takes at most 255 bytes for its name and 4 more (RFC 1035, 2.3.4
 /// and 4.1.2), the rest is EDNS; padding (RFC 8467) fills up to 128 or 468.
 pub const MAX_QUERY: usize = 1024;
@@ -302,7 +304,7 @@ pub enum Unfit {
 /// # Errors
 /// [`Unfit`].
 pub fn accept(query: &Message, bytes: &[u8]) -> Result<Message, Unfit> {
-    let Some([id_hi, id_lo, flags, _, qd_hi, qd_lo, ..]) = bytes.first_chunk::<HEADER>() else {
+    let Some([id_hi, id_lo, flags, more, qd_hi, qd_lo, ..]) = bytes.first_chunk::<HEADER>() else {
         return Err(Unfit::Foreign);
     };
     let questions = u16::from_be_bytes([*qd_hi, *qd_lo]);
@@ -310,6 +312,11 @@ pub fn accept(query: &Message, bytes: &[u8]) -> Result<Message, Unfit> {
         return Err(Unfit::Foreign);
     }
     let Ok(answer) = Message::from_vec(bytes) else {
+        // Some send the header back alone, with the counts of the query.
+        let code = ResponseCode::from(0, more & 0x0f);
+        if refuses_edns(code) {
+            return Ok(Message::error_msg(query.metadata.id, OpCode::Query, code));
+        }
         // Some servers cut a truncated message in the middle of a record.
         return Err(if flags & 0x02 != 0 { Unfit::Truncated } else { Unfit::Malformed });
     };

@@ -286,14 +286,113 @@ async fn a_server_that_fails_is_no_answer_if_another_has_one() {
     assert_eq!(message.metadata.response_code, ResponseCode::Refused);
 }
 
+/// What servers say to a question with EDNS that do not know it, and that they are asked without it from then on.
 #[tokio::test]
 async fn old_servers_are_asked_without_edns() {
-    let server = server(|query| match query.edns {
-        Some(_) => vec![code(query, ResponseCode::FormErr)],
-        None => vec![answer(query, 7)],
+    fn header_alone(query: &Message) -> Vec<u8> {
+        let mut bytes = code(query, ResponseCode::FormErr).to_vec().unwrap();
+        bytes.truncate(HEADER);
+        bytes
+    }
+    let refusals: [fn(&Message) -> Vec<u8>; 3] = [
+        |query| code(query, ResponseCode::FormErr).to_vec().unwrap(),
+        |query| code(query, ResponseCode::NotImp).to_vec().unwrap(),
+        header_alone,
+    ];
+    for (n, refusal) in refusals.into_iter().enumerate() {
+        let refused = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&refused);
+        let server = raw_server(move |query| match query.edns {
+            Some(_) => {
+                count.fetch_add(1, Relaxed);
+                vec![refusal(query)]
+            }
+            None => vec![answer(query, 7).to_vec().unwrap()],
+        })
+        .await;
+        let client = client(&[server]);
+        for name in ["a.example.", "b.example."] {
+            assert_eq!(addresses(&client.ask(&asked(name), None).await), [ip(7)], "{n} {name}");
+        }
+        assert_eq!(refused.load(Relaxed), 1, "{n}");
+    }
+}
+
+/// A question that no server would understand says nothing about EDNS.
+#[tokio::test]
+async fn a_server_that_understands_nothing_is_asked_with_edns_again() {
+    let with = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&with);
+    let server = server(move |query| {
+        count.fetch_add(usize::from(query.edns.is_some()), Relaxed);
+        vec![code(query, ResponseCode::NotImp)]
+    });
+    let client = client(&[server.await]);
+    for name in ["a.example.", "b.example."] {
+        let answer = client.ask(&asked(name), None).await;
+        assert_eq!(answer.metadata.response_code, ResponseCode::NotImp);
+    }
+    assert_eq!(with.load(Relaxed), 2);
+}
+
+/// As firewalls and routers do.
+#[tokio::test]
+async fn where_edns_is_dropped_it_is_left_out() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let socket = UdpSocket::bind(address).await.unwrap();
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&dropped);
+    tokio::spawn(async move {
+        let mut buffer = [0; 2048];
+        loop {
+            let (len, from) = socket.recv_from(&mut buffer).await.unwrap();
+            let query = Message::from_vec(&buffer[..len]).unwrap();
+            if query.edns.is_some() {
+                count.fetch_add(1, Relaxed);
+                continue;
+            }
+            let mut message = answer(&query, 7);
+            let is_long = query.queries[0].name().to_string().starts_with("long");
+            message.metadata.truncation = is_long;
+            socket.send_to(&message.to_vec().unwrap(), from).await.unwrap();
+            if !is_long {
+                continue;
+            }
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut bytes = vec![0; usize::from(stream.read_u16().await.unwrap())];
+            stream.read_exact(&mut bytes).await.unwrap();
+            let query = Message::from_vec(&bytes).unwrap();
+            assert!(query.edns.is_none());
+            let bytes = answer(&query, 8).to_vec().unwrap();
+            stream.write_u16(bytes.len() as u16).await.unwrap();
+            stream.write_all(&bytes).await.unwrap();
+        }
+    });
+    let client = client(&[address]);
+    assert_eq!(addresses(&client.ask(&asked("a.example."), None).await), [ip(7)]);
+    let before = dropped.load(Relaxed);
+    let begin = Instant::now();
+    for (name, last) in [("b.example.", 7), ("long.example.", 8)] {
+        assert_eq!(addresses(&client.ask(&asked(name), None).await), [ip(last)], "{name}");
+    }
+    assert!(begin.elapsed() < Duration::from_millis(900), "{:?}", begin.elapsed());
+    assert_eq!(dropped.load(Relaxed), before);
+}
+
+#[tokio::test]
+async fn a_lost_datagram_is_no_reason_to_leave_edns_out() {
+    let first = AtomicBool::new(true);
+    let server = server(move |query| match query.edns {
+        Some(_) if first.swap(false, Relaxed) => Vec::new(),
+        Some(_) => vec![answer(query, 7)],
+        None => vec![answer(query, 66)],
     })
     .await;
-    assert_eq!(addresses(&client(&[server]).ask(&asked("a.example."), None).await), [ip(7)]);
+    let client = client(&[server]);
+    for name in ["a.example.", "b.example."] {
+        assert_eq!(addresses(&client.ask(&asked(name), None).await), [ip(7)], "{name}");
+    }
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::exchange::{self, By, Dropped, ExchangeError};
 use crate::message::Asked;
+use crate::plain::Plain;
 use crate::{Upstream, accept};
 
 type Stream = TlsStream<Protected<TcpStream>>;
@@ -334,10 +335,11 @@ impl Secure {
         for (n, other) in known.iter().enumerate() {
             let left = end.saturating_duration_since(Instant::now());
             let until = Instant::now() + left / u32::try_from(known.len() - n).unwrap_or(u32::MAX);
-            let dropped = Dropped::default();
+            let (dropped, plain) = (Dropped::default(), Plain::default());
+            let by = By { egress, carrier: None, others: &nobody, plain: &plain };
             let ask = |kind| {
                 let query = Asked::own(name.clone(), kind).outgoing();
-                exchange::ask(By { egress, carrier: None, others: &nobody }, other, query, until, &dropped)
+                exchange::ask(by, other, query, until, &dropped)
             };
             let (v4, v6) = tokio::join!(ask(RecordType::A), ask(RecordType::AAAA));
             let mut addresses: Vec<SocketAddr> = Vec::new();
