@@ -233,6 +233,16 @@ impl Client {
         *self.cache.lock() = Cache::default();
     }
 
+    /// The servers asked by TLS that have not answered when they were last asked, and why.
+    pub fn failing(&self) -> Vec<(String, String)> {
+        let config = self.config.load();
+        let why = |upstream: &Upstream| match upstream {
+            Upstream::Secure(secure) => secure.failing(),
+            Upstream::Udp(_) | Upstream::Tcp(_) => None,
+        };
+        config.all().filter_map(|upstream| Some((upstream.to_string(), why(upstream)?))).collect()
+    }
+
     /// What it has done.
     pub fn counters(&self) -> ClientCounters {
         ClientCounters {

@@ -6,8 +6,8 @@ use oneway_flow::Network;
 
 use crate::Engine;
 use crate::control::{
-    Bytes, Counters, FlowInfo, GuardStatus, Health, LoopFree, LoopVerdict, OutboundStatus, ProtectStatus,
-    Status, TcpCounters, TunCounters, UdpCounters, UplinkStatus, Verdict,
+    Bytes, Counters, FailingUpstream, FlowInfo, GuardStatus, Health, LoopFree, LoopVerdict, OutboundStatus,
+    ProtectStatus, Status, TcpCounters, TunCounters, UdpCounters, UplinkStatus, Verdict,
 };
 use crate::watched::Proof;
 
@@ -60,6 +60,13 @@ pub(crate) fn status(engine: &Engine) -> Status {
         },
         protect: ProtectStatus { strategy: strategy.to_string(), explanation: strategy_why },
         outbounds: outbounds.collect(),
+        failing_upstreams: shared
+            .dns
+            .client()
+            .failing()
+            .into_iter()
+            .map(|(server, error)| FailingUpstream { server, error })
+            .collect(),
         counters: Counters {
             tun: TunCounters {
                 packets_read: stats.tun_read,

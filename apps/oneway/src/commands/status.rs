@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::process::ExitCode;
 
-use oneway::control::{ControlReply, ControlRequest, Status};
+use oneway::control::{ControlReply, ControlRequest, FailingUpstream, Status};
 
 use super::{connect, unexpected};
 use crate::args::Global;
@@ -76,6 +76,9 @@ fn text(status: &Status) -> String {
             dns.spoofed
         ),
     );
+    for FailingUpstream { server, error } in &status.failing_upstreams {
+        row("upstream", format!("{server} does not answer: {error}"));
+    }
     row("bytes", format!("{} up, {} down", bytes(counters.bytes.up), bytes(counters.bytes.down)));
     let guard = &status.guard;
     row(
@@ -147,6 +150,10 @@ mod tests {
                     check_us: Some(1_500),
                 }],
             }],
+            failing_upstreams: vec![FailingUpstream {
+                server: "tls://192.0.2.53:853".to_owned(),
+                error: "refused".to_owned(),
+            }],
             counters: Counters {
                 tun: TunCounters {
                     packets_read: 1,
@@ -195,6 +202,7 @@ mod tests {
              tcp       7 active, 6 opened, 8 refused\n\
              udp       10 active, 9 opened, 11 refused\n\
              dns       fake-ip: 12 queries, 13 fake, 14 cached, 15 forwarded, 16 failed, 17 malformed, 18 spoofed\n\
+             upstream  tls://192.0.2.53:853 does not answer: refused\n\
              bytes     2.0 KiB up, 12 B down\n\
              guard     13 restored, 14 followed, 15 flows reset, 16 packets came back, 18 circles refused, 17 alarms\n\
              restored  ip rule add priority 9\n\

@@ -82,10 +82,15 @@ pub fn expect_reachable(lab: &Simple, ip: IpAddr) -> Result<(), Failed> {
     Ok(())
 }
 
-/// A number of `oneway status --json`, by its JSON pointer.
-pub fn number(host: &NetNs, pointer: &str) -> Result<u64, Failed> {
+/// What `oneway status --json` says.
+pub fn status(host: &NetNs) -> Result<Value, Failed> {
     let mut running = Program::new(host, ONEWAY, ["status", "--json"]).start()?;
     running.wait(10 * SECOND)?;
-    let status: Value = serde_json::from_str(&running.stdout())?;
+    Ok(serde_json::from_str(&running.stdout())?)
+}
+
+/// A number of it, by its JSON pointer.
+pub fn number(host: &NetNs, pointer: &str) -> Result<u64, Failed> {
+    let status = status(host)?;
     status.pointer(pointer).and_then(Value::as_u64).ok_or_else(|| format!("no {pointer} in {status}").into())
 }

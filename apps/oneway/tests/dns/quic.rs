@@ -16,7 +16,7 @@ use rustls::pki_types::PrivateKeyDer;
 use tokio::sync::oneshot;
 
 use crate::common::{SECOND, TUN, address_of, ask, expect_reachable, upstream};
-use crate::secure::{configured, forward};
+use crate::secure::{configured, forward, is_told_of};
 
 const DOQ: u16 = 853;
 
@@ -129,10 +129,13 @@ pub fn an_impostor_is_not_asked_by_quic() -> TestResult {
     let server = doq(&lab, "other.example")?;
     let quic = format!("quic://{}", address::DNS.v4);
     {
-        let _oneway = configured(&lab.host, server.folder.path(), &format!("upstream = [\"{quic}\"]"))?;
-        let answer = ask(&lab, name::ORIGIN, RecordType::A, false, false)?;
-        assert_eq!((answer.outcome, answer.code.to_string().as_str()), (Outcome::Done, "Server Failure"));
+        let oneway = configured(&lab.host, server.folder.path(), &format!("upstream = [\"{quic}\"]"))?;
+        for name in [name::ORIGIN, name::ORIGIN4] {
+            let answer = ask(&lab, name, RecordType::A, false, false)?;
+            assert_eq!((answer.outcome, answer.code.to_string().as_str()), (Outcome::Done, "Server Failure"));
+        }
         assert_eq!(lab.dns.asked(name::ORIGIN), 0);
+        is_told_of(&lab, &oneway, &format!("quic://{}", address::DNS.v4_port(DOQ)))?;
     }
     let named = format!("upstream = [\"{quic}#other.example\"]");
     let _oneway = configured(&lab.host, server.folder.path(), &named)?;

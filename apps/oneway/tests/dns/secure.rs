@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use crate::common::{SECOND, TUN, address_of, ask, expect_reachable, program, upstream};
+use crate::common::{SECOND, TUN, address_of, ask, expect_reachable, program, status, upstream};
 use crate::tls::{Identity, TlsServer};
 
 const DOT: u16 = 853;
@@ -110,16 +110,30 @@ pub fn names_are_asked_by_https_on_one_connection() -> TestResult {
     Ok(())
 }
 
+/// The log says once that a server is not trusted, and `status` as long as it is so.
+pub fn is_told_of(lab: &Simple, oneway: &Oneway, server: &str) -> TestResult {
+    let log = oneway.stderr();
+    let said: Vec<_> = log.lines().filter(|line| line.contains("a DNS upstream does not answer")).collect();
+    assert!(matches!(said[..], [line] if line.contains(server) && line.contains("certificate")), "{log}");
+    let failing = status(&lab.host)?["failing_upstreams"].clone();
+    assert_eq!(failing[0]["server"], server);
+    assert!(failing[0]["error"].as_str().is_some_and(|why| why.contains("certificate")), "{failing}");
+    Ok(())
+}
+
 /// Nobody is asked in its place, unless the configuration names somebody.
 pub fn an_impostor_is_not_asked() -> TestResult {
     let lab = Topology::simple()?;
     let (identity, server) = dot(&lab, &["other.example"])?;
     let tls = format!("tls://{}", address::DNS.v4);
     {
-        let _oneway = configured(&lab.host, identity.folder(), &format!("upstream = [\"{tls}\"]"))?;
-        let answer = ask(&lab, name::ORIGIN, RecordType::A, false, false)?;
-        assert_eq!((answer.outcome, answer.code.to_string().as_str()), (Outcome::Done, "Server Failure"));
+        let oneway = configured(&lab.host, identity.folder(), &format!("upstream = [\"{tls}\"]"))?;
+        for name in [name::ORIGIN, name::ORIGIN4] {
+            let answer = ask(&lab, name, RecordType::A, false, false)?;
+            assert_eq!((answer.outcome, answer.code.to_string().as_str()), (Outcome::Done, "Server Failure"));
+        }
         assert_eq!((lab.dns.asked(name::ORIGIN), server.accepted()), (0, 0));
+        is_told_of(&lab, &oneway, &format!("tls://{}", address::DNS.v4_port(DOT)))?;
     }
     {
         let both = format!("upstream = [\"{tls}\", \"{}\"]", upstream());

@@ -1,5 +1,6 @@
 //! DNS over TLS (RFC 7858), over HTTPS (RFC 8484) and over QUIC (RFC 9250): one connection to a server, kept, for many questions at a time.
 
+mod health;
 mod https;
 mod quic;
 mod tls;
@@ -24,6 +25,7 @@ use crate::exchange::{self, By, Dropped, ExchangeError};
 use crate::message::Asked;
 use crate::plain::Plain;
 use crate::{Upstream, accept};
+use health::Health;
 
 type Stream = TlsStream<Protected<TcpStream>>;
 
@@ -76,6 +78,7 @@ pub struct Secure {
     trust: Mutex<Option<Trust>>,
     connections: Mutex<Connections>,
     found: Mutex<Option<(Arc<[SocketAddr]>, Instant)>>,
+    health: Health,
 }
 
 /// The connection that is kept, and the one that is being made: one at a time, however many wait for it. A server that says
@@ -149,6 +152,7 @@ impl Secure {
             trust: Mutex::default(),
             connections: Mutex::default(),
             found: Mutex::default(),
+            health: Health::default(),
         }
     }
 
@@ -184,8 +188,26 @@ impl Secure {
         Ok(trust.insert(made).clone())
     }
 
+    /// Why it has not answered when it was last asked, if so.
+    pub(crate) fn failing(&self) -> Option<String> {
+        self.health.failing()
+    }
+
     /// Asks it. `others` are asked for its name, if it is given by one.
     pub(crate) async fn ask(
+        self: &Arc<Self>,
+        egress: &Arc<Egress>,
+        others: &Arc<[Upstream]>,
+        query: &Message,
+        bytes: &[u8],
+        dropped: &Dropped,
+    ) -> Result<Message, ExchangeError> {
+        let answer = self.exchange(egress, others, query, bytes, dropped).await;
+        self.health.observe(self, answer.as_ref().err());
+        answer
+    }
+
+    async fn exchange(
         self: &Arc<Self>,
         egress: &Arc<Egress>,
         others: &Arc<[Upstream]>,
@@ -247,6 +269,10 @@ impl Secure {
             let _end = Ends(&server);
             let made = timeout(CONNECT, server.connect(&egress, &others)).await;
             let made = made.unwrap_or(Err(ExchangeError::Silent)).map_err(Arc::new);
+            // Whoever has asked may not wait for it any more.
+            if let Err(error) = &made {
+                server.health.observe(&server, Some(error));
+            }
             server.connections.lock().kept = made.as_ref().ok().cloned();
             done.send_replace(Some(made));
         });

@@ -95,6 +95,9 @@ pub struct Status {
     /// Seconds since that was last done; `None` if it never was.
     #[serde(default)]
     pub reloaded_s: Option<u64>,
+    /// The DNS upstreams asked by TLS that have not answered when they were last asked.
+    #[serde(default)]
+    pub failing_upstreams: Vec<FailingUpstream>,
     /// What was counted since the start.
     pub counters: Counters,
     /// Whether a loop is excluded.
@@ -151,6 +154,15 @@ pub struct MemberStatus {
     pub taken: bool,
     /// How long its last check took, in microseconds.
     pub check_us: Option<u64>,
+}
+
+/// A DNS upstream that does not answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailingUpstream {
+    /// The server, as a URL.
+    pub server: String,
+    /// Why.
+    pub error: String,
 }
 
 /// Whether an outbound works.

@@ -19,9 +19,9 @@ mod socket;
 pub use error::{ControlError, StateError};
 pub use lock::InstanceLock;
 pub use message::{
-    Bytes, ControlReply, ControlRequest, Counters, DnsCounters, FlowInfo, GuardStatus, Health, LoopVerdict,
-    MemberStatus, OutboundStatus, ProtectStatus, Status, TcpCounters, TunCounters, UdpCounters, UplinkStatus,
-    Verdict,
+    Bytes, ControlReply, ControlRequest, Counters, DnsCounters, FailingUpstream, FlowInfo, GuardStatus,
+    Health, LoopVerdict, MemberStatus, OutboundStatus, ProtectStatus, Status, TcpCounters, TunCounters,
+    UdpCounters, UplinkStatus, Verdict,
 };
 pub use path::StatePaths;
 pub use report::{Dial, Doctor, LoopFree, PathReport, Way, Why, WhyQuestion};

@@ -46,6 +46,7 @@ impl Instance for Idle {
             strict: false,
             uplink: UplinkStatus::default(),
             protect: ProtectStatus::default(),
+            failing_upstreams: Vec::new(),
             outbounds: Vec::new(),
             counters: Counters::default(),
             loops: LoopVerdict::default(),
