@@ -17,7 +17,7 @@ use oneway_rule::{Answer, Fact, Query, RuleSet, Step};
 
 use crate::addresses::Addresses;
 use crate::circle::{Circles, Verdict};
-use crate::config::{CaptureMode, ProgramName, SniffConfig};
+use crate::config::{CaptureMode, ProgramName, SniffConfig, canonical};
 use crate::control::MemberStatus;
 use crate::group::{Group, Key, number_of};
 pub(crate) use entry::Entry;
@@ -530,7 +530,8 @@ impl Dispatch {
     /// Why that cannot be, in words.
     pub(crate) fn select(&self, group: &str, member: &str) -> Result<(), String> {
         let find = |name: &str| {
-            let at = self.entries.iter().position(|entry| *entry.name == *name);
+            let named = |name: &str| self.entries.iter().position(|entry| *entry.name == *name);
+            let at = named(name).or_else(|| named(canonical(name)?));
             at.ok_or_else(|| format!("no outbound is named {name:?}"))
         };
         let (at, id) = (find(group)?, find(member)?);

@@ -165,7 +165,7 @@ fn select(host: &NetNs, group: &str, member: &str) -> Result<(Option<i32>, Strin
 }
 
 pub fn a_selection_survives() -> TestResult {
-    const GROUP: &str = "type = \"select\"\nmembers = [\"one\", \"two\", \"direct\"]";
+    const GROUP: &str = "type = \"select\"\nmembers = [\"one\", \"two\", \"DIRECT\"]";
     let proxies = Proxies::new()?;
     let host = &proxies.lab.host;
     let to = address::ORIGIN.v6_port(port::ECHO);
@@ -177,6 +177,7 @@ pub fn a_selection_survives() -> TestResult {
         assert_eq!(proxies.carried(to), (1, 0));
         for (group, member, says) in [
             ("group", "http", "\"http\" is no member of \"group\"; there are one, two, direct"),
+            ("group", "REJECT", "\"REJECT\" is no member of \"group\"; there are one, two, direct"),
             ("group", "three", "\"three\" is no member of \"group\"; there are one, two, direct"),
             ("one", "two", "\"one\" is no group of type select; there are group"),
             ("none", "two", "\"none\" is no group of type select; there are group"),
@@ -185,6 +186,11 @@ pub fn a_selection_survives() -> TestResult {
             assert_eq!((code, error), (Some(2), format!("error: {says}\n")));
         }
         assert_eq!(taken(host)?, ["one"]);
+        // As the configuration names it.
+        for direct in ["DIRECT", "direct"] {
+            assert_eq!(select(host, "group", direct)?.0, Some(0), "{direct}");
+            assert_eq!(taken(host)?, ["direct"]);
+        }
         assert_eq!(select(host, "group", "two")?.0, Some(0));
         assert!(tries(host, to));
         assert_eq!(proxies.carried(to), (0, 1));

@@ -246,13 +246,23 @@ pub(super) fn check(outbounds: &BTreeMap<String, Located<OutboundSpec>>, errors:
         Some(OutboundSpec::Group(group)) => group.members.as_slice(),
         _ => &[],
     };
+    let meant = |name: &str| match outbounds.get_key_value(name) {
+        Some((name, _)) => Some(name.as_str()),
+        None => canonical(name),
+    };
     for (name, set) in outbounds {
         let mut wrong = |message: String| {
             errors.push(ConfigError::new(Some(set.origin.clone()), format!("outbound.{name}: {message}")));
         };
         for member in members(name) {
-            if !outbounds.contains_key(member) && canonical(member).is_none() {
+            if meant(member).is_none() {
                 wrong(format!("no outbound is named {member:?}"));
+            }
+        }
+        let all = members(name);
+        for (n, member) in all.iter().enumerate().filter(|(_, member)| meant(member).is_some()) {
+            if let Some(first) = all.iter().take(n).find(|first| meant(first) == meant(member)) {
+                wrong(format!("{first:?} and {member:?} are the same member"));
             }
         }
         if let Some(circle) = circle(name, &members) {
@@ -262,7 +272,7 @@ pub(super) fn check(outbounds: &BTreeMap<String, Located<OutboundSpec>>, errors:
 }
 
 /// The name of an outbound that always exists, in our words or those of Clash.
-pub(crate) fn canonical(name: &str) -> Option<&'static str> {
+pub fn canonical(name: &str) -> Option<&'static str> {
     match name {
         DIRECT | "DIRECT" => Some(DIRECT),
         BLOCK | "REJECT" | "REJECT-DROP" => Some(BLOCK),

@@ -28,8 +28,7 @@ use oneway_file::limit;
 
 pub use dns::{DnsConfig, DnsUpstream, FakeIpConfig, FakePoolV4, FakePoolV6, NamePattern, SecureUpstream};
 pub use error::{ConfigError, ConfigErrors, Origin};
-pub(crate) use group::canonical;
-pub use group::{Balance, CheckSpec, CheckUrl, GroupKind, GroupSpec};
+pub use group::{Balance, CheckSpec, CheckUrl, GroupKind, GroupSpec, canonical};
 pub use limits::{LimitsConfig, Wait};
 pub use oneway_capture::fault::{BadFaultSpec, FaultSpec};
 pub use oneway_outbound::Method;

@@ -793,6 +793,10 @@ fn wrong_outbounds() {
             "1:11: [outbound.p] has the member \"direct\" twice",
         ),
         (
+            "[outbound.p]\ntype = \"select\"\nmembers = [\"REJECT\", \"direct\", \"block\"]",
+            "1:11: outbound.p: \"REJECT\" and \"block\" are the same member",
+        ),
+        (
             "[outbound.p]\ntype = \"select\"\nmembers = [\"x\"]",
             "1:11: outbound.p: no outbound is named \"x\"",
         ),
