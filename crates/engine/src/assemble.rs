@@ -31,11 +31,13 @@ pub(crate) fn dispatch(
     config: &Config,
     resolver: &Arc<dyn Resolve>,
 ) -> Result<(Dispatch, Vec<ConfigError>), EngineError> {
+    // What was read from a file was checked then, and is right.
+    config.check().map_err(EngineError::Config)?;
     let mut errors = Vec::new();
     let mut entries = Vec::new();
     for (name, spec) in &config.outbounds {
         if let OutboundSpec::Group(spec) = spec {
-            // Who is no outbound was found when the configuration was read.
+            // All of them are outbounds: that was checked.
             let members: Vec<_> = spec.members.iter().filter_map(|member| number(config, member)).collect();
             let group = Group::new(spec.kind, spec.check.clone(), members.iter().map(|id| id.0).collect());
             entries.push(Entry::group(name, spec.kind.as_str(), group));

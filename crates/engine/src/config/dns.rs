@@ -298,6 +298,17 @@ impl FromStr for DnsUpstream {
     }
 }
 
+/// What is wrong with the resolvers of some names.
+pub(super) fn wrong_domain(pattern: &str, upstreams: &[DnsUpstream]) -> Option<String> {
+    match upstreams.iter().find(|upstream| upstream.name().is_some()) {
+        _ if upstreams.is_empty() => Some(format!("{pattern:?} has no resolver; list at least one")),
+        Some(named) => Some(format!(
+            "{named} is given by name; give its address, and its name behind it as in tls://192.0.2.53#dns.example"
+        )),
+        None => None,
+    }
+}
+
 /// A resolver that only another one could find.
 pub(super) fn cycle(text: &str) -> InvalidValue {
     InvalidValue(format!(

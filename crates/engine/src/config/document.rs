@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use oneway_outbound::Method;
 use toml::de::DeTable;
 
-use super::dns::{DnsUpstream, FakeIpSettings, NamePattern};
+use super::dns::{DnsUpstream, FakeIpSettings, NamePattern, wrong_domain};
 use super::error::ConfigError;
 use super::limits::Wait;
 use super::outbound::{
@@ -133,19 +133,10 @@ fn dns(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reade
 fn dns_domains(section: &Section<'_, '_>, settings: &mut Settings, reader: &mut Reader<'_>) {
     for (pattern, span, upstreams) in section.lists::<Text<DnsUpstream>>(reader) {
         let upstreams: Vec<DnsUpstream> = upstreams.into_iter().map(|text| text.0).collect();
-        let named = upstreams.iter().find(|upstream| upstream.name().is_some());
-        match pattern.parse::<NamePattern>() {
-            Err(why) => reader.error(&span, format!("dns.domains: {why}")),
-            Ok(_) if upstreams.is_empty() => {
-                reader.error(&span, format!("dns.domains: {pattern:?} has no resolver; list at least one"));
-            }
-            Ok(pattern) => match named {
-                Some(named) => reader.error(
-                    &span,
-                    format!("dns.domains: {named} is given by name; give its address, and its name behind it as in tls://192.0.2.53#dns.example"),
-                ),
-                None => settings.dns_domains.push((pattern, upstreams)),
-            },
+        match (pattern.parse::<NamePattern>(), wrong_domain(&pattern, &upstreams)) {
+            (Err(why), _) => reader.error(&span, format!("dns.domains: {why}")),
+            (Ok(_), Some(why)) => reader.error(&span, format!("dns.domains: {why}")),
+            (Ok(pattern), None) => settings.dns_domains.push((pattern, upstreams)),
         }
     }
     settings.dns_domains.sort_by_key(|(pattern, _)| std::cmp::Reverse(narrowness(pattern.as_str())));

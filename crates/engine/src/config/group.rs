@@ -8,11 +8,9 @@ use std::ops::Range;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::error::ConfigError;
 use super::limits::Wait;
 use super::outbound::{BLOCK, DIRECT, OutboundSpec};
 use super::reader::{Reader, Section, Text};
-use super::settings::Located;
 use super::value::{InvalidValue, either, words};
 
 /// An outbound that chooses among others, and how it finds out which of them work.
@@ -240,9 +238,9 @@ pub(super) fn read(
     Some(GroupSpec { kind, members, check })
 }
 
-/// Finds members that do not exist, and groups that lead to themselves.
-pub(super) fn check(outbounds: &BTreeMap<String, Located<OutboundSpec>>, errors: &mut Vec<ConfigError>) {
-    let members = |name: &str| match outbounds.get(name).map(|set| &set.value) {
+/// Finds groups that have nobody to choose from, members that do not exist, and groups that lead to themselves.
+pub(super) fn check(outbounds: &BTreeMap<String, OutboundSpec>, wrong: &mut dyn FnMut(&str, String)) {
+    let members = |name: &str| match outbounds.get(name) {
         Some(OutboundSpec::Group(group)) => group.members.as_slice(),
         _ => &[],
     };
@@ -250,23 +248,25 @@ pub(super) fn check(outbounds: &BTreeMap<String, Located<OutboundSpec>>, errors:
         Some((name, _)) => Some(name.as_str()),
         None => canonical(name),
     };
-    for (name, set) in outbounds {
-        let mut wrong = |message: String| {
-            errors.push(ConfigError::new(Some(set.origin.clone()), format!("outbound.{name}: {message}")));
-        };
-        for member in members(name) {
-            if meant(member).is_none() {
-                wrong(format!("no outbound is named {member:?}"));
-            }
+    for (name, spec) in outbounds {
+        let OutboundSpec::Group(group) = spec else { continue };
+        if group.members.is_empty() {
+            wrong(name, "it has no members; list at least one".to_owned());
         }
-        let all = members(name);
-        for (n, member) in all.iter().enumerate().filter(|(_, member)| meant(member).is_some()) {
-            if let Some(first) = all.iter().take(n).find(|first| meant(first) == meant(member)) {
-                wrong(format!("{first:?} and {member:?} are the same member"));
+        if group.check.interval.is_zero() || group.check.timeout.is_zero() {
+            wrong(name, "its checks have no time; give an interval and a timeout".to_owned());
+        }
+        for (n, member) in group.members.iter().enumerate() {
+            match (meant(member), group.members.iter().take(n).find(|first| meant(first) == meant(member))) {
+                (None, _) => wrong(name, format!("no outbound is named {member:?}")),
+                (Some(_), Some(first)) => {
+                    wrong(name, format!("{first:?} and {member:?} are the same member"))
+                }
+                (Some(_), None) => {}
             }
         }
         if let Some(circle) = circle(name, &members) {
-            wrong(format!("it leads back to itself: {}", circle.join(" -> ")));
+            wrong(name, format!("it leads back to itself: {}", circle.join(" -> ")));
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The configuration: plain data in types that cannot be wrong.
 //!
 //! [`Config::load`] reads `oneway.toml`, lays the command line's [`Options`] over it and reports every error with
-//! its place. An empty file, or none, is a complete configuration.
+//! its place. An empty file, or none, is a complete configuration. A program may also start from [`Config::default`] and change
+//! that: what fits no more then is an error of whatever is asked to use it.
 
 mod dns;
 mod document;
@@ -18,6 +19,7 @@ mod sniff;
 mod tests;
 mod tls;
 mod value;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -207,6 +209,8 @@ pub struct Origins {
     pub mark: Option<Origin>,
     /// The network namespace that our own sockets are made in.
     pub netns: Option<Origin>,
+    /// The resolvers to ask.
+    pub dns_upstream: Option<Origin>,
     /// What is excluded.
     pub exclude: Option<Origin>,
     /// The control groups that are excluded.
@@ -259,10 +263,24 @@ impl Config {
         let settings = settings.under(options);
         let origins = settings.origins();
         let (config, warnings) = settings.into_config(&mut errors);
+        whole::check(&config, &origins, &mut errors);
         match ConfigErrors::collect(errors) {
             Some(errors) => Err(errors),
             None => Ok(Loaded { config, warnings, origins }),
         }
+    }
+}
+
+impl Config {
+    /// Looks for what a program may have got wrong that has made this itself: what types cannot rule out.
+    ///
+    /// # Errors
+    /// Everything that is wrong, but for rules, each without a place.
+    pub(crate) fn check(&self) -> Result<(), ConfigErrors> {
+        let mut errors = Vec::new();
+        whole::check(self, &Origins::default(), &mut errors);
+        whole::check_parts(self, &mut errors);
+        ConfigErrors::collect(errors).map_or(Ok(()), Err)
     }
 }
 

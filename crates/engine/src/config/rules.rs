@@ -103,17 +103,26 @@ impl RuleSettings {
         })
     }
 
-    /// Whether any rule may lead to an outbound. Files are searched for the name as a word.
+    /// Whether any rule may lead to an outbound.
     pub(super) fn mention(&self, outbound: &str) -> bool {
-        let in_line = |rule: &RuleLine| rule.text.split(',').any(|word| word.trim() == outbound);
-        let ends = |byte: &u8| matches!(byte, b',' | b'\n' | b'\r' | b' ' | b'\t' | b'\'' | b'"');
-        self.lines.iter().any(in_line)
-            || self.subs.iter().any(|(_, lines)| lines.iter().any(in_line))
-            || self
-                .files
-                .iter()
-                .any(|file| file.bytes.split(|byte| ends(byte)).any(|w| w == outbound.as_bytes()))
+        mention(&self.lines, &self.subs, &self.files, outbound)
     }
+}
+
+impl RulesConfig {
+    /// Whether any rule may lead to an outbound.
+    pub(super) fn mention(&self, outbound: &str) -> bool {
+        mention(&self.lines, &self.subs, &self.files, outbound)
+    }
+}
+
+/// Files are searched for the name as a word.
+fn mention(lines: &[RuleLine], subs: &[(String, Vec<RuleLine>)], files: &[DataFile], outbound: &str) -> bool {
+    let in_line = |rule: &RuleLine| rule.text.split(',').any(|word| word.trim() == outbound);
+    let ends = |byte: &u8| matches!(byte, b',' | b'\n' | b'\r' | b' ' | b'\t' | b'\'' | b'"');
+    lines.iter().any(in_line)
+        || subs.iter().any(|(_, lines)| lines.iter().any(in_line))
+        || files.iter().any(|file| file.bytes.split(|byte| ends(byte)).any(|w| w == outbound.as_bytes()))
 }
 
 /// Reads a file that the configuration names.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use oneway_tls::Authorities;
 
-use super::dns::{DnsConfig, DnsUpstream, FakeIpConfig, FakeIpSettings, NamePattern, cycle};
+use super::dns::{DnsConfig, DnsUpstream, FakeIpConfig, FakeIpSettings, NamePattern};
 use super::error::{ConfigError, Origin};
 use super::group::canonical;
 use super::limits::{LimitsConfig, Wait};
@@ -195,6 +195,7 @@ impl Settings {
             protect: of(&self.protect),
             mark: of(&self.mark),
             netns: of(&self.netns),
+            dns_upstream: of(&self.dns_upstream),
             exclude: of(&self.exclude),
             exclude_cgroup: of(&self.exclude_cgroup),
             control: of(&self.control),
@@ -202,18 +203,16 @@ impl Settings {
         }
     }
 
-    /// Checks what only the settings together show. Returns the configuration, which is of use only if no error
-    /// was recorded, and what the user should know about it.
+    /// Fills in the defaults. Returns the configuration, which is of use only if no error was recorded, and what the user should
+    /// know about it.
     pub(super) fn into_config(mut self, errors: &mut Vec<ConfigError>) -> (Config, Vec<ConfigError>) {
         self.refuse_later_versions(errors);
-        self.check_tun(errors);
         if let Some(Located { value: 0, origin }) = &self.confirm {
             let message = "confirm: nobody can confirm in 0 seconds; give at least 1";
             errors.push(ConfigError::new(Some(origin.clone()), message));
         }
         let mut warnings = Vec::new();
         let (outbounds, final_outbound) = self.resolve_outbounds(errors, &mut warnings);
-        self.check_protection(&final_outbound, &outbounds, errors);
         let dns = self.dns(&outbounds, errors);
         if let Some(Located { value, origin }) = &self.include
             && value.is_empty()
@@ -276,87 +275,6 @@ impl Settings {
         }
     }
 
-    /// What a protection cannot protect, and what says nothing without it.
-    fn check_protection(
-        &self,
-        final_outbound: &str,
-        outbounds: &BTreeMap<String, OutboundSpec>,
-        errors: &mut Vec<ConfigError>,
-    ) {
-        let protect = self.protect.as_ref().map_or(Protect::Auto, |set| set.value);
-        let at = |origin: &Origin, message: String| ConfigError::new(Some(origin.clone()), message);
-        if let Some(set) = &self.protect {
-            let is_direct =
-                |name: &str| name == "DIRECT" || matches!(outbounds.get(name), Some(OutboundSpec::Direct));
-            let mut direct =
-                outbounds.keys().map(String::as_str).filter(|name| is_direct(name)).chain(["DIRECT"]);
-            let grouped = outbounds.iter().find(|(_, spec)| match spec {
-                OutboundSpec::Group(group) => group.members.iter().any(|member| is_direct(member)),
-                _ => false,
-            });
-            let by = if is_direct(final_outbound) {
-                Some("the final outbound is direct".to_owned())
-            } else if direct.any(|name| self.rules.mention(name)) {
-                Some("a rule leads to direct".to_owned())
-            } else {
-                grouped.map(|(name, _)| format!("the group {name:?} has a direct member"))
-            };
-            match (protect, by) {
-                (Protect::HostRoute | Protect::HostRouteHalves, Some(by)) => errors.push(at(
-                    &set.origin,
-                    format!(
-                        "{protect} cannot protect direct connections to arbitrary destinations, and {by}; send \
-                         everything by a proxy, or use mark"
-                    ),
-                )),
-                (Protect::Netns, _) if self.netns.is_none() => {
-                    errors.push(at(&set.origin, "netns needs a namespace; name one with egress.netns, or use mark".into()));
-                }
-                _ => {}
-            }
-        }
-        if let Some(set) = &self.interface {
-            // An address leaves by the device that the host's routes have for it, which may be a rule by source.
-            let kept =
-                matches!(protect, Protect::Auto | Protect::Bind | Protect::SourceRule | Protect::Netns);
-            if !kept {
-                let message = format!(
-                    "{protect} follows the host's routes and does not keep to an interface; use bind, or leave one of the two \
-                     out"
-                );
-                errors.push(at(&set.origin, message));
-            }
-        }
-        if let Some(set) = &self.netns {
-            if !matches!(protect, Protect::Auto | Protect::Netns) {
-                let message = format!(
-                    "a namespace for protection by {protect} has no meaning; use netns, or leave it out"
-                );
-                errors.push(at(&set.origin, message));
-            }
-            if self.interface.is_some() {
-                let message =
-                    "an interface cannot be pinned in another namespace; leave one of the two out".to_owned();
-                errors.push(at(&set.origin, message));
-            }
-        }
-    }
-
-    fn check_tun(&self, errors: &mut Vec<ConfigError>) {
-        if let (Some(name), Some(_)) = (&self.tun_name, &self.tun_fd) {
-            let message =
-                "a device that is handed over has a name already; give a name or a descriptor, not both";
-            errors.push(ConfigError::new(Some(name.origin.clone()), message));
-        }
-        if let Some(Located { value, origin }) = &self.tun_addresses {
-            let v4 = value.iter().filter(|address| address.net().addr().is_ipv4()).count();
-            if v4 > 1 || value.len() - v4 > 1 {
-                let message = "a TUN device has at most one address of each family";
-                errors.push(ConfigError::new(Some(origin.clone()), message));
-            }
-        }
-    }
-
     /// Fake addresses are for proxies, which resolve names themselves; without one, names keep their addresses.
     fn dns(
         &mut self,
@@ -366,14 +284,11 @@ impl Settings {
         let proxied = outbounds.values().any(|outbound| matches!(outbound, OutboundSpec::Proxy(_)));
         let default = if proxied { DnsMode::FakeIp } else { DnsMode::Real };
         let mode = self.dns_mode.as_ref().map_or(default, |set| set.value);
-        if let Some(set) = &self.dns_upstream {
-            self.check_named_resolvers(set, errors);
-        }
         let authorities = self.dns_ca.as_ref().and_then(|Located { value, origin }| {
             let wrong = |error| ConfigError::new(Some(origin.clone()), format!("dns.ca: {error}"));
             Authorities::read(value).map_err(|error| errors.push(wrong(error))).ok()
         });
-        let dns = DnsConfig {
+        DnsConfig {
             mode,
             upstream: self.dns_upstream.take().map(|set| set.value).unwrap_or_default(),
             domains: std::mem::take(&mut self.dns_domains),
@@ -382,43 +297,6 @@ impl Settings {
             skip_verify: self.dns_skip_verify.take().is_some_and(|set| set.value),
             resolver: self.dns_resolver.take().map_or(HostResolver::Auto, |set| set.value),
             fake_ip: FakeIpConfig::from(std::mem::take(&mut self.fake_ip)),
-        };
-        if mode != DnsMode::FakeIp {
-            return dns;
-        }
-        let excluded =
-            self.exclude.iter().flat_map(|set| set.value.iter().map(|net| (&set.origin, net.net())));
-        let tun = self.tun_addresses.iter();
-        let tun = tun.flat_map(|set| set.value.iter().map(|address| (&set.origin, address.net())));
-        for pool in dns.fake_ip.pools() {
-            let overlaps =
-                |net: &ipnet::IpNet| net.contains(&pool.network()) || pool.contains(&net.network());
-            for (origin, net) in excluded.clone().chain(tun.clone()).filter(|(_, net)| overlaps(net)) {
-                let message = format!("{net} overlaps the fake addresses {pool}; see dns.fake-ip");
-                errors.push(ConfigError::new(Some(origin.clone()), message));
-            }
-        }
-        dns
-    }
-
-    /// A resolver given by name is found by those that are not, and by marked sockets or such as are bound.
-    fn check_named_resolvers(&self, upstreams: &Located<Vec<DnsUpstream>>, errors: &mut Vec<ConfigError>) {
-        let Some(named) = upstreams.value.iter().find(|upstream| upstream.name().is_some()) else { return };
-        let mut wrong = |why: String| {
-            errors.push(ConfigError::new(Some(upstreams.origin.clone()), format!("dns.upstream: {why}")));
-        };
-        if upstreams.value.iter().all(|upstream| upstream.name().is_some()) {
-            let cycle = cycle(&named.to_string());
-            wrong(format!("{cycle}, or add a resolver that has one, such as udp://9.9.9.9"));
-        }
-        if let Some(set) = &self.protect
-            && matches!(set.value, Protect::HostRoute | Protect::HostRouteHalves)
-        {
-            wrong(format!(
-                "{named}: {} needs the address of each server beforehand; give its address, and its name behind it as in \
-                 tls://192.0.2.53#dns.example",
-                set.value
-            ));
         }
     }
 
@@ -438,7 +316,6 @@ impl Settings {
             default_final = PROXY;
         }
         let given = std::mem::take(&mut self.outbounds);
-        super::group::check(&given, errors);
         let is_member = |name: &str| {
             given.values().any(|set| match &set.value {
                 OutboundSpec::Group(group) => group.members.iter().any(|member| member == name),

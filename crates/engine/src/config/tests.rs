@@ -9,6 +9,8 @@ use oneway_rule::{Behavior, Format};
 
 use super::*;
 
+#[path = "tests/by_hand.rs"]
+mod by_hand;
 #[path = "tests/readme.rs"]
 mod readme;
 
