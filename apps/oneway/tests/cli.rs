@@ -167,6 +167,25 @@ fn check_reads_the_rules_too() {
 }
 
 #[test]
+fn check_reads_the_rules_whatever_else_is_wrong() {
+    let rule = "rule \"MATCH,nowhere\", column 7: there is no outbound named \"nowhere\"";
+    for (other, place, why) in [
+        ("tun.mtu = 1", "1:11", "tun.mtu: 1 is no MTU; use 1280 to 65535"),
+        (
+            "tun.pcap = \"/proc/nosuch/x\"",
+            "1:12",
+            "cannot write packets to \"/proc/nosuch/x\": No such file or directory (os error 2); choose another file with --pcap",
+        ),
+    ] {
+        let (_folder, path) = file(&format!("{other}\nrules.list = [\"MATCH,nowhere\"]\n"));
+        let output = oneway(&["check", "-c", &path]);
+        let expected = format!("error: {path}:{place}: {why}\nerror: {path}:2:15: {rule}\n2 errors\n");
+        assert_eq!(text(&output.stdout), expected);
+        assert_eq!(output.status.code(), Some(3));
+    }
+}
+
+#[test]
 fn check_names_the_place_of_a_loop() {
     let here = Namespace::new();
     let config = "[tun]\naddresses = [\"10.88.0.1/24\"]\n[outbound.local]\ntype = \"socks5\"\n\

@@ -59,6 +59,7 @@ pub(crate) fn dispatch(
         &outbound,
         last.unwrap_or(OutboundId(0)),
         has_names(config),
+        true,
         &mut errors,
     );
     match (ConfigErrors::collect(errors), rules) {
@@ -75,6 +76,13 @@ pub(crate) fn dispatch(
             instead: "`oneway check` says why",
         }),
     }
+}
+
+/// Finds what is wrong with the rules of a configuration in which something else is wrong: what that is about has something else
+/// in its place here. `lacks_database`: what is one of them is a database.
+pub(crate) fn check_rules(config: &Config, lacks_database: bool, errors: &mut Vec<ConfigError>) {
+    let outbound = |name: &str| number(config, name);
+    rules::compile(&config.rules, &outbound, OutboundId(0), has_names(config), !lacks_database, errors);
 }
 
 /// Whether anything tells the names of flows.

@@ -10,19 +10,24 @@ use oneway_rule::{
 
 use crate::config::{ConfigError, DataFile, Origin, RuleLine, RulesConfig};
 
-/// Parses and compiles, for flows whose names are known, or not. What is wrong goes to `errors`, and then there are no rules.
+/// Parses and compiles, for flows whose names are known, or not; rules that need a database are wrong where there is none, if
+/// `check_databases`. What is wrong goes to `errors`, and then there are no rules.
 pub(super) fn compile(
     config: &RulesConfig,
     outbound: &dyn Fn(&str) -> Option<OutboundId>,
     last: OutboundId,
     has_names: bool,
+    check_databases: bool,
     errors: &mut Vec<ConfigError>,
 ) -> Option<(RuleSet, Vec<ConfigError>)> {
     let mut warnings = Vec::new();
+    let before = errors.len();
     let geosite =
         database(config.geosite.as_ref(), errors, |bytes| GeoSite::new(bytes).map_err(|e| e.to_string()));
     let geoip = database(config.geoip.as_ref(), errors, |bytes| GeoIp::new(bytes).map_err(|e| e.to_string()));
     let asn = database(config.asn.as_ref(), errors, |bytes| Asn::new(bytes).map_err(|e| e.to_string()));
+    // A database that is broken has been reported; its rules need not be reported as well.
+    let check_databases = check_databases && errors.len() == before;
     let sets: Vec<SetData> = config
         .sets
         .iter()
@@ -53,10 +58,9 @@ pub(super) fn compile(
         rule_set: &rule_set,
         sub_rule: &sub_rule,
         geosite: geosite.as_ref(),
-        // A database that is broken has been reported; its rules need not be reported as well.
-        geoip: config.geoip.is_some(),
-        asn: config.asn.is_some(),
-        check_databases: true,
+        geoip: geoip.is_some(),
+        asn: asn.is_some(),
+        check_databases,
     };
     let mut rules = RuleList::default();
     push_lines(&mut rules, &config.lines, &context, errors, &mut warnings);

@@ -10,7 +10,7 @@ use super::dns::{DnsUpstream, FakeIpSettings, NamePattern, wrong_domain};
 use super::error::ConfigError;
 use super::limits::Wait;
 use super::outbound::{
-    self, BLOCK, Credentials, DIRECT, OutboundKind, OutboundSpec, ProxyProtocol, ProxySpec, Server,
+    self, BLOCK, Credentials, DIRECT, OutboundKind, OutboundSpec, PROXY, ProxyProtocol, ProxySpec, Server,
     kind_from_word,
 };
 use super::reader::{FromToml, Number, Reader, Section, Text};
@@ -54,6 +54,11 @@ pub(super) fn read(file: &Path, text: &str, read_file: ReadFile<'_>) -> (Setting
     }
     if let Some(section) = root.section("outbound", &mut reader) {
         settings.outbounds = outbounds(&section, &mut reader, file);
+    }
+    if let (None, Some(wrong)) = (&settings.proxy, root.raw("proxy")) {
+        let origin = reader.origin(&wrong.span());
+        let stands_in = Located { value: OutboundSpec::Block, origin };
+        settings.outbounds.entry(PROXY.to_owned()).or_insert(stands_in);
     }
     if let Some(section) = root.section("rules", &mut reader) {
         rules::rules(section, &mut settings, &mut reader, file, read_file);
@@ -131,7 +136,8 @@ fn dns(mut section: Section<'_, '_>, settings: &mut Settings, reader: &mut Reade
 
 /// Which resolvers are asked for some names.
 fn dns_domains(section: &Section<'_, '_>, settings: &mut Settings, reader: &mut Reader<'_>) {
-    for (pattern, span, upstreams) in section.lists::<Text<DnsUpstream>>(reader) {
+    for (pattern, span, upstreams) in section.lists::<Vec<Text<DnsUpstream>>>(reader) {
+        let Some(upstreams) = upstreams else { continue };
         let upstreams: Vec<DnsUpstream> = upstreams.into_iter().map(|text| text.0).collect();
         match (pattern.parse::<NamePattern>(), wrong_domain(&pattern, &upstreams)) {
             (Err(why), _) => reader.error(&span, format!("dns.domains: {why}")),
@@ -187,9 +193,9 @@ fn outbounds(
             );
         } else {
             let origin = reader.origin(&span);
-            if let Some(value) = one_outbound(section, &span, reader, file) {
-                outbounds.insert(name, Located { value, origin });
-            }
+            // Whoever refers to one that is wrong is not wrong for that.
+            let value = one_outbound(section, &span, reader, file).unwrap_or(OutboundSpec::Block);
+            outbounds.insert(name, Located { value, origin });
         }
     }
     outbounds

@@ -262,8 +262,13 @@ impl Config {
         let (settings, mut errors) = document::read(file, text, read);
         let settings = settings.under(options);
         let origins = settings.origins();
+        let lacks_database = settings.rules.lacks_database;
         let (config, warnings) = settings.into_config(&mut errors);
         whole::check(&config, &origins, &mut errors);
+        if !errors.is_empty() {
+            // Nobody comes to the rules otherwise, before the rest is mended.
+            crate::assemble::check_rules(&config, lacks_database, &mut errors);
+        }
         match ConfigErrors::collect(errors) {
             Some(errors) => Err(errors),
             None => Ok(Loaded { config, warnings, origins }),

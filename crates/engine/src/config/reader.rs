@@ -111,6 +111,19 @@ impl<T: FromToml> FromToml for Vec<T> {
     }
 }
 
+/// The right ones of a list whose entries have nothing to do with each other.
+pub(super) struct Each<T>(pub(super) Vec<T>);
+
+impl<T: FromToml> FromToml for Each<T> {
+    fn from_toml(value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) -> Option<Self> {
+        let Some(array) = value.get_ref().as_array() else {
+            reader.wrong_type(value, "a list");
+            return None;
+        };
+        Some(Self(array.iter().filter_map(|element| T::from_toml(element, reader)).collect()))
+    }
+}
+
 impl<T: FromToml> FromToml for Located<T> {
     fn from_toml(value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) -> Option<Self> {
         let read = T::from_toml(value, reader)?;
@@ -232,14 +245,17 @@ impl<'t, 'i> Section<'t, 'i> {
         sections
     }
 
-    /// The lists with names of the user's choice, sorted by name.
-    pub(super) fn lists<T: FromToml>(&self, reader: &mut Reader<'_>) -> Vec<(String, Range<usize>, Vec<T>)> {
+    /// The lists with names of the user's choice, sorted by name; none in the place of one that is wrong.
+    pub(super) fn lists<T: FromToml>(
+        &self,
+        reader: &mut Reader<'_>,
+    ) -> Vec<(String, Range<usize>, Option<T>)> {
         let mut lists = Vec::new();
         for (key, value) in self.table {
             reader.key = self.path(key.get_ref());
-            let list = Vec::from_toml(value, reader);
+            let list = T::from_toml(value, reader);
             reader.key.clear();
-            lists.extend(list.map(|list| (key.get_ref().to_string(), key.span(), list)));
+            lists.push((key.get_ref().to_string(), key.span(), list));
         }
         lists
     }

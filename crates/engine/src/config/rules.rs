@@ -3,13 +3,14 @@
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oneway_rule::{Behavior, Format, match_in, outbound_of_match};
 
 use super::error::{ConfigError, Origin};
-use super::reader::{Reader, Section, Text};
+use super::reader::{Each, Reader, Section, Text};
 use super::settings::{Located, Settings, beside};
 
 /// Which flow takes which outbound.
@@ -83,11 +84,13 @@ pub(super) struct RuleSettings {
     pub(super) geoip: Option<DataFile>,
     pub(super) asn: Option<DataFile>,
     pub(super) geosite: Option<DataFile>,
+    /// A database is named that cannot be read.
+    pub(super) lacks_database: bool,
 }
 
 impl RuleSettings {
     pub(super) fn into_config(self, final_outbound: String) -> RulesConfig {
-        let Self { lines, files, subs, sets, geoip, asn, geosite } = self;
+        let Self { lines, files, subs, sets, geoip, asn, geosite, lacks_database: _ } = self;
         RulesConfig { lines, files, subs, sets, geoip, asn, geosite, final_outbound }
     }
 
@@ -137,19 +140,24 @@ pub(super) fn rules(
     read_file: ReadFile<'_>,
 ) {
     settings.final_outbound = section.read("final", reader);
-    let list: Vec<Located<String>> = section.read("list", reader).unwrap_or_default();
+    let list: Option<Each<Located<String>>> = section.read("list", reader);
     settings.rules.lines = lines(list);
-    let files: Vec<Located<String>> = section.read("files", reader).unwrap_or_default();
-    for name in files {
+    let files: Option<Each<Located<String>>> = section.read("files", reader);
+    for name in files.into_iter().flat_map(|files| files.0) {
         settings.rules.files.extend(data_file("rules.files", name, reader, file, read_file));
     }
+    let mut lacks_database = false;
     let mut database = |key: &'static str, what: &str, reader: &mut Reader<'_>| {
-        let name: Located<String> = section.read(key, reader)?;
-        data_file(what, name, reader, file, read_file)
+        section.raw(key)?;
+        let name: Option<Located<String>> = section.read(key, reader);
+        let read = name.and_then(|name| data_file(what, name, reader, file, read_file));
+        lacks_database |= read.is_none();
+        read
     };
     settings.rules.geoip = database("geoip", "rules.geoip", reader);
     settings.rules.asn = database("asn", "rules.asn", reader);
     settings.rules.geosite = database("geosite", "rules.geosite", reader);
+    settings.rules.lacks_database = lacks_database;
     section.finish(reader);
 }
 
@@ -169,37 +177,59 @@ pub(super) fn rule_sets(
             );
             continue;
         }
-        if section.raw("path").is_none() {
-            reader.error(&span, format!("[{}] has no `path`; add the path of its file", section.name()));
-        }
-        let title = section.name().to_owned();
-        let path: Option<Located<String>> = section.read("path", reader);
-        let format = section.read::<Text<Word<Format>>>("format", reader).map(|word| word.0.0);
-        let behavior = section.read::<Text<Word<Behavior>>>("behavior", reader).map(|word| word.0.0);
+        let file = one_rule_set(&mut section, &span, reader, file, read_file);
         section.finish(reader);
-        let Some(path) = path else { continue };
-        let extension = Path::new(&path.value).extension().and_then(|ending| ending.to_str());
-        let Some(format) = format.or_else(|| extension.and_then(Format::from_extension)) else {
-            let message = format!(
-                "{title}.path: the ending of {:?} does not say how it is written; add format = \"text\", \"yaml\", \"mrs\" \
-                 or \"srs\"",
-                path.value
-            );
-            reader.errors.push(ConfigError::new(Some(path.origin), message));
-            continue;
-        };
-        let behavior = behavior.unwrap_or(Behavior::Classical);
-        if let Some(file) = data_file(&format!("{title}.path"), path, reader, file, read_file) {
-            sets.push(RuleSetConfig { name, file, format, behavior });
-        }
+        sets.push(match file {
+            Some((file, format, behavior)) => RuleSetConfig { name, file, format, behavior },
+            // Whoever refers to one that is wrong is not wrong for that.
+            None => {
+                let nothing = DataFile {
+                    path: Path::new("").into(),
+                    bytes: Arc::default(),
+                    origin: reader.origin(&span),
+                };
+                RuleSetConfig { name, file: nothing, format: Format::Text, behavior: Behavior::Classical }
+            }
+        });
     }
     sets
+}
+
+/// The file of a rule set, and what is in it.
+fn one_rule_set(
+    section: &mut Section<'_, '_>,
+    span: &Range<usize>,
+    reader: &mut Reader<'_>,
+    file: &Path,
+    read_file: ReadFile<'_>,
+) -> Option<(DataFile, Format, Behavior)> {
+    if section.raw("path").is_none() {
+        reader.error(span, format!("[{}] has no `path`; add the path of its file", section.name()));
+    }
+    let title = section.name().to_owned();
+    let path: Option<Located<String>> = section.read("path", reader);
+    let format = section.read::<Text<Word<Format>>>("format", reader).map(|word| word.0.0);
+    let behavior = section.read::<Text<Word<Behavior>>>("behavior", reader).map(|word| word.0.0);
+    let path = path?;
+    let extension = Path::new(&path.value).extension().and_then(|ending| ending.to_str());
+    let Some(format) = format.or_else(|| extension.and_then(Format::from_extension)) else {
+        let message = format!(
+            "{title}.path: the ending of {:?} does not say how it is written; add format = \"text\", \"yaml\", \"mrs\" \
+             or \"srs\"",
+            path.value
+        );
+        reader.errors.push(ConfigError::new(Some(path.origin), message));
+        return None;
+    };
+    let behavior = behavior.unwrap_or(Behavior::Classical);
+    let file = data_file(&format!("{title}.path"), path, reader, file, read_file)?;
+    Some((file, format, behavior))
 }
 
 /// Reads `[sub-rules]`: lists of rules by name.
 pub(super) fn sub_rules(section: &Section<'_, '_>, reader: &mut Reader<'_>) -> Vec<(String, Vec<RuleLine>)> {
     let mut subs = Vec::new();
-    for (name, span, list) in section.lists::<Located<String>>(reader) {
+    for (name, span, list) in section.lists::<Each<Located<String>>>(reader) {
         if is_name(&name) {
             subs.push((name, lines(list)));
         } else {
@@ -217,7 +247,8 @@ pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(|c: char| c == ',' || c.is_whitespace() || c.is_control())
 }
 
-fn lines(list: Vec<Located<String>>) -> Vec<RuleLine> {
+fn lines(list: Option<Each<Located<String>>>) -> Vec<RuleLine> {
+    let list = list.map(|list| list.0).unwrap_or_default();
     let trimmed =
         list.into_iter().map(|Located { value, origin }| RuleLine { text: value.trim().to_owned(), origin });
     trimmed.filter(|line| !line.text.is_empty() && !line.text.starts_with('#')).collect()

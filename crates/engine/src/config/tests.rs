@@ -933,6 +933,52 @@ fn all_errors_are_found_in_one_go() {
 }
 
 #[test]
+fn rules_are_looked_at_whatever_else_is_wrong() {
+    wrong(
+        "tun.mtu = 1\n[rules]\nlist = [\"DOMAIN,a b,direct\", 7, \"MATCH,nowhere\"]\n",
+        &[
+            "etc/oneway.toml:1:11: tun.mtu: 1 is no MTU; use 1280 to 65535",
+            "etc/oneway.toml:3:9: rule \"DOMAIN,a b,direct\", column 8: \"a b\" is no host name: it has a blank, a slash or a \
+             control character",
+            "etc/oneway.toml:3:30: rules.list: expected a string, found an integer",
+            "etc/oneway.toml:3:33: rule \"MATCH,nowhere\", column 7: there is no outbound named \"nowhere\"",
+        ],
+    );
+}
+
+/// One mistake is one error, whoever refers to where it is.
+#[test]
+fn what_is_wrong_is_there_all_the_same() {
+    wrong(
+        r#"
+        proxy = "socks9://192.0.2.1:1080"
+        [outbound.p]
+        type = "socks5"
+        [outbound.g]
+        type = "select"
+        members = ["p"]
+        [rule-set.a]
+        path = "a.txt"
+        [sub-rules]
+        s = 7
+        [rules]
+        final = "p"
+        geosite = "g.dat"
+        list = ["RULE-SET,a,g", "SUB-RULE,(NETWORK,tcp),s", "GEOSITE,cn,p", "DST-PORT,1,proxy", "DST-PORT,x,p"]
+        "#,
+        &[
+            "etc/oneway.toml:2:17: proxy: \"socks9\" is no proxy protocol; use socks5, socks5h, socks4, socks4a, http, https or \
+             trojan",
+            "etc/oneway.toml:3:19: [outbound.p] has no `server`; add HOST:PORT",
+            "etc/oneway.toml:9:16: rule-set.a.path: cannot read \"etc/a.txt\": entity not found; check the path and its permissions",
+            "etc/oneway.toml:11:13: sub-rules.s: expected a list, found an integer",
+            "etc/oneway.toml:14:19: rules.geosite: cannot read \"etc/g.dat\": entity not found; check the path and its permissions",
+            "etc/oneway.toml:15:97: rule \"DST-PORT,x,p\", column 10: \"x\" is not a port such as 443, 80/443 or 8000-8999",
+        ],
+    );
+}
+
+#[test]
 fn columns_count_characters() {
     wrong(
         "tun = { name = \"é\", fd = true }",

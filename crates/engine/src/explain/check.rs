@@ -14,7 +14,7 @@ use super::circles::by_local_proxy;
 use super::scene::{Scene, without_ours};
 use crate::assemble::{self, system_resolver};
 use crate::config::{
-    Config, ConfigError, Loaded, Origin, Origins, OutboundSpec, Protect, ProxySpec, ServerHost,
+    Config, ConfigError, ConfigErrors, Loaded, Origin, Origins, OutboundSpec, Protect, ProxySpec, ServerHost,
 };
 use crate::control::{ControlError, LoopFree};
 use crate::dns;
@@ -27,7 +27,10 @@ pub(super) fn check(loaded: &Loaded) -> (Vec<ConfigError>, Vec<ConfigError>) {
     let Loaded { config, origins, .. } = loaded;
     match assemble::dispatch(config, &system_resolver()) {
         Ok((_, warnings)) => (loops(config, origins), warnings),
-        Err(EngineError::Config(errors)) => (errors.as_slice().to_vec(), Vec::new()),
+        Err(EngineError::Config(errors)) => {
+            let all = errors.as_slice().iter().cloned().chain(loops(config, origins)).collect();
+            (ConfigErrors::collect(all).map_or_else(Vec::new, |all| all.as_slice().to_vec()), Vec::new())
+        }
         Err(error) => (vec![ConfigError::new(None, error.to_string())], Vec::new()),
     }
 }

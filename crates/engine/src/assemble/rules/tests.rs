@@ -21,7 +21,7 @@ fn load(toml: &str, files: &[(&str, &[u8])]) -> Result<Vec<String>, Vec<String>>
 #[test]
 fn every_error_names_its_file_line_and_column() {
     let toml = "[rule-set.a]\npath = \"a.yaml\"\n[rule-set.b]\npath = \"b.mrs\"\n[rules]\nfiles = [\"r.txt\"]\n\
-                geoip = \"c.mmdb\"\nlist = [\"DOMAIN,a.b,nowhere\", \"RULE-SET,a,direct\"]\n";
+                geoip = \"c.mmdb\"\nlist = [\"DOMAIN,a.b,nowhere\", \"RULE-SET,a,direct\", \"GEOIP,DE,direct\"]\n";
     let files: &[(&str, &[u8])] = &[
         ("a.yaml", b"payload:\n  - DOMAIN,ok.test\n  - 'DOMAIN,not ok'\n"),
         ("b.mrs", b"rubbish"),
