@@ -1,6 +1,7 @@
 //! Outbounds that choose among others.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU16;
@@ -256,13 +257,15 @@ pub(super) fn check(outbounds: &BTreeMap<String, OutboundSpec>, wrong: &mut dyn 
         if group.check.interval.is_zero() || group.check.timeout.is_zero() {
             wrong(name, "its checks have no time; give an interval and a timeout".to_owned());
         }
-        for (n, member) in group.members.iter().enumerate() {
-            match (meant(member), group.members.iter().take(n).find(|first| meant(first) == meant(member))) {
-                (None, _) => wrong(name, format!("no outbound is named {member:?}")),
-                (Some(_), Some(first)) => {
-                    wrong(name, format!("{first:?} and {member:?} are the same member"))
+        // Subscriptions have groups of a thousand.
+        let mut taken = BTreeMap::new();
+        for member in &group.members {
+            match meant(member).map(|meant| taken.entry(meant)) {
+                None => wrong(name, format!("no outbound is named {member:?}")),
+                Some(Entry::Occupied(first)) => {
+                    wrong(name, format!("{:?} and {member:?} are the same member", first.get()));
                 }
-                (Some(_), None) => {}
+                Some(Entry::Vacant(free)) => drop(free.insert(member)),
             }
         }
         if let Some(circle) = circle(name, &members) {
