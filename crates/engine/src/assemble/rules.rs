@@ -10,6 +10,9 @@ use oneway_rule::{
 
 use crate::config::{ConfigError, DataFile, Origin, RuleLine, RulesConfig};
 
+/// Entries of one rule set that are said to be left out, each by itself: a list of others may have thousands.
+const MOST_TOLD: usize = 20;
+
 /// Parses and compiles, for flows whose names are known, or not; rules that need a database are wrong where there is none, if
 /// `check_databases`. What is wrong goes to `errors`, and then there are no rules.
 pub(super) fn compile(
@@ -33,8 +36,13 @@ pub(super) fn compile(
         .iter()
         .map(|set| match SetData::parse(&set.file.bytes, set.format, set.behavior) {
             Ok(data) => {
-                let skipped = data.skipped().iter().map(|error| in_file(&set.file.path, error));
-                warnings.extend(skipped.map(left_out));
+                let skipped = data.skipped();
+                let told = skipped.iter().take(MOST_TOLD).map(|error| in_file(&set.file.path, error));
+                warnings.extend(told.map(left_out));
+                if let Some(more) = skipped.len().checked_sub(MOST_TOLD).filter(|more| *more > 0) {
+                    let message = format!("{:?}: {more} more entries are left out", set.file.path);
+                    warnings.push(ConfigError::new(Some(set.file.origin.clone()), message));
+                }
                 data
             }
             Err(SetError::Entries(wrong)) => {

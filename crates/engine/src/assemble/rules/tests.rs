@@ -66,6 +66,18 @@ fn what_is_left_out_is_told() {
 }
 
 #[test]
+fn of_many_that_are_left_out_some_are_named() {
+    let toml =
+        "[rule-set.a]\npath = \"a.txt\"\nbehavior = \"domain\"\n[rules]\nlist = [\"RULE-SET,a,block\"]\n";
+    let list = format!("{}b.example\n", "a*.example\n".repeat(1000));
+    let warnings = load(toml, &[("a.txt", list.as_bytes())]).unwrap();
+    assert_eq!(warnings.len(), 21);
+    let never = "\"a*.example\" never matches: no host name has '*' in it; DOMAIN-WILDCARD knows it";
+    assert_eq!(warnings[0], format!("a.txt:1:1: {never}; this entry is left out"));
+    assert_eq!(warnings[20], "oneway.toml:2:8: \"a.txt\": 980 more entries are left out");
+}
+
+#[test]
 fn what_only_compiling_shows() {
     let circle =
         "[sub-rules]\na = [\"SUB-RULE,(NETWORK,tcp),a\"]\n[rules]\nlist = [\"SUB-RULE,(NETWORK,tcp),a\"]\n";
