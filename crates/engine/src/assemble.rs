@@ -167,6 +167,7 @@ pub(crate) fn request(config: &Config, protect: route::Protect) -> route::Reques
         interface: config.egress.interface.as_ref().map(|name| name.as_str().to_owned()),
         protect,
         root: false,
+        user: None,
         ports: None,
         group: None,
         servers: Vec::new(),

@@ -61,6 +61,11 @@ pub struct NftTable {
     /// Control groups whose programs are not captured.
     #[serde(default)]
     pub excluded: Vec<Cgroup>,
+    /// The only user who may begin connections with the mark: whose our own sockets are. `None` is everybody. A socket that
+    /// was accepted has the mark of what came in, and may be connected to elsewhere once it is disconnected (connect(2),
+    /// `AF_UNSPEC`): what it begins then is as new as any other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<u32>,
 }
 
 /// Which devices' incoming connections are answered by the host's own routes.
@@ -212,6 +217,18 @@ impl NftTable {
         chains
     }
 
+    /// Takes the mark from connections that begin with it and are not ours. With Multipath TCP nobody is the user.
+    fn beginnings(&self) -> Vec<Vec<Expr>> {
+        let Some(user) = self.user else { return Vec::new() };
+        let begins = [Expr::MetaMarkHas(self.mark), Expr::TcpBegins];
+        let mut ours = vec![Expr::Uid(user)];
+        if self.memory == Memory::Tracking {
+            ours.push(Expr::CtMarkAdd(self.mark));
+        }
+        ours.push(Expr::Accept);
+        vec![[&begins[..], &ours].concat(), [&begins[..], &[Expr::MetaMarkRemove(self.mark)]].concat()]
+    }
+
     fn tracking(&self) -> Vec<Chain> {
         let mark = self.mark;
         let tun = || self.tun.clone();
@@ -239,7 +256,8 @@ impl NftTable {
                 Expr::CtMarkAdd(mark),
             ]
         };
-        let mut output: Vec<_> = self.excluded.iter().map(exclude).collect();
+        let mut output = self.beginnings();
+        output.extend(self.excluded.iter().map(exclude));
         if self.mark_bypassing {
             // But for what another program has marked, a VPN's own packets: with our bit besides, its rules would not know
             // them any more.

@@ -169,6 +169,9 @@ pub struct Request {
     /// The port of our transparent sockets on loopback that this host's own TCP and UDP come to; likewise.
     #[serde(default)]
     pub tproxy: Option<u16>,
+    /// The user of this process, so that no other's connections are taken for ours; `None` leaves that open.
+    #[serde(default)]
+    pub user: Option<u32>,
     /// The host's resolver settings, where queries are answered here; `None` leaves them alone.
     #[serde(default)]
     pub resolver: Option<Resolver>,
@@ -190,6 +193,7 @@ impl Default for Request {
             interface: None,
             protect: Protect::Mark,
             root: false,
+            user: None,
             ports: None,
             group: None,
             servers: Vec::new(),

@@ -180,7 +180,9 @@ pub(super) fn plan(
         CaptureMode::Redirect => request.redirect = port,
         CaptureMode::Tproxy => request.tproxy = port,
     }
-    request.root = rustix::process::geteuid().is_root();
+    let user = rustix::process::geteuid();
+    request.root = user.is_root();
+    request.user = Some(user.as_raw());
     if request.protect.is_host_route() {
         request.servers = servers.to_vec();
     }

@@ -77,6 +77,7 @@ pub fn nftables(datagram: &[u8]) -> bool {
         mark_bypassing: false,
         serving: Vec::new(),
         excluded: Vec::new(),
+        user: Some(0),
     };
     nft::look(datagram, &table.name, &table.chains())
 }

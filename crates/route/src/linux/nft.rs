@@ -151,6 +151,7 @@ pub(super) fn support() -> Result<NftSupport, RouteError> {
         mark_bypassing: false,
         serving: vec![22],
         excluded: vec![any],
+        user: Some(0),
     };
     let answering =
         NftTable { name: format!("{}-sets", table.name), memory: Memory::Sockets, ..table.clone() };

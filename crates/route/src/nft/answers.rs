@@ -224,8 +224,9 @@ fn prerouting(table: &NftTable) -> Vec<Vec<Expr>> {
 
 fn output(table: &NftTable) -> Vec<Vec<Expr>> {
     let mark = table.mark;
+    let mut rules = table.beginnings();
     // What leaves past the capture device already needs none of it, but for who spoke first.
-    let mut rules = vec![accept(Expr::MetaMarkHas(mark)), accept(Expr::OifName("lo".to_owned()))];
+    rules.extend([accept(Expr::MetaMarkHas(mark)), accept(Expr::OifName("lo".to_owned()))]);
     let marked = Expr::MetaMarkIsNot(Mark(0));
     if table.serving.is_empty() {
         // Nobody was connected before: only sockets with marks of their own have to be looked up.

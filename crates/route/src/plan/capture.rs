@@ -214,6 +214,7 @@ impl Draft<'_> {
             ends_here: !self.request.forwarded,
             mark_bypassing: self.request.protect == Protect::Bind,
             excluded: self.request.exclude_cgroups.clone(),
+            user: self.request.user,
         };
         Some(prepare(
             Change::Nft(table),

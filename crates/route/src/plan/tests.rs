@@ -299,6 +299,12 @@ fn forwarded() {
 }
 
 #[test]
+fn only_one_user_begins_connections_with_the_mark() {
+    golden("one_user", &Request { user: Some(0), ..Request::default() }, &host());
+    golden("one_user_strict", &Request { user: Some(0), strict: true, ..Request::default() }, &host());
+}
+
+#[test]
 fn excluded_users() {
     golden("excluded_users", &Request { exclude_uids: vec![1000, 1001], ..Request::default() }, &host());
 }

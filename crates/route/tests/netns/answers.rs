@@ -28,6 +28,7 @@ crate::trials!(
     who_was_asked_before_is_captured,
     a_host_that_steers_by_marks_is_tracked,
     a_switch_that_was_on_stays_on,
+    what_an_accepted_socket_begins_is_captured,
 );
 
 const SOON: Duration = Duration::from_secs(5);
@@ -135,7 +136,7 @@ fn who_was_connected_before_is_answered() {
         talk(&mut session, &mut client);
         // Also when somebody has emptied the packet filter, and it was made again.
         net.host.run(|| nft("flush ruleset"));
-        let done = net.host.run(|| applied.put_back(Watched::All).unwrap());
+        let done = net.host.run(|| applied.put_back(Watched::All).whole().unwrap());
         assert_eq!(done.len(), 1, "{done:?}");
         talk(&mut session, &mut client);
         // And to whom nobody was connected is captured.
@@ -400,4 +401,48 @@ fn a_switch_that_was_on_stays_on() {
     let now = net.host.run(|| Snapshot::take().unwrap());
     assert_eq!(now.sysctls[path], "1");
     assert_eq!(now.sysctls["net/ipv4/fwmark_reflect"], "0");
+}
+
+/// It bears the mark of what came in when it was accepted, and is connected to somebody else later.
+fn what_an_accepted_socket_begins_is_captured() {
+    #[derive(Debug, PartialEq)]
+    enum End {
+        Captured,
+        Refused,
+        Arrived,
+    }
+    // Root is another user than whose connections may have the mark, and then that user. Strictly, what is about to leave by
+    // an uplink without it is refused.
+    let others = [(false, 1, End::Captured), (true, 1, End::Refused)];
+    for (strict, user, expected) in others.into_iter().chain([false, true].map(|s| (s, 0, End::Arrived))) {
+        for (host, far, wildcard) in BOTH {
+            let net = Net::new();
+            let request = Request { user: Some(user), strict, ..Request::default() };
+            let (tun, applied) = net.host.run(|| capture(&planned(&request), net.journal()));
+            let listener = net.host.run(|| TcpListener::bind((wildcard, PORT)).unwrap());
+            let client = net.world.run(|| connect(far, at(host, PORT)).unwrap());
+            let (session, _) = listener.accept().unwrap();
+            let server = net.world.run(|| TcpListener::bind((far, PORT)).unwrap());
+            server.set_nonblocking(true).unwrap();
+            rustix::net::connect_unspec(&session).unwrap();
+            drop(client);
+            let session = Socket::from(session);
+            session.set_nonblocking(true).unwrap();
+            let begun = session.connect(&at(far, PORT).into()).unwrap_err();
+            let mut refused = begun.raw_os_error() != Some(libc::EINPROGRESS);
+            let mut end = None;
+            until("it is captured, refused, or arrives", || {
+                refused |= session.take_error().unwrap().is_some();
+                end = match () {
+                    () if strayed(&tun) > 0 => Some(End::Captured),
+                    () if refused => Some(End::Refused),
+                    () if server.accept().is_ok() => Some(End::Arrived),
+                    () => None,
+                };
+                end.is_some()
+            });
+            assert_eq!(end.as_ref(), Some(&expected), "{request:?} {far}");
+            stop(&net, applied);
+        }
+    }
 }
