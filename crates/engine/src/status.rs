@@ -106,6 +106,10 @@ pub(crate) fn verdict(engine: &Engine, quarantined: &[String]) -> LoopVerdict {
     if let Some(why) = engine.over() {
         return LoopVerdict { verdict: Verdict::NotProven, why };
     }
+    if let Some(why) = engine.about.watched.missing() {
+        let why = format!("what somebody has removed cannot be put back: {why}");
+        return LoopVerdict { verdict: Verdict::NotProven, why };
+    }
     if !quarantined.is_empty() {
         let why = format!("packets of our own came back; nothing is sent to {}", quarantined.join(", "));
         return LoopVerdict { verdict: Verdict::Loops, why };

@@ -123,6 +123,15 @@ impl Watched {
         self.0.lock().counts.alarms += 1;
     }
 
+    /// Why something that the capture needs is not there.
+    pub(crate) fn missing(&self) -> Option<String> {
+        self.0.lock().counts.missing.clone()
+    }
+
+    pub(crate) fn set_missing(&self, why: Option<String>) {
+        self.0.lock().counts.missing = why;
+    }
+
     /// Networks of ours that others have too.
     pub(crate) fn set_overlaps(&self, overlaps: Vec<String>) {
         self.0.lock().counts.overlaps = overlaps;

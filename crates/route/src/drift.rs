@@ -18,6 +18,28 @@ pub enum Watched {
     Switches,
 }
 
+/// What was made again.
+#[derive(Debug, Default)]
+pub struct PutBack {
+    /// That, in the plan's order.
+    pub done: Vec<String>,
+    /// The first change that could not be made.
+    pub failed: Option<RouteError>,
+}
+
+impl PutBack {
+    /// What was made again, if that was all that was missing.
+    ///
+    /// # Errors
+    /// [`Self::failed`].
+    pub fn whole(self) -> Result<Vec<String>, RouteError> {
+        match self.failed {
+            None => Ok(self.done),
+            Some(error) => Err(error),
+        }
+    }
+}
+
 /// Whether nobody tells when it changes.
 fn is_silent(change: &Change) -> bool {
     matches!(
@@ -52,25 +74,46 @@ impl Applied<Captured> {
     /// Makes what of the plan is not on the host again, and says what that was. The journal has the inverse of each from
     /// when it was made first, so that nothing is to be written.
     ///
-    /// The capture's rules come last, and only if all that they count on is there.
-    ///
-    /// # Errors
-    /// The first step that could not be made. Steps before it are made.
-    pub fn put_back(&mut self, which: Watched) -> Result<Vec<String>, RouteError> {
-        let mut done = Vec::new();
-        for step in self.missing(which)? {
-            let mut what = short(&step.change);
-            let mut change = step.change;
-            if let Change::ResolvConf(file) = &change
-                && let Some((theirs, by)) = os::resolv_conf_now(file)?
-            {
-                what = format!("{}, which was replaced by {by}", file.path.display());
-                change = Change::ResolvConf(self.take_over(theirs)?);
+    /// What cannot be made keeps nothing else from being made, but for the capture's rules. They come last and count on all
+    /// that is of their family; and on the tables, unless everything that is not captured is to be refused: who asks this
+    /// host would have no answer.
+    pub fn put_back(&mut self, which: Watched) -> PutBack {
+        let mut back = PutBack::default();
+        let missing = match self.missing(which) {
+            Ok(missing) => missing,
+            Err(error) => return PutBack { failed: Some(error), ..back },
+        };
+        let mut incomplete: Vec<Family> = Vec::new();
+        for step in missing {
+            let counts = |family| incomplete.contains(&family);
+            if step.phase == Phase::Capture && family(&step.change).is_some_and(counts) {
+                continue;
             }
-            os::make(&change)?;
-            done.push(what);
+            match self.make_again(step.change.clone()) {
+                Ok(what) => back.done.push(what),
+                Err(error) => {
+                    match family(&step.change) {
+                        Some(family) => incomplete.push(family),
+                        None if self.plan.strict => {}
+                        None => incomplete.extend(Family::ALL),
+                    }
+                    back.failed.get_or_insert(error);
+                }
+            }
         }
-        Ok(done)
+        back
+    }
+
+    fn make_again(&mut self, mut change: Change) -> Result<String, RouteError> {
+        let mut what = short(&change);
+        if let Change::ResolvConf(file) = &change
+            && let Some((theirs, by)) = os::resolv_conf_now(file)?
+        {
+            what = format!("{}, which was replaced by {by}", file.path.display());
+            change = Change::ResolvConf(self.take_over(theirs)?);
+        }
+        os::make(&change)?;
+        Ok(what)
     }
 
     /// What others have written is what comes back in the end: it is put down before it is replaced.
@@ -156,6 +199,17 @@ fn same_place(a: &Change, b: &Change) -> bool {
         (Change::LinkDns { name: a, .. }, Change::LinkDns { name: b, .. }) => a == b,
         (Change::LinkDomains(a), Change::LinkDomains(b)) => a.name == b.name,
         _ => a == b,
+    }
+}
+
+/// The family that a change is about, if it is one.
+fn family(change: &Change) -> Option<Family> {
+    match change {
+        Change::Address { net, .. } => Some(Family::of_net(*net)),
+        Change::Route(route) => Some(Family::of_net(route.dst)),
+        Change::Rule(rule) => Some(rule.family),
+        Change::Sysctl { path, .. } if path.starts_with("net/ipv6/") => Some(Family::V6),
+        _ => None,
     }
 }
 

@@ -51,7 +51,7 @@ pub use apply::{
 };
 pub use cgroup::{Cgroup, CgroupError, instance_runs};
 pub use change::{Change, RouteSpec, Undo};
-pub use drift::Watched;
+pub use drift::{PutBack, Watched};
 pub use error::RouteError;
 pub use furnish::furnish;
 pub use host::{Address, Link, NextHop, NftSupport, NftTableId, PROTOCOL, Route, Rule, RuleAction, Snapshot};

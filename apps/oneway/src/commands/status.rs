@@ -189,6 +189,7 @@ mod tests {
                 alarms: 17,
                 circles: 18,
                 overlaps: vec!["10.162.0.0/24 and 10.162.0.9/16 of wlan0".to_owned()],
+                missing: None,
             },
         };
         assert_eq!(

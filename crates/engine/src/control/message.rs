@@ -335,6 +335,9 @@ pub struct GuardStatus {
     /// Networks of ours that somebody else has too since then, and what of theirs: they are out of reach.
     #[serde(default)]
     pub overlaps: Vec<String>,
+    /// Why something of ours that somebody has removed is not there again.
+    #[serde(default)]
+    pub missing: Option<String>,
 }
 
 /// One live flow.

@@ -24,8 +24,8 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use oneway_egress::{Egress, Finding, Namespace};
 use oneway_route::{
-    Applied, Captured, Changes, Family, IfIndex, Monitor, NftSupport, Request, RouteError, Safeguard,
-    Snapshot, Waker, Watched as Which, foreign_ways, no_hook, plan_again,
+    Applied, Captured, Changes, Family, IfIndex, Monitor, NftSupport, PutBack, Request, RouteError,
+    Safeguard, Snapshot, Waker, Watched as Which, foreign_ways, no_hook, plan_again,
 };
 use parking_lot::Mutex;
 
@@ -482,17 +482,23 @@ impl Watcher {
 
     /// Makes again what others have undone.
     fn put_back(&mut self, applied: &mut Applied<Captured>, which: Which) -> bool {
-        match applied.put_back(which) {
-            Ok(done) if done.is_empty() => false,
-            Ok(done) => {
-                self.note_restored(done, which);
-                false
-            }
+        let PutBack { done, failed } = applied.put_back(which);
+        if !done.is_empty() {
+            self.note_restored(done, which);
+        }
+        match failed {
             // That has just happened to its device, so that another look is due.
-            Err(RouteError::NoDevice { .. }) => false,
-            Err(error) => {
+            Some(RouteError::NoDevice { .. }) => false,
+            Some(error) => {
                 self.failed("cannot put back what somebody has removed", &error);
+                self.watched.set_missing(Some(error.to_string()));
                 true
+            }
+            None => {
+                if which == Which::All {
+                    self.watched.set_missing(None);
+                }
+                false
             }
         }
     }

@@ -31,16 +31,19 @@ pub fn plan_again(request: &Request, before: &Plan, host: &Snapshot) -> Result<P
         // Another one would not be what was asked for.
         plan.uplinks = Uplinks::default();
     }
-    // The device is as it was made, and how it was before that is known from then.
+    // The device is as it was made, and how it was before that is known from then. Its IPv6 may have been switched off since,
+    // with that of all devices.
     let ipv6 = capture::ipv6_switch(&plan.tun_name);
-    let device = |change: &Change| match change {
-        Change::Link { .. } | Change::Address { .. } | Change::Group { .. } => true,
-        Change::Sysctl { path, .. } => *path == ipv6,
-        _ => false,
+    let switch = |step: &Step| matches!(&step.change, Change::Sysctl { path, .. } if *path == ipv6);
+    let device = |step: &Step| {
+        switch(step)
+            || matches!(&step.change, Change::Link { .. } | Change::Address { .. } | Change::Group { .. })
     };
-    plan.steps.retain(|step| !device(&step.change));
-    let kept = before.steps.iter().filter(|step| device(&step.change)).cloned();
-    plan.steps = kept.chain(plan.steps).collect();
+    let known = before.steps.iter().any(switch);
+    let switched_off = plan.steps.iter().find(|step| switch(step) && !known).cloned();
+    plan.steps.retain(|step| !device(step));
+    let kept = before.steps.iter().filter(|step| device(step)).cloned();
+    plan.steps = switched_off.into_iter().chain(kept).chain(plan.steps).collect();
     // So is the file: others may have written another one since, which is what comes back in the end.
     let file = |step: &&Step| matches!(step.change, Change::ResolvConf(_));
     if let Some(made) = before.steps.iter().find(file)

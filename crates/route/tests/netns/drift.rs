@@ -14,6 +14,7 @@ use crate::wire::Wire;
 crate::trials!(
     every_single_change_is_put_back,
     a_device_that_was_set_down_is_set_up_with_all_that_it_lost,
+    what_cannot_be_put_back_keeps_nothing_else,
     foreign_things_stay_and_are_not_missed,
     nftables_are_compared_rule_by_rule,
     the_kernel_announces_every_kind_of_change,
@@ -108,16 +109,16 @@ fn every_single_change_is_put_back() {
                 remove(&step.change);
                 let missing = applied.missing(Watched::All).unwrap();
                 assert!(missing.iter().any(|gone| gone.change == step.change), "not missed: {}", step.change);
-                let back = applied.put_back(Watched::All).unwrap();
+                let back = applied.put_back(Watched::All).whole().unwrap();
                 assert!(!back.is_empty(), "{}", step.change);
                 is_again(&during, &step.change.to_string());
-                assert_eq!(applied.put_back(Watched::All).unwrap(), [""; 0], "{}", step.change);
+                assert_eq!(applied.put_back(Watched::All).whole().unwrap(), [""; 0], "{}", step.change);
             }
             // All at once, as `ip rule flush` and a reloaded firewall do it.
             for step in plan.steps.iter().rev().filter(|step| !matches!(step.change, Change::Link { .. })) {
                 remove(&step.change);
             }
-            let back = applied.put_back(Watched::All).unwrap();
+            let back = applied.put_back(Watched::All).whole().unwrap();
             assert!(back.len() >= plan.steps.len() - 1, "{back:?}");
             is_again(&during, "all at once");
             applied.undo(&mut no_hook).unwrap();
@@ -133,11 +134,41 @@ fn a_device_that_was_set_down_is_set_up_with_all_that_it_lost() {
         let (_tun, mut applied) = capture(&planned(&everything()), net.journal());
         let during = Snapshot::take().unwrap();
         run(&format!("ip link set dev {} mtu 1400 down", applied.plan().tun_name));
-        let back = applied.put_back(Watched::All).unwrap();
+        let back = applied.put_back(Watched::All).whole().unwrap();
         // IPv4's routes and all of IPv6 go with the device's being up.
         assert!(back.len() > 4, "{back:?}");
         is_again(&during, "the device is up");
     });
+}
+
+/// IPv6 is switched off on our device, by itself or with all others, and then everything that is ours is removed.
+fn what_cannot_be_put_back_keeps_nothing_else() {
+    for (strict, switch) in [(false, "all"), (true, "all"), (false, "oneway0"), (true, "oneway0")] {
+        let net = Net::new();
+        net.host.run(|| {
+            let request = Request { strict, ..Request::default() };
+            let (_tun, mut applied) = capture(&planned(&request), net.journal());
+            set(&format!("net/ipv6/conf/{switch}/disable_ipv6"), "1");
+            run("nft flush ruleset");
+            run("ip rule flush");
+            let back = applied.put_back(Watched::All);
+            assert!(back.failed.is_some());
+            let missing = applied.missing(Watched::All).unwrap();
+            let of_ipv6 = |change: &Change| match change {
+                Change::Address { net, .. } => net.addr().is_ipv6(),
+                Change::Route(route) => route.dst.addr().is_ipv6(),
+                Change::Rule(rule) => rule.family == Family::V6,
+                _ => false,
+            };
+            assert!(missing.iter().all(|step| of_ipv6(&step.change)), "{missing:#?}");
+            // The plan for such a host switches it on again.
+            again(&request, &mut applied);
+            applied.put_back(Watched::All).whole().unwrap();
+            assert_eq!(applied.missing(Watched::All).unwrap(), []);
+            assert_eq!(again(&request, &mut applied), [""; 0]);
+            assert_eq!(applied.put_back(Watched::All).whole().unwrap(), [""; 0]);
+        });
+    }
 }
 
 fn foreign_things_stay_and_are_not_missed() {
@@ -153,13 +184,13 @@ fn foreign_things_stay_and_are_not_missed() {
         run("nft add chain inet oneway extra");
         run("nft add rule inet oneway output counter");
         let with = Snapshot::take().unwrap();
-        assert_eq!(applied.put_back(Watched::All).unwrap(), [""; 0]);
+        assert_eq!(applied.put_back(Watched::All).whole().unwrap(), [""; 0]);
         assert_eq!(with.diff(&Snapshot::take().unwrap()), [""; 0]);
         // And one of ours beside them is.
         let ours = applied.plan().steps.iter().rev().map(|step| &step.change);
         let rule = ours.clone().find(|change| matches!(change, Change::Rule(_))).unwrap().clone();
         remove(&rule);
-        assert_eq!(applied.put_back(Watched::All).unwrap(), [rule.to_string()]);
+        assert_eq!(applied.put_back(Watched::All).whole().unwrap(), [rule.to_string()]);
         assert_eq!(with.diff(&Snapshot::take().unwrap()), [""; 0]);
     });
 }
@@ -170,8 +201,12 @@ fn nftables_are_compared_rule_by_rule() {
         net.host.run(|| {
             let (_tun, mut applied) = capture(&planned(&request), net.journal());
             let mut put_back = |what: &str| {
-                assert_eq!(applied.put_back(Watched::All).unwrap(), ["nft table inet oneway"], "{what}");
-                assert_eq!(applied.put_back(Watched::All).unwrap(), [""; 0], "{what}");
+                assert_eq!(
+                    applied.put_back(Watched::All).whole().unwrap(),
+                    ["nft table inet oneway"],
+                    "{what}"
+                );
+                assert_eq!(applied.put_back(Watched::All).whole().unwrap(), [""; 0], "{what}");
             };
             let rules = |chain: &str| {
                 let text = listed(&format!("nft -a list chain inet oneway {chain}"));
@@ -323,7 +358,7 @@ fn a_plan_follows_the_uplinks_and_goes_back() {
             run("ip route add default via 192.0.2.1 dev eth0 metric 100 proto 4");
             again(&request, &mut applied);
             // With the address the kernel removed every route by its network's gateway, a server's among them.
-            applied.put_back(Watched::All).unwrap();
+            applied.put_back(Watched::All).whole().unwrap();
             assert_eq!(sources(&applied)[0], "192.0.2.3".parse().ok());
             assert_eq!(applied.missing(Watched::All).unwrap(), []);
             run("ip address del 192.0.2.3/24 dev eth0");
