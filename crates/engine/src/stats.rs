@@ -36,7 +36,9 @@ counters! {
     tun_write_failed,
     /// Packets that are not what their headers say; dropped.
     malformed,
-    /// Packets of protocols that are not carried, and those that belong to no flow; dropped.
+    /// Fragments for which there was no memory, with all of their packets; dropped.
+    fragments_refused,
+    /// Packets of protocols that are not carried, those that belong to no flow, and fragments that came twice; dropped.
     ignored,
     /// Packets and flows to destinations that would lead back into the TUN or nowhere; refused.
     guarded,

@@ -75,14 +75,21 @@ pub enum Reason {
     Duplicate,
     /// It overlaps another fragment or disagrees about the end; the whole datagram is dropped (RFC 5722).
     Overlap,
-    /// It belongs to a datagram that was dropped before.
+    /// It belongs to a datagram that was dropped before, but for want of memory.
     Abandoned,
     /// Some of its fragments met congestion and others cannot have (RFC 3168 5.3); the whole datagram is dropped.
     Ecn,
-    /// The reassembler is full. If other fragments were there, they are dropped too.
+    /// The reassembler is full. If other fragments were there, they are dropped too, and those that come later.
     Full,
-    /// The source has its share of memory. If other fragments were there, they are dropped too.
+    /// The source has its share of memory. If other fragments were there, they are dropped too, and those that come later.
     SourceFull,
+}
+
+impl Reason {
+    /// Whether it says nothing against the fragment: there was no room for its datagram.
+    pub const fn is_full(self) -> bool {
+        matches!(self, Self::Full | Self::SourceFull)
+    }
 }
 
 /// What the fragments of one datagram have in common (RFC 791 3.2; in RFC 8200 without the protocol).
@@ -108,8 +115,8 @@ struct Datagram {
 #[derive(Debug)]
 enum State {
     Gathering(Pieces),
-    /// Dropped, and remembered so that the rest of it is dropped as well.
-    Abandoned,
+    /// Dropped, and remembered so that the rest of it is dropped as well, for this reason.
+    Abandoned(Reason),
 }
 
 #[derive(Debug, Default)]
@@ -235,8 +242,9 @@ impl Reassembler {
 
     fn push_piece(&mut self, now: Instant, key: Key, piece: &Piece<'_>) -> Outcome {
         if let Some(datagram) = self.datagrams.get(&key) {
-            let State::Gathering(pieces) = &datagram.state else {
-                return Outcome::Dropped(Reason::Abandoned);
+            let pieces = match &datagram.state {
+                State::Gathering(pieces) => pieces,
+                State::Abandoned(reason) => return Outcome::Dropped(*reason),
             };
             match pieces.place(piece) {
                 Ok(()) => {}
@@ -303,7 +311,8 @@ impl Reassembler {
     /// Frees what a datagram holds and remembers until its deadline that nothing more of it is wanted.
     fn abandon(&mut self, key: &Key, reason: Reason) -> Outcome {
         if let Some(datagram) = self.datagrams.get_mut(key) {
-            datagram.state = State::Abandoned;
+            let rest = if reason.is_full() { reason } else { Reason::Abandoned };
+            datagram.state = State::Abandoned(rest);
             let cost = datagram.charged - DATAGRAM_COST;
             datagram.charged = DATAGRAM_COST;
             self.refund(key.src, cost);

@@ -64,6 +64,7 @@ fn main() -> std::process::ExitCode {
         inbound::a_reverse_path_filter_of_nftables_changes_nothing,
         vpn::neither_captures_the_other,
         malformed::what_is_wrong_is_counted_and_dropped,
+        malformed::fragments_without_room_are_not_malformed,
         malformed::noise_stops_nothing,
         malformed::an_answer_for_a_port_of_our_own_goes_nowhere,
         health::idle_costs_nothing,

@@ -209,6 +209,30 @@ pub fn what_is_wrong_is_counted_and_dropped() -> TestResult {
     stop(&mut oneway, &lab.host, &before)
 }
 
+/// More first fragments than may be kept of one source (1 MiB): nothing is wrong with those that are refused.
+pub fn fragments_without_room_are_not_malformed() -> TestResult {
+    const SENT: u64 = 1000;
+    const KEPT_AT_MOST: u64 = (1 << 20) / 1400;
+    let lab = Topology::simple()?;
+    let _oneway = run(&lab.host, &[])?;
+    let injector = Injector::open(&lab.host, TUN)?;
+    let count = |what: &str| ask(&lab.host, "status").map(|s| number(&s, &format!("/counters/tun/{what}")));
+    let (read, dropped, malformed) = (count("packets_read")?, count("dropped")?, count("malformed")?);
+    let [(src, dst), _] = ends();
+    let first = fragments(&udp(src, dst, &[7; 3000]), 1500, 1)?.swap_remove(0);
+    for id in 1..=SENT as u16 {
+        injector.send(&with(first.clone(), 4, &id.to_be_bytes()))?;
+        if usize::from(id).is_multiple_of(BURST) {
+            let taken = || count("packets_read").is_ok_and(|now| now - read >= u64::from(id));
+            wait_until(5 * SECOND, "they are taken", taken)?;
+        }
+    }
+    let counted = || count("dropped").is_ok_and(|now| now - dropped >= SENT - KEPT_AT_MOST);
+    wait_until(5 * SECOND, "they are counted", counted)?;
+    assert_eq!(count("malformed")?, malformed);
+    Ok(())
+}
+
 /// The first case that does not count what it should.
 fn which_is_not_counted(
     injector: &Injector,

@@ -46,7 +46,7 @@ use oneway_capture::tun::Queue;
 use oneway_capture::{FRAME_HEADER, MAX_FRAME};
 use oneway_egress::Egress;
 use oneway_flow::{FlowTable, Inbound, PipePool};
-use oneway_stack::fragment::{Outcome, Reassembler};
+use oneway_stack::fragment::{Outcome, Reason, Reassembler};
 use oneway_stack::nat::Nat;
 use oneway_stack::offload::Coalescer;
 use oneway_stack::tcp::IsnGenerator;
@@ -411,6 +411,9 @@ impl Worker {
                     self.packet(&mut frame);
                 }
                 Outcome::Pending => {}
+                Outcome::Dropped(reason) if reason.is_full() => stats.fragments_refused.add(),
+                // Networks do repeat packets.
+                Outcome::Dropped(Reason::Duplicate) => stats.ignored.add(),
                 Outcome::Dropped(_) => stats.malformed.add(),
             };
         }

@@ -365,6 +365,24 @@ fn an_overlap_kills_the_datagram_until_its_deadline() {
 }
 
 #[test]
+fn the_rest_of_what_had_no_room_says_so_too() {
+    let now = Instant::now();
+    let roomy = Limits::default();
+    for (limits, reason) in [
+        (Limits { total: 1 << 10, ..roomy }, Reason::Full),
+        (Limits { per_source: 1 << 10, ..roomy }, Reason::SourceFull),
+    ] {
+        let mut reassembler = Reassembler::new(limits);
+        assert_eq!(reassembler.push(now, &fragment(false, 1, 0, true, &[1; 16])), Outcome::Pending);
+        for offset in [16, 1016] {
+            let outcome = reassembler.push(now, &fragment(false, 1, offset, true, &[1; 1000]));
+            assert_eq!(outcome, Outcome::Dropped(reason), "{offset}");
+        }
+        assert!(reason.is_full() && !Reason::Abandoned.is_full());
+    }
+}
+
+#[test]
 fn the_timeout_counts_from_the_first_fragment() {
     let now = Instant::now();
     let mut reassembler = Reassembler::default();
