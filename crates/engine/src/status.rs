@@ -73,10 +73,7 @@ pub(crate) fn status(engine: &Engine) -> Status {
                 packets_written: stats.tun_written,
                 malformed: stats.malformed,
                 refused: stats.guarded,
-                dropped: stats.ignored
-                    + stats.udp_dropped
-                    + stats.tun_write_failed
-                    + stats.fragments_refused,
+                dropped: stats.ignored + stats.udp_dropped + stats.tun_write_failed + stats.fragments_refused,
             },
             tcp: TcpCounters {
                 opened: stats.tcp_connected,

@@ -1,13 +1,15 @@
 //! Many at once, and fewer descriptors than they need.
 
-use oneway_lab::client::{Outcome, parallel, wait_until};
+use std::net::{IpAddr, SocketAddr};
+
+use oneway_lab::client::{Outcome, Ping, parallel, wait_until};
 use oneway_lab::harness::TestResult;
 use oneway_lab::program::Program;
 use oneway_lab::servers::origin::port;
 use oneway_lab::topology::{Simple, Topology, address};
 use oneway_lab::{LabError, Oneway, Snapshot};
 
-use crate::common::{ONEWAY, SECOND, ask, lab, proxy, stack};
+use crate::common::{ONEWAY, SECOND, ask, lab, proxy, run_words, stack};
 
 pub fn parallel_streams_all_complete() -> TestResult {
     const STREAMS: usize = 512;
@@ -85,9 +87,9 @@ pub fn too_few_descriptors_refuse_the_new_and_keep_the_old() -> TestResult {
 const TO_NOWHERE: usize = 300;
 
 /// The program with 256 descriptors.
-fn few() -> Result<(Simple, Oneway), LabError> {
+fn few(options: &[&str]) -> Result<(Simple, Oneway), LabError> {
     let lab = Topology::simple()?;
-    let oneway = Program::new(&lab.host, ONEWAY, ["run", "--stack", stack()])
+    let oneway = Program::new(&lab.host, ONEWAY, run_words(options))
         .file_limit(256)
         .ready("ready:", 10 * SECOND)
         .start()?;
@@ -110,7 +112,7 @@ pub fn with_too_few_descriptors_nothing_starts() -> TestResult {
 }
 
 pub fn one_source_does_not_take_all_places() -> TestResult {
-    let (lab, _oneway) = few()?;
+    let (lab, _oneway) = few(&[])?;
     let client = lab.host.client();
     let limited = || {
         let status = ask(&lab.host, "status").unwrap_or_default();
@@ -135,10 +137,39 @@ pub fn one_source_does_not_take_all_places() -> TestResult {
     })
 }
 
+/// A host that serves others has a quarter left for them, whatever one of them does; alone it has all for itself.
+pub fn one_source_does_not_take_all_sessions() -> TestResult {
+    const SESSIONS: usize = 48;
+    const PINGS: usize = 8;
+    for (options, left) in [(&["--forwarded"][..], true), (&[], false)] {
+        let (lab, _oneway) = few(options)?;
+        let share = |all: usize| if left { all / 4 * 3 } else { all };
+        let exchange = |n: usize, to: SocketAddr| {
+            let from =
+                SocketAddr::new(address::HOST_UP1.both()[usize::from(to.is_ipv6())], 20_000 + n as u16);
+            lab.host.client().source_port(from).udp(to, b"x", 5 * SECOND).map(|exchange| exchange.outcome)
+        };
+        let ping = |n: usize, to: IpAddr| {
+            let answer = lab.host.client().ping_as(to, 7000 + n as u16, 5 * SECOND);
+            answer.map(|answer| matches!(answer, Ping::Reply { .. }))
+        };
+        let [v4, v6] = address::ORIGIN.ports(port::ECHO);
+        let outcomes = (0..SESSIONS + 5).map(|n| exchange(n, v4)).collect::<Result<Vec<_>, _>>()?;
+        let done = outcomes.iter().filter(|outcome| **outcome == Outcome::Done).count();
+        assert_eq!(done, share(SESSIONS), "{options:?}: {outcomes:?}");
+        let replies = (0..PINGS + 2).map(|n| ping(n, v4.ip())).collect::<Result<Vec<_>, _>>()?;
+        assert_eq!(replies.iter().filter(|is_reply| **is_reply).count(), share(PINGS), "{options:?}");
+        // The other family's address is another source.
+        assert_eq!(exchange(100, v6)? == Outcome::Done, left, "{options:?}");
+        assert_eq!(ping(100, v6.ip())?, left, "{options:?}");
+    }
+    Ok(())
+}
+
 /// The kernel asks a destination that never answers for two minutes; nobody is kept out for that long on account of a client
 /// that waits no more.
 pub fn places_of_clients_that_gave_up_are_free_again() -> TestResult {
-    let (lab, _oneway) = few()?;
+    let (lab, _oneway) = few(&[])?;
     let client = lab.host.client();
     let outcomes = parallel(TO_NOWHERE, |_| {
         client.tcp(address::BLACK_HOLE.v4_port(80), 2 * SECOND).map(|dial| dial.outcome)

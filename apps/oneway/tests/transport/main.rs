@@ -118,6 +118,7 @@ fn main() -> std::process::ExitCode {
         crowd::too_few_descriptors_refuse_the_new_and_keep_the_old,
         crowd::with_too_few_descriptors_nothing_starts,
         crowd::one_source_does_not_take_all_places,
+        crowd::one_source_does_not_take_all_sessions,
         crowd::places_of_clients_that_gave_up_are_free_again,
         disturbed::every_byte_survives_a_bad_link,
         disturbed::corruption_is_seen_by_the_receiver,

@@ -162,7 +162,10 @@ impl Known {
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        let limits = Limits::for_descriptors(descriptors()?, config.capture.stack).with(&config.limits);
+        let mut limits = Limits::for_descriptors(descriptors()?, config.capture.stack).with(&config.limits);
+        if config.capture.forwarded {
+            limits = limits.for_other_hosts();
+        }
         let paths = StatePaths::here()?;
         // Whoever needs no lock has not looked yet who can write there.
         paths.check()?;

@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 
 use super::Worker;
 use super::reply::reported;
+use super::sources::BySource;
 use crate::config::StackKind;
 use crate::dispatch::Subject;
 use crate::guard::Destination;
@@ -63,11 +64,15 @@ struct Live {
     of_clients: HashMap<Key, Arc<Echo>>,
     /// The same by what they look like on the wire: what is pinged, and our own identifier.
     on_wire: HashMap<(IpAddr, u16), Arc<Echo>>,
+    /// How many of `of_clients` each source has.
+    count: BySource,
 }
 
 impl Live {
     fn insert(&mut self, echo: &Arc<Echo>) {
-        self.of_clients.insert(echo.key, Arc::clone(echo));
+        if self.of_clients.insert(echo.key, Arc::clone(echo)).is_none() {
+            self.count.enter(echo.key.0);
+        }
         self.on_wire.insert(echo.on_wire(), Arc::clone(echo));
     }
 
@@ -75,6 +80,7 @@ impl Live {
         // Another worker may have made one for the same client meanwhile.
         if self.of_clients.get(&echo.key).is_some_and(|found| Arc::ptr_eq(found, echo)) {
             self.of_clients.remove(&echo.key);
+            self.count.leave(echo.key.0);
         }
         if self.on_wire.get(&echo.on_wire()).is_some_and(|found| Arc::ptr_eq(found, echo)) {
             self.on_wire.remove(&echo.on_wire());
@@ -135,7 +141,9 @@ impl EchoSessions {
 
     /// Lets every session go: requests that come from now on make new ones, with new sockets.
     pub(crate) fn forget(&self) {
-        self.live.lock().of_clients.clear();
+        let mut live = self.live.lock();
+        live.of_clients.clear();
+        live.count = BySource::default();
     }
 
     /// The client's session; and if there is none, whether this request is one that a session has just sent. A program may
@@ -276,8 +284,8 @@ impl Worker {
         let echo = match found {
             Some(echo) => echo,
             None => {
-                if self.draining() || shared.echo.live.lock().of_clients.len() >= shared.limits.echo_sessions
-                {
+                let share = shared.limits.echo_sessions;
+                if self.draining() || !shared.echo.live.lock().count.has_room(ip.src(), share) {
                     return refuse(Unreachable::AdminProhibited);
                 }
                 let arrival = Arrival { source: SocketAddr::new(ip.src(), id), ..subject.arrival() };

@@ -27,6 +27,7 @@ mod icmp;
 mod reply;
 mod shortcut;
 mod sniff;
+mod sources;
 mod tcp;
 mod udp;
 mod user;

@@ -13,7 +13,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -33,6 +33,7 @@ use super::Worker;
 use super::ask::Kept;
 use super::reply::{DATAGRAM_HEADROOM, reported};
 use super::sniff::has;
+use super::sources::BySource;
 use crate::dispatch::{Choice, Entry, Held, Subject};
 use crate::group::Group;
 use crate::guard::Destination;
@@ -63,7 +64,7 @@ pub(crate) struct Sessions {
     shards: Vec<RwLock<HashMap<Key, Arc<Session>>>>,
     by_group: ByGroup,
     hasher: DefaultHashBuilder,
-    count: AtomicUsize,
+    count: Mutex<BySource>,
     /// What the datagrams take that all sessions keep until their outbound is ready.
     backlog: Arc<Backlog>,
     epoch: Instant,
@@ -110,7 +111,7 @@ impl Sessions {
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             by_group: ByGroup::default(),
             hasher: DefaultHashBuilder::default(),
-            count: AtomicUsize::new(0),
+            count: Mutex::default(),
             backlog: Arc::new(Backlog::new(limits.udp_backlog)),
             epoch: Instant::now(),
             clock: AtomicU32::new(0),
@@ -130,7 +131,7 @@ impl Session {
 impl Sessions {
     /// How many live.
     pub(crate) fn len(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
+        self.count.lock().len()
     }
 
     fn shard(&self, key: &Key) -> Option<&RwLock<HashMap<Key, Arc<Session>>>> {
@@ -146,7 +147,7 @@ impl Sessions {
         let mut shard = shard.write();
         if shard.get(&session.key).is_some_and(|found| Arc::ptr_eq(found, session)) {
             shard.remove(&session.key);
-            self.count.fetch_sub(1, Ordering::Relaxed);
+            self.count.lock().leave(session.key.0.ip());
         }
         drop(shard);
         self.by_group.remove(session);
@@ -379,7 +380,8 @@ impl Worker {
         arrival: Arrival,
     ) -> Option<Arc<Session>> {
         let shared = &self.shared;
-        if self.draining() || shared.udp.len() >= shared.limits.udp_sessions {
+        let source = key.0.ip();
+        if self.draining() || !shared.udp.count.lock().has_room(source, shared.limits.udp_sessions) {
             return None;
         }
         let (rule, outbound) = (choice.rule(), Arc::clone(&choice.entry.name));
@@ -402,8 +404,8 @@ impl Worker {
             return Some(Arc::clone(found));
         }
         shard.insert(key, Arc::clone(&session));
+        shared.udp.count.lock().enter(source);
         drop(shard);
-        shared.udp.count.fetch_add(1, Ordering::Relaxed);
         shared.stats.udp_opened.add();
         tokio::task::spawn_local(Rc::clone(self).session(Arc::clone(&session)));
         Some(session)
