@@ -17,13 +17,14 @@ mod threads;
 mod watching;
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use oneway_capture::tun::Tun;
 use oneway_egress::Quarantined;
-use oneway_route::{Family, JournalState, Plan, Snapshot};
+use oneway_route::{Family, JournalState, Plan, RouteError, Snapshot};
 use tokio::sync::watch;
 
 use crate::assemble;
@@ -62,9 +63,20 @@ pub struct Engine {
     reloading: Mutex<()>,
     running: Mutex<Option<Running>>,
     /// Whoever stops it as well waits until it is stopped.
-    stopping: Mutex<()>,
+    stopping: Mutex<Left>,
     end: Arc<End>,
     selected: Selected,
+}
+
+/// What of its changes to the host is still made when it is stopped.
+#[derive(Debug, Default)]
+enum Left {
+    #[default]
+    Nothing,
+    /// Everything, on purpose.
+    Shut,
+    /// What could not be undone. This journal has it.
+    Behind(PathBuf),
 }
 
 /// What does not change while it runs.
@@ -78,6 +90,8 @@ pub(crate) struct About {
     pub(crate) reloads: Reloads,
     /// Whether what cannot be captured is refused.
     pub(crate) strict: bool,
+    /// Where its changes to this host are written down.
+    journal: PathBuf,
     /// How this host's own traffic comes here.
     pub(crate) capture: CaptureMode,
     /// The port that the packet filter hands it to, if it does.
@@ -241,7 +255,7 @@ impl Engine {
     }
 
     /// Resets the live flows, undoes every change to the host, and ends the workers. Stopping twice is harmless, and each returns
-    /// when that is done.
+    /// when that is done; what could not be undone is tried again, as by [`recover`].
     ///
     /// After a failure with `capture.strict` nothing is undone, as if the process had been killed: what was captured is
     /// refused until [`recover`] or the next [`Self::start`].
@@ -250,11 +264,11 @@ impl Engine {
     /// The first change that could not be undone; all others are undone. [`EngineError::LeftShut`] where nothing is to be
     /// undone.
     pub fn stop(&self) -> Result<(), EngineError> {
-        let _one = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
         // What fails while it stops changes nothing: somebody has asked for the end.
         let leave_shut = self.about.strict && self.end.has_failed();
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Running { threads, watch, lock }) = running else { return Ok(()) };
+        let Some(Running { threads, watch, lock }) = running else { return self.stop_again(&mut left) };
         // A client is told that its connection is over while its packets still come here; left alone, it would learn
         // it from a server that knows nothing of it, or never.
         threads.order(Phase::Drain);
@@ -271,14 +285,43 @@ impl Engine {
         let undone = watch.end(&self.home, leave_shut);
         drop(threads);
         self.end.stop();
+        *left = match &undone {
+            Err(EngineError::LeftShut) => Left::Shut,
+            // Apart from this host nothing of it was changed.
+            Err(_) if lock.is_some() => Left::Behind(self.about.journal.clone()),
+            Ok(()) | Err(_) => Left::Nothing,
+        };
         let released = lock.map_or(Ok(()), InstanceLock::release).map_err(EngineError::from);
         undone.and(released)
+    }
+
+    /// Undoes what is left, if it is to be.
+    fn stop_again(&self, left: &mut Left) -> Result<(), EngineError> {
+        match left {
+            Left::Nothing => Ok(()),
+            Left::Shut => Err(EngineError::LeftShut),
+            Left::Behind(journal) => match self.home.run(|| oneway_route::recover(journal))? {
+                // Another instance has undone it before it began.
+                Ok(_) | Err(RouteError::Running { .. }) => {
+                    *left = Left::Nothing;
+                    Ok(())
+                }
+                Err(undo) => Err(EngineError::NotUndone { because: None, undo }),
+            },
+        }
+    }
+
+    /// Whether it was stopped and leaves this host shut, as somebody was told.
+    fn is_left_shut(&self) -> bool {
+        matches!(*self.stopping.lock().unwrap_or_else(PoisonError::into_inner), Left::Shut)
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        if let Err(error) = self.stop() {
+        if !self.is_left_shut()
+            && let Err(error) = self.stop()
+        {
             tracing::error!(%error, "not everything is undone; run `oneway recover`");
         }
     }

@@ -47,7 +47,7 @@ pub(super) fn start(
     let home = Home::here()?;
     let captured_here = lock.is_some();
     let (known, selected) = Known::of(config, captured_here)?;
-    let resolver = Arc::clone(&known.resolver);
+    let (resolver, journal) = (Arc::clone(&known.resolver), known.paths.journal.clone());
     let Device {
         tun,
         host,
@@ -126,6 +126,7 @@ pub(super) fn start(
             exclusions,
             reloads: Reloads::default(),
             strict: config.capture.strict,
+            journal,
             capture: config.capture.mode,
             port: handed.port,
             watched,

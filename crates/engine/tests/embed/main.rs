@@ -23,6 +23,8 @@ fn main() -> std::process::ExitCode {
         start::everything_works_inside_a_runtime,
         start::a_panic_of_the_caller_undoes_everything,
         stop::everybody_is_told_why_it_failed,
+        stop::what_could_not_be_undone_is_tried_again,
+        stop::what_is_left_shut_stays_so,
         stop::whoever_stops_it_too_waits,
     ]
     .role(descriptors::STARVED, descriptors::starved)

@@ -4,12 +4,17 @@ use std::io::Read;
 use std::thread;
 
 use oneway::control::Verdict;
+use oneway::{Engine, EngineError};
 use oneway_lab::harness::TestResult;
 use oneway_lab::servers::origin::port;
 use oneway_lab::topology::address;
 use oneway_lab::{LabError, Snapshot, Topology};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount_bind, mount_change, mount_remount, unmount,
+};
+use rustix::thread::UnshareFlags;
 
-use crate::common::{PATIENCE, start};
+use crate::common::{PATIENCE, config, start};
 
 pub fn everybody_is_told_why_it_failed() -> TestResult {
     let lab = Topology::simple()?;
@@ -34,6 +39,43 @@ pub fn everybody_is_told_why_it_failed() -> TestResult {
     let engine = start(&lab.host, "")?;
     engine.stop()?;
     assert!(engine.ready_line().ends_with("not proven, as it was stopped"), "{}", engine.ready_line());
+    Ok(())
+}
+
+/// Somebody makes the switches read-only meanwhile.
+pub fn what_could_not_be_undone_is_tried_again() -> TestResult {
+    const SWITCHES: &str = "/proc/sys";
+    let lab = Topology::simple()?;
+    let before = Snapshot::take(&lab.host)?;
+    let nothing = config("")?;
+    // The engine's threads are in the mount namespace of the one that starts it.
+    lab.host.run(|| -> TestResult {
+        // SAFETY: nobody else shares this thread's working directory and root afterwards, and no descriptors are touched.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
+        mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
+        let engine = Engine::start(&nothing)?;
+        mount_bind(SWITCHES, SWITCHES)?;
+        mount_remount(SWITCHES, MountFlags::BIND | MountFlags::RDONLY, "")?;
+        for time in ["first", "second"] {
+            let stopped = engine.stop();
+            assert!(matches!(stopped, Err(EngineError::NotUndone { .. })), "{time}: {stopped:?}");
+        }
+        unmount(SWITCHES, UnmountFlags::empty())?;
+        engine.stop()?;
+        before.expect_same(&lab.host)?;
+        engine.stop()?;
+        Ok(())
+    })?
+}
+
+pub fn what_is_left_shut_stays_so() -> TestResult {
+    let lab = Topology::simple()?;
+    let engine = start(&lab.host, "[capture]\nstrict = true\n")?;
+    lab.host.delete_link(&engine.status().tun)?;
+    engine.wait_until_failed();
+    for _ in 0..2 {
+        assert!(matches!(engine.stop(), Err(EngineError::LeftShut)));
+    }
     Ok(())
 }
 
