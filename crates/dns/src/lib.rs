@@ -28,7 +28,7 @@ pub use carrier::{Carried, Carrier, Connecting};
 pub use client::{Client, ClientConfig, ClientCounters, Resolved};
 pub use exchange::ExchangeError;
 pub use fake_ip::{BadPool, FakeIp, FakeIpConfig, Pinned, StoreError, TTL};
-pub use memory::Memory;
+pub use memory::{AskedBy, Doubt, Memory};
 pub use message::{Asked, MAX_QUERY, Refusal, Unfit, accept, parse_query};
 pub use pattern::{BadPattern, DEFAULT_EXCLUDED, Patterns};
 pub use secure::{Place, Secure, SecureKind};

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
@@ -201,9 +201,12 @@ impl Server {
     }
 
     fn relay(&self, asked: &Asked, answer: Message, transport: Transport) -> Vec<u8> {
-        let addresses = answer.answers.iter().filter_map(|record| record.data.ip_addr());
+        let addresses = answer
+            .answers
+            .iter()
+            .filter_map(|record| Some((record.data.ip_addr()?, Duration::from_secs(record.ttl.into()))));
         if let Some(name) = asked.host() {
-            self.memory.learn(name, addresses);
+            self.memory.learn(name, addresses, Instant::now());
         }
         self.encode(asked, &asked.relay(answer), transport)
     }

@@ -150,11 +150,15 @@ impl Dispatch {
         (self.sniff.enable && self.asks_names()).then_some(&self.sniff)
     }
 
-    /// Whether the name is looked for in the first bytes of connections to this port.
-    pub(crate) fn sniffs_tcp(&self, port: u16) -> bool {
-        let has =
-            |sniff: &SniffConfig| sniff.tls.iter().chain(&sniff.http).any(|listed| listed.get() == port);
-        self.sniff().is_some_and(has)
+    /// Whether the name is looked for in the first bytes of flows to this port.
+    pub(crate) fn sniffs(&self, network: Network, port: u16) -> bool {
+        let Some(sniff) = self.sniff() else { return false };
+        let [one, other] = match network {
+            Network::Tcp => [&sniff.tls[..], &sniff.http[..]],
+            Network::Udp => [&sniff.quic[..], &[]],
+            Network::Icmp => return false,
+        };
+        one.iter().chain(other).any(|listed| listed.get() == port)
     }
 
     /// The same in place of `before`: outbounds that have not changed stay the ones that they are, with all that is known of

@@ -71,6 +71,7 @@ fn main() -> std::process::ExitCode {
         sniff::a_name_may_be_refused,
         sniff::a_reset_in_place_of_a_name_travels_as_a_reset,
         sniff::a_name_in_datagrams_leads_to_its_outbound,
+        sniff::a_name_in_datagrams_is_not_taken_for_another,
         streams::half_close_keeps_every_byte,
         streams::a_connection_at_rest_is_no_flow,
         streams::a_reset_travels_as_a_reset,

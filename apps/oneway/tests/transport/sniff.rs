@@ -1,7 +1,7 @@
 //! Names in the first bytes of flows: what follows them, and what must not wait for them.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use oneway_lab::Oneway;
@@ -350,5 +350,40 @@ pub fn a_name_in_datagrams_leads_to_its_outbound() -> TestResult {
     socket.send_to(&[0x40; 99], echo)?;
     assert_eq!(socket.recv(&mut buffer)?, 99);
     assert_eq!((sniffing.proxy.counters().associations, sniffing.proxy.counters().datagrams_out), (1, 4));
+    Ok(())
+}
+
+/// As with connections: what another program has asked for says nothing of one that tells its name itself.
+pub fn a_name_in_datagrams_is_not_taken_for_another() -> TestResult {
+    const ADS: &str = "ads.example";
+    let rules = ["DOMAIN,ads.example,block", "DOMAIN-SUFFIX,example.com,out", "MATCH,direct"];
+    let sniffing = Sniffing::with_dns(&rules)?;
+    let Sniffing { lab, proxy, .. } = &sniffing;
+    lab.dns.set_zone(Zone::new().a(NAME, address::ORIGIN.v4).a(ADS, address::ORIGIN.v4));
+    let server = address::DNS.v4_port(oneway_lab::topology::port::DNS);
+    let ask = |name| lab.host.client().dns(server, name, RecordType::A, false, 5 * SECOND);
+    let echo = address::ORIGIN.v4_port(port::ECHO);
+    let initials = initials()?;
+    let exchange = |socket: &UdpSocket, datagrams: &[&[u8]]| -> TestResult {
+        let mut buffer = [0; 2000];
+        datagrams.iter().try_for_each(|datagram| socket.send_to(datagram, echo).map(drop))?;
+        for expected in datagrams {
+            let len = socket.recv(&mut buffer)?;
+            assert!(&buffer[..len] == *expected, "{len} bytes");
+        }
+        Ok(())
+    };
+    ask(NAME)?;
+    let before = lab.host.client().udp_socket(false)?;
+    exchange(&before, &[&initials[0], &initials[1]])?;
+    assert_eq!(proxy.counters().datagrams_out, 2);
+    assert_eq!(ask(ADS)?.addresses, [address::ORIGIN.v4]);
+    let after = lab.host.client().udp_socket(false)?;
+    exchange(&after, &[&initials[0], &initials[1]])?;
+    assert_eq!(proxy.counters().datagrams_out, 4);
+    for socket in [&before, &after] {
+        exchange(socket, &[&[0x40; 100]])?;
+    }
+    assert_eq!((proxy.counters().associations, proxy.counters().datagrams_out), (2, 6));
     Ok(())
 }

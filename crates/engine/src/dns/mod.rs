@@ -9,11 +9,12 @@ mod resolver;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ipnet::IpNet;
 use oneway_dns::{
-    Client, ClientConfig, DEFAULT_EXCLUDED, FakeIp, FakeIpConfig, Mode, Patterns, Pinned, Secure, Server,
-    Upstream, nameservers,
+    AskedBy, Client, ClientConfig, DEFAULT_EXCLUDED, Doubt, FakeIp, FakeIpConfig, Mode, Patterns, Pinned,
+    Secure, Server, Upstream, nameservers,
 };
 use oneway_egress::{Egress, EgressError, Safeguard, Strategy};
 use oneway_file::limit;
@@ -204,14 +205,15 @@ impl Dns {
         Some(Destined { judged: Target { addr: dst, host }, target, pin: None })
     }
 
-    /// The name that a client has asked for and got this address.
-    pub(crate) fn asked_name(&self, ip: IpAddr) -> Option<Arc<str>> {
-        self.server.as_ref()?.memory().name(ip)
+    /// What clients have asked for and got this address.
+    pub(crate) fn asked_by(&self, ip: IpAddr) -> Option<AskedBy> {
+        self.server.as_ref()?.memory().asked_by(ip, Instant::now)
     }
 
-    /// The same, but none of several where a flow's first bytes `tell` it.
+    /// The name that this address was last asked for by, but none of several where a flow's first bytes `tell` it.
     pub(crate) fn name_to_judge(&self, ip: IpAddr, tell: bool) -> Option<Arc<str>> {
-        if tell { self.server.as_ref()?.memory().only_name(ip) } else { self.asked_name(ip) }
+        let asked = self.asked_by(ip).filter(|asked| !tell || asked.doubt != Doubt::Now)?;
+        Some(asked.name)
     }
 
     /// What was done, for `status`.

@@ -31,7 +31,7 @@ pub(super) fn why(scene: &Scene<'_>, question: &WhyQuestion) -> Why {
     let addr = SocketAddr::new(dst, question.addr.port());
     let question = &WhyQuestion { addr, ..question.clone() };
     let network = if question.udp { Network::Udp } else { Network::Tcp };
-    let tell = !question.udp && scene.dispatch.sniffs_tcp(addr.port());
+    let tell = scene.dispatch.sniffs(network, addr.port());
     let named = |dns: &Dns| dns.fake_name(dst).or_else(|| dns.name_to_judge(dst, tell));
     let host = question.host.as_deref().map(Arc::from).or_else(|| scene.dns.and_then(named));
     let is_fake = scene.dns.is_some_and(|dns| dns.is_fake(dst));

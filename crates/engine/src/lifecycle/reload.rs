@@ -123,7 +123,7 @@ impl Engine {
         };
         let stays = |flow: &FlowInfo| {
             let ip = flow.target.addr.ip();
-            let tell = flow.arrival.network == Network::Tcp && dispatch.sniffs_tcp(flow.target.addr.port());
+            let tell = dispatch.sniffs(flow.arrival.network, flow.target.addr.port());
             let host = flow.target.host.clone().or_else(|| shared.dns.name_to_judge(ip, tell));
             let judged = Target { addr: flow.target.addr, host };
             let is_fake = shared.dns.is_fake(ip);

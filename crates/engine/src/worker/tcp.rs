@@ -213,7 +213,7 @@ impl Worker {
     async fn dial(self: Rc<Self>, conn: Arc<Conn<Held>>, live: Live, _place: Place) {
         let shared = &self.shared;
         let dispatch = shared.dispatch.load_full();
-        let tell = dispatch.sniffs_tcp(conn.target.port());
+        let tell = dispatch.sniffs(Network::Tcp, conn.target.port());
         let Some(mut destined) = shared.dns.destined(conn.target, tell) else {
             shared.stats.guarded.add();
             let syn = std::mem::take(&mut *conn.data.syn.lock());

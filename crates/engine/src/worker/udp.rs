@@ -22,6 +22,7 @@ use oneway_egress::{RecvBatch, Transport};
 use oneway_flow::{Arrival, FlowGuard, Inbound, Network, Target};
 use oneway_outbound::{Answer, Backlog, Fate, PROXY_HEADER_MAX, UdpPath};
 use oneway_route::Family;
+use oneway_sniff::is_initial;
 use oneway_wire::emit::Unreachable;
 use oneway_wire::ip::IpView;
 use oneway_wire::udp::UdpView;
@@ -34,14 +35,14 @@ use super::ask::Kept;
 use super::reply::{DATAGRAM_HEADROOM, reported};
 use super::sniff::has;
 use super::sources::BySource;
-use crate::dispatch::{Choice, Entry, Held, Subject};
+use crate::dispatch::{Choice, Dispatch, Entry, Held, Subject};
 use crate::group::Group;
 use crate::guard::Destination;
 use crate::limits::Limits;
 use by_group::{ByGroup, Groups, Heard};
 use idle::Idle;
 use names::{Names, Next};
-use oneway_dns::Pinned;
+use oneway_dns::{AskedBy, Doubt, Pinned};
 pub(super) use outbox::Outbox;
 pub(crate) use quic::QuicNames;
 
@@ -265,17 +266,27 @@ impl Worker {
                 return self.unreachable(ip.packet(), Unreachable::Port);
             }
         }
-        let mut host = if fake { target.host.clone() } else { self.name_for_rules(dst.ip()) };
         let dispatch = shared.dispatch.load();
-        let is_known = host.is_some();
-        if !is_known && let Some(sniff) = dispatch.sniff().filter(|sniff| has(&sniff.quic, dst.port())) {
+        let asked = if fake { None } else { self.asked_for_rules(&dispatch, dst.ip()) };
+        let mut is_told = false;
+        let mut host = match &asked {
+            Some(asked) => Some(Arc::clone(&asked.name)),
+            None => target.host.clone(),
+        };
+        // A connection keeps the name that it has begun with, also where there is doubt about it later.
+        if !fake
+            && let Some(sniff) = dispatch.sniff().filter(|sniff| has(&sniff.quic, dst.port()))
+            && (asked.as_ref().is_none_or(|asked| asked.doubt != Doubt::Never) || is_initial(payload))
+        {
+            let known = asked.filter(|asked| asked.doubt != Doubt::Now).map(|asked| asked.name);
+            is_told = known.is_none();
             let keep = || Kept { header: *header, packet: ip.packet().into(), inbound };
-            match self.quic_name((client, dst), keep, payload, segment, sniff.timeout) {
+            match self.quic_name((client, dst), known, keep, payload, segment, sniff.timeout) {
                 Some(name) => host = name,
                 None => return,
             }
         }
-        let sniffed = !fake && host.is_some() && !is_known;
+        let sniffed = is_told && host.is_some();
         let judged = Target { addr: dst, host };
         let dscp = ip.traffic_class() >> 2;
         // What its first bytes have told is shown.
@@ -338,9 +349,9 @@ impl Worker {
         }
     }
 
-    /// The name that a real address was asked for by, if the rules want to know.
-    fn name_for_rules(&self, ip: IpAddr) -> Option<Arc<str>> {
-        if self.shared.dispatch.load().asks_names() { self.shared.dns.asked_name(ip) } else { None }
+    /// What a real address was asked for by, if the rules want to know.
+    fn asked_for_rules(&self, dispatch: &Dispatch, ip: IpAddr) -> Option<AskedBy> {
+        if dispatch.asks_names() { self.shared.dns.asked_by(ip) } else { None }
     }
 
     /// Sends the datagrams that were kept.

@@ -1,7 +1,8 @@
 //! The names that clients' first QUIC packets tell.
 //!
 //! A datagram of which the address is known alone, and that begins a QUIC connection, is kept until its ClientHello is
-//! complete, mostly at once. What was found is remembered for all that its client sends there, which is unreadable.
+//! complete, mostly at once. What was found is remembered for all that its client sends there, which is unreadable. So is a name
+//! that is known otherwise when the connection begins.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -76,9 +77,11 @@ impl Known {
         }
     }
 
+    /// `known` is the name that the address was asked for by, if that is beyond doubt.
     fn next<'a>(
         &mut self,
         key: Key,
+        known: Option<Arc<str>>,
         packet: impl FnOnce() -> Kept,
         payloads: impl Iterator<Item = &'a [u8]>,
     ) -> Next {
@@ -100,7 +103,11 @@ impl Known {
                 };
                 return Next::GoOn(self.answer(key, name));
             }
-            _ if !begins => return Next::Go(None),
+            _ if !begins => return Next::Go(known),
+            _ if known.is_some() => {
+                drop(self.answer(key, known.clone()));
+                return Next::Go(known);
+            }
             _ => {}
         }
         let mut quic = Quic::default();
@@ -137,16 +144,17 @@ fn look<'a>(quic: &mut Quic, payloads: impl Iterator<Item = &'a [u8]>) -> Sniffe
 
 impl Worker {
     /// The name of the connection that a packet with these datagrams belongs to; `None` in the outer place if it is kept
-    /// until that is known.
+    /// until that is known. `known` is the name that the address was asked for by, if that is beyond doubt.
     pub(super) fn quic_name(
         self: &Rc<Self>,
         key: Key,
+        known: Option<Arc<str>>,
         kept: impl FnOnce() -> Kept,
         payload: &[u8],
         segment: usize,
         timeout: Duration,
     ) -> Option<Option<Arc<str>>> {
-        let next = self.shared.quic.0.lock().next(key, kept, payload.chunks(segment));
+        let next = self.shared.quic.0.lock().next(key, known, kept, payload.chunks(segment));
         match next {
             Next::Go(name) => return Some(name),
             Next::Kept => {}
@@ -196,7 +204,7 @@ mod tests {
         let names = QuicNames::default();
         let mut known = names.0.lock();
         let first = first();
-        let mut next = |port, payload: &[u8]| known.next(key(port), packet, std::iter::once(payload));
+        let mut next = |port, payload: &[u8]| known.next(key(port), None, packet, std::iter::once(payload));
         for port in 0..MOST_ASKED as u16 {
             assert!(matches!(next(port, &first), Next::Wait), "{port}");
         }
@@ -210,5 +218,23 @@ mod tests {
         assert!(matches!(next(2000, b"no QUIC"), Next::Go(None)));
         assert_eq!(known.asked, MOST_ASKED);
         assert!(known.connections.peek(&key(2000)).is_none());
+    }
+
+    #[test]
+    fn a_connection_keeps_the_name_that_it_began_with() {
+        let names = QuicNames::default();
+        let mut known = names.0.lock();
+        let mut next = |port, name: Option<&str>, payload: &[u8]| {
+            let name = name.map(Arc::from);
+            match known.next(key(port), name, packet, std::iter::once(payload)) {
+                Next::Go(name) => name.map(|name| name.to_string()),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(next(1, Some("a.example"), &first()).as_deref(), Some("a.example"));
+        for now in [None, Some("b.example")] {
+            assert_eq!(next(1, now, b"unreadable").as_deref(), Some("a.example"), "{now:?}");
+            assert_eq!(next(2, now, b"of before").as_deref(), now, "nothing is known of its beginning");
+        }
     }
 }

@@ -245,7 +245,7 @@ impl Worker {
         let shared = &self.shared;
         let (client, dst) = flow.key;
         let dispatch = shared.dispatch.load_full();
-        let Some(mut destined) = shared.dns.destined(dst, dispatch.sniffs_tcp(dst.port())) else {
+        let Some(mut destined) = shared.dns.destined(dst, dispatch.sniffs(Network::Tcp, dst.port())) else {
             shared.stats.guarded.add();
             let stage = std::mem::replace(&mut *flow.stage.borrow_mut(), Stage::Over);
             self.give_up(flow);
