@@ -4,7 +4,9 @@ use oneway_lab::client::{Outcome, parallel, wait_until};
 use oneway_lab::harness::TestResult;
 use oneway_lab::servers::origin::port;
 use oneway_lab::topology::address;
-use oneway_lab::{NetNs, Snapshot, Topology};
+use oneway_lab::{Injector, NetNs, Snapshot, Topology};
+use oneway_wire::emit::{TcpHeader, tcp_segment};
+use oneway_wire::tcp::Flags;
 
 use crate::common::{SECOND, TUN, ask, command, expect_connectivity, run, stack, stop};
 use crate::drift::tool;
@@ -66,6 +68,28 @@ pub fn what_begins_to_drop_is_named_once() -> TestResult {
     })?;
     let said = oneway.stderr().matches("none arrives").count();
     assert_eq!(said, 1, "{}", oneway.stderr());
+    oneway.stop(2 * SECOND)?;
+    Ok(())
+}
+
+/// Clients that begin connections and never answer, whatever they are told.
+pub fn a_flood_of_syns_is_not_taken_for_a_filter() -> TestResult {
+    const SYNS: u16 = 20;
+    let lab = Topology::simple()?;
+    let mut oneway = run(&lab.host, &[])?;
+    let injector = Injector::open(&lab.host, TUN)?;
+    let count = || ask(&lab.host, "flows").ok().and_then(|flows| Some(flows["flows"].as_array()?.len()));
+    for n in 0..SYNS {
+        let header = TcpHeader { seq: 1, ack: 0, flags: Flags::SYN, window: 65_535, options: &[] };
+        let mut syn = Vec::new();
+        // Nobody in this host resets what is answered to another one.
+        let from = address::SPARE.v4_port(20_000 + n);
+        tcp_segment(&mut syn, from, address::ORIGIN.v4_port(port::ECHO), &header, &[])?;
+        injector.send(&syn)?;
+    }
+    wait_until(5 * SECOND, "they are taken", || count() == Some(usize::from(SYNS)))?;
+    wait_until(30 * SECOND, "all are given up", || count() == Some(0))?;
+    assert!(!oneway.stderr().contains("none arrives"), "{}", oneway.stderr());
     oneway.stop(2 * SECOND)?;
     Ok(())
 }

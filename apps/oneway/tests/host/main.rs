@@ -94,7 +94,12 @@ fn main() -> std::process::ExitCode {
         handed::a_killed_one_leaves_nothing_in_the_way,
     ];
     let both = lab::each(strategies::each(both));
-    let both = oneway_lab::variants![both, ["system"], filter::what_begins_to_drop_is_named_once];
+    let both = oneway_lab::variants![
+        both,
+        ["system"],
+        filter::what_begins_to_drop_is_named_once,
+        filter::a_flood_of_syns_is_not_taken_for_a_filter,
+    ];
     oneway_lab::variants![
         both,
         ["user"],

@@ -377,13 +377,16 @@ impl Worker {
     /// which the kernel's TCP keeps to itself.
     pub(super) fn forget_waiting(&self, now: Instant) {
         let limit = self.shared.limits.accept;
+        // Of the clients that say no more, as in a flood of SYNs, the kernel's TCP has answered some. What a filter drops it does
+        // not even see.
+        let is_let_in = self.waiting.borrow().values().any(|waiting| waiting.conn.is_answered());
         self.waiting.borrow_mut().retain(|_, waiting| {
             let is_reset = waiting.conn.is_finished();
             let is_late = now.saturating_duration_since(waiting.since) >= limit;
             if is_reset {
                 self.shared.stats.tcp_reset.add();
                 reset(&mut waiting.connected);
-            } else if is_late && waiting.accepted == self.accepted.get() {
+            } else if is_late && !is_let_in && waiting.accepted == self.accepted.get() {
                 // One client that is gone is none of our business; that nobody came since is.
                 self.say_not_let_in(now, &waiting.conn);
             }

@@ -142,6 +142,11 @@ impl<T> Conn<T> {
         self.seen.fetch_or(now, Ordering::AcqRel);
     }
 
+    /// Whether our kernel has said anything in a connection that is open.
+    pub fn is_answered(&self) -> bool {
+        self.seen.load(Ordering::Relaxed) & LOCAL_SPOKE != 0
+    }
+
     /// Whether our kernel keeps nothing of the connection any more: it was reset, or the client closed first and has
     /// acknowledged our FIN. Otherwise our kernel may be in TIME-WAIT.
     pub fn is_finished(&self) -> bool {
