@@ -39,4 +39,4 @@ pub use socks5::datagram::{
     encode_header as encode_datagram_header,
 };
 pub use socks5::{BoundAddr, Reply, Socks5, parse_reply as parse_socks5_reply};
-pub use udp::{Backlog, Fate, PROXY_HEADER_MAX, UdpCounters, UdpPath, UdpReady};
+pub use udp::{Backlog, Fate, PROXY_HEADER_MAX, Room, UdpCounters, UdpPath, UdpReady};

@@ -21,7 +21,7 @@ use oneway_flow::Target;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-pub use backlog::Backlog;
+pub use backlog::{Backlog, Room};
 pub(crate) use direct::open as direct;
 pub(crate) use shadowsocks::open as shadowsocks;
 pub(crate) use socks5::open as socks5;

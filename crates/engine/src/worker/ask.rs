@@ -5,9 +5,11 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 use oneway_flow::Inbound;
+use oneway_outbound::{Backlog, Room};
 use oneway_wire::ip::IpView;
 use oneway_wire::virtio::VirtioNetHdr;
 
@@ -29,12 +31,26 @@ pub(super) struct Kept {
     pub(super) header: VirtioNetHdr,
     pub(super) packet: Box<[u8]>,
     pub(super) inbound: Inbound,
+    _room: Room,
+}
+
+impl Kept {
+    /// None if there is no room.
+    pub(super) fn new(
+        header: &VirtioNetHdr,
+        packet: &[u8],
+        inbound: Inbound,
+        backlog: &Arc<Backlog>,
+    ) -> Option<Self> {
+        let room = backlog.room(packet.len())?;
+        Some(Self { header: *header, packet: packet.into(), inbound, _room: room })
+    }
 }
 
 impl Worker {
     /// Sends on what was kept, as if it had just come.
     pub(super) fn go_on(self: &Rc<Self>, kept: Vec<Kept>) {
-        for Kept { header, packet, inbound } in kept {
+        for Kept { header, packet, inbound, .. } in kept {
             if let Ok(ip) = IpView::parse(&packet) {
                 self.udp(&header, &ip, inbound);
             }
@@ -49,21 +65,20 @@ impl Worker {
         subject: &Subject<'_>,
         missing: Missing,
     ) {
-        let keep = || Kept { header: *header, packet: packet.into(), inbound: subject.inbound };
         let mut asking = self.asking.borrow_mut();
-        let waiting = asking.len();
-        if let Some(kept) = asking.get_mut(&subject.source) {
-            if kept.len() < DATAGRAMS {
-                kept.push(keep());
-            } else {
-                self.shared.stats.udp_refused.add();
-            }
+        let has_room = match asking.get(&subject.source) {
+            Some(kept) => kept.len() < DATAGRAMS,
+            None => asking.len() < CLIENTS,
+        };
+        let keep = || Kept::new(header, packet, subject.inbound, self.shared.udp.backlog());
+        let Some(kept) = has_room.then(keep).flatten() else {
+            return self.shared.stats.udp_refused.add();
+        };
+        let waiting = asking.entry(subject.source).or_default();
+        waiting.push(kept);
+        if waiting.len() > 1 {
             return;
         }
-        if waiting >= CLIENTS {
-            return self.shared.stats.udp_refused.add();
-        }
-        asking.insert(subject.source, vec![keep()]);
         drop(asking);
         let (worker, target) = (Rc::clone(self), subject.target.clone());
         let Subject { network, source, inbound, is_fake, dscp, .. } = *subject;

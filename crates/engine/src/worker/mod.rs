@@ -28,6 +28,7 @@ mod reply;
 mod shortcut;
 mod sniff;
 mod sources;
+mod syn;
 mod tcp;
 mod udp;
 mod user;

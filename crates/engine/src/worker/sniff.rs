@@ -1,5 +1,6 @@
 //! Flows of which only the address is known, and whose first bytes may tell the name.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -21,6 +22,11 @@ use crate::dns::Destined;
 
 /// The first byte of a TLS stream: the content type of handshake records.
 const TLS: u8 = 22;
+
+thread_local! {
+    /// Used within one turn only: a client that is silent has no buffer.
+    static LOOKED_AT: RefCell<Box<[u8]>> = RefCell::new(vec![0; MOST].into_boxed_slice());
+}
 
 /// A connection of which the address is known alone.
 #[derive(Debug)]
@@ -143,7 +149,6 @@ impl Worker {
         upstream: &TcpStream,
         nameless: &Nameless,
     ) -> io::Result<Option<String>> {
-        let mut buffer = vec![0; MOST];
         let mut seen = 0;
         let mut deadline = None;
         loop {
@@ -159,10 +164,17 @@ impl Worker {
                 ready = client.ready(Interest::READABLE) => ready?,
                 () = silent => return Ok(None),
             };
-            // What was seen before is no news.
+            let mut found = Sniffed::Nothing;
             let peeked = client.try_io(Interest::READABLE, || {
-                let (len, _) = rustix::net::recv(client, &mut buffer[..], RecvFlags::PEEK)?;
-                if len > 0 && len == seen { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(len) }
+                LOOKED_AT.with_borrow_mut(|buffer| {
+                    let (len, _) = rustix::net::recv(client, &mut buffer[..], RecvFlags::PEEK)?;
+                    // What was seen before is no news.
+                    if len > 0 && len == seen {
+                        return Err(io::ErrorKind::WouldBlock.into());
+                    }
+                    found = nameless.look(buffer.get(..len).unwrap_or_default());
+                    Ok(len)
+                })
             });
             match peeked {
                 Ok(0) => return Ok(None),
@@ -174,7 +186,7 @@ impl Worker {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) => return Err(error),
             }
-            match nameless.look(buffer.get(..seen).unwrap_or_default()) {
+            match found {
                 Sniffed::Name(name) => return Ok(Some(name)),
                 Sniffed::Nothing => return Ok(None),
                 Sniffed::More => {

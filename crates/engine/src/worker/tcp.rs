@@ -25,7 +25,7 @@ use super::asker::{Asker, GaveUp};
 use super::dials::Place;
 use super::shortcut::{self, Shortcut};
 use super::sniff::{Nameless, Renamed};
-use super::{Shared, Worker, dscp};
+use super::{Shared, Worker, dscp, syn};
 use crate::dispatch::Subject;
 use crate::guard::Destination;
 
@@ -130,7 +130,7 @@ impl Worker {
                 // The latest SYN has the timestamp that the client expects to be echoed (RFC 7323, 3.2).
                 State::Dialing if is_syn => {
                     conn.data.client.again();
-                    *conn.data.syn.lock() = frame.to_vec().into_boxed_slice();
+                    *conn.data.syn.lock() = syn::held_frame(frame);
                 }
                 State::Dialing => shared.stats.ignored.add(),
                 State::Closed if is_syn => self.open(frame, src, dst),
@@ -194,7 +194,7 @@ impl Worker {
             return self.reset(packet);
         };
         let held = Held {
-            syn: Mutex::new(frame.to_vec().into_boxed_slice()),
+            syn: Mutex::new(syn::held_frame(frame)),
             client: Asker::new(),
             shortcut: Shortcut::default(),
         };

@@ -66,7 +66,7 @@ pub(crate) struct Sessions {
     by_group: ByGroup,
     hasher: DefaultHashBuilder,
     count: Mutex<BySource>,
-    /// What the datagrams take that all sessions keep until their outbound is ready.
+    /// What all datagrams take that wait: for an outbound, a name, a program.
     backlog: Arc<Backlog>,
     epoch: Instant,
     /// Seconds since `epoch`, as of the last [`Sessions::sweep`]: a datagram is not worth asking the time for.
@@ -133,6 +133,11 @@ impl Sessions {
     /// How many live.
     pub(crate) fn len(&self) -> usize {
         self.count.lock().len()
+    }
+
+    /// What may be kept of datagrams that wait for whatever it be.
+    pub(super) fn backlog(&self) -> &Arc<Backlog> {
+        &self.backlog
     }
 
     fn shard(&self, key: &Key) -> Option<&RwLock<HashMap<Key, Arc<Session>>>> {
@@ -280,7 +285,7 @@ impl Worker {
         {
             let known = asked.filter(|asked| asked.doubt != Doubt::Now).map(|asked| asked.name);
             is_told = known.is_none();
-            let keep = || Kept { header: *header, packet: ip.packet().into(), inbound };
+            let keep = || Kept::new(header, ip.packet(), inbound, shared.udp.backlog());
             match self.quic_name((client, dst), known, keep, payload, segment, sniff.timeout) {
                 Some(name) => host = name,
                 None => return,
@@ -524,7 +529,7 @@ impl Worker {
             }
             return;
         }
-        match names.next(target.addr, payload, pin) {
+        match names.next(target.addr, payload, &shared.udp.backlog, pin) {
             Some(Next::Send(real)) => self.send(session, &Target::from_addr(real), payload),
             Some(Next::Resolve) => {
                 let (worker, session, target) = (Rc::clone(self), Arc::clone(session), target.clone());

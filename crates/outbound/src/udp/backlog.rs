@@ -1,5 +1,6 @@
 //! How much memory datagrams may take that wait.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// What a datagram that waits takes besides its own bytes.
@@ -31,6 +32,11 @@ impl Backlog {
         fits
     }
 
+    /// The same for as long as what it returns lives.
+    pub fn room(self: &Arc<Self>, bytes: usize) -> Option<Room> {
+        self.take(bytes).then(|| Room { backlog: Arc::clone(self), bytes })
+    }
+
     /// Gives back what [`Self::take`] took for so many datagrams, of so many bytes together.
     pub fn give_back(&self, datagrams: usize, bytes: usize) {
         self.taken.fetch_sub(bytes + datagrams * OVERHEAD, Relaxed);
@@ -39,5 +45,18 @@ impl Backlog {
     /// Bytes that are taken.
     pub fn taken(&self) -> usize {
         self.taken.load(Relaxed)
+    }
+}
+
+/// The room of one datagram.
+#[derive(Debug)]
+pub struct Room {
+    backlog: Arc<Backlog>,
+    bytes: usize,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.backlog.give_back(1, self.bytes);
     }
 }

@@ -4,7 +4,9 @@
 //! before if we resolve the name ourselves, and only then if the proxy does.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
+use oneway_outbound::{Backlog, Room};
 use parking_lot::Mutex;
 
 /// Destinations of one session that are remembered; the one that was sent to longest ago gives way.
@@ -32,8 +34,15 @@ enum Real {
     /// The proxy knows.
     Unheard,
     /// We are asking; these wait.
-    Asking(Vec<Vec<u8>>),
+    Asking(Vec<Kept>),
     At(IpAddr),
+}
+
+/// A datagram that waits, and its room.
+#[derive(Debug)]
+struct Kept {
+    payload: Vec<u8>,
+    _room: Room,
 }
 
 /// What is to be done with a datagram to a fake address that is resolved here.
@@ -71,30 +80,38 @@ impl<P> Names<P> {
         &self,
         fake: SocketAddr,
         payload: &[u8],
+        backlog: &Arc<Backlog>,
         pin: impl FnOnce() -> Option<P>,
     ) -> Option<Next> {
+        let keep = || Some(Kept { payload: payload.to_vec(), _room: backlog.room(payload.len())? });
         let mut list = self.list.lock();
         if !move_to_end(&mut list, fake) {
             let pin = pin()?;
-            push(&mut list, Name { fake, real: Real::Asking(vec![payload.to_vec()]), _pin: pin });
+            let Some(kept) = keep() else { return Some(Next::Drop) };
+            push(&mut list, Name { fake, real: Real::Asking(vec![kept]), _pin: pin });
             return Some(Next::Resolve);
         }
         let name = list.last_mut()?;
         Some(match &mut name.real {
             Real::At(ip) => Next::Send(SocketAddr::new(*ip, fake.port())),
             Real::Asking(waiting) => {
-                let bytes: usize = waiting.iter().map(Vec::len).sum();
-                if waiting.len() < WAITING && bytes + payload.len() <= WAITING_BYTES {
-                    waiting.push(payload.to_vec());
-                    Next::Wait
-                } else {
-                    Next::Drop
+                let bytes: usize = waiting.iter().map(|kept| kept.payload.len()).sum();
+                let fits = waiting.len() < WAITING && bytes + payload.len() <= WAITING_BYTES;
+                match fits.then(keep).flatten() {
+                    Some(kept) => {
+                        waiting.push(kept);
+                        Next::Wait
+                    }
+                    None => Next::Drop,
                 }
             }
-            Real::Unheard => {
-                name.real = Real::Asking(vec![payload.to_vec()]);
-                Next::Resolve
-            }
+            Real::Unheard => match keep() {
+                Some(kept) => {
+                    name.real = Real::Asking(vec![kept]);
+                    Next::Resolve
+                }
+                None => Next::Drop,
+            },
         })
     }
 
@@ -108,7 +125,7 @@ impl<P> Names<P> {
             None => list.remove(at).real,
         };
         match before {
-            Real::Asking(waiting) => waiting,
+            Real::Asking(waiting) => waiting.into_iter().map(|kept| kept.payload).collect(),
             Real::Unheard | Real::At(_) => Vec::new(),
         }
     }
@@ -182,18 +199,32 @@ mod tests {
 
     #[test]
     fn directly_datagrams_wait_for_the_address() {
-        let names = Names::default();
+        let (names, backlog) = (Names::default(), Arc::new(Backlog::new(1 << 20)));
         let pin = || Some(());
-        assert_eq!(names.next(fake(1, 443), b"a", pin), Some(Next::Resolve));
-        assert_eq!(names.next(fake(1, 443), b"b", pin), Some(Next::Wait));
-        assert_eq!(names.next(fake(1, 443), &[0; WAITING_BYTES], pin), Some(Next::Drop));
+        assert_eq!(names.next(fake(1, 443), b"a", &backlog, pin), Some(Next::Resolve));
+        assert_eq!(names.next(fake(1, 443), b"b", &backlog, pin), Some(Next::Wait));
+        assert_eq!(names.next(fake(1, 443), &[0; WAITING_BYTES], &backlog, pin), Some(Next::Drop));
         assert_eq!(names.resolved(fake(1, 443), Some(real(1, 0).ip())), [b"a", b"b"]);
-        assert_eq!(names.next(fake(1, 443), b"c", pin), Some(Next::Send(real(1, 443))));
+        assert_eq!(names.next(fake(1, 443), b"c", &backlog, pin), Some(Next::Send(real(1, 443))));
         assert_eq!(names.source(real(1, 443)), fake(1, 443));
-        assert_eq!(names.next(fake(2, 443), b"x", pin), Some(Next::Resolve));
+        assert_eq!(names.next(fake(2, 443), b"x", &backlog, pin), Some(Next::Resolve));
         assert_eq!(names.resolved(fake(2, 443), None), [b"x"]);
-        assert_eq!(names.next(fake(2, 443), b"y", pin), Some(Next::Resolve), "asked for again");
-        assert_eq!(names.next(fake(3, 443), b"z", || None), None);
+        assert_eq!(names.next(fake(2, 443), b"y", &backlog, pin), Some(Next::Resolve), "asked for again");
+        assert_eq!(names.next(fake(3, 443), b"z", &backlog, || None), None);
+        assert_eq!(names.resolved(fake(2, 443), None), [b"y"]);
+        assert_eq!(backlog.taken(), 0);
+    }
+
+    #[test]
+    fn what_waits_has_no_more_memory_than_there_is() {
+        let backlog = Arc::new(Backlog::new(2500));
+        let [one, other] = [(); 2].map(|()| Names::default());
+        let next = |names: &Names<()>, last| names.next(fake(last, 443), &[0; 1000], &backlog, || Some(()));
+        assert_eq!(next(&one, 1), Some(Next::Resolve));
+        assert_eq!(next(&other, 1), Some(Next::Resolve));
+        assert_eq!([next(&one, 1), next(&one, 2)], [Some(Next::Drop), Some(Next::Drop)], "all is taken");
+        drop(other);
+        assert_eq!([next(&one, 2), next(&one, 1)], [Some(Next::Resolve), Some(Next::Drop)]);
     }
 
     #[test]

@@ -82,7 +82,7 @@ impl Known {
         &mut self,
         key: Key,
         known: Option<Arc<str>>,
-        packet: impl FnOnce() -> Kept,
+        packet: impl FnOnce() -> Option<Kept>,
         payloads: impl Iterator<Item = &'a [u8]>,
     ) -> Next {
         let mut payloads = payloads.peekable();
@@ -94,7 +94,7 @@ impl Known {
             Some(Connection::Asked { quic, kept }) => {
                 let found = look(quic, payloads);
                 if kept.len() < DATAGRAMS {
-                    kept.push(packet());
+                    kept.extend(packet());
                 }
                 let name = match found {
                     Sniffed::More => return Next::Kept,
@@ -111,17 +111,19 @@ impl Known {
             _ => {}
         }
         let mut quic = Quic::default();
-        let name = match look(&mut quic, payloads) {
-            Sniffed::More if self.asked < MOST_ASKED => {
-                self.asked += 1;
-                let kept = vec![packet()];
-                if let Some((_, Connection::Asked { .. })) =
-                    self.connections.push(key, Connection::Asked { quic, kept })
-                {
-                    self.asked -= 1;
-                }
-                return Next::Wait;
+        let found = look(&mut quic, payloads);
+        if found == Sniffed::More
+            && self.asked < MOST_ASKED
+            && let Some(packet) = packet()
+        {
+            self.asked += 1;
+            let asked = Connection::Asked { quic, kept: vec![packet] };
+            if let Some((_, Connection::Asked { .. })) = self.connections.push(key, asked) {
+                self.asked -= 1;
             }
+            return Next::Wait;
+        }
+        let name = match found {
             Sniffed::Name(name) => Some(Arc::from(name)),
             Sniffed::More | Sniffed::Nothing => None,
         };
@@ -149,7 +151,7 @@ impl Worker {
         self: &Rc<Self>,
         key: Key,
         known: Option<Arc<str>>,
-        kept: impl FnOnce() -> Kept,
+        kept: impl FnOnce() -> Option<Kept>,
         payload: &[u8],
         segment: usize,
         timeout: Duration,
@@ -182,12 +184,18 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use oneway_flow::Inbound;
+    use oneway_outbound::Backlog;
     use oneway_wire::virtio::VirtioNetHdr;
 
     use super::*;
 
-    fn packet() -> Kept {
-        Kept { header: VirtioNetHdr::default(), packet: Box::default(), inbound: Inbound::Tun }
+    /// There is room for that.
+    fn packet() -> Option<Kept> {
+        keep(&Arc::new(Backlog::new(1024)))
+    }
+
+    fn keep(backlog: &Arc<Backlog>) -> Option<Kept> {
+        Kept::new(&VirtioNetHdr::default(), &[0; 500], Inbound::Tun, backlog)
     }
 
     fn key(port: u16) -> Key {
@@ -218,6 +226,21 @@ mod tests {
         assert!(matches!(next(2000, b"no QUIC"), Next::Go(None)));
         assert_eq!(known.asked, MOST_ASKED);
         assert!(known.connections.peek(&key(2000)).is_none());
+    }
+
+    #[test]
+    fn what_waits_has_no_more_memory_than_there_is() {
+        let names = QuicNames::default();
+        let mut known = names.0.lock();
+        let (backlog, first) = (Arc::new(Backlog::new(1500)), first());
+        let mut next = |port| known.next(key(port), None, || keep(&backlog), std::iter::once(&first[..]));
+        assert!(matches!([next(1), next(2)], [Next::Wait, Next::Wait]));
+        assert!(matches!(next(1), Next::Kept), "lost");
+        assert!(matches!(next(3), Next::Go(None)), "by its address");
+        let kept = known.answer(key(1), None);
+        assert_eq!(kept.len(), 1);
+        drop((kept, known.answer(key(2), None)));
+        assert_eq!(backlog.taken(), 0);
     }
 
     #[test]

@@ -43,7 +43,7 @@ use tokio::sync::mpsc::Receiver;
 use super::asker::{Asker, GaveUp};
 use super::dials::Place;
 use super::sniff::Nameless;
-use super::{Phase, Worker, dscp};
+use super::{Phase, Worker, dscp, syn};
 use crate::dispatch::Subject;
 use crate::guard::Destination;
 use buffers::{BufferPool, Chunk};
@@ -122,7 +122,7 @@ impl Worker {
                     dialing.client.again();
                     // The latest SYN has the timestamp that the client expects to be echoed (RFC 7323, 3.2).
                     dialing.syn = dialing.syn.again(syn);
-                    dialing.packet = packet.into();
+                    dialing.packet = syn::held(packet);
                 }
             }
             Stage::Open(open) => match self.segment(&flow, open, &segment) {
@@ -229,7 +229,7 @@ impl Worker {
         let id = self.user.next_id.get();
         self.user.next_id.set(id + 1);
         let asker = Rc::new(Asker::new());
-        let dialing = Dialing { syn, packet: packet.into(), client: Rc::clone(&asker) };
+        let dialing = Dialing { syn, packet: syn::held(packet), client: Rc::clone(&asker) };
         let flow = Rc::new(Flow { key, id, stage: RefCell::new(Stage::Dialing(dialing)) });
         self.user.flows.borrow_mut().insert(key, Rc::clone(&flow));
         shared.tcp_live.fetch_add(1, Ordering::Relaxed);
