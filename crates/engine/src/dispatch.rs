@@ -487,11 +487,6 @@ impl Dispatch {
         found
     }
 
-    /// The outbound that flows to `host` take by the one of this number: itself, unless it is a group.
-    pub(crate) fn settle(&self, id: u32, host: &str) -> &Arc<Entry> {
-        self.by_id(self.member(id, Key { target: number_of(host), source: None }, false).0)
-    }
-
     /// Whether an outbound works, as far as is known, and for `udp` whether it carries that.
     pub(crate) fn works(&self, id: u32, udp: bool) -> bool {
         let entry = self.by_id(id);

@@ -484,3 +484,57 @@ pub fn what_reaches_a_destination_is_found_out_and_remembered() -> TestResult {
     }
     Ok(())
 }
+
+/// Whether all members of the group have been checked, and work.
+fn are_checked(host: &NetNs) -> bool {
+    let is_checked = |member: &Value| member["works"] == true && member["check_us"].is_u64();
+    ask(host, "status").is_ok_and(|status| {
+        let outbounds = status["outbounds"].as_array().into_iter().flatten();
+        let members = outbounds.filter(|outbound| outbound["name"] == "group").map(|group| &group["members"]);
+        members.filter_map(Value::as_array).all(|members| members.iter().all(is_checked))
+    })
+}
+
+/// The members of members are tried, and a check finds out by trying, too: the first of the inner group reaches nothing.
+pub fn members_of_members_are_tried_and_checked() -> TestResult {
+    const INNER: &str =
+        "[outbound.inner]\ntype = \"probe\"\nmembers = [\"block\", \"two\"]\ntimeout = \"1s\"";
+    let proxies = Proxies::new()?;
+    let host = &proxies.lab.host;
+    let to = address::ORIGIN.v4_port(port::ECHO);
+    {
+        let _oneway = proxies
+            .run(&format!("type = \"probe\"\nmembers = [\"inner\", \"one\"]\ntimeout = \"1s\"\n{INNER}"))?;
+        assert!(tries(host, to));
+        assert_eq!(
+            proxies.carried(to),
+            (0, 1),
+            "the next member of the inner group, before that of the outer one"
+        );
+    }
+    let _oneway = proxies.run(&format!(
+        "type = \"fallback\"\nmembers = [\"inner\", \"one\"]\nurl = \"URL\"\ninterval = \"1s\"\n{INNER}"
+    ))?;
+    wait_until(10 * SECOND, "both members are checked, and work", || are_checked(host))?;
+    assert_eq!(taken(host)?, ["inner"]);
+    Ok(())
+}
+
+/// Of a selection, to the group around it, what was selected counts.
+pub fn a_selection_that_is_down_is_left() -> TestResult {
+    let mut proxies = Proxies::new()?;
+    let _oneway = proxies.run(
+        "type = \"fallback\"\nmembers = [\"chosen\", \"two\"]\nurl = \"URL\"\ninterval = \"1h\"\n\
+         [outbound.chosen]\ntype = \"select\"\nmembers = [\"one\", \"direct\"]",
+    )?;
+    let host = proxies.lab.host.clone();
+    let to = address::ORIGIN.v4_port(port::ECHO);
+    wait_until(10 * SECOND, "both members are checked, and work", || are_checked(&host))?;
+    assert!(tries(&host, to));
+    assert_eq!(proxies.carried(to), (1, 0));
+    proxies.one = None;
+    assert!(!tries(&host, to), "that it is gone is noticed by a flow");
+    assert!(tries(&host, to));
+    assert_eq!((proxies.carried(to), taken(&host)?), ((0, 1), vec!["two".to_owned()]));
+    Ok(())
+}

@@ -136,6 +136,8 @@ fn main() -> std::process::ExitCode {
         groups::a_selection_survives,
         groups::flows_are_spread,
         groups::flows_are_spread_below_a_group_that_finds_out_by_trying,
+        groups::members_of_members_are_tried_and_checked,
+        groups::a_selection_that_is_down_is_left,
         groups::datagrams_take_a_member_that_carries_them,
         groups::datagrams_stay_with_their_member,
         groups::datagrams_leave_a_member_that_is_gone,

@@ -36,6 +36,22 @@ impl Dispatch {
         }
         (id, probe)
     }
+
+    /// What this outbound leads to: what flows leave by, or a group that finds out by trying, which is given then.
+    pub(super) fn to_probe(&self, mut id: u32, key: Key, takes_turns: bool) -> (u32, Option<&Group>) {
+        while let Some(group) = &self.by_id(id).group {
+            if group.is_probe() {
+                group.is_used();
+                return (id, Some(group));
+            }
+            let works = |member| self.works(member, false);
+            id = match takes_turns {
+                true => group.pick_in_turn(key, works, |_| true),
+                false => group.pick(key, works, |_| true),
+            };
+        }
+        (id, None)
+    }
 }
 
 impl<'a> Choice<'a> {

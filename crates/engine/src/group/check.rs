@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::Group;
+use super::{Group, number_of};
 use crate::config::{CheckSpec, GroupKind};
 use crate::dispatch::{Dispatch, Entry};
 use crate::worker::Shared;
@@ -174,23 +174,51 @@ async fn measure(
     timeout(check.timeout, asked).await.unwrap_or(Err(Failed::Silent(check.timeout)))
 }
 
+/// Connects as a flow would. Below a group that finds out by trying, each way but the last has half of the time that is left.
 async fn connect(
     shared: &Arc<Shared>,
     dispatch: &Dispatch,
     id: u32,
     check: &CheckSpec,
 ) -> Result<Connected, DialError> {
+    let until = tokio::time::Instant::now() + check.timeout;
     let host: Arc<str> = check.url.host.as_str().into();
-    let entry = dispatch.settle(id, &host);
     let port = check.url.port.get();
-    let target = match check.url.ip() {
-        Some(ip) => Target::from_addr(SocketAddr::new(ip, port)),
-        None => Target { addr: (Ipv4Addr::UNSPECIFIED, port).into(), host: Some(host) },
+    let (key, target) = match check.url.ip() {
+        Some(ip) => (number_of(ip), Target::from_addr(SocketAddr::new(ip, port))),
+        None => {
+            let key = number_of(&*host);
+            (key, Target { addr: (Ipv4Addr::UNSPECIFIED, port).into(), host: Some(host) })
+        }
     };
-    if entry.is_direct() && target.host.is_some() {
-        return shared.dns.connect(&shared.egress, &target).await;
+    let mut failed = DialError::Blocked;
+    for way in dispatch.ways(id, key) {
+        let entry = dispatch.by_id(way.id);
+        let connect = async {
+            if entry.is_direct() && target.host.is_some() {
+                return shared.dns.connect(&shared.egress, &target).await;
+            }
+            entry.outbound.connect(&shared.egress, &target).await
+        };
+        let result = match way.is_last {
+            true => connect.await,
+            false => {
+                let half = (until - tokio::time::Instant::now()) / 2;
+                match timeout(way.patience().min(half), connect).await {
+                    Ok(result) => result,
+                    Err(_) => continue,
+                }
+            }
+        };
+        match result {
+            Ok(connected) => {
+                way.reached();
+                return Ok(connected);
+            }
+            Err(error) => failed = error,
+        }
     }
-    entry.outbound.connect(&shared.egress, &target).await
+    Err(failed)
 }
 
 /// The status of an answer, once its head is complete.

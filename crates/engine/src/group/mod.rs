@@ -192,14 +192,25 @@ impl Group {
         self.members.iter().position(|member| member.id == id).is_some_and(|at| self.passed(at))
     }
 
-    /// Whether any member is of any use to a flow.
+    /// Whether any member that a flow may take is of any use to it.
     pub(crate) fn carries(&self, carries: impl Fn(u32) -> bool) -> bool {
-        self.members().any(carries)
+        self.takeable().any(|at| carries(self.id(at)))
     }
 
-    /// Whether any member works, as far as is known.
+    /// Whether any member that a flow may take works, as far as is known.
     pub(crate) fn works(&self, works: impl Fn(u32) -> bool) -> bool {
-        (0..self.members.len()).any(|at| self.passed(at) && works(self.id(at)))
+        self.takeable().any(|at| self.passed(at) && works(self.id(at)))
+    }
+
+    /// The places of the members that a flow may take, whatever works.
+    fn takeable(&self) -> std::ops::Range<usize> {
+        match self.kind {
+            GroupKind::Select => {
+                let chosen = self.chosen.load(Relaxed);
+                chosen..chosen + 1
+            }
+            _ => 0..self.members.len(),
+        }
     }
 
     /// Makes a member the one that is taken; false if it is none, or nothing can be selected here.
@@ -367,6 +378,9 @@ mod tests {
         assert!(!group.select(6));
         assert_eq!(pick(&group, key(1), |_| true), 9);
         assert!(!self::group(GroupKind::Fallback).select(9));
+        // To a group that it is a member of, the others are of no use.
+        assert!(group.works(|id| id == 9) && !group.works(|id| id != 9));
+        assert!(group.carries(|id| id == 9) && !group.carries(|id| id != 9));
     }
 
     #[test]

@@ -49,15 +49,14 @@ impl Worker {
         destined: &Destined,
     ) -> Result<Connected, DialError> {
         let mut failed = DialError::Blocked;
-        let attempts = choice.attempts(subject);
-        let last = attempts.len().saturating_sub(1);
-        for (n, attempt) in attempts.enumerate() {
-            if !attempt.choice.is_open(subject).await {
+        for attempt in choice.attempts(subject) {
+            let by = choice.by(&attempt);
+            if !by.is_open(subject).await {
                 continue;
             }
-            *choice = attempt.choice;
+            *choice = by;
             let connect = self.connect(choice.entry, destined);
-            let result = match n == last {
+            let result = match attempt.is_last {
                 true => connect.await,
                 false => match timeout(attempt.patience(), connect).await {
                     Ok(result) => result,
@@ -72,7 +71,7 @@ impl Worker {
                 Err(error) => {
                     let outbound = &choice.entry.name;
                     tracing::debug!(target = %destined.target, %outbound, %error, "tried in vain");
-                    if n < last {
+                    if !attempt.is_last {
                         choice.entry.observe(Some(&error));
                     }
                     failed = error;
