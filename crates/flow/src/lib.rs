@@ -15,6 +15,6 @@ pub use process::{Listener, Owner, Owners, Process, is_orphan, listener};
 pub use relay::{
     End, PipePool, Relay, Side, Tunnel, block_sigpipe, bound_unsent, segment_size, unacknowledged,
 };
-pub use stream::{poll_read_by, reset_on_close};
+pub use stream::{HEARD, SEEN, poll_read_by, reset_on_close};
 pub use table::{Flow, FlowGuard, FlowInfo, FlowTable};
 pub use target::{Arrival, Inbound, Network, Target};

@@ -10,6 +10,14 @@ use tokio::net::TcpStream;
 
 use crate::relay::is_at_mark;
 
+/// What a server says and resets at once is heard by a client that is told of the reset so much later. Told at once, its `connect`
+/// fails before it could have read anything: its kernel has both before the program runs again, as we are nearer to it than the
+/// server is.
+pub const HEARD: Duration = Duration::from_millis(20);
+
+/// A connection that there has been for so long has been seen by its client.
+pub const SEEN: Duration = Duration::from_secs(1);
+
 /// Has the kernel send a RST when the socket is closed (`SO_LINGER` with time 0).
 pub fn reset_on_close(socket: &TcpStream) {
     // On a socket that failed already there is nothing left to reset.

@@ -80,6 +80,7 @@ fn main() -> std::process::ExitCode {
         streams::an_end_waits_for_a_client_that_reads_nothing,
         streams::urgent_bytes_are_bytes,
         streams::an_answer_before_a_reset_is_heard,
+        streams::words_before_an_immediate_reset_are_heard,
         streams::an_answer_to_half_an_upload_is_heard,
         streams::short_flows_leave_nothing,
         streams::every_proxy_protocol_carries,

@@ -312,3 +312,33 @@ pub fn every_proxy_protocol_carries() -> TestResult {
     }
     Ok(())
 }
+
+/// A server that says something and resets the connection as soon as it has accepted it. Without anything between them half of
+/// it may be lost: the client's kernel has all of it, the reset as well, before `connect` has returned.
+pub fn words_before_an_immediate_reset_are_heard() -> TestResult {
+    const TIMES: usize = 40;
+    const WORDS: usize = 10_000;
+    let (lab, _oneway) = lab(None, &[])?;
+    for to in address::SPARE.ports(5001) {
+        let listener = lab.net.run(|| TcpListener::bind(to))??;
+        let heard = std::thread::scope(|scope| -> Result<usize, Failed> {
+            scope.spawn(|| {
+                for mut stream in listener.incoming().flatten().take(TIMES) {
+                    let _ = stream.write_all(&pattern::bytes(WORDS));
+                    let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+                }
+            });
+            let mut heard = 0;
+            for _ in 0..TIMES {
+                let dial = lab.host.client().tcp(to, 5 * SECOND)?;
+                heard +=
+                    usize::from(dial.stream.is_some_and(|mut client| is_heard(&mut client, WORDS).is_ok()));
+            }
+            Ok(heard)
+        })?;
+        // A busy machine may have kept the client from running for long.
+        assert!(heard >= TIMES * 3 / 4, "{to}: {heard} of {TIMES}");
+        no_flow_is_left(&lab.host)?;
+    }
+    Ok(())
+}

@@ -9,13 +9,13 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::ops::Deref;
 use std::pin::Pin;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
-use crate::stream::reset_on_close;
+use crate::stream::{HEARD, SEEN, reset_on_close};
 use direction::{Direction, Passed};
 pub(crate) use sending::is_at_mark;
 pub use sending::{bound_unsent, segment_size, unacknowledged};
@@ -90,11 +90,21 @@ pub struct Relay<'a, S> {
 impl<S: Deref<Target = TcpStream>> Relay<'_, S> {
     /// Carries bytes until both ends are closed, one fails, or `stop` resolves.
     ///
-    /// A FIN travels as a FIN (half-close) and a RST as a RST, also to an end that takes nothing.
+    /// A FIN travels as a FIN (half-close) and a RST as a RST, also to an end that takes nothing; and not before the client could have
+    /// heard what came before it.
     pub async fn run(self, pipes: &PipePool, stop: impl Future<Output = ()>) -> End {
         let Self { client, upstream, tunnel, early, up, down, half_closed_limit } = self;
+        let begun = Instant::now();
+        let carried = async {
+            let end = carry(&client, &upstream, tunnel, early, (up, down), half_closed_limit, pipes).await;
+            let is_by_server = matches!(end, End::Reset { by: Side::Upstream, .. });
+            if is_by_server && down.load(Relaxed) > 0 && begun.elapsed() < SEEN {
+                tokio::time::sleep(HEARD).await;
+            }
+            end
+        };
         let end = tokio::select! {
-            end = carry(&client, &upstream, tunnel, early, (up, down), half_closed_limit, pipes) => end,
+            end = carried => end,
             () = stop => End::Stopped,
         };
         if !matches!(end, End::Closed) {

@@ -225,3 +225,20 @@ fn an_idle_relay_is_small() {
     let size = std::mem::size_of::<Half<'_>>();
     assert!(size <= 112, "{size} bytes for one direction");
 }
+
+#[test]
+fn what_is_said_right_before_a_reset_may_be_heard_before_it() {
+    local(async {
+        let begun = Instant::now();
+        let (mut client, mut server, task) = relayed(LONG, b"").await;
+        server.write_all(b"words").await.unwrap();
+        reset_on_close(&server);
+        drop(server);
+        let (end, _, down) = task.await.unwrap();
+        assert!(matches!(end, End::Reset { by: Side::Upstream, .. }), "{end:?}");
+        assert!(begun.elapsed() >= HEARD, "{:?}", begun.elapsed());
+        let mut heard = Vec::new();
+        let error = client.read_to_end(&mut heard).await.unwrap_err();
+        assert_eq!((&heard[..], down, error.kind()), (&b"words"[..], 5, io::ErrorKind::ConnectionReset));
+    });
+}

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
-use oneway_flow::FlowGuard;
+use oneway_flow::{FlowGuard, HEARD, SEEN};
 use oneway_stack::tcp::{Connection, State, Syn, Time};
 
 use super::Key;
@@ -76,6 +76,18 @@ pub(super) struct Open {
     pub(super) given_up: bool,
     /// The outbound took no more: what it said before is passed on, and then both ends are reset.
     pub(super) write_failed: bool,
+    /// When that is, if what was said comes right before.
+    pub(super) telling: Telling,
+}
+
+/// When a client is told that its server has reset the connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Telling {
+    /// It has not.
+    #[default]
+    Never,
+    At(Time),
+    Now,
 }
 
 /// What an outbound had to read.
@@ -94,6 +106,9 @@ impl Open {
         pool: &Rc<BufferPool>,
         mut transmit: impl FnMut(&mut Connection<Chunk>),
     ) -> bool {
+        if matches!(self.telling, Telling::At(at) if at <= now) {
+            self.telling = Telling::Now;
+        }
         let waker = self.waker.clone();
         let mut cx = Context::from_waker(&waker);
         self.upload(now, &mut cx);
@@ -120,6 +135,11 @@ impl Open {
             }
         };
         transmit(&mut self.conn);
+        if broken && self.is_to_be_heard(now) {
+            // What there is to read then is no end of the stream.
+            self.write_failed = true;
+            broken = false;
+        }
         // What has ended with a reset holds nothing, and has not delivered it.
         if self.conn.broken().is_none() {
             let held = if broken { self.conn.unsent() } else { self.conn.queued() };
@@ -135,6 +155,23 @@ impl Open {
             transmit(&mut self.conn);
         }
         more
+    }
+
+    /// Whether its client is yet to hear what its server has said before it has reset the connection.
+    fn is_to_be_heard(&mut self, now: Time) -> bool {
+        if self.read == 0 || self.conn.broken().is_some() {
+            return false;
+        }
+        // It does not know yet that it is connected.
+        if self.conn.state() == State::SynReceived {
+            return true;
+        }
+        self.telling = match self.telling {
+            Telling::Never if now < self.answered + SEEN => Telling::At(now + HEARD),
+            Telling::Never => Telling::Now,
+            telling => telling,
+        };
+        self.telling != Telling::Now
     }
 
     /// Gives the outbound what came from the client and waits, and the end of it.
@@ -236,7 +273,11 @@ impl Open {
     pub(super) fn next_timeout(&self, limits: &Limits) -> Option<Time> {
         let connection = self.conn.next_timeout();
         let naming = self.naming.as_ref().and_then(|naming| naming.deadline);
-        [connection, self.silent_at(limits), naming].into_iter().flatten().min()
+        let telling = match self.telling {
+            Telling::At(at) => Some(at),
+            Telling::Never | Telling::Now => None,
+        };
+        [connection, self.silent_at(limits), naming, telling].into_iter().flatten().min()
     }
 
     /// When a client has not finished the handshake for too long, or a half-closed connection has been silent for too long, as

@@ -47,7 +47,7 @@ use super::{Phase, Worker, dscp, syn};
 use crate::dispatch::Subject;
 use crate::guard::Destination;
 use buffers::{BufferPool, Chunk};
-use flow::{Dialing, Flow, Open, Stage};
+use flow::{Dialing, Flow, Open, Stage, Telling};
 use naming::Naming;
 pub(crate) use owners::Owners;
 pub(crate) use paths::Paths;
@@ -358,6 +358,7 @@ impl Worker {
             naming,
             given_up: false,
             write_failed: false,
+            telling: Telling::default(),
         };
         *flow.stage.borrow_mut() = Stage::Open(Box::new(open));
         self.drive(now, flow);
