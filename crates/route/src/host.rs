@@ -135,6 +135,9 @@ pub struct Route {
     pub metric: u32,
     /// The next hops of a multipath route.
     pub next_hops: Vec<NextHop>,
+    /// The next-hop object that it has its next hops from (`ip nexthop`), by number.
+    #[serde(default)]
+    pub nexthop: Option<u32>,
     /// All other attributes, in words; compared but not understood.
     pub other: Vec<String>,
 }
@@ -171,6 +174,7 @@ impl Route {
             prefsrc: None,
             metric: 0,
             next_hops: Vec::new(),
+            nexthop: None,
             other: Vec::new(),
         }
     }

@@ -382,6 +382,36 @@ pub fn default_routes_in_another_table() -> TestResult {
     Ok(())
 }
 
+/// The default routes name objects, and the kernel tells nothing else of them. To change an object changes no route.
+pub fn next_hop_objects_are_followed() -> TestResult {
+    for options in [&[][..], &["--protect", "bind"]] {
+        let lab = Topology::standard()?;
+        let host = &lab.host;
+        host.set_sysctl("ipv4/nexthop_compat_mode", "0")?;
+        let object =
+            |id: u32, via: &str, device: &str| format!("ip nexthop replace id {id} via {via} dev {device}");
+        for (ip, id, via) in [("ip", 41, "192.0.2.1"), ("ip -6", 61, "2001:db8:1::1")] {
+            while tool(host, &format!("{ip} route del default")).is_ok() {}
+            tool(host, &object(id, via, UP1))?;
+            tool(host, &format!("{ip} route add default nhid {id}"))?;
+        }
+        let mut oneway = run(host, options)?;
+        works(host, "it works at the start", &oneway)?;
+        assert!(uplink_is(host, Some(UP1)), "{options:?}");
+        tool(host, &object(41, "192.0.2.65", UP2))?;
+        tool(host, &object(61, "2001:db8:2::1", UP2))?;
+        wait_until(WORKS, "the other device is the uplink", || uplink_is(host, Some(UP2)))?;
+        works(host, "by the other device", &oneway)?;
+        for id in [41, 61] {
+            tool(host, &format!("ip nexthop del id {id}"))?;
+        }
+        wait_until(WORKS, "there is no uplink", || uplink_is(host, None))?;
+        let (status, _) = oneway.stop(2 * SECOND)?;
+        assert!(status.success(), "{}", oneway.stderr());
+    }
+    Ok(())
+}
+
 /// Somebody has it looked strictly at where packets come from, while we run.
 pub fn a_reverse_path_filter_that_comes_later() -> TestResult {
     for options in [&[][..], &["--protect", "bind"]] {

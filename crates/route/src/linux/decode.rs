@@ -160,6 +160,7 @@ pub(super) fn route(message: &RouteMessage) -> Option<Route> {
         prefsrc: None,
         metric: 0,
         next_hops: Vec::new(),
+        nexthop: None,
         other: Vec::new(),
     };
     for attribute in &message.attributes {
@@ -176,6 +177,7 @@ pub(super) fn route(message: &RouteMessage) -> Option<Route> {
                 route.next_hops =
                     hops.iter().map(|h| next_hop(h.interface_index, h.hops, &h.attributes)).collect();
             }
+            RouteAttribute::NhId(id) => route.nexthop = Some(*id),
             // Counters and ages.
             RouteAttribute::CacheInfo(_) | RouteAttribute::Expires(_) => {}
             other => route.other.push(format!("{other:?}")),

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::netlink::{Netlink, acknowledgement, decode, sock_diag_request};
+use super::netlink::{Netlink, acknowledgement, decode, raw_request};
 use crate::error::RouteError;
 
 const SOCK_DESTROY: u16 = 21;
@@ -47,7 +47,7 @@ fn request(own: SocketAddr, peer: SocketAddr, sequence: u32) -> Vec<u8> {
     bytes.extend(address(peer.ip()));
     bytes.extend(0_u32.to_ne_bytes());
     bytes.extend([0xff; 8]);
-    sock_diag_request(SOCK_DESTROY, NLM_F_REQUEST_ACK, sequence, &bytes)
+    raw_request(SOCK_DESTROY, NLM_F_REQUEST_ACK, sequence, &bytes)
 }
 
 fn address(ip: IpAddr) -> [u8; 16] {

@@ -4,7 +4,8 @@ use netlink_packet_route::RouteNetlinkMessage;
 
 use super::monitor::note;
 use super::netlink::{Message, acknowledgement, attributes, each, parse};
-use super::{cgroup, decode, listener, nft, query, serving};
+use super::nexthop::{Nexthops, RTM_NEWNEXTHOP};
+use super::{cgroup, decode, listener, nexthop, nft, query, serving};
 use crate::host::Snapshot;
 use crate::id::{Family, Mark};
 use crate::model::{Packet, classes, decide, foreign_ways, planned};
@@ -18,13 +19,18 @@ const NLMSG_ERROR: u16 = 2;
 /// Destinations that the model is asked about.
 const MOST: usize = 32;
 
-/// Links, addresses, routes, rules and refusals, one after the other.
+/// Links, addresses, routes, next-hop objects, rules and refusals, one after the other.
 pub fn routing(datagram: &[u8]) {
     note(&mut Changes::default(), datagram);
     let mut host = Snapshot::default();
+    let mut objects = Nexthops::new();
     let outcome = each(WHAT, datagram, |_, flags, message| {
         if message.kind == NLMSG_ERROR {
             drop(acknowledgement(WHAT, flags, message.payload)?);
+            return Ok(false);
+        }
+        if message.kind == RTM_NEWNEXTHOP {
+            objects.extend(nexthop::read(message.payload));
             return Ok(false);
         }
         match parse(WHAT, &message)? {
@@ -41,6 +47,7 @@ pub fn routing(datagram: &[u8]) {
         }
         Ok(false)
     });
+    nexthop::resolve(&mut host.routes, &objects);
     if outcome.is_ok() {
         think(host);
     }

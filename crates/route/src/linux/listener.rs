@@ -1,6 +1,6 @@
 //! Whose a listening Unix socket is, by `NETLINK_SOCK_DIAG` (sock_diag(7)): without a connection, which nobody may accept.
 
-use super::netlink::{Message, Netlink, attributes, sock_diag_request};
+use super::netlink::{Message, Netlink, attributes, raw_request};
 use crate::error::RouteError;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -46,5 +46,5 @@ fn request(sequence: u32) -> Vec<u8> {
     bytes.extend(SHOW.to_ne_bytes());
     // Whatever its cookie.
     bytes.extend([0xff; 8]);
-    sock_diag_request(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST_DUMP, sequence, &bytes)
+    raw_request(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST_DUMP, sequence, &bytes)
 }

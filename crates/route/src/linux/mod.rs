@@ -14,6 +14,7 @@ mod listener;
 mod missing;
 mod monitor;
 mod netlink;
+mod nexthop;
 mod nft;
 mod query;
 mod resolved;

@@ -11,6 +11,7 @@ use rustix::fs::inotify;
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
+use super::nexthop::{RTM_DELNEXTHOP, RTM_NEWNEXTHOP};
 use crate::error::RouteError;
 use crate::monitor::Changes;
 use crate::os::cgroup::Root;
@@ -24,9 +25,11 @@ const RTNLGRP_IPV6_ROUTE: u32 = 11;
 const RTNLGRP_IPV6_RULE: u32 = 19;
 /// Some of the switches of devices, `rp_filter` among them (`devinet_conf_proc`, net/ipv4/devinet.c).
 const RTNLGRP_IPV4_NETCONF: u32 = 24;
+/// Where routes name objects, nothing but the object may change (`nexthop_replace_notify`, net/ipv4/nexthop.c).
+const RTNLGRP_NEXTHOP: u32 = 32;
 const NFNLGRP_NFTABLES: u32 = 7;
 
-const ROUTING: [u32; 8] = [
+const ROUTING: [u32; 9] = [
     RTNLGRP_LINK,
     RTNLGRP_IPV4_IFADDR,
     RTNLGRP_IPV4_ROUTE,
@@ -35,6 +38,7 @@ const ROUTING: [u32; 8] = [
     RTNLGRP_IPV6_ROUTE,
     RTNLGRP_IPV6_RULE,
     RTNLGRP_IPV4_NETCONF,
+    RTNLGRP_NEXTHOP,
 ];
 
 /// One message of these is a few hundred bytes; the kernel puts several of a dump together, but no announcements.
@@ -178,7 +182,7 @@ pub(super) fn note(changes: &mut Changes, mut rest: &[u8]) {
             // RTM_NEWLINK, RTM_NEWNETCONF and those that delete.
             16 | 17 | 80 | 81 => changes.links = true,
             20 | 21 => changes.addresses = true,
-            24 | 25 => changes.routes = true,
+            24 | 25 | RTM_NEWNEXTHOP | RTM_DELNEXTHOP => changes.routes = true,
             32 | 33 => changes.rules = true,
             kind if kind >> 8 == NFNL_SUBSYS_NFTABLES => changes.nftables = true,
             _ => {}

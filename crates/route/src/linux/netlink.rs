@@ -259,8 +259,8 @@ pub(super) fn each(
     Ok(false)
 }
 
-/// A message of sock_diag(7): `struct nlmsghdr`, then `body`.
-pub(super) fn sock_diag_request(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
+/// A message of what `netlink-packet-route` does not know, as of sock_diag(7): `struct nlmsghdr`, then `body`.
+pub(super) fn raw_request(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
     let length = (HEADER + body.len()) as u32;
     let mut bytes = Vec::with_capacity(HEADER + body.len());
     bytes.extend(length.to_ne_bytes());

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::netlink::{Netlink, sock_diag_request};
+use super::netlink::{Netlink, raw_request};
 use crate::error::RouteError;
 use crate::nft::{TCP, UDP};
 
@@ -102,5 +102,5 @@ fn request(protocol: u8, family: u8, states: u32, sequence: u32) -> Vec<u8> {
     bytes.extend([family, protocol, 0, 0]);
     bytes.extend(states.to_ne_bytes());
     bytes.resize(56, 0);
-    sock_diag_request(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST_DUMP, sequence, &bytes)
+    raw_request(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST_DUMP, sequence, &bytes)
 }

@@ -69,6 +69,7 @@ impl Netlink {
                 _ => None,
             })?);
         }
+        self.resolve(&mut routes)?;
         Ok(routes)
     }
 

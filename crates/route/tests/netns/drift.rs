@@ -69,7 +69,7 @@ fn remove(change: &Change) {
 }
 
 #[allow(clippy::disallowed_methods, reason = "another program is what is played")]
-fn run(words: &str) {
+pub fn run(words: &str) {
     let words: Vec<&str> = words.split_whitespace().collect();
     let out = std::process::Command::new(words[0]).args(&words[1..]).output().unwrap();
     assert!(out.status.success(), "{words:?}: {}", String::from_utf8_lossy(&out.stderr));
@@ -270,6 +270,9 @@ fn the_kernel_announces_every_kind_of_change() {
         told("ip -6 route add 2001:db8:7::/64 dev eth0 table 7", |c| c.routes);
         told("ip route del 198.51.100.128/25 table 7", |c| c.routes);
         told("ip -6 route del 2001:db8:7::/64 table 7", |c| c.routes);
+        told("ip nexthop add id 7 dev eth0", |c| c.routes);
+        told("ip nexthop replace id 7 dev eth1", |c| c.routes);
+        told("ip nexthop del id 7", |c| c.routes);
         told("ip address add 192.0.2.77/24 dev eth0", |c| c.addresses);
         told("ip -6 address add 2001:db8:a::77/64 dev eth0", |c| c.addresses);
         told("ip link set dev eth1 down", |c| c.links);

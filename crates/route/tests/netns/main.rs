@@ -23,6 +23,8 @@ mod model;
 #[cfg(target_os = "linux")]
 mod namespace;
 #[cfg(target_os = "linux")]
+mod nexthop;
+#[cfg(target_os = "linux")]
 mod resolver;
 #[cfg(target_os = "linux")]
 mod roundtrip;
@@ -45,6 +47,7 @@ fn main() -> std::process::ExitCode {
         crash::trials(),
         model::trials(),
         large::trials(),
+        nexthop::trials(),
         resolver::trials(),
     ]
     .concat_all();
