@@ -89,7 +89,8 @@ pub struct RouteSpec {
     pub dst: IpNet,
     /// The device; `None` makes it a `throw` route, or one that refuses.
     pub dev: Option<String>,
-    /// The next hop; `None` is on-link.
+    /// The next hop, of the destination's family or not (RFC 5549); `None` is on-link. It is one that the host has a route by,
+    /// and so taken to be on the link (`onlink`) whether or not an address or a route of main says so.
     #[serde(default)]
     pub gateway: Option<IpAddr>,
     /// The preferred source address.
@@ -305,11 +306,16 @@ impl Display for Words<'_, RouteSpec> {
         } else {
             write!(f, "{dst}")?
         }
-        if let Some(gateway) = gateway {
-            write!(f, " via {gateway}")?;
+        match gateway {
+            Some(gateway) if gateway.is_ipv6() != dst.addr().is_ipv6() => write!(f, " via inet6 {gateway}")?,
+            Some(gateway) => write!(f, " via {gateway}")?,
+            None => {}
         }
         if let Some(dev) = dev {
             write!(f, " dev {dev}")?;
+        }
+        if gateway.is_some() {
+            f.write_str(" onlink")?;
         }
         if let Some(src) = src {
             write!(f, " src {src}")?;

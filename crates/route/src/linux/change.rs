@@ -9,7 +9,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
-    RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
+    RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType, RouteVia,
 };
 use netlink_packet_route::rule::{
     RuleAction as Action, RuleAttribute, RuleFlags, RuleMessage, RulePortRange, RuleUidRange,
@@ -237,7 +237,13 @@ fn route(spec: &RouteSpec, dev: Option<IfIndex>) -> RouteMessage {
     if let Some(index) = dev {
         message.attributes.push(RouteAttribute::Oif(index.0));
         // Without the device it is to be removed, and what is named already tells which one.
-        message.attributes.extend(spec.gateway.map(|gateway| RouteAttribute::Gateway(gateway.into())));
+        if let Some(gateway) = spec.gateway {
+            message.header.flags = RouteFlags::Onlink;
+            message.attributes.push(match gateway {
+                IpAddr::V6(gateway) if family == Family::V4 => RouteAttribute::Via(RouteVia::Inet6(gateway)),
+                gateway => RouteAttribute::Gateway(gateway.into()),
+            });
+        }
     }
     message
 }

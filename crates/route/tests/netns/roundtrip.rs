@@ -7,10 +7,11 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 
 use oneway_route::{
     Cgroup, Journal, JournalState, PROTOCOL, Protect, Request, RouteError, RouteKind, RouteQuery, Snapshot,
-    apply, no_hook, prove_rules, query, recover,
+    Watched, apply, no_hook, prove_rules, query, recover,
 };
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
+use crate::drift::run;
 use crate::host::{FAR4, FAR6, HOST4, HOST6, Net, SWITCHES, Tun, capture, planned, protections, set};
 use crate::namespace::{other_group, other_user};
 use crate::wire::Wire;
@@ -19,6 +20,7 @@ crate::trials!(
     every_change_is_undone,
     a_bound_socket_is_not_captured,
     each_protection_does_what_it_says,
+    host_routes_go_by_whatever_gateway_the_host_has,
     a_second_instance_is_refused,
     a_lock_that_was_asked_often_still_answers,
     a_lock_that_was_let_go_is_free_whoever_has_a_copy,
@@ -173,6 +175,38 @@ fn tool(words: &str) {
     let words: Vec<&str> = words.split_whitespace().collect();
     let out = std::process::Command::new(words[0]).args(&words[1..]).output().unwrap();
     assert!(out.status.success(), "{words:?}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// As hosting companies have them: no network of an address holds the gateway. IPv4 has one of IPv6 besides (RFC 5549).
+fn host_routes_go_by_whatever_gateway_the_host_has() {
+    let gateways = [("198.51.100.77", "2001:db8:77::1"), ("inet6 fe80::1", "fe80::1")];
+    let of_servers = protections().into_iter().filter(|request| request.protect.is_host_route());
+    let cases = of_servers.flat_map(|request| gateways.map(|gateways| (request.clone(), gateways)));
+    for (request, (v4, v6)) in cases {
+        let net = Net::new();
+        net.host.run(|| {
+            run("ip link del eth1");
+            run("ip address flush dev eth0 scope global");
+            run("ip address add 192.0.2.2/32 dev eth0");
+            run("ip -6 address add 2001:db8:a::2/128 dev eth0 nodad");
+            run(&format!("ip -4 route add default via {v4} dev eth0 onlink"));
+            run("ip -6 route del default dev eth0");
+            run(&format!("ip -6 route add default via {v6} dev eth0 onlink"));
+            let before = Snapshot::take().unwrap();
+            let plan = planned(&request);
+            let (tun, mut applied) = capture(&plan, net.journal());
+            for (far, gateway) in [(FAR4, v4), (FAR6, v6)] {
+                let answer = query(&RouteQuery::to(far.parse().unwrap())).unwrap();
+                let gateway = gateway.trim_start_matches("inet6 ").parse().ok();
+                assert_eq!((answer.oif_name.as_str(), answer.gateway), ("eth0", gateway), "{request:?}");
+                assert_eq!(answer.table, Some(plan.table));
+            }
+            assert_eq!(applied.put_back(Watched::All).unwrap(), [""; 0], "what was made is what was planned");
+            applied.undo(&mut no_hook).unwrap();
+            drop(tun);
+            assert_eq!(before.diff(&Snapshot::take().unwrap()), [""; 0]);
+        });
+    }
 }
 
 fn a_second_instance_is_refused() {

@@ -106,8 +106,13 @@ fn host_routes_follow_the_host() {
     let (gone, spare) = ("unreachable 203.0.113.7/32 table", "metric 4096 proto 162");
     let far = ways(&host(), &["203.0.113.7"]);
     assert_eq!(far.len(), 2, "{far:?}");
-    assert!(far[0].contains("203.0.113.7/32 via 192.0.2.1 dev eth0 table"), "{far:?}");
+    assert!(far[0].contains("203.0.113.7/32 via 192.0.2.1 dev eth0 onlink table"), "{far:?}");
     assert!(far[1].contains(gone) && far[1].ends_with(spare), "{far:?}");
+    let mut mixed = host();
+    mixed.routes.retain(|route| route.dst.prefix_len() > 0);
+    mixed.routes.push(fake::route("0.0.0.0/0", 2, Some("fe80::1"), 100));
+    let mixed = ways(&mixed, &["203.0.113.7"]);
+    assert!(mixed[0].contains("203.0.113.7/32 via inet6 fe80::1 dev eth0 onlink table"), "{mixed:?}");
     let near = ways(&host(), &["192.0.2.77"]);
     assert!(near[0].contains("192.0.2.77/32 dev eth0 table"), "{near:?}");
     assert_eq!(ways(&host(), &["192.0.2.2", "127.0.0.1", "::1"]), [""; 0], "this host itself needs none");
