@@ -58,7 +58,8 @@ pub fn no_hook(_: StepPoint) {}
 /// The step that failed. If undoing failed as well, the journal is left for [`recover`].
 pub fn apply(plan: Plan, mut journal: Journal, hook: Hook<'_>) -> Result<Applied<Prepared>, RouteError> {
     let steps: Vec<_> = plan.steps.iter().filter(|s| s.phase == Phase::Prepare).cloned().collect();
-    match make(&mut journal, &steps, hook) {
+    let room = journal.reserve(plan.steps.iter().chain(&plan.rehearsal).map(|step| &step.change));
+    match room.and_then(|()| make(&mut journal, &steps, hook)) {
         Ok(()) => Ok(Applied { plan, journal, state: Prepared(()) }),
         Err(e) => Err(give_up(journal, e, hook)),
     }

@@ -118,12 +118,12 @@ impl Applied<Captured> {
 
     /// What others have written is what comes back in the end: it is put down before it is replaced.
     fn take_over(&mut self, theirs: ResolvConf) -> Result<ResolvConf, RouteError> {
-        for step in &mut self.plan.steps {
-            if matches!(step.change, Change::ResolvConf(_)) {
-                step.change = Change::ResolvConf(theirs.clone());
-            }
+        let mut steps = self.plan.steps.clone();
+        for step in steps.iter_mut().filter(|step| matches!(step.change, Change::ResolvConf(_))) {
+            step.change = Change::ResolvConf(theirs.clone());
         }
-        self.journal.rewrite(self.plan.steps.iter().map(|step| &step.change))?;
+        self.journal.rewrite(steps.iter().map(|step| &step.change))?;
+        self.plan.steps = steps;
         Ok(theirs)
     }
 
@@ -142,6 +142,7 @@ impl Applied<Captured> {
             return Ok(done);
         }
         let phase = |phase| new.iter().filter(move |step| step.phase == phase).cloned().collect::<Vec<_>>();
+        self.journal.reserve(new.iter().chain(&plan.rehearsal).map(|step| &step.change))?;
         let before = self.journal.done().len();
         let rules = phase(Phase::Capture);
         // Rules that take everything but one address of ours, and those that take everything but another one, leave none:
@@ -168,11 +169,11 @@ impl Applied<Captured> {
             done.push(format!("undone: {}", short(&step.change)));
         }
         self.plan = plan;
-        self.journal.rewrite(self.plan.steps.iter().map(|step| &step.change))?;
+        let rewritten = self.journal.rewrite(self.plan.steps.iter().map(|step| &step.change));
         if !rehearsed {
             prove::now(&self.plan, &[])?;
         }
-        Ok(done)
+        rewritten.map(|()| done)
     }
 
     /// The families whose sockets of ours another plan tells by another source than this one. None of them may be alive while

@@ -58,9 +58,7 @@ pub enum RouteError {
         source: io::Error,
     },
     /// The journal could not be read, written or removed.
-    #[error(
-        "cannot {what} the journal {path}: {source}; look at its folder, and remove what is no journal of ours"
-    )]
+    #[error("cannot {what} the journal {path}: {source}; {}", journal_advice(.source))]
     Journal {
         /// The verb.
         what: &'static str,
@@ -140,6 +138,15 @@ fn said(hint: &Option<String>) -> String {
 
 fn process(pid: &Option<u32>) -> String {
     pid.map(|p| format!(" (process {p})")).unwrap_or_default()
+}
+
+fn journal_advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free space on its file system: every change is written down before it is made"
+        }
+        _ => "look at its folder, and remove what is no journal of ours",
+    }
 }
 
 fn advice(source: &io::Error) -> &'static str {

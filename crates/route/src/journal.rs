@@ -3,6 +3,9 @@
 //! One JSON document a line. The first names the boot and the network namespace that the others are
 //! about; a journal of another boot or namespace is never applied. A line that was torn by a crash is
 //! that of a change that was not made.
+//!
+//! Room for all lines of a plan is made sure of before its first change, where the file system can promise it: `/run` is
+//! memory that others fill as well.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -54,12 +57,20 @@ struct Line {
     undo: Undo,
 }
 
+impl Line {
+    fn of(change: &Change) -> Self {
+        Self { step: change.to_string(), undo: change.undo() }
+    }
+}
+
 /// A journal that is being written. It also is the right to change this namespace's routing: there is
 /// one per network namespace, until the process ends.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
     file: File,
+    /// Its bytes, all of whole lines.
+    length: u64,
     /// What was recorded and not yet undone, oldest first.
     done: Vec<Undo>,
     /// A program that has run out of descriptors can undo all the same, by closing these.
@@ -98,13 +109,35 @@ impl Journal {
     pub fn create(path: &Path) -> Result<Self, RouteError> {
         let lock = os::Lock::take()?;
         let fail = |what| move |source| RouteError::Journal { what, path: path.to_owned(), source };
+        let header = Header::here()?;
         let file = os::create_private(path).map_err(fail("create"))?;
-        let spare = (0..SPARE).map(|_| file.try_clone()).collect::<io::Result<_>>();
-        let spare = spare.inspect_err(|_| drop(fs::remove_file(path))).map_err(fail("create"))?;
-        let mut journal = Self { path: path.to_owned(), file, done: Vec::new(), spare, _lock: lock };
-        journal.write(&Header::here()?)?;
-        sync_dir(path).map_err(fail("create"))?;
-        Ok(journal)
+        let begun = (0..SPARE).map(|_| file.try_clone()).collect::<io::Result<_>>().map_err(fail("create"));
+        let begun = begun.and_then(|spare| {
+            let (path, done) = (path.to_owned(), Vec::new());
+            let mut journal = Self { path, file, length: 0, done, spare, _lock: lock };
+            journal.write(&header)?;
+            sync_dir(&journal.path).map_err(fail("create"))?;
+            Ok(journal)
+        });
+        begun.inspect_err(|_| drop(fs::remove_file(path)))
+    }
+
+    /// Makes sure that there is room for the inverses of `changes`. Not all file systems can: where one cannot, it shows when
+    /// they are recorded.
+    pub(crate) fn reserve<'a>(
+        &mut self,
+        changes: impl Iterator<Item = &'a Change>,
+    ) -> Result<(), RouteError> {
+        let lengths = changes.map(|change| Ok(line(&Line::of(change))?.len() as u64));
+        let outcome = lengths.sum::<io::Result<u64>>().and_then(|wanted| match wanted {
+            0 => Ok(()),
+            wanted => os::reserve(&self.file, self.length, wanted),
+        });
+        outcome.map_err(|source| RouteError::Journal {
+            what: "make room for",
+            path: self.path.clone(),
+            source,
+        })
     }
 
     /// Its file.
@@ -114,9 +147,9 @@ impl Journal {
 
     /// Puts a change's inverse on disk.
     pub(crate) fn record(&mut self, change: &Change) -> Result<(), RouteError> {
-        let undo = change.undo();
-        self.write(&Line { step: change.to_string(), undo: undo.clone() })?;
-        self.done.push(undo);
+        let line = Line::of(change);
+        self.write(&line)?;
+        self.done.push(line.undo);
         Ok(())
     }
 
@@ -133,9 +166,9 @@ impl Journal {
         let mut done = Vec::new();
         let mut bytes = line(&Header::here()?).map_err(fail)?;
         for change in changes {
-            let undo = change.undo();
-            bytes.extend(line(&Line { step: change.to_string(), undo: undo.clone() }).map_err(fail)?);
-            done.push(undo);
+            let entry = Line::of(change);
+            bytes.extend(line(&entry).map_err(fail)?);
+            done.push(entry.undo);
         }
         // A crash in the midst of this may have left one.
         remove(&fresh)?;
@@ -146,7 +179,10 @@ impl Journal {
             sync_dir(&self.path)?;
             Ok(file)
         });
+        // The one of before stands, and names all that is made.
+        let written = written.inspect_err(|_| drop(fs::remove_file(&fresh)));
         self.file = written.map_err(fail)?;
+        self.length = bytes.len() as u64;
         self.done = done;
         Ok(())
     }
@@ -155,8 +191,14 @@ impl Journal {
         let outcome = line(entry).and_then(|bytes| {
             // One write: a line is either there, or torn at the end of the file.
             self.file.write_all(&bytes)?;
-            self.file.sync_data()
+            self.file.sync_data()?;
+            self.length += bytes.len() as u64;
+            Ok(())
         });
+        if outcome.is_err() {
+            // Whatever is recorded behind a torn line is not read.
+            let _ = self.file.set_len(self.length);
+        }
         outcome.map_err(|source| RouteError::Journal { what: "write", path: self.path.clone(), source })
     }
 

@@ -80,6 +80,10 @@ pub(crate) fn create_private(_: &Path) -> io::Result<File> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
+pub(crate) fn reserve(_: &File, _: u64, _: u64) -> io::Result<()> {
+    Ok(())
+}
+
 pub(crate) fn instance_runs() -> bool {
     false
 }

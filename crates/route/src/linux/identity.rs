@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use std::{fs, io, mem, thread};
 
 use netlink_sys::{Socket, protocols};
+use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -153,6 +154,15 @@ fn connect() -> Result<OwnedFd, Errno> {
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(NAME)?)?;
     Ok(socket)
+}
+
+/// Makes sure of `length` bytes for a file behind `offset`, which it does not show as its own before they are written. No error
+/// where the file system cannot do that (fallocate(2)).
+pub(crate) fn reserve(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, offset, length) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        outcome => Ok(outcome?),
+    }
 }
 
 /// Makes a file that only its owner may read, and that must not be there yet.

@@ -25,7 +25,7 @@ mod sysctl;
 
 pub(crate) use change::{make, rename_link, unmake, unmake_tagged};
 pub(crate) use destroy::destroy_tcp;
-pub(crate) use identity::{Lock, boot, create_private, instance_runs, netns};
+pub(crate) use identity::{Lock, boot, create_private, instance_runs, netns, reserve};
 pub(crate) use missing::missing;
 pub(crate) use monitor::{Monitor, Waker};
 pub(crate) use nft::{has_rule_for, intact as is_there};

@@ -15,6 +15,8 @@ mod drift;
 #[cfg(target_os = "linux")]
 mod facts;
 #[cfg(target_os = "linux")]
+mod full;
+#[cfg(target_os = "linux")]
 mod host;
 #[cfg(target_os = "linux")]
 mod large;
@@ -47,6 +49,7 @@ fn main() -> std::process::ExitCode {
         crash::trials(),
         model::trials(),
         large::trials(),
+        full::trials(),
         nexthop::trials(),
         resolver::trials(),
     ]

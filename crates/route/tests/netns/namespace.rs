@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use rustix::mount::{MountPropagationFlags, UnmountFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 /// Moves this process, while it still has one thread, to where it may make network namespaces.
@@ -30,14 +30,22 @@ fn own_mounts(besides: UnshareFlags) {
     rustix::mount::mount_change("/", alone).unwrap_or_else(|e| panic!("cannot make the mounts private: {e}"));
 }
 
+struct Mounted(PathBuf);
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        rustix::mount::unmount(&self.0, UnmountFlags::DETACH).unwrap();
+    }
+}
+
+/// Lays a file system of so many KiB over a folder until it is dropped.
+pub fn mount_tmpfs(dir: &Path, kib: u32) -> impl Drop {
+    let size = std::ffi::CString::new(format!("size={kib}k")).unwrap();
+    rustix::mount::mount("none", dir, "tmpfs", MountFlags::empty(), Some(size.as_c_str())).unwrap();
+    Mounted(dir.to_owned())
+}
+
 /// Lays one file over another one until it is dropped.
 pub fn mount_over(under: &Path, file: &Path) -> impl Drop {
-    struct Mounted(PathBuf);
-    impl Drop for Mounted {
-        fn drop(&mut self) {
-            rustix::mount::unmount(&self.0, UnmountFlags::DETACH).unwrap();
-        }
-    }
     rustix::mount::mount_bind(under, file).unwrap();
     Mounted(file.to_owned())
 }
