@@ -172,7 +172,7 @@ fn give_up(journal: Journal, error: RouteError, hook: Hook<'_>) -> RouteError {
 }
 
 /// What [`recover`] found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recovered {
     /// How many changes were undone because the journal names them.
     pub undone: usize,
@@ -180,6 +180,9 @@ pub struct Recovered {
     pub by_tag: usize,
     /// What the journal was.
     pub journal: JournalState,
+    /// Switches that are as this program sets them, where something of it was found and no journal that would tell how they
+    /// were: a switch carries no tag. They do nothing to packets without a mark.
+    pub switches: Vec<&'static str>,
 }
 
 /// What a journal file was.
@@ -244,5 +247,7 @@ pub fn recover_with(path: &Path, resolv_conf: &Path) -> Result<Recovered, RouteE
     if journal != JournalState::Elsewhere {
         journal::remove(path)?;
     }
-    Ok(Recovered { undone, by_tag, journal })
+    let lost = journal == JournalState::None && by_tag > 0;
+    let switches = if lost { os::set_switches()? } else { Vec::new() };
+    Ok(Recovered { undone, by_tag, journal, switches })
 }

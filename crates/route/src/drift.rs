@@ -14,7 +14,7 @@ use crate::resolver::ResolvConf;
 pub enum Watched {
     /// All.
     All,
-    /// The switches below `/proc/sys` and the resolver settings alone: nobody tells when they change.
+    /// The switches below `/proc/sys`, the resolver settings and the journal alone: nobody tells when they change.
     Switches,
 }
 
@@ -49,11 +49,6 @@ fn is_silent(change: &Change) -> bool {
 }
 
 impl Applied<Captured> {
-    /// Whether the plan holds something that the kernel tells nobody about, so that one has to look.
-    pub fn has_switches(&self) -> bool {
-        self.plan.steps.iter().any(|step| is_silent(&step.change))
-    }
-
     /// What of the plan is not on the host, in the plan's order. Changes nothing.
     ///
     /// # Errors
@@ -72,7 +67,7 @@ impl Applied<Captured> {
     }
 
     /// Makes what of the plan is not on the host again, and says what that was. The journal has the inverse of each from
-    /// when it was made first, so that nothing is to be written.
+    /// when it was made first, so that nothing is to be written, unless somebody has removed the journal.
     ///
     /// What cannot be made keeps nothing else from being made, but for the capture's rules. They come last and count on all
     /// that is of their family; and on the tables, unless everything that is not captured is to be refused: who asks this
@@ -83,6 +78,8 @@ impl Applied<Captured> {
             Ok(missing) => missing,
             Err(error) => return PutBack { failed: Some(error), ..back },
         };
+        // First, but where it cannot be written what captures and protects is made all the same.
+        let journal = self.journal.put_back();
         let mut incomplete: Vec<Family> = Vec::new();
         for step in missing {
             let counts = |family| incomplete.contains(&family);
@@ -99,6 +96,13 @@ impl Applied<Captured> {
                     }
                     back.failed.get_or_insert(error);
                 }
+            }
+        }
+        match journal {
+            Ok(true) => back.done.push(format!("the journal {}", self.journal.path().display())),
+            Ok(false) => {}
+            Err(error) => {
+                back.failed.get_or_insert(error);
             }
         }
         back

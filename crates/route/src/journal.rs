@@ -159,16 +159,27 @@ impl Journal {
         &mut self,
         changes: impl Iterator<Item = &'a Change>,
     ) -> Result<(), RouteError> {
+        self.replace(changes.map(Line::of).collect())
+    }
+
+    /// Writes it anew if somebody has removed the file; says whether that was so.
+    pub(crate) fn put_back(&mut self) -> Result<bool, RouteError> {
+        if !matches!(self.path.try_exists(), Ok(false)) {
+            return Ok(false);
+        }
+        let line = |undo: &Undo| Line { step: format!("what is undone by: {undo}"), undo: undo.clone() };
+        self.replace(self.done.iter().map(line).collect())?;
+        Ok(true)
+    }
+
+    fn replace(&mut self, lines: Vec<Line>) -> Result<(), RouteError> {
         let mut fresh = self.path.clone().into_os_string();
         fresh.push(".new");
         let fresh = PathBuf::from(fresh);
         let fail = |source| RouteError::Journal { what: "rewrite", path: self.path.clone(), source };
-        let mut done = Vec::new();
         let mut bytes = line(&Header::here()?).map_err(fail)?;
-        for change in changes {
-            let entry = Line::of(change);
-            bytes.extend(line(&entry).map_err(fail)?);
-            done.push(entry.undo);
+        for entry in &lines {
+            bytes.extend(line(entry).map_err(fail)?);
         }
         // A crash in the midst of this may have left one.
         remove(&fresh)?;
@@ -183,7 +194,7 @@ impl Journal {
         let written = written.inspect_err(|_| drop(fs::remove_file(&fresh)));
         self.file = written.map_err(fail)?;
         self.length = bytes.len() as u64;
-        self.done = done;
+        self.done = lines.into_iter().map(|line| line.undo).collect();
         Ok(())
     }
 

@@ -68,6 +68,10 @@ pub(crate) fn resolv_conf_now(_: &ResolvConf) -> Result<Option<(ResolvConf, Stri
     no("look at the resolver settings")
 }
 
+pub(crate) fn set_switches() -> Result<Vec<&'static str>, RouteError> {
+    no("look at the switches")
+}
+
 pub(crate) fn boot() -> Result<String, RouteError> {
     no("tell this boot from others")
 }

@@ -95,6 +95,9 @@ pub(super) fn open(config: &Config, paths: &StatePaths, servers: &[IpAddr]) -> R
     if found.undone + found.by_tag > 0 {
         tracing::warn!(changes = found.undone + found.by_tag, "undid what a killed instance left behind");
     }
+    if let Some(lost) = super::lost_switches(&found.switches) {
+        tracing::warn!("{lost}");
+    }
     if found.journal == JournalState::Elsewhere {
         // The file bears this namespace's number, so the namespace that it was written in is gone, and its changes with
         // it: the kernel gives numbers again (`get_next_ino`, fs/inode.c), but no two namespaces have the same one.

@@ -148,13 +148,25 @@ pub(crate) fn planned(config: &Config, host: &Snapshot, servers: &[IpAddr]) -> R
 pub fn recover(paths: &StatePaths) -> Result<String, EngineError> {
     let found = oneway_route::recover(&paths.journal)?;
     let total = found.undone + found.by_tag;
+    let lost = lost_switches(&found.switches).map(|words| format!("; {words}")).unwrap_or_default();
     Ok(match (total, found.journal) {
         (0, JournalState::Elsewhere) => {
             format!("nothing to undo; {} is about another network namespace", paths.journal.display())
         }
         (0, _) => "nothing to undo".to_owned(),
-        (1, _) => "undone: 1 change".to_owned(),
-        (n, _) => format!("undone: {n} changes"),
+        (1, _) => format!("undone: 1 change{lost}"),
+        (n, _) => format!("undone: {n} changes{lost}"),
+    })
+}
+
+/// What a lost journal would have told.
+fn lost_switches(switches: &[&str]) -> Option<String> {
+    let those = switches.join(" ");
+    (!switches.is_empty()).then(|| {
+        format!(
+            "the journal was lost, and with it what these switches were, which are 1 now: {those}; they do nothing to packets \
+             without a mark, and `sysctl -w SWITCH=0` sets one back"
+        )
     })
 }
 

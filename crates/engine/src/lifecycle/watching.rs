@@ -570,9 +570,7 @@ impl Watcher {
         if let Some(Host::Ours(applied)) = &mut *shared_host.lock()
             && !self.left_out(Safeguard::Drift)
         {
-            if applied.has_switches() {
-                self.put_back(applied, Which::Switches);
-            }
+            self.put_back(applied, Which::Switches);
             if self.regroup() {
                 self.follow(applied);
             }

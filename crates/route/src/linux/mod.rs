@@ -32,3 +32,4 @@ pub(crate) use nft::{has_rule_for, intact as is_there};
 pub(crate) use query::query;
 pub(crate) use resolver::{resolv_conf_now, resolver};
 pub(crate) use snapshot::{link, snapshot, snapshot_again};
+pub(crate) use sysctl::set_switches;

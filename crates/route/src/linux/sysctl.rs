@@ -11,6 +11,7 @@ use crate::plan::{CONGESTION, IPV6_OFF};
 const PER_DEVICE: [(&str, &str); 3] =
     [("ipv4", "rp_filter"), ("ipv4", "src_valid_mark"), ("ipv6", "disable_ipv6")];
 const ACCEPT: &str = "net/ipv4/tcp_fwmark_accept";
+const VALID_MARK: &str = "net/ipv4/conf/all/src_valid_mark";
 const GLOBAL: [&str; 8] = [
     IPV6_OFF,
     "net/ipv4/ip_forward",
@@ -33,6 +34,17 @@ pub(super) fn read(path: &str) -> Result<Option<String>, RouteError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(RouteError::Sysctl { what: "read", path: file(path), source }),
     }
+}
+
+/// Those that plans set to 1 and that outlive the device, if they are.
+pub(crate) fn set_switches() -> Result<Vec<&'static str>, RouteError> {
+    let mut found = Vec::new();
+    for path in [ACCEPT, "net/ipv4/fwmark_reflect", "net/ipv6/fwmark_reflect", VALID_MARK] {
+        if read(path)?.as_deref() == Some("1") {
+            found.push(path);
+        }
+    }
+    Ok(found)
 }
 
 /// Whether one may be set. To open one changes nothing.

@@ -25,6 +25,8 @@ crate::trials!(
     a_lock_that_was_asked_often_still_answers,
     a_lock_that_was_let_go_is_free_whoever_has_a_copy,
     recovery_works_by_tag_alone,
+    a_journal_that_is_lost_while_it_runs_is_put_back,
+    switches_that_nobody_knows_any_more_are_named,
     recovery_leaves_foreign_things_alone,
     a_switch_that_others_changed_is_not_restored,
     a_torn_journal_is_applied_as_far_as_it_goes,
@@ -315,6 +317,40 @@ fn recovery_works_by_tag_alone() {
             assert_eq!(before.diff(&Snapshot::take().unwrap()), [""; 0]);
         });
     }
+}
+
+/// Whatever clears `/run` takes it along.
+fn a_journal_that_is_lost_while_it_runs_is_put_back() {
+    let net = Net::new();
+    net.host.run(|| {
+        set("net/ipv4/conf/all/rp_filter", "1");
+        let before = Snapshot::take().unwrap();
+        let (tun, mut applied) = capture(&planned(&Request::default()), net.journal());
+        std::fs::remove_file(net.journal()).unwrap();
+        let done = applied.put_back(Watched::Switches).unwrap();
+        assert_eq!(done, [format!("the journal {}", net.journal().display())]);
+        assert_eq!(applied.put_back(Watched::All).unwrap(), [""; 0]);
+        // As after a crash.
+        drop((applied, tun));
+        let recovered = recover(&net.journal()).unwrap();
+        assert_eq!((recovered.journal, recovered.by_tag), (JournalState::Applied, 0));
+        assert_eq!(before.diff(&Snapshot::take().unwrap()), [""; 0]);
+    });
+}
+
+/// With the journal goes what they were; tags tell of the rest.
+fn switches_that_nobody_knows_any_more_are_named() {
+    let net = Net::new();
+    net.host.run(|| {
+        let (tun, applied) = capture(&planned(&Request::default()), net.journal());
+        drop((applied, tun));
+        std::fs::remove_file(net.journal()).unwrap();
+        let recovered = recover(&net.journal()).unwrap();
+        assert_eq!((recovered.undone, recovered.journal), (0, JournalState::None));
+        assert_eq!(recovered.switches, SWITCHES);
+        // Nothing of ours is here any more: whoever has set them now, it may not have been us.
+        assert_eq!(recover(&net.journal()).unwrap().switches, [""; 0]);
+    });
 }
 
 /// K11: what carries other protocol numbers, or our number in a table of the host, is not ours.
