@@ -157,6 +157,7 @@ fn main() -> std::process::ExitCode {
         uplink::a_reverse_path_filter_that_comes_later,
         uplink::default_routes_in_another_table,
         uplink::next_hop_objects_are_followed,
+        vpn::a_mark_is_exempt_while_more_changes_come,
         inbound::own_addresses_are_reached_where_they_are_asked_for_late,
         breaker::a_route_into_our_device_is_not_followed,
         breaker::removing_our_rules_makes_no_loop,

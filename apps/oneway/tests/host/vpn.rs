@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use oneway_lab::capture::{Direction, Packet, Recorder};
 use oneway_lab::client::wait_until;
@@ -106,6 +107,41 @@ fn out(packet: &Packet) -> bool {
 pub fn neither_captures_the_other() -> TestResult {
     let lab = Topology::standard()?;
     keep_apart(&lab.host, || Ok(run(&lab.host, &[])?), true)
+}
+
+/// The other's rules are seen before it has made all that it makes: the first handshake is for what it is given then.
+pub fn a_mark_is_exempt_while_more_changes_come() -> TestResult {
+    /// Less than is waited for quiet otherwise, and much more than a look takes.
+    const AT_ONCE: Duration = Duration::from_millis(120);
+    const TRIES: usize = 8;
+    let lab = Topology::standard()?;
+    let host = &lab.host;
+    let mut oneway = run(host, &[])?;
+    expect_connectivity(host)?;
+    let rule = |what: &str| tool(host, &format!("ip rule {what} not fwmark {MARK} table {MARK}"));
+    let exempt = || tool(host, "ip rule list").is_ok_and(|rules| rules.contains("fwmark 0xca6c goto"));
+    let mut took = Vec::new();
+    for _ in 0..TRIES {
+        // It hurries once a second.
+        std::thread::sleep(SECOND + SECOND / 10);
+        rule("add")?;
+        let begin = Instant::now();
+        while !exempt() && begin.elapsed() < 2 * SECOND {
+            for what in ["add", "del"] {
+                tool(host, &format!("ip address {what} 198.51.100.77/32 dev lo"))?;
+            }
+        }
+        took.push(begin.elapsed());
+        rule("del")?;
+        wait_until(2 * SECOND, "it is not exempt any more", || !exempt())?;
+        // Others may have the processors.
+        if took.iter().any(|took| *took < AT_ONCE) {
+            let (status, _) = oneway.stop(2 * SECOND)?;
+            assert!(status.success(), "{}", oneway.stderr());
+            return Ok(());
+        }
+    }
+    Err(format!("{took:?}: {}", oneway.stderr()).into())
 }
 
 /// Runs the program beside the other, which is there before it or comes later. `by_vpn`: where our own packets leave.

@@ -147,6 +147,8 @@ impl Watch {
             outline: Outline::default(),
             home: Outline::default(),
             patience: None,
+            took: Duration::ZERO,
+            hurried: None,
             rounds: Rounds::default(),
             tick_rounds: Rounds::of_ticks(),
             said: Said::default(),
@@ -220,6 +222,13 @@ fn undo(host: Host<Captured>, leave: bool) -> Result<bool, RouteError> {
     }
 }
 
+/// Others' rules are looked at without waiting for more, once a second. A VPN makes them before it routes anything into its
+/// device, and makes its handshake for the first packet that it gets: that has to leave past the capture, as the next try is
+/// five seconds later (`REKEY_TIMEOUT`, drivers/net/wireguard/messages.h). `took`: the look before; `ago`: the last in a hurry.
+fn hurries(changes: Changes, took: Duration, ago: Option<Duration>) -> bool {
+    changes.rules && took * SHARE < TICK && ago.is_none_or(|ago| ago >= TICK)
+}
+
 /// TEST-NET-3 and the documentation prefix: nobody is there, and no host has a route of its own for them.
 pub(super) fn far(family: Family) -> IpAddr {
     match family {
@@ -270,6 +279,10 @@ struct Watcher {
     home: Outline,
     /// When flows are given up that could have come back by themselves.
     patience: Option<Instant>,
+    /// How long the last look took.
+    took: Duration,
+    /// When the host was looked at without waiting for more to change.
+    hurried: Option<Instant>,
     rounds: Rounds,
     /// The same of what is looked at by the clock.
     tick_rounds: Rounds,
@@ -295,6 +308,7 @@ impl Watcher {
                 next = next.min(at);
             }
             let changes = self.wait(next.saturating_duration_since(now));
+            let at_once = self.hurries(changes);
             if self.stop.load(Ordering::Acquire) {
                 return;
             }
@@ -302,14 +316,20 @@ impl Watcher {
             self.grant();
             let now = Instant::now();
             let mut looked = false;
-            if pending.any() && now >= not_before {
+            if pending.any() && (now >= not_before || at_once) {
                 looked = true;
                 let again = self.look(std::mem::take(&mut pending));
                 let took = now.elapsed();
-                not_before = self.rounds.next(Instant::now() + took * SHARE);
+                self.took = took;
+                if at_once {
+                    self.hurried = Some(Instant::now());
+                }
+                // What is looked at while it is half-made is looked at again when it is made.
+                let (share, retry) = if at_once { (1, QUIET) } else { (SHARE, RETRY) };
+                not_before = self.rounds.next(Instant::now() + took * share);
                 if again {
                     pending.lost = true;
-                    not_before = not_before.max(Instant::now() + RETRY);
+                    not_before = not_before.max(Instant::now() + retry);
                 }
             }
             // Something came back that did not before: perhaps something of ours is gone.
@@ -331,17 +351,22 @@ impl Watcher {
     /// Waits for a change, and then until there are no more.
     fn wait(&mut self, at_most: Duration) -> Changes {
         let mut changes = self.wait_once(at_most);
-        if changes.any() {
+        if changes.any() && !self.hurries(changes) {
             let deadline = Instant::now() + SETTLE;
             while Instant::now() < deadline && !self.stop.load(Ordering::Acquire) {
                 let more = self.wait_once(QUIET);
-                if !more.any() {
+                changes.add(more);
+                if !more.any() || self.hurries(changes) {
                     break;
                 }
-                changes.add(more);
             }
         }
         changes
+    }
+
+    /// Whether the host is looked at without waiting for more to change, and without the pause after the look before.
+    fn hurries(&self, changes: Changes) -> bool {
+        hurries(changes, self.took, self.hurried.map(|at| at.elapsed()))
     }
 
     fn wait_once(&mut self, at_most: Duration) -> Changes {
