@@ -59,7 +59,7 @@ pub use id::{Family, IfIndex, Mark, Priority, Table, netns};
 pub use journal::Journal;
 pub use link::{link, rename_link};
 pub use model::{
-    Outcome, Packet, classes, decide, decide_socket, foreign_ways, marked_by, planned, route_words,
+    Model, Outcome, Packet, classes, decide, decide_socket, foreign_ways, marked_by, planned, route_words,
     rule_words,
 };
 pub use monitor::{Changes, Monitor, Waker};
@@ -69,7 +69,7 @@ pub use plan::{
     find_uplinks, find_uplinks_unguarded, never_captured, plan, plan_again,
 };
 pub use prove::{Check, Proof, prove_rules};
-pub use query::{RouteAnswer, RouteKind, RouteQuery, destroy_tcp, query};
+pub use query::{Asker, RouteAnswer, RouteKind, RouteQuery, destroy_tcp, query};
 pub use resolver::{
     Before, LinkDomains, Place, RESOLV_CONF, ResolvConf, Resolver, nameserver, resolv_conf_before,
 };

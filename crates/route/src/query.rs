@@ -102,6 +102,29 @@ pub fn query(query: &RouteQuery) -> Result<RouteAnswer, RouteError> {
     crate::os::query(query)
 }
 
+/// Asks the kernel many questions in a row, as [`query`] does, in the network namespace of the thread that opened it. A device
+/// that is renamed meanwhile may have its name of before.
+#[derive(Debug)]
+pub struct Asker(crate::os::Asker);
+
+impl Asker {
+    /// Begins.
+    ///
+    /// # Errors
+    /// [`RouteError::Open`].
+    pub fn open() -> Result<Self, RouteError> {
+        crate::os::Asker::open().map(Self)
+    }
+
+    /// Asks one.
+    ///
+    /// # Errors
+    /// As [`query`].
+    pub fn ask(&mut self, query: &RouteQuery) -> Result<RouteAnswer, RouteError> {
+        self.0.ask(query)
+    }
+}
+
 /// Ends a TCP connection of a program of this host, which gets an error: for one that no packet can tell any more, because
 /// its own address is gone. `false` when there is none.
 ///

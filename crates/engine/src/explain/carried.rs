@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use oneway_route::{Family, IfIndex, Link, Mark, PROTOCOL, Packet, RouteQuery, Snapshot, classes, decide};
+use oneway_route::{Family, IfIndex, Link, Mark, Model, PROTOCOL, Packet, RouteQuery, Snapshot, classes};
 
 use super::scene::MOST;
 use crate::control::LoopFree;
@@ -11,7 +11,7 @@ use crate::control::LoopFree;
 /// What is to be said about packets of a family that leave by these devices; `None` when no tunnel is among them, or those there
 /// are known to be exempt: their marks are not captured.
 pub(super) fn by_tunnels(
-    host: &Snapshot,
+    host: &Model<'_>,
     tun: IfIndex,
     family: Family,
     via: &BTreeSet<String>,
@@ -82,10 +82,10 @@ fn destinations(host: &Snapshot, tun: IfIndex, family: Family) -> Option<Vec<IpA
 }
 
 /// Whether a packet with this mark, whatever its destination, is led into the capture.
-fn is_captured(host: &Snapshot, tun: IfIndex, mark: Mark, destinations: &[IpAddr]) -> bool {
+fn is_captured(host: &Model<'_>, tun: IfIndex, mark: Mark, destinations: &[IpAddr]) -> bool {
     destinations.iter().any(|dst| {
         let packet = Packet::of(&RouteQuery::to(*dst).marked(mark), 0);
-        decide(host, &packet).iter().any(|o| o.answer.oif == Some(tun))
+        host.decide(&packet).iter().any(|o| o.answer.oif == Some(tun))
     })
 }
 
@@ -145,7 +145,8 @@ mod tests {
 
     fn verdict(host: &Snapshot, via: &str) -> Option<LoopFree> {
         let tun = host.link("oneway0").unwrap().index;
-        by_tunnels(host, tun, Family::V4, &BTreeSet::from([via.to_owned()])).map(|(verdict, _)| verdict)
+        by_tunnels(&Model::of(host), tun, Family::V4, &BTreeSet::from([via.to_owned()]))
+            .map(|(verdict, _)| verdict)
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use oneway_egress::{EgressError, Finding, SelfTest};
 use oneway_outbound::Outbound;
-use oneway_route::{Family, Packet, RouteKind, classes, decide_socket, rule_words};
+use oneway_route::{Family, Packet, RouteKind, classes, rule_words};
 
 use super::carried;
 use super::scene::{MOST, Scene, sabotaged};
@@ -236,7 +236,7 @@ fn ask(scene: &Scene<'_>, destinations: &[IpAddr]) -> Found {
     let asked = destinations.iter().filter(|_| scene.elsewhere.is_none());
     for dst in asked.filter(|dst| scene.egress.check(**dst).is_ok()) {
         let packet = Packet::of_socket(&scene.own_query(*dst), Scene::uid());
-        for outcome in decide_socket(scene.host, &packet) {
+        for outcome in scene.model.decide_socket(&packet) {
             if outcome.answer.oif == Some(scene.tun) && outcome.answer.kind != RouteKind::Local {
                 let rule = outcome.rule.and_then(|n| scene.host.rules.get(n)).map(rule_words);
                 let if_so = match outcome.assumed.as_slice() {
@@ -258,7 +258,7 @@ fn ask(scene: &Scene<'_>, destinations: &[IpAddr]) -> Found {
     let family = destinations.first().map_or(Family::V4, |dst| Family::of(*dst));
     let carried = match &scene.elsewhere {
         Some(there) => carried::by_tunnels_elsewhere(there, &found.via),
-        None => carried::by_tunnels(scene.host, scene.tun, family, &found.via),
+        None => carried::by_tunnels(scene.model, scene.tun, family, &found.via),
     };
     if let Some((verdict, why)) = carried {
         return Found { verdict, why, via: found.via };

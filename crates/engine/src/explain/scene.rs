@@ -4,11 +4,13 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use oneway_egress::{Egress, KernelRoutes, RouteOracle, Strategy};
+use oneway_egress::{Egress, RouteOracle, Strategy};
 use oneway_route::{
-    Family, IfIndex, PROTOCOL, Packet, RefuseTable, RouteAnswer, RouteError, RouteKind, RouteQuery,
-    Safeguard, Snapshot, Table, Without, classes, decide, foreign_ways,
+    Asker, Family, IfIndex, Model, Outcome, PROTOCOL, Packet, RefuseTable, RouteAnswer, RouteError,
+    RouteKind, RouteQuery, Safeguard, Snapshot, Table, Without, classes, decide, foreign_ways,
 };
+
+use parking_lot::Mutex;
 
 use super::circles::circles;
 use crate::Engine;
@@ -30,6 +32,8 @@ pub(super) struct Scene<'a> {
     pub(super) running: bool,
     /// The host with the capture.
     pub(super) host: &'a Snapshot,
+    /// What decides for it.
+    pub(super) model: &'a Model<'a>,
     pub(super) tun: IfIndex,
     pub(super) tun_name: &'a str,
     pub(super) dispatch: &'a Dispatch,
@@ -70,16 +74,16 @@ impl Scene<'_> {
         if self.egress.left_out().any() {
             return self.egress.question(dst);
         }
-        own_query(&self.egress.strategy(), self.host, dst)
+        own_query(&self.egress.strategy(), self.model, dst)
     }
 }
 
-fn own_query(strategy: &Strategy, host: &Snapshot, dst: IpAddr) -> RouteQuery {
+fn own_query(strategy: &Strategy, model: &Model<'_>, dst: IpAddr) -> RouteQuery {
     let query = RouteQuery::to(dst);
     match strategy {
         Strategy::Bind(uplinks) => {
             let here = |o: &oneway_route::Outcome| o.answer.kind == RouteKind::Local;
-            let local = decide(host, &Packet::of(&query, Scene::uid())).iter().any(here);
+            let local = model.decide(&Packet::of(&query, Scene::uid())).iter().any(here);
             if dst.is_loopback() || local { query } else { query.bound(uplinks.get(Family::of(dst)).index) }
         }
         _ => strategy.question(dst),
@@ -103,6 +107,9 @@ pub(super) fn running<T>(
         source: io::ErrorKind::NotFound.into(),
     })?;
     let egress = &engine.shared.egress;
+    let model = Model::of(host);
+    let elsewhere = elsewhere(&egress.strategy())?;
+    let kernel = Kernel::open()?;
     let dispatch = engine.shared.dispatch.load_full();
     let own = networks(host, link.index);
     let mut notes: Vec<String> = foreign_ways(host, link.index)
@@ -128,6 +135,7 @@ pub(super) fn running<T>(
     Ok(answer(&Scene {
         running: true,
         host,
+        model: &model,
         tun: link.index,
         tun_name: &about.tun,
         dispatch: &dispatch,
@@ -136,15 +144,15 @@ pub(super) fn running<T>(
         dns_mode: dns.mode,
         dns: Some(&engine.shared.dns),
         egress,
-        oracle: egress.routes(),
+        oracle: if elsewhere.is_some() { egress.routes() } else { &kernel },
         servers: dns::servers(&dns, egress),
-        doubt: compare(host, &egress.strategy(), &own),
+        doubt: compare(&model, &kernel, &egress.strategy(), &own),
         own,
         circles: circles(&dispatch, &about.exclusions),
         unresolved: Vec::new(),
         notes,
         refusals,
-        elsewhere: elsewhere(&egress.strategy())?,
+        elsewhere,
     }))
 }
 
@@ -181,9 +189,9 @@ pub(super) fn planned<T>(config: &Config, answer: impl FnOnce(&Scene<'_>) -> T) 
         source: io::ErrorKind::NotFound.into(),
     })?;
     let own: Vec<IpNet> = plan.tun_addresses.iter().map(IpNet::trunc).collect();
-    let model = ModelRoutes { host: after.clone(), tun };
-    let egress =
-        Egress::with_oracle(strategy.clone(), own.clone(), Box::new(model.clone()))?.without(config.without);
+    let oracle = Box::new(PlannedRoutes { host: after.clone(), tun });
+    let egress = Egress::with_oracle(strategy.clone(), own.clone(), oracle)?.without(config.without);
+    let model = Model::of(&after);
     let mut notes = plan.notes.clone();
     notes.push(format!("protection: {why}"));
     notes.push(format!("why nothing loops: {}", plan.explanation));
@@ -194,6 +202,7 @@ pub(super) fn planned<T>(config: &Config, answer: impl FnOnce(&Scene<'_>) -> T) 
     Ok(answer(&Scene {
         running: false,
         host: &after,
+        model: &model,
         tun,
         tun_name: &plan.tun_name,
         dispatch: &dispatch,
@@ -201,9 +210,9 @@ pub(super) fn planned<T>(config: &Config, answer: impl FnOnce(&Scene<'_>) -> T) 
             .answering(dns::answers_at(config, &plan.tun_addresses))
             .left_out(config.without.has(Safeguard::Ingress)),
         egress: &egress,
-        oracle: &model,
+        oracle: &ModelRoutes { model: &model, tun },
         servers: dns::servers(&config.dns, &egress),
-        doubt: compare(&real, &strategy, &own),
+        doubt: compare(&Model::of(&real), &Kernel::open()?, &strategy, &own),
         own,
         circles: circles(&dispatch, &exclusions),
         unresolved,
@@ -235,7 +244,7 @@ pub(super) fn without_ours(host: &Snapshot) -> Snapshot {
 
 /// A question about this host that the model and the kernel answer differently, if there is one: then neither the
 /// classes of destinations nor the answers about a plan can be relied on.
-fn compare(host: &Snapshot, strategy: &Strategy, own: &[IpNet]) -> Option<String> {
+fn compare(host: &Model<'_>, kernel: &Kernel, strategy: &Strategy, own: &[IpNet]) -> Option<String> {
     if host.links.iter().any(|l| l.kind.as_deref() == Some("vrf")) {
         return Some("there is a VRF on this host, which the model does not know".to_owned());
     }
@@ -247,13 +256,13 @@ fn compare(host: &Snapshot, strategy: &Strategy, own: &[IpNet]) -> Option<String
         for dst in destinations {
             // Ours cannot be asked about while its source address is not the host's, or in another namespace.
             for query in [RouteQuery::to(dst), own_query(strategy, host, dst)] {
-                let kernel = match KernelRoutes.route(&query) {
+                let kernel = match kernel.route(&query) {
                     Ok(answer) => answer,
                     Err(error) => return Some(error.to_string()),
                 };
-                let model = decide(host, &Packet::of(&query, Scene::uid()));
-                if !model.iter().any(|o| alike(family, &o.answer, &kernel)) {
-                    let said = model.first().map(|o| way(&o.answer)).unwrap_or_default();
+                let decided = host.decide(&Packet::of(&query, Scene::uid()));
+                if !decided.iter().any(|o| alike(family, &o.answer, &kernel)) {
+                    let said = decided.first().map(|o| way(&o.answer)).unwrap_or_default();
                     return Some(format!(
                         "the model says that {dst} goes {said}, the kernel that it goes {}",
                         way(&kernel)
@@ -280,19 +289,51 @@ fn way(answer: &RouteAnswer) -> String {
     }
 }
 
+/// The running kernel, for one round of questions.
+#[derive(Debug)]
+struct Kernel(Mutex<Asker>);
+
+impl Kernel {
+    fn open() -> Result<Self, RouteError> {
+        Asker::open().map(|asker| Self(Mutex::new(asker)))
+    }
+}
+
+impl RouteOracle for Kernel {
+    fn route(&self, query: &RouteQuery) -> Result<RouteAnswer, RouteError> {
+        self.0.lock().ask(query)
+    }
+}
+
 /// The model of one host in place of the kernel. Of several possible outcomes it says the worst.
-#[derive(Clone, Debug)]
-struct ModelRoutes {
+#[derive(Debug)]
+struct ModelRoutes<'a> {
+    model: &'a Model<'a>,
+    tun: IfIndex,
+}
+
+impl RouteOracle for ModelRoutes<'_> {
+    fn route(&self, query: &RouteQuery) -> Result<RouteAnswer, RouteError> {
+        worst(self.model.decide(&Packet::of(query, Scene::uid())), self.tun, query)
+    }
+}
+
+/// The same for few questions.
+#[derive(Debug)]
+struct PlannedRoutes {
     host: Snapshot,
     tun: IfIndex,
 }
 
-impl RouteOracle for ModelRoutes {
+impl RouteOracle for PlannedRoutes {
     fn route(&self, query: &RouteQuery) -> Result<RouteAnswer, RouteError> {
-        let outcomes = decide(&self.host, &Packet::of(query, Scene::uid()));
-        let worst = outcomes.iter().find(|o| o.answer.oif == Some(self.tun)).or(outcomes.first());
-        worst
-            .map(|o| o.answer.clone())
-            .ok_or_else(|| RouteError::NotProven(format!("the model has no answer about {}", query.dst)))
+        worst(decide(&self.host, &Packet::of(query, Scene::uid())), self.tun, query)
     }
+}
+
+fn worst(outcomes: Vec<Outcome>, tun: IfIndex, query: &RouteQuery) -> Result<RouteAnswer, RouteError> {
+    let worst = outcomes.iter().find(|o| o.answer.oif == Some(tun)).or(outcomes.first());
+    worst
+        .map(|o| o.answer.clone())
+        .ok_or_else(|| RouteError::NotProven(format!("the model has no answer about {}", query.dst)))
 }

@@ -256,7 +256,7 @@ fn dial(scene: &Scene<'_>, address: SocketAddr, whose: &str) -> Dial {
     let via = device.into_iter().collect();
     let carried = match &scene.elsewhere {
         Some(there) => carried::by_tunnels_elsewhere(there, &via),
-        None => carried::by_tunnels(scene.host, scene.tun, Family::of(address.ip()), &via),
+        None => carried::by_tunnels(scene.model, scene.tun, Family::of(address.ip()), &via),
     };
     let (loop_free, why) = match carried {
         Some((verdict, why)) if loop_free == LoopFree::Proven => (verdict, why),

@@ -29,7 +29,7 @@ pub(crate) use identity::{Lock, boot, create_private, instance_runs, netns, rese
 pub(crate) use missing::missing;
 pub(crate) use monitor::{Monitor, Waker};
 pub(crate) use nft::{has_rule_for, intact as is_there};
-pub(crate) use query::query;
+pub(crate) use query::{Asker, query};
 pub(crate) use resolver::{resolv_conf_now, resolver};
 pub(crate) use snapshot::{link, snapshot, snapshot_again};
 pub(crate) use sysctl::set_switches;

@@ -32,6 +32,7 @@ const DUMP_TRIES: u32 = 16;
 const PAUSE: Duration = Duration::from_millis(4);
 
 /// A socket to one netlink subsystem, in the network namespace of the thread that made it.
+#[derive(Debug)]
 pub(super) struct Netlink {
     socket: Socket,
     sequence: u32,

@@ -1,5 +1,7 @@
 //! `RTM_GETROUTE` for one packet.
 
+use std::collections::BTreeMap;
+
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage};
 
@@ -23,9 +25,43 @@ pub(crate) fn query(query: &RouteQuery) -> Result<RouteAnswer, RouteError> {
     Netlink::routing()?.route(query)
 }
 
+/// A socket for many questions, and the names of devices that answers were about.
+#[derive(Debug)]
+pub(crate) struct Asker {
+    netlink: Netlink,
+    names: BTreeMap<IfIndex, String>,
+}
+
+impl Asker {
+    pub(crate) fn open() -> Result<Self, RouteError> {
+        Ok(Self { netlink: Netlink::routing()?, names: BTreeMap::new() })
+    }
+
+    pub(crate) fn ask(&mut self, query: &RouteQuery) -> Result<RouteAnswer, RouteError> {
+        let mut answer = self.netlink.unnamed_route(query)?;
+        if let Some(index) = answer.oif {
+            answer.oif_name = match self.names.get(&index) {
+                Some(name) => name.clone(),
+                None => self.netlink.link_name(index)?.unwrap_or_default(),
+            };
+            self.names.insert(index, answer.oif_name.clone());
+        }
+        Ok(answer)
+    }
+}
+
 impl Netlink {
     /// Asks for the route of one packet.
     pub(super) fn route(&mut self, query: &RouteQuery) -> Result<RouteAnswer, RouteError> {
+        let mut answer = self.unnamed_route(query)?;
+        if let Some(index) = answer.oif {
+            answer.oif_name = self.link_name(index)?.unwrap_or_default();
+        }
+        Ok(answer)
+    }
+
+    /// The same without the device's name.
+    fn unnamed_route(&mut self, query: &RouteQuery) -> Result<RouteAnswer, RouteError> {
         let what = format!("find the route to {}", query.dst);
         let mut message = RouteMessage::default();
         let bits = if query.dst.is_ipv4() { 32 } else { 128 };
@@ -83,11 +119,7 @@ impl Netlink {
             });
         }
         let route = answer.ok_or_else(|| super::netlink::decode(&what, "no route in it".into()))?;
-        let mut answer = read(&route);
-        if let Some(index) = answer.oif {
-            answer.oif_name = self.link_name(index)?.unwrap_or_default();
-        }
-        Ok(answer)
+        Ok(read(&route))
     }
 }
 

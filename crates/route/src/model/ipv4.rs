@@ -4,12 +4,12 @@ use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::source::{self, HOST, LINK};
-use super::{Found, Outcome, Packet, Ruled, Verdict, hops, loopback, name, nowhere, rules};
-use crate::host::{Route, Snapshot};
-use crate::id::{Family, IfIndex, Table};
+use super::{Found, Model, Outcome, Packet, Ruled, Verdict, hops, loopback, name, nowhere, rules};
+use crate::host::Snapshot;
+use crate::id::{IfIndex, Table};
 use crate::query::{RouteAnswer, RouteKind};
 
-pub(super) fn decide(host: &Snapshot, packet: &Packet) -> Vec<Outcome> {
+pub(super) fn decide(host: &Model<'_>, packet: &Packet) -> Vec<Outcome> {
     let IpAddr::V4(dst) = packet.dst else { return Vec::new() };
     if packet.iif.is_some() {
         return rules::ask(host, packet, lookup).into_iter().flat_map(|r| received(host, r)).collect();
@@ -35,7 +35,7 @@ pub(super) fn decide(host: &Snapshot, packet: &Packet) -> Vec<Outcome> {
 }
 
 /// What is decided without a look at the rules.
-fn before_rules(host: &Snapshot, packet: &Packet, dst: Ipv4Addr) -> Option<RouteAnswer> {
+fn before_rules(host: &Model<'_>, packet: &Packet, dst: Ipv4Addr) -> Option<RouteAnswer> {
     let many = dst.is_multicast() || dst.is_broadcast();
     if let Some(IpAddr::V4(src)) = packet.src {
         if src.is_multicast() || src.is_broadcast() || src.is_unspecified() {
@@ -67,7 +67,7 @@ fn before_rules(host: &Snapshot, packet: &Packet, dst: Ipv4Addr) -> Option<Route
 }
 
 /// `__ip_dev_find`: the device that has an address, or the loopback device for all of its network.
-fn owner(host: &Snapshot, address: Ipv4Addr) -> Option<IfIndex> {
+fn owner(host: &Model<'_>, address: Ipv4Addr) -> Option<IfIndex> {
     let own = host.addresses.iter().find(|a| a.net.addr() == address).map(|a| a.index);
     own.or_else(|| {
         let probe = Packet {
@@ -95,14 +95,9 @@ fn one_to_many(host: &Snapshot, packet: &Packet, dst: Ipv4Addr, dev: IfIndex) ->
 
 /// The longest prefix that is of use, and of these the lowest metric. A route that refuses is always of use; of
 /// the others one next hop must lead to the socket's device (`fib_lookup_good_nhc`).
-pub(super) fn lookup<'a>(host: &'a Snapshot, packet: &Packet, table: Table) -> Option<Found<'a>> {
-    let of_use = |route: &Route| {
-        route.table == table
-            && route.family() == Family::V4
-            && route.tos == 0
-            && route.dst.contains(&packet.dst)
-    };
-    let mut routes: Vec<_> = host.routes.iter().enumerate().filter(|(_, r)| of_use(r)).collect();
+pub(super) fn lookup<'a>(host: &Model<'a>, packet: &Packet, table: Table) -> Option<Found<'a>> {
+    let mut routes = host.routes_to(table, packet.dst);
+    routes.retain(|(_, route)| route.tos == 0);
     routes.sort_by_key(|(_, r)| (Reverse(r.dst.prefix_len()), r.metric));
     for (index, route) in routes {
         match route.kind {

@@ -7,12 +7,14 @@
 use std::cmp::Reverse;
 use std::net::IpAddr;
 
-use super::{Found, Outcome, Packet, Ruled, Verdict, hops, loopback, name, nowhere, rules};
+use ipnet::IpNet;
+
+use super::{Found, Model, Outcome, Packet, Ruled, Verdict, hops, loopback, name, nowhere, rules};
 use crate::host::{Route, Snapshot};
-use crate::id::{Family, IfIndex, Table};
+use crate::id::{IfIndex, Table};
 use crate::query::{RouteAnswer, RouteKind};
 
-pub(super) fn decide(host: &Snapshot, packet: &Packet) -> Vec<Outcome> {
+pub(super) fn decide(host: &Model<'_>, packet: &Packet) -> Vec<Outcome> {
     rules::ask(host, packet, lookup).into_iter().flat_map(|r| outcomes(host, r)).collect()
 }
 
@@ -23,16 +25,10 @@ fn strict(packet: &Packet) -> bool {
     need || packet.iif.is_none() && (packet.socket || packet.src.is_none())
 }
 
-pub(super) fn lookup<'a>(host: &'a Snapshot, packet: &Packet, table: Table) -> Option<Found<'a>> {
-    let of_use = |route: &Route| {
-        route.table == table
-            && route.family() == Family::V6
-            && route.dst.contains(&packet.dst)
-            && route
-                .src
-                .is_none_or(|net| net.prefix_len() == 0 || packet.src.is_some_and(|src| net.contains(&src)))
-    };
-    let mut routes: Vec<_> = host.routes.iter().enumerate().filter(|(_, r)| of_use(r)).collect();
+pub(super) fn lookup<'a>(host: &Model<'a>, packet: &Packet, table: Table) -> Option<Found<'a>> {
+    let of_use = |net: IpNet| net.prefix_len() == 0 || packet.src.is_some_and(|src| net.contains(&src));
+    let mut routes = host.routes_to(table, packet.dst);
+    routes.retain(|(_, route)| route.src.is_none_or(of_use));
     // Of routes to the same network, those of a narrower source are asked first (`CONFIG_IPV6_SUBTREES`).
     let source = |route: &Route| route.src.map_or(0, |net| net.prefix_len());
     routes.sort_by_key(|(_, r)| (Reverse(r.dst.prefix_len()), Reverse(source(r)), r.metric));

@@ -13,6 +13,7 @@
 mod classes;
 mod exclude;
 mod foreign;
+mod index;
 mod ipv4;
 mod ipv6;
 mod planned;
@@ -32,6 +33,7 @@ use crate::query::{RouteAnswer, RouteKind, RouteQuery};
 pub use classes::classes;
 pub use exclude::marked_by;
 pub use foreign::foreign_ways;
+pub use index::Model;
 pub use planned::planned;
 pub use words::{route_words, rule_words};
 
@@ -100,6 +102,10 @@ pub struct Outcome {
 
 /// Every possible outcome for a packet, at least one. Several when something is not known, or chosen per flow.
 pub fn decide(host: &Snapshot, packet: &Packet) -> Vec<Outcome> {
+    decide_in(&Model::for_one(host), packet)
+}
+
+fn decide_in(host: &Model<'_>, packet: &Packet) -> Vec<Outcome> {
     match packet.family() {
         Family::V4 => ipv4::decide(host, packet),
         Family::V6 => ipv6::decide(host, packet),
@@ -110,8 +116,12 @@ pub fn decide(host: &Snapshot, packet: &Packet) -> Vec<Outcome> {
 /// connection, and every socket after a change of the routes, is decided about again with the source that it got
 /// (`ip_route_connect`, include/net/route.h; `inet6_csk_route_socket`, net/ipv6/inet6_connection_sock.c).
 pub fn decide_socket(host: &Snapshot, packet: &Packet) -> Vec<Outcome> {
+    decide_socket_in(&Model::for_one(host), packet)
+}
+
+fn decide_socket_in(host: &Model<'_>, packet: &Packet) -> Vec<Outcome> {
     let packet = Packet { socket: true, ..*packet };
-    let mut outcomes = decide(host, &packet);
+    let mut outcomes = decide_in(host, &packet);
     if packet.src.is_some() {
         return outcomes;
     }
@@ -130,7 +140,7 @@ pub fn decide_socket(host: &Snapshot, packet: &Packet) -> Vec<Outcome> {
     sources.sort();
     sources.dedup();
     for source in sources {
-        for outcome in decide(host, &Packet { src: Some(source), ..packet }) {
+        for outcome in decide_in(host, &Packet { src: Some(source), ..packet }) {
             if !outcomes.contains(&outcome) {
                 outcomes.push(outcome);
             }

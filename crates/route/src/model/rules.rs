@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
-use super::{Found, Packet, Ruled, Verdict};
+use super::{Found, Model, Packet, Ruled, Verdict};
 use crate::host::{Rule, RuleAction, Snapshot};
 use crate::id::{IfIndex, Table};
 use crate::query::RouteKind;
@@ -13,12 +13,12 @@ use crate::query::RouteKind;
 const WAYS: usize = 64;
 
 /// Asks a table of the packet's family.
-pub(super) type Lookup<'a> = fn(&'a Snapshot, &Packet, Table) -> Option<Found<'a>>;
+pub(super) type Lookup<'a> = fn(&Model<'a>, &Packet, Table) -> Option<Found<'a>>;
 
 /// Everything that the rules may answer.
-pub(super) fn ask<'a>(host: &'a Snapshot, packet: &Packet, lookup: Lookup<'a>) -> Vec<Ruled<'a>> {
+pub(super) fn ask<'a>(host: &Model<'a>, packet: &Packet, lookup: Lookup<'a>) -> Vec<Ruled<'a>> {
     let mut rules: Vec<_> =
-        host.rules.iter().enumerate().filter(|(_, r)| r.family == packet.family()).collect();
+        host.host().rules.iter().enumerate().filter(|(_, r)| r.family == packet.family()).collect();
     rules.sort_by_key(|(_, r)| r.priority);
     let mut walk = Walk { host, packet, lookup, rules, out: Vec::new() };
     walk.from(0, Vec::new());
@@ -26,7 +26,7 @@ pub(super) fn ask<'a>(host: &'a Snapshot, packet: &Packet, lookup: Lookup<'a>) -
 }
 
 struct Walk<'a, 'p> {
-    host: &'a Snapshot,
+    host: &'p Model<'a>,
     packet: &'p Packet,
     lookup: Lookup<'a>,
     rules: Vec<(usize, &'a Rule)>,

@@ -3,6 +3,7 @@
 mod events;
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use super::*;
 use crate::host::{Rule, RuleAction};
@@ -178,4 +179,24 @@ fn marks_are_compared_under_their_mask() {
     let marked = |mark| one(&host, &Packet { mark, ..to("203.0.113.1") }).answer.kind;
     assert_eq!(marked(0x7), RouteKind::Blackhole);
     assert_eq!(marked(0x107), RouteKind::Unicast);
+}
+
+/// A router's classes of destinations are as many as its routes, and `doctor` asks about each.
+#[test]
+fn not_all_routes_are_gone_through_for_each_of_many_questions() {
+    const EVERY: u32 = 50;
+    let mut host = fake::host();
+    let net = |n: u32| fake::route(&format!("11.{}.{}.0/24", n / 250, n % 250), 2, None, 0);
+    host.routes.extend((0..9_000).map(net));
+    let all = classes(&host, Family::V4, &[]);
+    let packet = |dst: &IpAddr| Packet::of(&RouteQuery::to(*dst), 0);
+    let begin = Instant::now();
+    let few: Vec<_> = all.iter().step_by(EVERY as usize).map(|dst| decide(&host, &packet(dst))).collect();
+    let one_by_one = begin.elapsed();
+    let begin = Instant::now();
+    let model = Model::of(&host);
+    let decided: Vec<_> = all.iter().map(|dst| model.decide(&packet(dst))).collect();
+    let took = begin.elapsed();
+    assert!(few.iter().eq(decided.iter().step_by(EVERY as usize)));
+    assert!(took < one_by_one * EVERY / 5, "{took:?}, and {one_by_one:?} for one in {EVERY}");
 }

@@ -12,8 +12,8 @@ use netlink_packet_route::rule::{
     RuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange, RuleUidRange,
 };
 use oneway_route::{
-    Family, IfIndex, Journal, Mark, Outcome, Packet, Protect, Request, RouteAnswer, RouteKind, RouteQuery,
-    Snapshot, Table, apply, classes, decide, no_hook, plan, planned, query,
+    Family, IfIndex, Journal, Mark, Model, Outcome, Packet, Protect, Request, RouteAnswer, RouteKind,
+    RouteQuery, Snapshot, Table, apply, classes, decide, no_hook, plan, planned, query,
 };
 
 use crate::host::{Tun, set, until};
@@ -278,6 +278,7 @@ fn agree(host: &Snapshot, asked: &RouteQuery, seed: u64) -> usize {
         Err(e) => panic!("seed {seed}: {asked:?}: {e}"),
     };
     let model = decide(host, &Packet::of(asked, uid));
+    assert_eq!(Model::of(host).decide(&Packet::of(asked, uid)), model, "seed {seed}: {asked:?}");
     let same =
         |o: &Outcome| seen(family, &o.answer, o.route.is_none()) == seen(family, &kernel, o.route.is_none());
     assert!(
