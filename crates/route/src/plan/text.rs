@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Phase, Plan};
-use crate::change::indented;
+use crate::change::{Change, indented};
 use crate::id::Family;
 
 pub(super) fn text(plan: &Plan) -> String {
@@ -21,8 +21,9 @@ pub(super) fn text(plan: &Plan) -> String {
     for note in &plan.notes {
         let _ = writeln!(out, "# note: {note}");
     }
+    let mut number = 0;
     let mut phase = None;
-    for (number, step) in plan.steps.iter().enumerate() {
+    for step in &plan.steps {
         if phase != Some(step.phase) {
             phase = Some(step.phase);
             let _ = writeln!(
@@ -34,11 +35,31 @@ pub(super) fn text(plan: &Plan) -> String {
                 }
             );
         }
-        indented(&mut out, &format!("{:2}. ", number + 1), &step.change);
+        if number == 0
+            && let Some(name) = new_device(plan)
+        {
+            number += 1;
+            let _ = writeln!(out, "{number:2}. ip tuntap add dev {name} mode tun");
+            let _ = writeln!(out, "    undo: vanishes with this program, which holds it open");
+            let _ = writeln!(
+                out,
+                "    why:  what is captured is read from it, and what is answered written to it"
+            );
+        }
+        number += 1;
+        indented(&mut out, &format!("{number:2}. "), &step.change);
         indented(&mut out, "    undo: ", &step.change.undo());
         indented(&mut out, "    why:  ", &step.why);
     }
     out
+}
+
+/// The device, if there is none of that name yet. It is no step: whoever reads from it makes it before all of them.
+fn new_device(plan: &Plan) -> Option<&str> {
+    plan.steps.iter().find_map(|step| match &step.change {
+        Change::Link { name, before: None, .. } => Some(name.as_str()),
+        _ => None,
+    })
 }
 
 fn mark(plan: &Plan) -> String {
