@@ -203,7 +203,11 @@ fn host_routes_go_by_whatever_gateway_the_host_has() {
                 assert_eq!((answer.oif_name.as_str(), answer.gateway), ("eth0", gateway), "{request:?}");
                 assert_eq!(answer.table, Some(plan.table));
             }
-            assert_eq!(applied.put_back(Watched::All).unwrap(), [""; 0], "what was made is what was planned");
+            assert_eq!(
+                applied.put_back(Watched::All).whole().unwrap(),
+                [""; 0],
+                "what was made is what was planned"
+            );
             applied.undo(&mut no_hook).unwrap();
             drop(tun);
             assert_eq!(before.diff(&Snapshot::take().unwrap()), [""; 0]);
@@ -327,9 +331,9 @@ fn a_journal_that_is_lost_while_it_runs_is_put_back() {
         let before = Snapshot::take().unwrap();
         let (tun, mut applied) = capture(&planned(&Request::default()), net.journal());
         std::fs::remove_file(net.journal()).unwrap();
-        let done = applied.put_back(Watched::Switches).unwrap();
+        let done = applied.put_back(Watched::Switches).whole().unwrap();
         assert_eq!(done, [format!("the journal {}", net.journal().display())]);
-        assert_eq!(applied.put_back(Watched::All).unwrap(), [""; 0]);
+        assert_eq!(applied.put_back(Watched::All).whole().unwrap(), [""; 0]);
         // As after a crash.
         drop((applied, tun));
         let recovered = recover(&net.journal()).unwrap();
