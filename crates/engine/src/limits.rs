@@ -104,6 +104,14 @@ impl Limits {
         }
     }
 
+    /// The same where the kernel hands out so many ports. Each datagram session has one, and what has none left cannot so much
+    /// as ask for a name, whether it is captured or not: half of them are for others.
+    #[must_use]
+    pub fn within_ports(self, ports: usize) -> Self {
+        let Share { all, .. } = self.udp_sessions;
+        Self { udp_sessions: Share::whole(all.min(ports / 2).max(1)), ..self }
+    }
+
     /// The same with what the user wants otherwise.
     #[must_use]
     pub fn with(self, config: &LimitsConfig) -> Self {
@@ -114,6 +122,14 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn half_of_the_ports_are_for_others() {
+        let limits = Limits::for_descriptors(1 << 20, StackKind::User);
+        assert_eq!(limits.clone().within_ports(28_232).udp_sessions, Share::whole(14_116));
+        assert_eq!(limits.clone().within_ports(1 << 24).udp_sessions, limits.udp_sessions);
+        assert_eq!(limits.within_ports(1).udp_sessions, Share::whole(1));
+    }
 
     #[test]
     fn whatever_there_is_one_source_cannot_have_it_all() {

@@ -20,6 +20,7 @@ use super::end::End;
 use super::guarded::{Guarded, Listeners, forbidden, protect};
 use super::home::Home;
 use super::host::Host;
+use super::ports::ports;
 use super::proxies::{resolve_proxies, servers, warn_of_circles};
 use super::shared::{Stacks, shared};
 use super::threads::Threads;
@@ -163,7 +164,9 @@ impl Known {
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        let mut limits = Limits::for_descriptors(descriptors()?, config.capture.stack).with(&config.limits);
+        let mut limits = Limits::for_descriptors(descriptors()?, config.capture.stack)
+            .with(&config.limits)
+            .within_ports(ports());
         if config.capture.forwarded {
             limits = limits.for_other_hosts();
         }
