@@ -22,7 +22,7 @@ fuzz_target!(|data: &[u8]| {
             {
                 panic!("{errors}\n{}", imported.toml);
             }
-            for note in imported.notes {
+            for note in imported.warnings.iter().chain(&imported.notes) {
                 assert!(note.to_string().starts_with("clash.yaml:") && !note.to_string().contains('\n'));
             }
         }

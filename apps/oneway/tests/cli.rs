@@ -341,17 +341,17 @@ fn a_whole_configuration_of_clash_is_one_of_ours() {
     let output = oneway(&["import", &path]);
     assert_eq!(output.status.code(), Some(0));
     let notes = text(&output.stderr);
-    for (line, what) in [
-        (1, "`mixed-port`"),
-        (11, "`dns.listen`"),
-        (18, "`dns.fallback`"),
-        (19, "`dns.fallback-filter`"),
-        (26, "`sniffer.sniff.HTTP.override-destination`"),
-        (28, "the proxy \"Tokyo 1\""),
-        (30, "the proxy \"Kobe\""),
-        (35, "the rule set \"ads\""),
+    for (word, line, what) in [
+        ("note", 1, "`mixed-port`"),
+        ("note", 11, "`dns.listen`"),
+        ("note", 18, "`dns.fallback`"),
+        ("note", 19, "`dns.fallback-filter`"),
+        ("note", 26, "`sniffer.sniff.HTTP.override-destination`"),
+        ("note", 28, "the proxy \"Tokyo 1\""),
+        ("warning", 30, "the proxy \"Kobe\""),
+        ("note", 35, "the rule set \"ads\""),
     ] {
-        assert!(notes.contains(&format!("note: {path}:{line}:1: {what}")), "{line} {what}\n{notes}");
+        assert!(notes.contains(&format!("{word}: {path}:{line}:1: {what}")), "{line} {what}\n{notes}");
     }
     let (second, imported) = file(text(&output.stdout));
     fs::write(second.path().join("ads.yaml"), "payload: [+.ads.example]\n").unwrap();

@@ -17,10 +17,14 @@ pub(crate) fn import(file: &Path, output: Output) -> Result<ExitCode, Failure> {
         )
     })?;
     let imported = oneway::import::clash(file, &text)?;
-    for note in &imported.notes {
-        say(format_args!("note: {}", printable(&note.to_string())));
+    for (word, notes) in [("warning", &imported.warnings), ("note", &imported.notes)] {
+        for note in notes {
+            say(format_args!("{word}: {}", printable(&note.to_string())));
+        }
     }
-    let document = serde_json::json!({ "toml": imported.toml, "notes": imported.notes });
+    let document = serde_json::json!({
+        "toml": imported.toml, "warnings": imported.warnings, "notes": imported.notes,
+    });
     output.print(imported.toml.trim_end(), &document)?;
     Ok(ExitCode::SUCCESS)
 }

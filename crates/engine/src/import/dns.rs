@@ -41,7 +41,7 @@ impl Dns {
         if !node.is("enable") {
             let message = "`dns.enable` is not true: DNS is carried like other traffic, so that rules on names know none, and \
                            the rest of `dns` is not carried over";
-            notes.add(node.line, message);
+            notes.warn(node.line, message);
             return Some(this);
         }
         this.mode = DnsMode::Real;
@@ -129,7 +129,7 @@ impl Dns {
             }
             "use-hosts" | "use-system-hosts" | "respect-rules" if value.is_false() => {}
             "respect-rules" => {
-                notes.add(line, "`dns.respect-rules` is not carried over: resolvers are asked directly");
+                notes.warn(line, "`dns.respect-rules` is not carried over: resolvers are asked directly");
             }
             _ if MEANINGLESS.contains(&key) => {}
             _ => notes.add(line, format!("`dns.{key}` is not carried over")),
@@ -158,7 +158,7 @@ impl Dns {
             }
             let line = resolvers.line;
             let leave_out = |notes: &mut Notes, pattern: &str, why: &str| {
-                notes.add(line, format!("{pattern:?} of `dns.nameserver-policy` is left out: {why}"));
+                notes.warn(line, format!("{pattern:?} of `dns.nameserver-policy` is left out: {why}"));
             };
             // `geosite:a,b` is one thing, `a.example,b.example` two.
             let is_set = patterns.contains(':');
@@ -223,7 +223,7 @@ fn upstream(text: &str, line: usize, notes: &mut Notes) -> Option<DnsUpstream> {
     match ours.parse::<DnsUpstream>() {
         Ok(upstream) => {
             if !beside.is_empty() {
-                notes.add(line, format!("the resolver {upstream} is asked directly, without {beside:?}"));
+                notes.warn(line, format!("the resolver {upstream} is asked directly, without {beside:?}"));
             }
             Some(upstream)
         }

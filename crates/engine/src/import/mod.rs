@@ -23,7 +23,9 @@ use yaml::Node;
 pub struct Imported {
     /// The text of `oneway.toml`. What is not carried over stands in it as a comment.
     pub toml: String,
-    /// What is not carried over, and what is left for the user to do, each with its line in the source.
+    /// By what traffic goes another way than with the source, or nowhere, each with its line there.
+    pub warnings: Vec<ConfigError>,
+    /// What else is not carried over, what is left for the user to do, and at last what has another name.
     pub notes: Vec<ConfigError>,
 }
 
@@ -31,12 +33,15 @@ pub struct Imported {
 const MEANINGLESS: &[&str] =
     &["mode", "log-level", "ipv6", "profile", "unified-delay", "tcp-concurrent", "find-process-mode"];
 
+/// Keys by which what is sent takes another way.
+const BY_ANOTHER_WAY: &[&str] = &["interface-name", "routing-mark"];
+
 /// Translates the configuration of Clash or mihomo in `text`; `file` names it in the notes.
 ///
 /// # Errors
 /// If it is no YAML, or not a table.
 pub fn clash(file: &Path, text: &str) -> Result<Imported, ConfigError> {
-    let mut notes = Notes { file: file.into(), notes: Vec::new() };
+    let mut notes = Notes { file: file.into(), warnings: Vec::new(), notes: Vec::new(), renamed: Vec::new() };
     let root = yaml::parse(text)
         .map_err(|broken| ConfigError::new(Some(notes.origin(broken.line, broken.column)), broken.message))?;
     if root.table().is_empty() {
@@ -50,9 +55,15 @@ pub fn clash(file: &Path, text: &str) -> Result<Imported, ConfigError> {
     other_keys(&root, &mut notes);
 
     let mut toml = format!("# From {}.\n", file.display().to_string().replace('\n', " "));
-    if !notes.notes.is_empty() {
-        toml.push_str("# What is not carried over as it was:\n");
-        for note in &notes.notes {
+    notes.notes.append(&mut notes.renamed);
+    for (title, notes) in [
+        ("By which traffic goes another way than with Clash, or nowhere", &notes.warnings),
+        ("What else is not carried over as it was", &notes.notes),
+    ] {
+        if !notes.is_empty() {
+            let _ = writeln!(toml, "# {title}:");
+        }
+        for note in notes {
             // A note is one line: `ConfigError::new`.
             let _ = writeln!(toml, "#   {note}");
         }
@@ -65,7 +76,7 @@ pub fn clash(file: &Path, text: &str) -> Result<Imported, ConfigError> {
     if let Some(sniff) = sniff {
         sniff.write(&mut toml);
     }
-    Ok(Imported { toml, notes: notes.notes })
+    Ok(Imported { toml, warnings: notes.warnings, notes: notes.notes })
 }
 
 fn other_keys(root: &Node, notes: &mut Notes) {
@@ -76,6 +87,8 @@ fn other_keys(root: &Node, notes: &mut Notes) {
             if !node.is_nothing() && node.table().is_empty() {
                 notes.add(node.line, format!("`{key}` is no table and not carried over"));
             }
+        } else if BY_ANOTHER_WAY.contains(&key.as_str()) {
+            notes.warn(node.line, format!("`{key}` is not carried over"));
         } else if !known.contains(&key.as_str()) && !MEANINGLESS.contains(&key.as_str()) {
             notes.add(node.line, format!("`{key}` is not carried over"));
         }
@@ -85,7 +98,9 @@ fn other_keys(root: &Node, notes: &mut Notes) {
 /// What is to be told.
 struct Notes {
     file: Arc<Path>,
+    warnings: Vec<ConfigError>,
     notes: Vec<ConfigError>,
+    renamed: Vec<ConfigError>,
 }
 
 impl Notes {
@@ -93,10 +108,29 @@ impl Notes {
         Origin::File { file: Arc::clone(&self.file), line, column }
     }
 
+    /// That something changes where traffic goes.
+    fn warn(&mut self, line: usize, message: impl Into<String>) {
+        let note = self.note(line, message);
+        self.warnings.push(note);
+    }
+
     fn add(&mut self, line: usize, message: impl Into<String>) {
+        let note = self.note(line, message);
+        self.notes.push(note);
+    }
+
+    /// That `what` (a proxy, say) has another name, if it has.
+    fn renamed(&mut self, line: usize, what: &str, theirs: &str, ours: &str) {
+        if theirs != ours {
+            let note = self.note(line, format!("the {what} {theirs:?} is called {ours:?}"));
+            self.renamed.push(note);
+        }
+    }
+
+    fn note(&self, line: usize, message: impl Into<String>) -> ConfigError {
         let message: String = message.into();
         let message: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        self.notes.push(ConfigError::new(Some(self.origin(line, 1)), message));
+        ConfigError::new(Some(self.origin(line, 1)), message)
     }
 }
 

@@ -47,20 +47,18 @@ impl Outbounds {
         }
         for node in root.get("proxies").map_or(&[][..], Node::list) {
             let Some(name) = node.str("name") else {
-                notes.add(node.line, "a proxy without a name is left out");
+                notes.warn(node.line, "a proxy without a name is left out");
                 continue;
             };
             let ours = usable(name, |name| this.is_taken(name));
             let known = match this.proxy(node, ours.clone()) {
                 Ok(outbound) => {
-                    if ours != name {
-                        notes.add(node.line, format!("the proxy {name:?} is called {ours:?}"));
-                    }
+                    notes.renamed(node.line, "proxy", name, &ours);
                     this.outbounds.push(outbound);
                     Some(ours)
                 }
                 Err(why) => {
-                    notes.add(
+                    notes.warn(
                         node.line,
                         format!("the proxy {name:?} is left out: {why}; rules to it lead to block"),
                     );
@@ -173,7 +171,7 @@ impl Outbounds {
         for (name, group) in named {
             if !self.names.contains_key(name) {
                 let message = format!("the group {name:?} leads back to itself; rules to it lead to block");
-                notes.add(group.line, message);
+                notes.warn(group.line, message);
                 self.names.insert(name.to_owned(), None);
             }
         }
@@ -186,18 +184,18 @@ impl Outbounds {
             match self.names.get(*member) {
                 Some(Some(known)) if !ours.contains(known) => ours.push(known.clone()),
                 Some(Some(_)) => {}
-                _ => notes.add(node.line, format!("the group {name:?} is without its member {member:?}")),
+                _ => notes.warn(node.line, format!("the group {name:?} is without its member {member:?}")),
             }
         }
         for key in ["use", "include-all", "include-all-proxies", "include-all-providers"] {
             if node.get(key).is_some() {
-                notes.add(node.line, format!("the group {name:?} is without the members of `{key}`"));
+                notes.warn(node.line, format!("the group {name:?} is without the members of `{key}`"));
             }
         }
         let Some(first) = ours.first().cloned() else {
             let message =
                 format!("the group {name:?} has no member that is carried over; rules to it lead to block");
-            notes.add(node.line, message);
+            notes.warn(node.line, message);
             return None;
         };
         let kind = match node.str("type").unwrap_or("unknown") {
@@ -209,14 +207,12 @@ impl Outbounds {
                 let message = format!(
                     "groups of type {other} are not available: {name:?} stands for its member {first:?}"
                 );
-                notes.add(node.line, message);
+                notes.warn(node.line, message);
                 return Some(first);
             }
         };
         let called = usable(name, |name| self.is_taken(name));
-        if called != name {
-            notes.add(node.line, format!("the group {name:?} is called {called:?}"));
-        }
+        notes.renamed(node.line, "group", name, &called);
         let keys = if kind == "select" { Vec::new() } else { checks(name, kind, node, notes) };
         self.groups.push(Group { name: called.clone(), kind, members: ours, keys });
         Some(called)

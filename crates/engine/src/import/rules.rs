@@ -59,7 +59,7 @@ impl Rules {
                     names.sets.insert(name.clone(), ours);
                     sets.push(set);
                 }
-                Err(why) => notes.add(node.line, format!("the rule set {name:?} is left out: {why}")),
+                Err(why) => notes.warn(node.line, format!("the rule set {name:?} is left out: {why}")),
             }
         }
         let listed = root.get("sub-rules").map_or(&[][..], Node::table);
@@ -173,12 +173,12 @@ impl Names<'_> {
         let mut lines = Vec::new();
         for node in nodes {
             let Some(text) = node.text() else {
-                notes.add(node.line, "a rule that is no text is left out");
+                notes.warn(node.line, "a rule that is no text is left out");
                 continue;
             };
             let (text, problem) = self.translate(text.trim(), node.line, notes);
             if let Some(problem) = &problem {
-                notes.add(node.line, format!("the rule {text:?} is left out: {problem}"));
+                notes.warn(node.line, format!("the rule {text:?} is left out: {problem}"));
             }
             lines.push(Line { text, left_out: problem.is_some() });
         }
@@ -206,7 +206,7 @@ impl Names<'_> {
                 // What is not carried over leads nowhere, not somewhere else.
                 known.unwrap_or(BLOCK).clone_into(target);
             } else if !theirs.is_empty() {
-                notes.add(line, format!("there is no proxy {theirs:?}: its rule leads to block"));
+                notes.warn(line, format!("there is no proxy {theirs:?}: its rule leads to block"));
                 BLOCK.clone_into(target);
             }
         }

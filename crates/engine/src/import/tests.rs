@@ -3,6 +3,23 @@ use std::path::Path;
 use super::*;
 use crate::config::{Config, Options};
 
+mod sections;
+
+/// All that is told, in its order.
+fn told(imported: &Imported) -> Vec<String> {
+    imported.warnings.iter().chain(&imported.notes).map(ToString::to_string).collect()
+}
+
+/// What comes out without the comments, which is a configuration, and what is told.
+fn carried_over(text: &str) -> (String, Vec<String>) {
+    let imported = clash(Path::new("c.yaml"), text).unwrap();
+    Config::from_toml(Path::new("oneway.toml"), &imported.toml, Options::default(), &|_| Ok(Vec::new()))
+        .unwrap_or_else(|errors| panic!("{errors}\n{}", imported.toml));
+    let lines: Vec<&str> = imported.toml.lines().filter(|line| !line.starts_with('#')).collect();
+    let toml = lines.join("\n").replace("\n[rules]\nlist = [\n]", "");
+    (toml.trim().to_owned(), told(&imported))
+}
+
 const CLASH: &str = "\
 mixed-port: 7890
 mode: rule
@@ -115,7 +132,7 @@ fn proxies_by_tls_are_carried_over() {
                   \n[outbound.w]\ntype = \"http\"\nserver = \"192.0.2.1:8443\"\ntls = true\nskip-verify = true\n\
                   \n[outbound.s]\ntype = \"shadowsocks\"\nserver = \"192.0.2.2:8388\"\npassword = \"x\"\nmethod = \"aes-128-gcm\"\n";
     assert!(found.toml.contains(wanted), "{}", found.toml);
-    let notes: Vec<String> = found.notes.iter().map(ToString::to_string).collect();
+    let notes = told(&found);
     assert_eq!(notes.len(), 3, "{notes:?}");
     assert!(notes[0].contains("`plugin` is not available"), "{notes:?}");
     assert!(notes[1].contains("ws around the protocol is not available"), "{notes:?}");
@@ -125,21 +142,21 @@ fn proxies_by_tls_are_carried_over() {
 #[test]
 fn a_configuration_is_carried_over() {
     let imported = clash(Path::new("clash.yaml"), CLASH).unwrap();
-    let notes: Vec<String> = imported.notes.iter().map(ToString::to_string).collect();
+    let notes = told(&imported);
     assert_eq!(
         notes,
         [
-            "clash.yaml:4:1: the proxy \"Tokyo 1\" is called \"Tokyo-1\"",
             "clash.yaml:9:1: the proxy \"secret\" is left out: proxies of type vmess are not available; rules to it lead to block",
             "clash.yaml:13:1: the group \"Lost\" is without its member \"secret\"",
             "clash.yaml:13:1: the group \"Lost\" has no member that is carried over; rules to it lead to block",
             "clash.yaml:11:1: the group \"Auto\" is without its member \"secret\"",
+            "clash.yaml:35:1: the rule \"IN-PORT,7890,direct\" is left out: IN-PORT is not supported: there is nothing here that it could ask about",
             "clash.yaml:11:1: the group \"Auto\" is checked by \"http://a.example/204\", without TLS",
             "clash.yaml:15:1: the rule set \"common\" is not loaded by itself: put https://lists.example/ads.yaml at \"./ads.yaml\"",
             "clash.yaml:21:1: the rule set \"nets\" is not loaded by itself: put https://lists.example/ads.yaml at \"nets.txt\"",
-            "clash.yaml:35:1: the rule \"IN-PORT,7890,direct\" is left out: IN-PORT is not supported: there is nothing here that it could ask about",
             "clash.yaml:1:1: the database of GEOIP is not loaded by itself: put it at \"country.mmdb\"",
             "clash.yaml:1:1: `mixed-port` is not carried over",
+            "clash.yaml:4:1: the proxy \"Tokyo 1\" is called \"Tokyo-1\"",
         ]
     );
     let body = imported.toml.find("\n\n[outbound").map(|at| &imported.toml[at + 1..]);
@@ -177,21 +194,9 @@ fn aliases_have_a_limit() {
     assert!(clash(Path::new("x.yaml"), &deep).is_err());
 }
 
-/// What of `dns` and `sniffer` comes out, without the comments, and what is noted.
-fn dns_and_sniffer(text: &str) -> (String, Vec<String>) {
-    let imported = clash(Path::new("c.yaml"), text).unwrap();
-    let options = Options::default();
-    Config::from_toml(Path::new("oneway.toml"), &imported.toml, options, &|_| Ok(Vec::new()))
-        .unwrap_or_else(|errors| panic!("{errors}\n{}", imported.toml));
-    let lines = imported.toml.lines().filter(|line| !line.starts_with('#'));
-    let text: Vec<&str> = lines.collect();
-    let text = text.join("\n").replace("\n[rules]\nlist = [\n]", "");
-    (text.trim().to_owned(), imported.notes.iter().map(ToString::to_string).collect())
-}
-
 #[test]
 fn dns_is_carried_over() {
-    let (toml, notes) = dns_and_sniffer(
+    let (toml, notes) = carried_over(
         "dns:
   enable: true
   ipv6: true
@@ -236,7 +241,7 @@ fake-ip.exclude = ["*.lan", "+.local", "xbox.*.*.microsoft.com", ".example.org"]
 
 #[test]
 fn what_of_dns_cannot_be_carried_over_is_listed() {
-    let (toml, notes) = dns_and_sniffer(
+    let (toml, notes) = carried_over(
         "hosts: {a.example: 192.0.2.1}
 dns:
   enable: true
@@ -265,23 +270,23 @@ dns:
     );
     assert_eq!(toml, "[dns]\nmode = \"real\"\nupstream = [\"https://192.0.2.1:443/dns-query\"]");
     let expected = [
+        "9:1: the resolver https://192.0.2.1:443/dns-query is asked directly, without \"proxy\"",
+        "16:1: `dns.respect-rules` is not carried over",
+        "21:1: \"geosite:cn,private\" of `dns.nameserver-policy` is left out",
+        "22:1: \"a.example\" of `dns.nameserver-policy` is left out: none of its resolvers",
+        "23:1: \"a b\" of `dns.nameserver-policy` is left out: \"a b\" is no pattern",
         "4:1: `dns.listen` is not carried over",
         "5:1: `dns.ipv6` is not carried over",
         "7:1: `dns.use-hosts` is not carried over",
         "12:1: an entry of `dns.nameserver` is no text and left out",
-        "9:1: the resolver https://192.0.2.1:443/dns-query is asked directly, without \"proxy\"",
         "10:1: the resolver \"udp://dns.example\" is left out: \"udp://dns.example\" is a cycle",
         "11:1: the resolver \"dhcp://en0\" is left out",
         "13:1: `dns.fallback` is not carried over",
         "14:1: `dns.fallback-filter` is not carried over",
         "15:1: `dns.proxy-server-nameserver` is not carried over",
-        "16:1: `dns.respect-rules` is not carried over",
         "18:1: `dns.fake-ip-filter` is not carried over: the mode \"whitelist\" is not available",
         "19:1: `dns.fake-ip-range` is left out: \"198.18.0.0/30\" is no range",
-        "21:1: \"geosite:cn,private\" of `dns.nameserver-policy` is left out",
         "22:1: the resolver \"https://dns.example/dns-query\" of `dns.nameserver-policy` is left out",
-        "22:1: \"a.example\" of `dns.nameserver-policy` is left out: none of its resolvers",
-        "23:1: \"a b\" of `dns.nameserver-policy` is left out: \"a b\" is no pattern",
         "24:1: `dns.new-key` is not carried over",
         "1:1: `hosts` is not carried over",
     ];
@@ -295,11 +300,11 @@ dns:
 fn resolvers_by_name_are_found_by_the_default_ones() {
     let named = "dns: {enable: true, nameserver: [https://dns.example/dns-query]";
     let (toml, notes) =
-        dns_and_sniffer(&format!("{named}, default-nameserver: [tls://192.0.2.1, tls://other.example]}}"));
+        carried_over(&format!("{named}, default-nameserver: [tls://192.0.2.1, tls://other.example]}}"));
     let upstream = r#"upstream = ["https://dns.example:443/dns-query", "tls://192.0.2.1:853"]"#;
     assert!(toml.contains(upstream), "{toml}");
     assert!(notes[0].contains("tls://192.0.2.1:853 will be asked for these"), "{notes:?}");
-    let (toml, notes) = dns_and_sniffer(&format!("{named}}}"));
+    let (toml, notes) = carried_over(&format!("{named}}}"));
     let upstream = r#"upstream = ["https://dns.example:443/dns-query", "system"]"#;
     assert!(toml.contains(upstream), "{toml}");
     assert_eq!(notes.len(), 1, "{notes:?}");
@@ -308,20 +313,20 @@ fn resolvers_by_name_are_found_by_the_default_ones() {
 #[test]
 fn dns_that_is_off_stays_off() {
     for text in ["dns: {enable: false, nameserver: [192.0.2.1]}", "dns: {enhanced-mode: fake-ip}"] {
-        let (toml, notes) = dns_and_sniffer(text);
+        let (toml, notes) = carried_over(text);
         assert_eq!(toml, "[dns]\nmode = \"off\"");
         assert_eq!(notes.len(), 1, "{notes:?}");
     }
     for nothing in ["dns:", "dns: {}", "sniffer: ~"] {
-        assert_eq!(dns_and_sniffer(nothing), (String::new(), Vec::new()), "{nothing}");
+        assert_eq!(carried_over(nothing), (String::new(), Vec::new()), "{nothing}");
     }
-    let (_, notes) = dns_and_sniffer("dns: [a]\nsniffer: true\n");
+    let (_, notes) = carried_over("dns: [a]\nsniffer: true\n");
     assert_eq!(notes.len(), 2, "{notes:?}");
 }
 
 #[test]
 fn the_sniffer_is_carried_over() {
-    let (toml, notes) = dns_and_sniffer(
+    let (toml, notes) = carried_over(
         "sniffer:
   enable: true
   parse-pure-ip: true
@@ -342,7 +347,7 @@ fn the_sniffer_is_carried_over() {
     assert_eq!(places, ["4", "5", "9", "9", "9", "10", "11", "12", "13"], "{notes:#?}");
     assert!(notes[7].ends_with("`sniffer.force-domain` is not carried over"), "{notes:#?}");
     // Without ports those of the default are looked at; the ports of the world are not written out.
-    let (toml, notes) = dns_and_sniffer("sniffer: {enable: true, sniff: {tls: , http: {ports: 1-65535}}}");
+    let (toml, notes) = carried_over("sniffer: {enable: true, sniff: {tls: , http: {ports: 1-65535}}}");
     assert_eq!(toml, "[sniff]\nenable = true\nquic = []");
     assert_eq!(notes.len(), 1, "{notes:?}");
 }
