@@ -3,6 +3,7 @@
 //! What cannot be carried over is listed, and where that could let traffic out another way, its rules lead to `block`.
 
 mod dns;
+mod groups;
 mod outbounds;
 mod rules;
 mod sniff;

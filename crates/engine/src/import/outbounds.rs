@@ -1,13 +1,14 @@
-//! `proxies` and `proxy-groups`.
+//! `proxies`, and what their names and those of groups mean.
 
 use std::collections::HashMap;
 use std::fmt::Write;
 
 use oneway_outbound::Method;
 
+use super::groups::Group;
 use super::yaml::Node;
 use super::{Notes, key, quoted, usable};
-use crate::config::{BLOCK, CheckUrl, DIRECT, Server, Wait};
+use crate::config::{BLOCK, DIRECT, Server};
 
 /// A proxy that is carried over.
 struct Outbound {
@@ -20,21 +21,12 @@ struct Outbound {
     keys: Vec<String>,
 }
 
-/// A group that is carried over.
-struct Group {
-    name: String,
-    kind: &'static str,
-    members: Vec<String>,
-    /// Further lines.
-    keys: Vec<String>,
-}
-
 /// The outbounds that there will be, and what the names of the source mean.
 pub(super) struct Outbounds {
     outbounds: Vec<Outbound>,
-    groups: Vec<Group>,
+    pub(super) groups: Vec<Group>,
     /// From a name of the source to one of ours; none for what is not carried over.
-    names: HashMap<String, Option<String>>,
+    pub(super) names: HashMap<String, Option<String>>,
 }
 
 impl Outbounds {
@@ -67,7 +59,7 @@ impl Outbounds {
             };
             this.names.insert(name.to_owned(), known);
         }
-        this.groups(root.get("proxy-groups").map_or(&[][..], Node::list), notes);
+        this.read_groups(root.get("proxy-groups").map_or(&[][..], Node::list), notes);
         this
     }
 
@@ -99,12 +91,7 @@ impl Outbounds {
             }
         }
         for group in &self.groups {
-            let members: Vec<_> = group.members.iter().map(|member| quoted(member)).collect();
-            let _ = write!(toml, "\n[outbound.{}]\ntype = \"{}\"\n", key(&group.name), group.kind);
-            let _ = writeln!(toml, "members = [{}]", members.join(", "));
-            for line in &group.keys {
-                let _ = writeln!(toml, "{line}");
-            }
+            group.write(toml);
         }
     }
 
@@ -138,84 +125,6 @@ impl Outbounds {
             _ => Vec::new(),
         };
         Ok(Outbound { name, kind, server, username, password, keys })
-    }
-
-    /// Groups of the types that there are become groups; of others, their first member that is carried over. Members may
-    /// be groups, also later ones.
-    fn groups(&mut self, groups: &[Node], notes: &mut Notes) {
-        let named: Vec<(&str, &Node)> =
-            groups.iter().filter_map(|group| Some((group.str("name")?, group))).collect();
-        // Each round decides at least one group more, unless none is left that can be decided: those lead in circles.
-        loop {
-            let mut changed = false;
-            for (name, node) in &named {
-                if self.names.contains_key(*name) {
-                    continue;
-                }
-                let members: Vec<&str> =
-                    node.get("proxies").map_or(&[][..], Node::list).iter().filter_map(Node::text).collect();
-                let waits = |member: &&str| {
-                    !self.names.contains_key(*member) && named.iter().any(|(other, _)| other == member)
-                };
-                if members.iter().any(waits) {
-                    continue;
-                }
-                let known = self.group(name, node, &members, notes);
-                self.names.insert((*name).to_owned(), known);
-                changed = true;
-            }
-            if !changed {
-                break;
-            }
-        }
-        for (name, group) in named {
-            if !self.names.contains_key(name) {
-                let message = format!("the group {name:?} leads back to itself; rules to it lead to block");
-                notes.warn(group.line, message);
-                self.names.insert(name.to_owned(), None);
-            }
-        }
-    }
-
-    /// What a group is called that is carried over, all of whose members are decided.
-    fn group(&mut self, name: &str, node: &Node, members: &[&str], notes: &mut Notes) -> Option<String> {
-        let mut ours: Vec<String> = Vec::new();
-        for member in members {
-            match self.names.get(*member) {
-                Some(Some(known)) if !ours.contains(known) => ours.push(known.clone()),
-                Some(Some(_)) => {}
-                _ => notes.warn(node.line, format!("the group {name:?} is without its member {member:?}")),
-            }
-        }
-        for key in ["use", "include-all", "include-all-proxies", "include-all-providers"] {
-            if node.get(key).is_some() {
-                notes.warn(node.line, format!("the group {name:?} is without the members of `{key}`"));
-            }
-        }
-        let Some(first) = ours.first().cloned() else {
-            let message =
-                format!("the group {name:?} has no member that is carried over; rules to it lead to block");
-            notes.warn(node.line, message);
-            return None;
-        };
-        let kind = match node.str("type").unwrap_or("unknown") {
-            "select" => "select",
-            "url-test" => "url-test",
-            "fallback" => "fallback",
-            "load-balance" => "load-balance",
-            other => {
-                let message = format!(
-                    "groups of type {other} are not available: {name:?} stands for its member {first:?}"
-                );
-                notes.warn(node.line, message);
-                return Some(first);
-            }
-        };
-        let called = usable(name, |name| self.is_taken(name));
-        notes.renamed(node.line, "group", name, &called);
-        let keys = if kind == "select" { Vec::new() } else { checks(name, kind, node, notes) };
-        self.groups.push(Group { name: called.clone(), kind, members: ours, keys });
-        Some(called)
     }
 }
 
@@ -256,46 +165,4 @@ fn tls(kind: &str, node: &Node) -> Result<Vec<String>, String> {
         keys.push("skip-verify = true".to_owned());
     }
     Ok(keys)
-}
-
-/// The keys that say how a group checks and balances, as lines of ours.
-fn checks(name: &str, kind: &str, node: &Node, notes: &mut Notes) -> Vec<String> {
-    let mut keys = Vec::new();
-    if let Some(url) = node.str("url") {
-        // What is asked for over TLS there is nearly always to be had without.
-        let plain = url.replacen("https://", "http://", 1);
-        match plain.parse::<CheckUrl>() {
-            Ok(_) => {
-                if plain != url {
-                    notes.add(node.line, format!("the group {name:?} is checked by {plain:?}, without TLS"));
-                }
-                keys.push(format!("url = {}", quoted(&plain)));
-            }
-            Err(why) => notes.add(node.line, format!("the group {name:?} is checked by another URL: {why}")),
-        }
-    }
-    let mut time = |theirs: &str, ours: &str, unit: &str, wanted: bool| {
-        if let Some(text) = node.str(theirs).filter(|text| wanted && *text != "0") {
-            let text = format!("{text}{unit}");
-            match text.parse::<Wait>() {
-                Ok(_) => keys.push(format!("{ours} = {}", quoted(&text))),
-                Err(why) => notes.add(node.line, format!("the group {name:?} is without {theirs}: {why}")),
-            }
-        }
-    };
-    time("interval", "interval", "s", true);
-    time("timeout", "timeout", "ms", true);
-    time("tolerance", "tolerance", "ms", kind == "url-test");
-    if kind == "load-balance" {
-        match node.str("strategy") {
-            Some("round-robin") => keys.push("strategy = \"round-robin\"".to_owned()),
-            None | Some("consistent-hashing") => {}
-            Some(other) => {
-                let message =
-                    format!("the group {name:?} balances by destination: {other:?} is not available");
-                notes.add(node.line, message);
-            }
-        }
-    }
-    keys
 }

@@ -3,6 +3,7 @@ use std::path::Path;
 use super::*;
 use crate::config::{Config, Options};
 
+mod outbounds;
 mod sections;
 
 /// All that is told, in its order.
@@ -147,7 +148,7 @@ fn a_configuration_is_carried_over() {
         notes,
         [
             "clash.yaml:9:1: the proxy \"secret\" is left out: proxies of type vmess are not available; rules to it lead to block",
-            "clash.yaml:13:1: the group \"Lost\" is without its member \"secret\"",
+            "clash.yaml:13:1: the group \"Lost\" has block in place of its member \"secret\"",
             "clash.yaml:13:1: the group \"Lost\" has no member that is carried over; rules to it lead to block",
             "clash.yaml:11:1: the group \"Auto\" is without its member \"secret\"",
             "clash.yaml:35:1: the rule \"IN-PORT,7890,direct\" is left out: IN-PORT is not supported: there is nothing here that it could ask about",
