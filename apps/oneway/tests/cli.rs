@@ -271,8 +271,7 @@ fn errors_are_json_too() {
 
 #[test]
 fn a_configuration_of_clash_is_imported() {
-    let clash =
-        "proxies:\n  - {name: a b, type: socks5, server: 192.0.2.1, port: 1080}\nrules:\n  - MATCH,a b\n";
+    let clash = "proxies:\n  - {name: a b, type: socks5, server: 192.0.2.1, port: 1080, udp: true}\nrules:\n  - MATCH,a b\n";
     let (_folder, path) = file(clash);
     let output = oneway(&["import", &path]);
     assert_eq!(output.status.code(), Some(0));

@@ -1,10 +1,11 @@
 //! `proxy-groups`.
 
+use std::collections::HashSet;
 use std::fmt::Write;
 
 use super::outbounds::Outbounds;
 use super::yaml::Node;
-use super::{Notes, key, quoted, usable};
+use super::{BY_ANOTHER_WAY, Notes, key, quoted, usable};
 use crate::config::{BLOCK, CheckUrl, DIRECT, Wait};
 
 /// A group that is carried over.
@@ -17,6 +18,10 @@ pub(super) struct Group {
     /// Further lines.
     keys: Vec<String>,
 }
+
+/// Keys that are understood, that mean nothing for some types, or say nothing about where traffic goes.
+const KNOWN: &[&str] =
+    &["name", "type", "proxies", "url", "interval", "timeout", "tolerance", "lazy", "hidden", "icon"];
 
 /// Keys by which a group has members that are not listed in it.
 const ELSEWHERE: &[&str] = &["use", "include-all", "include-all-proxies", "include-all-providers"];
@@ -35,8 +40,17 @@ impl Group {
 impl Outbounds {
     /// Groups of the types that there are. Members may be groups, also later ones.
     pub(super) fn read_groups(&mut self, groups: &[Node], notes: &mut Notes) {
-        let named: Vec<(&str, &Node)> =
-            groups.iter().filter_map(|group| Some((group.str("name")?, group))).collect();
+        let mut named: Vec<(&str, &Node)> = Vec::new();
+        let mut seen = HashSet::new();
+        for group in groups {
+            match group.str("name") {
+                None => notes.warn(group.line, "a group without a name is left out"),
+                Some(name) if self.names.contains_key(name) || !seen.insert(name) => {
+                    notes.warn(group.line, format!("a second {name:?} is left out"));
+                }
+                Some(name) => named.push((name, group)),
+            }
+        }
         // Each round decides at least one group more, unless none is left that can be decided: those lead in circles.
         loop {
             let mut changed = false;
@@ -98,10 +112,15 @@ impl Outbounds {
                 ));
             }
         };
+        if let Some(key) = node.first_of(BY_ANOTHER_WAY) {
+            return Err(format!("the group {name:?} is left out: `{key}` is not available"));
+        }
         let members = self.members(name, kind, node, members, notes);
         if members.is_empty() {
             return Err(format!("the group {name:?} has no member that is carried over"));
         }
+        let of_kind = if kind == "load-balance" { &["strategy"][..] } else { &[] };
+        notes.other_keys(node, &format!("the group {name:?}"), &[KNOWN, ELSEWHERE, of_kind]);
         let taken = if kind == "select" { 1 } else { members.len() };
         let direct = members.iter().take(taken).any(|member| self.is_direct(member));
         let called = usable(name, |name| self.is_taken(name));
@@ -123,7 +142,7 @@ impl Outbounds {
         // Which of these was selected nobody knows, and so they are the first.
         let elsewhere = ELSEWHERE
             .iter()
-            .filter(|key| node.get(key).is_some_and(|value| !value.is_nothing() && !value.is_false()))
+            .filter(|key| node.get(key).is_some_and(|value| !value.is_off()))
             .map(|key| Err(format!("the members of `{key}`")));
         let listed = members.iter().map(|member| match self.names.get(*member) {
             Some(Some(known)) => Ok(known.clone()),

@@ -34,8 +34,8 @@ pub struct Imported {
 const MEANINGLESS: &[&str] =
     &["mode", "log-level", "ipv6", "profile", "unified-delay", "tcp-concurrent", "find-process-mode"];
 
-/// Keys by which what is sent takes another way.
-const BY_ANOTHER_WAY: &[&str] = &["interface-name", "routing-mark"];
+/// Keys by which what is sent takes another way: at the top, and in proxies and groups.
+const BY_ANOTHER_WAY: &[&str] = &["interface-name", "routing-mark", "dialer-proxy"];
 
 /// Translates the configuration of Clash or mihomo in `text`; `file` names it in the notes.
 ///
@@ -118,6 +118,15 @@ impl Notes {
     fn add(&mut self, line: usize, message: impl Into<String>) {
         let note = self.note(line, message);
         self.notes.push(note);
+    }
+
+    /// That keys of `what` are not carried over: those that are not known and ask for something.
+    fn other_keys(&mut self, node: &Node, what: &str, known: &[&[&str]]) {
+        for (key, value) in node.table() {
+            if !known.iter().any(|keys| keys.contains(&key.as_str())) && !value.is_off() {
+                self.add(value.line, format!("`{key}` of {what} is not carried over"));
+            }
+        }
     }
 
     /// That `what` (a proxy, say) has another name, if it has.

@@ -7,7 +7,7 @@ use oneway_outbound::Method;
 
 use super::groups::Group;
 use super::yaml::Node;
-use super::{Notes, key, quoted, usable};
+use super::{BY_ANOTHER_WAY, Notes, key, quoted, usable};
 use crate::config::{BLOCK, DIRECT, Server};
 
 /// A proxy that is carried over.
@@ -17,9 +17,34 @@ struct Outbound {
     server: String,
     username: Option<String>,
     password: Option<String>,
+    carries_udp: bool,
     /// Further lines.
     keys: Vec<String>,
 }
+
+/// Keys of proxies that are understood, or say nothing about where traffic goes.
+const KNOWN: &[&str] = &[
+    "name",
+    "type",
+    "server",
+    "port",
+    "username",
+    "password",
+    "udp",
+    "network",
+    "tls",
+    "skip-cert-verify",
+    "tfo",
+    "mptcp",
+];
+const KNOWN_OF_SHADOWSOCKS: &[&str] =
+    &["cipher", "plugin", "plugin-opts", "udp-over-tcp", "udp-over-tcp-version"];
+const KNOWN_OF_TLS: &[&str] = &["sni", "servername", "alpn"];
+/// By these a server is known or spoken to otherwise.
+const UNAVAILABLE_OF_TLS: &[&str] = &["fingerprint", "reality-opts", "ss-opts", "ech-opts"];
+
+/// Names that are written out where there are many.
+const MOST_NAMES: usize = 5;
 
 /// The outbounds that there will be, and what the names of the source mean.
 pub(super) struct Outbounds {
@@ -37,14 +62,22 @@ impl Outbounds {
         {
             this.names.insert(theirs.to_owned(), Some(ours.to_owned()));
         }
+        let mut without_udp = Vec::new();
         for node in root.get("proxies").map_or(&[][..], Node::list) {
             let Some(name) = node.str("name") else {
                 notes.warn(node.line, "a proxy without a name is left out");
                 continue;
             };
+            if this.names.contains_key(name) {
+                notes.warn(node.line, format!("a second proxy {name:?} is left out"));
+                continue;
+            }
             let ours = usable(name, |name| this.is_taken(name));
-            let known = match this.proxy(node, ours.clone()) {
+            let known = match this.proxy(node, ours.clone(), notes) {
                 Ok(outbound) => {
+                    if outbound.carries_udp && !node.is("udp") {
+                        without_udp.push((node.line, name));
+                    }
                     notes.renamed(node.line, "proxy", name, &ours);
                     this.outbounds.push(outbound);
                     Some(ours)
@@ -59,6 +92,7 @@ impl Outbounds {
             };
             this.names.insert(name.to_owned(), known);
         }
+        tell_of_udp(&without_udp, notes);
         this.read_groups(root.get("proxy-groups").map_or(&[][..], Node::list), notes);
         this
     }
@@ -95,7 +129,7 @@ impl Outbounds {
         }
     }
 
-    fn proxy(&self, node: &Node, name: String) -> Result<Outbound, String> {
+    fn proxy(&self, node: &Node, name: String, notes: &mut Notes) -> Result<Outbound, String> {
         let kind = match node.str("type") {
             Some("socks5") => "socks5",
             Some("http") => "http",
@@ -106,6 +140,9 @@ impl Outbounds {
         };
         if let Some(network) = node.str("network").filter(|network| *network != "tcp") {
             return Err(format!("{network} around the protocol is not available"));
+        }
+        if let Some(key) = node.first_of(BY_ANOTHER_WAY) {
+            return Err(format!("`{key}` is not available"));
         }
         let (Some(host), Some(port)) = (node.str("server"), node.str("port")) else {
             return Err("it has no server or no port".to_owned());
@@ -119,22 +156,40 @@ impl Outbounds {
         let given = |key: &str| node.str(key).filter(|text| !text.is_empty()).map(str::to_owned);
         let (username, password) = (given("username"), given("password"));
         crate::config::check_credentials(kind, username.clone(), password.clone())?;
-        let keys = match kind {
-            "shadowsocks" => vec![cipher(node, password.as_deref().unwrap_or_default())?],
-            _ if kind == "trojan" || node.is("tls") => tls(kind, node)?,
-            _ => Vec::new(),
+        let (keys, known) = match kind {
+            "shadowsocks" => {
+                (vec![cipher(node, password.as_deref().unwrap_or_default())?], KNOWN_OF_SHADOWSOCKS)
+            }
+            _ if kind == "trojan" || node.is("tls") => (tls(kind, node)?, KNOWN_OF_TLS),
+            _ => (Vec::new(), &[][..]),
         };
-        Ok(Outbound { name, kind, server, username, password, keys })
+        let theirs = node.str("name").unwrap_or_default();
+        notes.other_keys(node, &format!("the proxy {theirs:?}"), &[KNOWN, known]);
+        // SOCKS5 by TLS is without.
+        let carries_udp = kind == "trojan" || kind == "shadowsocks" || kind == "socks5" && keys.is_empty();
+        Ok(Outbound { name, kind, server, username, password, carries_udp, keys })
     }
+}
+
+/// Clash goes on with the next rule where a proxy is not to carry UDP.
+fn tell_of_udp(proxies: &[(usize, &str)], notes: &mut Notes) {
+    let Some((line, _)) = proxies.first() else { return };
+    let mut names: Vec<String> =
+        proxies.iter().take(MOST_NAMES).map(|(_, name)| format!("{name:?}")).collect();
+    if proxies.len() > MOST_NAMES {
+        names.push(format!("and {} more", proxies.len() - MOST_NAMES));
+    }
+    let message = format!(
+        "Clash sends no UDP by proxies without `udp: true`, but by what the next rules say; here they get it: {}",
+        names.join(", ")
+    );
+    notes.warn(*line, message);
 }
 
 /// The cipher of a Shadowsocks server, as a line of ours.
 fn cipher(node: &Node, password: &str) -> Result<String, String> {
-    if node.get("plugin").is_some() {
-        return Err("`plugin` is not available".to_owned());
-    }
-    if node.is("udp-over-tcp") {
-        return Err("`udp-over-tcp` is not available".to_owned());
+    if let Some(key) = node.first_of(&["plugin", "udp-over-tcp"]) {
+        return Err(format!("`{key}` is not available"));
     }
     let method: Method = node.str("cipher").ok_or("it has no cipher")?.parse()?;
     method.check(password)?;
@@ -143,10 +198,8 @@ fn cipher(node: &Node, password: &str) -> Result<String, String> {
 
 /// The keys about TLS, as lines of ours.
 fn tls(kind: &str, node: &Node) -> Result<Vec<String>, String> {
-    for key in ["fingerprint", "reality-opts", "ss-opts", "ech-opts"] {
-        if node.get(key).is_some() {
-            return Err(format!("`{key}` is not available"));
-        }
+    if let Some(key) = node.first_of(UNAVAILABLE_OF_TLS) {
+        return Err(format!("`{key}` is not available"));
     }
     let mut keys = Vec::new();
     if kind != "trojan" {

@@ -148,6 +148,7 @@ fn a_configuration_is_carried_over() {
         notes,
         [
             "clash.yaml:9:1: the proxy \"secret\" is left out: proxies of type vmess are not available; rules to it lead to block",
+            "clash.yaml:4:1: Clash sends no UDP by proxies without `udp: true`, but by what the next rules say; here they get it: \"Tokyo 1\"",
             "clash.yaml:13:1: the group \"Lost\" has block in place of its member \"secret\"",
             "clash.yaml:13:1: the group \"Lost\" has no member that is carried over; rules to it lead to block",
             "clash.yaml:11:1: the group \"Auto\" is without its member \"secret\"",

@@ -72,6 +72,17 @@ impl Node {
         self.text().is_some_and(|text| text.eq_ignore_ascii_case("false"))
     }
 
+    /// Whether it asks for nothing: it has no value, is false, or a table that is not enabled.
+    pub(super) fn is_off(&self) -> bool {
+        let disabled = |key: &&str| self.get(key).is_some_and(Self::is_false);
+        self.is_nothing() || self.is_false() || ["enable", "enabled"].iter().any(disabled)
+    }
+
+    /// The first of these keys that asks for something.
+    pub(super) fn first_of<'a>(&self, keys: &[&'a str]) -> Option<&'a str> {
+        keys.iter().copied().find(|key| self.get(key).is_some_and(|value| !value.is_off()))
+    }
+
     /// Whether it is what stands for no value, or empty.
     pub(super) fn is_nothing(&self) -> bool {
         match &self.value {
