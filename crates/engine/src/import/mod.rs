@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use crate::config::{ConfigError, Origin};
 use outbounds::Outbounds;
-use yaml::Node;
+use yaml::{Node, Value};
 
 /// The configuration that comes of another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,9 +30,14 @@ pub struct Imported {
     pub notes: Vec<ConfigError>,
 }
 
+/// The sections that are read, by what they are. Clash refuses anything else, and to leave it out would be to do
+/// without its rules or proxies.
+const LISTS: &[&str] = &["proxies", "proxy-groups", "rules"];
+const TABLES: &[&str] = &["rule-providers", "sub-rules", "dns", "sniffer", "tun", "hosts"];
+
 /// Keys that say nothing about where traffic goes.
 const MEANINGLESS: &[&str] =
-    &["mode", "log-level", "ipv6", "profile", "unified-delay", "tcp-concurrent", "find-process-mode"];
+    &["log-level", "profile", "unified-delay", "tcp-concurrent", "find-process-mode"];
 
 /// Keys by which what is sent takes another way: at the top, and in proxies and groups.
 const BY_ANOTHER_WAY: &[&str] = &["interface-name", "routing-mark", "dialer-proxy"];
@@ -40,7 +45,7 @@ const BY_ANOTHER_WAY: &[&str] = &["interface-name", "routing-mark", "dialer-prox
 /// Translates the configuration of Clash or mihomo in `text`; `file` names it in the notes.
 ///
 /// # Errors
-/// If it is no YAML, or not a table.
+/// If it is no YAML, not a table, or has a section that is not what Clash reads there.
 pub fn clash(file: &Path, text: &str) -> Result<Imported, ConfigError> {
     let mut notes = Notes { file: file.into(), warnings: Vec::new(), notes: Vec::new(), renamed: Vec::new() };
     let root = yaml::parse(text)
@@ -49,6 +54,7 @@ pub fn clash(file: &Path, text: &str) -> Result<Imported, ConfigError> {
         let origin = notes.origin(root.line, 1);
         return Err(ConfigError::new(Some(origin), "this is no configuration of Clash: a table is expected"));
     }
+    check_sections(&root, &notes)?;
     let outbounds = Outbounds::read(&root, &mut notes);
     let rules = rules::Rules::read(&root, &outbounds, &mut notes);
     let dns = dns::Dns::read(&root, &mut notes);
@@ -80,18 +86,47 @@ pub fn clash(file: &Path, text: &str) -> Result<Imported, ConfigError> {
     Ok(Imported { toml, warnings: notes.warnings, notes: notes.notes })
 }
 
-fn other_keys(root: &Node, notes: &mut Notes) {
-    let known = ["proxies", "proxy-groups", "rules", "rule-providers", "sub-rules"];
-    let tables = ["dns", "sniffer"];
+fn check_sections(root: &Node, notes: &Notes) -> Result<(), ConfigError> {
+    let wrong = |node: &Node, name: &str, wanted: &str| {
+        let message = format!("`{name}` is no {wanted}: Clash refuses it, too");
+        Err(ConfigError::new(Some(notes.origin(node.line, 1)), message))
+    };
+    let is_list = |node: &Node| node.is_nothing() || matches!(node.value, Value::List(_));
     for (key, node) in root.table() {
-        if tables.contains(&key.as_str()) {
-            if !node.is_nothing() && node.table().is_empty() {
-                notes.add(node.line, format!("`{key}` is no table and not carried over"));
+        if LISTS.contains(&key.as_str()) && !is_list(node) {
+            return wrong(node, key, "list");
+        }
+        if TABLES.contains(&key.as_str()) && !node.is_nothing() && !matches!(node.value, Value::Table(_)) {
+            return wrong(node, key, "table");
+        }
+    }
+    for (name, node) in root.get("sub-rules").map_or(&[][..], Node::table) {
+        if !is_list(node) {
+            return wrong(node, &format!("sub-rules.{name}"), "list");
+        }
+    }
+    Ok(())
+}
+
+fn other_keys(root: &Node, notes: &mut Notes) {
+    for (key, node) in root.table() {
+        let (key, line) = (key.as_str(), node.line);
+        match key {
+            "mode" => {
+                if let Some(mode) = node.text().filter(|mode| !mode.eq_ignore_ascii_case("rule")) {
+                    notes.warn(line, format!("`mode: {mode}` is not carried over: the rules decide"));
+                }
             }
-        } else if BY_ANOTHER_WAY.contains(&key.as_str()) {
-            notes.warn(node.line, format!("`{key}` is not carried over"));
-        } else if !known.contains(&key.as_str()) && !MEANINGLESS.contains(&key.as_str()) {
-            notes.add(node.line, format!("`{key}` is not carried over"));
+            "ipv6" if node.is_false() => {
+                let message =
+                    "`ipv6: false` is not carried over: IPv6 is captured, too, and goes by the rules";
+                notes.warn(line, message);
+            }
+            "ipv6" => {}
+            "tun" | "hosts" => notes.add(line, format!("`{key}` is not carried over")),
+            _ if BY_ANOTHER_WAY.contains(&key) => notes.warn(line, format!("`{key}` is not carried over")),
+            _ if LISTS.contains(&key) || TABLES.contains(&key) || MEANINGLESS.contains(&key) => {}
+            _ => notes.add(line, format!("`{key}` is not carried over")),
         }
     }
 }
