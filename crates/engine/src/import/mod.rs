@@ -9,6 +9,7 @@ mod rules;
 mod sniff;
 #[cfg(test)]
 mod tests;
+mod tun;
 mod yaml;
 
 use std::fmt::Write;
@@ -37,7 +38,7 @@ const TABLES: &[&str] = &["rule-providers", "sub-rules", "dns", "sniffer", "tun"
 
 /// Keys that say nothing about where traffic goes.
 const MEANINGLESS: &[&str] =
-    &["log-level", "profile", "unified-delay", "tcp-concurrent", "find-process-mode"];
+    &["ipv6", "log-level", "profile", "unified-delay", "tcp-concurrent", "find-process-mode"];
 
 /// Keys by which what is sent takes another way: at the top, and in proxies and groups.
 const BY_ANOTHER_WAY: &[&str] = &["interface-name", "routing-mark", "dialer-proxy"];
@@ -59,6 +60,7 @@ pub fn clash(file: &Path, text: &str) -> Result<Imported, ConfigError> {
     let rules = rules::Rules::read(&root, &outbounds, &mut notes);
     let dns = dns::Dns::read(&root, &mut notes);
     let sniff = sniff::Sniff::read(&root, &mut notes);
+    let tun = tun::Tun::read(&root, &mut notes);
     other_keys(&root, &mut notes);
 
     let mut toml = format!("# From {}.\n", file.display().to_string().replace('\n', " "));
@@ -75,6 +77,7 @@ pub fn clash(file: &Path, text: &str) -> Result<Imported, ConfigError> {
             let _ = writeln!(toml, "#   {note}");
         }
     }
+    tun.write(&mut toml);
     if let Some(dns) = dns {
         dns.write(&mut toml);
     }
@@ -117,13 +120,12 @@ fn other_keys(root: &Node, notes: &mut Notes) {
                     notes.warn(line, format!("`mode: {mode}` is not carried over: the rules decide"));
                 }
             }
-            "ipv6" if node.is_false() => {
-                let message =
-                    "`ipv6: false` is not carried over: IPv6 is captured, too, and goes by the rules";
-                notes.warn(line, message);
+            // What programs are answered decides where they go.
+            "hosts" => {
+                for (name, value) in node.table() {
+                    notes.warn(value.line, format!("{name:?} of `hosts` is not carried over"));
+                }
             }
-            "ipv6" => {}
-            "tun" | "hosts" => notes.add(line, format!("`{key}` is not carried over")),
             _ if BY_ANOTHER_WAY.contains(&key) => notes.warn(line, format!("`{key}` is not carried over")),
             _ if LISTS.contains(&key) || TABLES.contains(&key) || MEANINGLESS.contains(&key) => {}
             _ => notes.add(line, format!("`{key}` is not carried over")),

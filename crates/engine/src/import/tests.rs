@@ -277,6 +277,7 @@ dns:
         "21:1: \"geosite:cn,private\" of `dns.nameserver-policy` is left out",
         "22:1: \"a.example\" of `dns.nameserver-policy` is left out: none of its resolvers",
         "23:1: \"a b\" of `dns.nameserver-policy` is left out: \"a b\" is no pattern",
+        "1:1: \"a.example\" of `hosts` is not carried over",
         "4:1: `dns.listen` is not carried over",
         "5:1: `dns.ipv6` is not carried over",
         "7:1: `dns.use-hosts` is not carried over",
@@ -290,7 +291,6 @@ dns:
         "19:1: `dns.fake-ip-range` is left out: \"198.18.0.0/30\" is no range",
         "22:1: the resolver \"https://dns.example/dns-query\" of `dns.nameserver-policy` is left out",
         "24:1: `dns.new-key` is not carried over",
-        "1:1: `hosts` is not carried over",
     ];
     assert_eq!(notes.len(), expected.len(), "{notes:#?}");
     for (note, expected) in notes.iter().zip(expected) {

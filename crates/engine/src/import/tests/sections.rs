@@ -45,6 +45,73 @@ fn modes_and_ipv6_are_told() {
 }
 
 #[test]
+fn the_device_is_carried_over() {
+    let (toml, notes) = carried_over(
+        "tun:
+  enable: true
+  stack: mixed
+  device: utun7
+  mtu: 1400
+  strict-route: true
+  auto-route: true
+  auto-detect-interface: true
+  dns-hijack: ['any:53', 'tcp://any:53']
+  route-address: [0.0.0.0/1, '8000::/1']
+  inet4-route-exclude-address: [192.168.0.1/16]
+  route-exclude-address: [10.0.0.0/8, '2001:db8::/32']
+  exclude-uid: [1000, 1001]
+",
+    );
+    assert_eq!(
+        toml,
+        r#"[capture]
+stack = "system"
+include = ["0.0.0.0/1", "8000::/1"]
+exclude = ["192.168.0.0/16", "10.0.0.0/8", "2001:db8::/32"]
+exclude-uid = [1000, 1001]
+strict = true
+
+[tun]
+name = "utun7"
+mtu = 1400"#
+    );
+    assert_eq!(notes, [""; 0]);
+    let (toml, notes) = carried_over("ipv6: false\ntun: {enable: true, stack: gvisor, strict-route: true}\n");
+    assert_eq!(toml, "[capture]\nstack = \"user\"\nipv6 = false\nstrict = true");
+    assert_eq!(notes, [""; 0]);
+}
+
+#[test]
+fn what_of_the_device_and_the_hosts_is_not_carried_over_is_listed() {
+    let (toml, notes) = carried_over(
+        "tun:
+  enable: true
+  stack: lwip
+  device: a/b
+  mtu: 9
+  strict-route: false
+  auto-route: false
+  route-exclude-address: [10.0.0.0/8, x]
+  exclude-uid: [x]
+  include-uid: [1]
+  dns-hijack: ['192.0.2.1:53']
+  inet6-address: ['fdfe::1/126']
+hosts:
+  a.example: 0.0.0.0
+  b.example: [192.0.2.1]
+",
+    );
+    assert_eq!(toml, "[capture]\nexclude = [\"10.0.0.0/8\"]");
+    let places: Vec<&str> = notes.iter().filter_map(|note| note.split(':').nth(1)).collect();
+    assert_eq!(places, ["7", "8", "9", "10", "14", "15", "3", "4", "5", "11", "12"], "{notes:#?}");
+    assert!(notes[3].contains("`tun.include-uid` is not carried over"), "{notes:#?}");
+    assert!(notes[4].contains("\"a.example\" of `hosts` is not carried over"), "{notes:#?}");
+    let (toml, notes) = carried_over("tun: {enable: false, mtu: 1400}\n");
+    assert_eq!(toml, "");
+    assert_eq!(notes, ["c.yaml:1:1: `tun.enable` is not true: traffic is captured all the same"]);
+}
+
+#[test]
 fn what_changes_the_way_of_traffic_is_told_first() {
     let imported = clash(
         Path::new("c.yaml"),
