@@ -185,6 +185,27 @@ impl Names<'_> {
         lines
     }
 
+    /// Replaces the name of a rule set, behind which brackets may be closed that were opened before it.
+    fn rename_set(&self, part: &mut String) {
+        let mut open = 0_usize;
+        let end = part.bytes().position(|byte| match byte {
+            b'(' => {
+                open += 1;
+                false
+            }
+            b')' if open == 0 => true,
+            b')' => {
+                open -= 1;
+                false
+            }
+            _ => false,
+        });
+        let (name, behind) = part.split_at(end.unwrap_or(part.len()));
+        if let Some(known) = self.sets.get(name.trim()) {
+            *part = format!("{known}{behind}");
+        }
+    }
+
     /// A rule with the names of ours, and what is wrong with it.
     fn translate(&self, text: &str, line: usize, notes: &mut Notes) -> (String, Option<String>) {
         let parts: Vec<&str> = text.split(',').map(str::trim).collect();
@@ -210,11 +231,11 @@ impl Names<'_> {
                 BLOCK.clone_into(target);
             }
         }
-        if kind == "RULE-SET"
-            && let Some(set) = ours.get_mut(1)
-            && let Some(known) = self.sets.get(set.as_str())
-        {
-            set.clone_from(known);
+        // Conditions in brackets name sets, too.
+        for (before, part) in parts.iter().zip(ours.iter_mut().skip(1)) {
+            if before.trim_start_matches(['(', ' ']).eq_ignore_ascii_case("RULE-SET") {
+                self.rename_set(part);
+            }
         }
         let text = ours.join(",");
         let outbound = |name: &str| self.outbounds.is_taken(name).then_some(OutboundId(0));

@@ -4,6 +4,7 @@ use super::*;
 use crate::config::{Config, Options};
 
 mod outbounds;
+mod rules;
 mod sections;
 
 /// All that is told, in its order.
