@@ -190,7 +190,22 @@ fn quoted(text: &str) -> String {
 fn key(text: &str) -> String {
     let bare =
         !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-    if bare { text.to_owned() } else { quoted(text) }
+    if bare {
+        return text.to_owned();
+    }
+    // A basic string: of what TOML has for texts, some cannot be keys.
+    let mut key = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => key.extend(['\\', c]),
+            _ if c.is_control() => {
+                let _ = write!(key, "\\u{:04X}", u32::from(c));
+            }
+            _ => key.push(c),
+        }
+    }
+    key.push('"');
+    key
 }
 
 /// A name that rules can have: without commas, blanks and control characters. `taken` says which there are.

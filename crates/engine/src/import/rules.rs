@@ -84,15 +84,21 @@ impl Rules {
     fn databases(&mut self, notes: &mut Notes) {
         let all = self.lines.iter().chain(self.subs.iter().flat_map(|(_, lines)| lines));
         let used: Vec<&str> = all.filter(|line| !line.left_out).map(|line| line.text.as_str()).collect();
-        let uses =
-            |kind: &str| used.iter().any(|text| text.split(['(', ',']).any(|word| word.trim() == kind));
-        let country = used.iter().any(|text| {
-            let mut words = text.split(['(', ',']).map(str::trim);
-            words.any(|word| matches!(word, "GEOIP" | "SRC-GEOIP"))
-                && !text.to_ascii_uppercase().contains(",LAN")
-        });
-        let asn = uses("IP-ASN") || uses("SRC-IP-ASN");
-        let geosite = uses("GEOSITE");
+        let uses = |kinds: &[&str], but: &str| {
+            used.iter().any(|text| {
+                let words: Vec<&str> = text.split(['(', ',', ')']).map(str::trim).collect();
+                words.windows(2).any(|pair| match pair {
+                    [kind, what] => {
+                        kinds.iter().any(|known| known.eq_ignore_ascii_case(kind))
+                            && !what.eq_ignore_ascii_case(but)
+                    }
+                    _ => false,
+                })
+            })
+        };
+        let country = uses(&["GEOIP", "SRC-GEOIP"], "LAN");
+        let asn = uses(&["IP-ASN", "SRC-IP-ASN"], "");
+        let geosite = uses(&["GEOSITE"], "");
         for (needed, what, file) in [
             (country, "GEOIP", "country.mmdb"),
             (asn, "IP-ASN", "asn.mmdb"),

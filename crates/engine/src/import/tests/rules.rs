@@ -27,3 +27,43 @@ rules:
     }
     assert!(!notes.iter().any(|note| note.contains("left out")), "{notes:#?}");
 }
+
+#[test]
+fn names_are_written_as_toml_has_them() {
+    let (toml, _) = carried_over(
+        r#"
+proxies:
+- {name: 'a"b''c\d', type: socks5, server: 192.0.2.1, port: 1080, udp: true, username: "u\"'\n\\", password: "x\t\x7f"}
+rule-providers:
+  'r"''': {type: file, behavior: domain, path: a.yaml}
+sub-rules:
+  's"''': ['MATCH,DIRECT']
+dns: {enable: true, nameserver: [192.0.2.1], nameserver-policy: {+.a.example: 192.0.2.2}}
+rules: ['MATCH,a"b''c\d']
+"#,
+    );
+    assert!(toml.contains(r#"[outbound."a\"b'c\\d"]"#), "{toml}");
+}
+
+#[test]
+fn databases_are_named_where_they_are_needed() {
+    for (rule, needed) in [
+        ("OR,((GEOIP,CN),(GEOIP,LAN)),DIRECT", "geoip"),
+        ("GEOIP,CN,Lan-1", "geoip"),
+        ("geoip,cn,DIRECT", "geoip"),
+        ("src-geoip,CN,DIRECT", "geoip"),
+        ("GEOIP,lan,DIRECT", ""),
+        ("OR,((GEOIP,LAN),(NETWORK,udp)),DIRECT", ""),
+        ("ip-asn,13335,DIRECT", "asn"),
+        ("GeoSite,cn,DIRECT", "geosite"),
+        ("AND,((GEOSITE,cn),(NETWORK,tcp)),DIRECT", "geosite"),
+    ] {
+        let text = format!(
+            "proxies: [{{name: Lan-1, type: socks5, server: 192.0.2.1, port: 1080, udp: true}}]\nrules: ['{rule}']\n"
+        );
+        let (toml, _) = carried_over(&text);
+        for key in ["geoip", "asn", "geosite"] {
+            assert_eq!(toml.contains(&format!("\n{key} = ")), key == needed, "{rule}\n{toml}");
+        }
+    }
+}
