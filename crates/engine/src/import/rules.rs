@@ -223,6 +223,7 @@ impl Names<'_> {
             _ => 2,
         };
         let mut ours: Vec<String> = parts.iter().map(|part| (*part).to_owned()).collect();
+        let mut nobody = false;
         let theirs = parts.get(at).copied().unwrap_or_default();
         if let Some(target) = ours.get_mut(at) {
             if kind == "SUB-RULE" {
@@ -233,7 +234,7 @@ impl Names<'_> {
                 // What is not carried over leads nowhere, not somewhere else.
                 known.unwrap_or(BLOCK).clone_into(target);
             } else if !theirs.is_empty() {
-                notes.warn(line, format!("there is no proxy {theirs:?}: its rule leads to block"));
+                nobody = true;
                 BLOCK.clone_into(target);
             }
         }
@@ -255,6 +256,9 @@ impl Names<'_> {
             ..Context::new(&outbound)
         };
         let problem = RuleList::default().push(&text, 1, &context).err().map(|error| error.message);
+        if nobody && problem.is_none() {
+            notes.warn(line, format!("there is no proxy {theirs:?}: its rule leads to block"));
+        }
         (text, problem)
     }
 }

@@ -67,3 +67,14 @@ fn databases_are_named_where_they_are_needed() {
         }
     }
 }
+
+#[test]
+fn a_rule_that_is_left_out_leads_nowhere() {
+    let (toml, notes) = carried_over(
+        "rules: ['AND,((DOMAIN,a.example),(DOMAIN,b.example)),DIRECT,no-resolve', 'DOMAIN,c.example,nobody']\n",
+    );
+    assert!(notes[0].contains("is left out"), "{notes:?}");
+    assert!(notes[1].contains("there is no proxy \"nobody\": its rule leads to block"), "{notes:?}");
+    assert_eq!(notes.len(), 2, "{notes:?}");
+    assert!(toml.contains("\"DOMAIN,c.example,block\""), "{toml}");
+}
