@@ -4,6 +4,7 @@
 
 mod dns;
 mod groups;
+mod inline;
 mod outbounds;
 mod rules;
 mod sniff;

@@ -1,14 +1,19 @@
 //! `rules`, `rule-providers` and `sub-rules`.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt::Write;
 
 use oneway_rule::{Context, OutboundId, RuleList, SetId, SubId};
 
+use super::inline::{self, Entry};
 use super::outbounds::Outbounds;
 use super::yaml::Node;
 use super::{Notes, key, quoted, usable};
 use crate::config::BLOCK;
+
+/// Entries of rule sets without a file that are written out, each as often as it is used.
+const MOST_ENTRIES: usize = 200_000;
 
 /// A rule set that is carried over.
 struct Set {
@@ -38,14 +43,33 @@ pub(super) struct Rules {
 struct Names<'a> {
     outbounds: &'a Outbounds,
     sets: HashMap<String, String>,
+    /// Those without a file, by their names in the source.
+    inline: HashMap<String, Vec<Entry>>,
+    /// How many entries of these may still be written out.
+    room: Cell<usize>,
     subs: HashMap<String, String>,
 }
 
 impl Rules {
     pub(super) fn read(root: &Node, outbounds: &Outbounds, notes: &mut Notes) -> Self {
-        let mut names = Names { outbounds, sets: HashMap::new(), subs: HashMap::new() };
+        let mut names = Names {
+            outbounds,
+            sets: HashMap::new(),
+            inline: HashMap::new(),
+            room: Cell::new(MOST_ENTRIES),
+            subs: HashMap::new(),
+        };
         let mut sets: Vec<Set> = Vec::new();
         for (name, node) in root.get("rule-providers").map_or(&[][..], Node::table) {
+            if node.str("type") == Some("inline") {
+                match inline::read(name, node, notes) {
+                    Ok(entries) => {
+                        names.inline.insert(name.clone(), entries);
+                    }
+                    Err(why) => notes.warn(node.line, format!("the rule set {name:?} is left out: {why}")),
+                }
+                continue;
+            }
             let ours = usable(name, |name| sets.iter().any(|set| set.name == name));
             match provider(node, &ours) {
                 Ok(set) => {
@@ -153,9 +177,6 @@ fn write_list(toml: &mut String, lines: &[Line]) {
 }
 
 fn provider(node: &Node, name: &str) -> Result<Set, String> {
-    if node.str("type") == Some("inline") {
-        return Err("sets without a file are not available; put its payload into a file".to_owned());
-    }
     let behavior = match node.str("behavior") {
         Some("domain") => "domain",
         Some("ipcidr") => "ipcidr",
@@ -182,34 +203,55 @@ impl Names<'_> {
                 notes.warn(node.line, "a rule that is no text is left out");
                 continue;
             };
-            let (text, problem) = self.translate(text.trim(), node.line, notes);
-            if let Some(problem) = &problem {
-                notes.warn(node.line, format!("the rule {text:?} is left out: {problem}"));
+            for text in self.unfolded(text.trim()) {
+                let (text, problem) = self.translate(&text, node.line, notes);
+                if let Some(problem) = &problem {
+                    notes.warn(node.line, format!("the rule {text:?} is left out: {problem}"));
+                }
+                lines.push(Line { text, left_out: problem.is_some() });
             }
-            lines.push(Line { text, left_out: problem.is_some() });
         }
         lines
     }
 
-    /// Replaces the name of a rule set, behind which brackets may be closed that were opened before it.
-    fn rename_set(&self, part: &mut String) {
-        let mut open = 0_usize;
-        let end = part.bytes().position(|byte| match byte {
-            b'(' => {
-                open += 1;
-                false
+    /// Replaces the names of rule sets, which conditions in brackets have, too; those without a file by their entries.
+    fn name_sets(&self, parts: &[&str], ours: &mut [String]) {
+        for (at, before) in parts.iter().enumerate() {
+            let kind = before.trim_start_matches(['(', ' ']);
+            let Some(part) = ours.get_mut(at + 1).filter(|_| kind.eq_ignore_ascii_case("RULE-SET")) else {
+                continue;
+            };
+            let (name, behind) = part.split_at(closing(part));
+            if let Some(known) = self.sets.get(name.trim()) {
+                *part = format!("{known}{behind}");
+            } else if let Some(entries) = self.entries(name.trim()) {
+                let entries: Vec<String> = entries.iter().map(Entry::nested).collect();
+                *part = format!("({}){behind}", entries.join(","));
+                if let Some(word) = ours.get_mut(at) {
+                    word.truncate(word.len() - kind.len());
+                    word.push_str("OR");
+                }
             }
-            b')' if open == 0 => true,
-            b')' => {
-                open -= 1;
-                false
-            }
-            _ => false,
-        });
-        let (name, behind) = part.split_at(end.unwrap_or(part.len()));
-        if let Some(known) = self.sets.get(name.trim()) {
-            *part = format!("{known}{behind}");
         }
+    }
+
+    /// The entries of a rule set without a file, as long as there is room for them.
+    fn entries(&self, set: &str) -> Option<&[Entry]> {
+        let entries = self.inline.get(set)?;
+        self.room.set(self.room.get().checked_sub(entries.len())?);
+        Some(entries)
+    }
+
+    /// The rules that a rule stands for: itself, or one for each entry of a set without a file.
+    fn unfolded(&self, text: &str) -> Vec<String> {
+        let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+        if let [kind, set, target, options @ ..] = parts.as_slice()
+            && kind.eq_ignore_ascii_case("RULE-SET")
+            && let Some(entries) = self.entries(set)
+        {
+            return entries.iter().map(|entry| entry.rule(target, options)).collect();
+        }
+        vec![text.to_owned()]
     }
 
     /// A rule with the names of ours, and what is wrong with it.
@@ -238,12 +280,7 @@ impl Names<'_> {
                 BLOCK.clone_into(target);
             }
         }
-        // Conditions in brackets name sets, too.
-        for (before, part) in parts.iter().zip(ours.iter_mut().skip(1)) {
-            if before.trim_start_matches(['(', ' ']).eq_ignore_ascii_case("RULE-SET") {
-                self.rename_set(part);
-            }
-        }
+        self.name_sets(&parts, &mut ours);
         let text = ours.join(",");
         let outbound = |name: &str| self.outbounds.is_taken(name).then_some(OutboundId(0));
         let rule_set = |name: &str| self.sets.values().any(|known| known == name).then_some(SetId(0));
@@ -261,4 +298,22 @@ impl Names<'_> {
         }
         (text, problem)
     }
+}
+
+/// Where a bracket is closed that was opened before; else the end.
+fn closing(part: &str) -> usize {
+    let mut open = 0_usize;
+    let at = part.bytes().position(|byte| match byte {
+        b'(' => {
+            open += 1;
+            false
+        }
+        b')' if open == 0 => true,
+        b')' => {
+            open -= 1;
+            false
+        }
+        _ => false,
+    });
+    at.unwrap_or(part.len())
 }

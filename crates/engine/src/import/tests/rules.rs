@@ -29,6 +29,44 @@ rules:
 }
 
 #[test]
+fn a_rule_set_without_a_file_stands_where_it_is_used() {
+    let (toml, notes) = carried_over(
+        "rule-providers:
+  ads: {type: inline, behavior: domain, payload: [a.example, +.b.example, .c.example, '*.d.example', +.*.e.example]}
+  nets: {type: inline, behavior: ipcidr, payload: [192.0.2.0/24, '2001:db8::/32']}
+  mixed: {type: inline, behavior: classical, payload: ['DOMAIN-KEYWORD,x', 'IP-CIDR,198.51.100.0/24,no-resolve', 'AND,((NETWORK,udp),(DST-PORT,443))', 'NO-SUCH,1']}
+  empty: {type: inline, behavior: domain, payload: []}
+rules:
+- RULE-SET,ads,REJECT
+- RULE-SET,nets,DIRECT,no-resolve
+- RULE-SET,mixed,REJECT
+- AND,((NETWORK,udp),(RULE-SET,nets)),REJECT
+- NOT,((RULE-SET,empty)),DIRECT
+- RULE-SET,empty,DIRECT
+- RULE-SET,unused,DIRECT
+",
+    );
+    let list = toml.split_once("list = [\n").unwrap().1;
+    let expected = r#"  "DOMAIN,a.example,block",
+  "DOMAIN-SUFFIX,b.example,block",
+  "DOMAIN-SUFFIX,.c.example,block",
+  'DOMAIN-REGEX,^[^.]+\.d\.example$,block',
+  'DOMAIN-REGEX,^(.+\.)?[^.]+\.e\.example$,block',
+  "IP-CIDR,192.0.2.0/24,direct,no-resolve",
+  "IP-CIDR,2001:db8::/32,direct,no-resolve",
+  "DOMAIN-KEYWORD,x,block",
+  "IP-CIDR,198.51.100.0/24,block,no-resolve",
+  "AND,((NETWORK,udp),(DST-PORT,443)),block",
+  # "NO-SUCH,1,block",
+  "AND,((NETWORK,udp),(OR,((IP-CIDR,192.0.2.0/24),(IP-CIDR,2001:db8::/32)))),block",
+"#;
+    assert!(list.starts_with(expected), "{list}");
+    assert!(!toml.contains("[rule-set"), "{toml}");
+    assert!(notes.iter().any(|note| note.contains("the rule \"NO-SUCH,1,block\" is left out")), "{notes:#?}");
+    assert_eq!(notes.len(), 3, "{notes:#?}");
+}
+
+#[test]
 fn names_are_written_as_toml_has_them() {
     let (toml, _) = carried_over(
         r#"
