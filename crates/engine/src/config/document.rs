@@ -23,6 +23,11 @@ use super::value::either;
 pub(super) fn read(file: &Path, text: &str, read_file: ReadFile<'_>) -> (Settings, Vec<ConfigError>) {
     let mut reader = Reader::new(file, text);
     let (document, syntax_errors) = DeTable::parse_recoverable(text);
+    if !syntax_errors.is_empty() && crate::import::is_clash(file, text) {
+        let message = "this looks like a configuration of Clash; `oneway import` prints the one of ours that it amounts to";
+        reader.error(&(0..0), message);
+        return (Settings::default(), reader.errors);
+    }
     if !syntax_errors.is_empty() {
         for error in &syntax_errors {
             reader.error(&error.span().unwrap_or(0..0), error.message());

@@ -90,6 +90,16 @@ pub fn clash(file: &Path, text: &str) -> Result<Imported, ConfigError> {
     Ok(Imported { toml, warnings: notes.warnings, notes: notes.notes })
 }
 
+/// Whether a file that is none of ours is, by its ending or its keys, one of Clash.
+pub(crate) fn is_clash(file: &Path, text: &str) -> bool {
+    let ending = file.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+    let has = |root: &Node| {
+        LISTS.iter().chain(TABLES).chain(&["mixed-port", "port"]).any(|key| root.get(key).is_some())
+    };
+    ["yaml", "yml"].iter().any(|yaml| yaml.eq_ignore_ascii_case(ending))
+        || yaml::parse(text).is_ok_and(|root| has(&root))
+}
+
 fn check_sections(root: &Node, notes: &Notes) -> Result<(), ConfigError> {
     let wrong = |node: &Node, name: &str, wanted: &str| {
         let message = format!("`{name}` is no {wanted}: Clash refuses it, too");

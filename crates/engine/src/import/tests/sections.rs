@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{carried_over, clash};
+use super::{Config, Options, carried_over, clash};
 
 #[test]
 fn a_section_of_another_kind_is_an_error() {
@@ -140,4 +140,21 @@ rules: ['IN-PORT,1,REJECT', 'MATCH,c']
     let comments: Vec<&str> = imported.toml.lines().filter(|line| line.starts_with('#')).collect();
     assert_eq!(comments[1], "# By which traffic goes another way than with Clash, or nowhere:");
     assert_eq!(comments[4], "# What else is not carried over as it was:");
+}
+
+#[test]
+fn a_configuration_of_clash_is_known_where_one_of_ours_is_expected() {
+    let read = |file: &str, text: &str| {
+        let errors = Config::from_toml(Path::new(file), text, Options::default(), &|_| Ok(Vec::new()));
+        errors.unwrap_err().as_slice().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let said = |file: &str| {
+        let what = "this looks like a configuration of Clash; `oneway import` prints the one of ours that it amounts to";
+        [format!("{file}:1:1: {what}")]
+    };
+    assert_eq!(read("a.conf", super::CLASH), said("a.conf"));
+    assert_eq!(read("a.YML", "a: [\nb: c\n"), said("a.YML"));
+    assert!(!read("a.toml", "a: b\n")[0].contains("Clash"));
+    assert!(!read("a.toml", "[rules]\nlist = [\n")[0].contains("Clash"));
+    assert!(!read("a.yaml", "nonsense = 1\n")[0].contains("Clash"), "this is TOML");
 }
