@@ -569,9 +569,9 @@ pub(crate) fn inbound_of_own(mode: CaptureMode, network: Network) -> Inbound {
 
 /// What a group tells flows apart by.
 fn key(subject: &Subject<'_>) -> Key {
-    let target = match subject.target.host.as_deref() {
-        Some(host) => number_of(host),
-        None => number_of(subject.target.addr.ip()),
-    };
-    Key { target, source: (subject.network == Network::Udp).then(|| number_of(subject.source)) }
+    let source = (subject.network == Network::Udp).then(|| number_of(subject.source));
+    match subject.target.host.as_deref() {
+        Some(host) => Key::to_host(host, source),
+        None => Key::to_address(subject.target.addr.ip(), source),
+    }
 }

@@ -59,7 +59,7 @@ impl GroupKind {
 words!(
     /// How flows are spread over the members of a group.
     Balance, "way to balance", {
-        /// All flows to one destination take one member, as long as it works.
+        /// All flows to one destination take one member, as long as it works; so do all names of one site.
         ConsistentHash = "consistent-hash",
         /// One flow after the other.
         RoundRobin = "round-robin",

@@ -77,8 +77,7 @@ impl<'a> Iterator for Attempts<'a> {
 impl Dispatch {
     /// The ways to a target by the outbound of this number, for nobody's flow: one, unless it leads to a group that finds out by
     /// trying.
-    pub(crate) fn ways(&self, id: u32, target: u64) -> Attempts<'_> {
-        let key = Key { target, source: None };
+    pub(crate) fn ways(&self, id: u32, key: Key) -> Attempts<'_> {
         Attempts { dispatch: self, key, takes_turns: false, ahead: vec![(id, Vec::new())] }
     }
 }

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::{Group, number_of};
+use super::{Group, Key};
 use crate::config::{CheckSpec, GroupKind};
 use crate::dispatch::{Dispatch, Entry};
 use crate::worker::Shared;
@@ -185,9 +185,9 @@ async fn connect(
     let host: Arc<str> = check.url.host.as_str().into();
     let port = check.url.port.get();
     let (key, target) = match check.url.ip() {
-        Some(ip) => (number_of(ip), Target::from_addr(SocketAddr::new(ip, port))),
+        Some(ip) => (Key::to_address(ip, None), Target::from_addr(SocketAddr::new(ip, port))),
         None => {
-            let key = number_of(&*host);
+            let key = Key::to_host(&host, None);
             (key, Target { addr: (Ipv4Addr::UNSPECIFIED, port).into(), host: Some(host) })
         }
     };

@@ -10,6 +10,7 @@ mod found;
 pub(crate) mod selected;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -52,8 +53,22 @@ struct Member {
 pub(crate) struct Key {
     /// Of where the flow goes, by name if it has one.
     pub(crate) target: u64,
+    /// Of all names that one can register together, as `www.example.co.uk` and `login.example.co.uk`.
+    pub(crate) site: u64,
     /// Given if all flows of one source must leave together, as the datagrams of one socket must.
     pub(crate) source: Option<u64>,
+}
+
+impl Key {
+    pub(crate) fn to_address(ip: IpAddr, source: Option<u64>) -> Self {
+        let target = number_of(ip);
+        Self { target, site: target, source }
+    }
+
+    pub(crate) fn to_host(host: &str, source: Option<u64>) -> Self {
+        let site = psl::domain_str(host).unwrap_or(host);
+        Self { target: number_of(host), site: number_of(site), source }
+    }
 }
 
 /// A number that stands for a thing, the same in every run of one version.
@@ -136,8 +151,9 @@ impl Group {
                 }
             }
             GroupKind::LoadBalance(Balance::ConsistentHash) => {
+                // A site that is reached from several addresses at once takes that for a theft of its cookies.
                 // Rendezvous hashing: when a member fails, only its own flows move.
-                all.clone().filter(working).max_by_key(|at| number_of((key.target, self.id(*at))))
+                all.clone().filter(working).max_by_key(|at| number_of((key.site, self.id(*at))))
             }
             GroupKind::LoadBalance(Balance::RoundRobin) => {
                 let count = all.clone().filter(working).count();
@@ -183,7 +199,7 @@ impl Group {
     pub(crate) fn takes(&self, id: u32, works: impl Fn(u32) -> bool) -> bool {
         match self.kind {
             GroupKind::LoadBalance(_) if self.works(&works) => self.passes(id) && works(id),
-            _ => self.choose(Key { target: 0, source: None }, 0, &works, |_| true) == id,
+            _ => self.choose(Key { target: 0, site: 0, source: None }, 0, &works, |_| true) == id,
         }
     }
 
@@ -299,7 +315,7 @@ mod tests {
     }
 
     fn key(target: u64) -> Key {
-        Key { target: number_of(target), source: None }
+        Key { target: number_of(target), site: number_of(target), source: None }
     }
 
     /// The member of a flow that any of them carries.
@@ -402,6 +418,25 @@ mod tests {
     }
 
     #[test]
+    fn the_names_of_one_site_stay_with_one_member() {
+        let group = group(GroupKind::LoadBalance(Balance::ConsistentHash));
+        let taken = |host: &str| pick(&group, Key::to_host(host, None), |_| true);
+        for site in ["a.example", "a.co.uk", "a.github.io", "xn--55qx5d.cn"] {
+            for n in 0..20 {
+                assert_eq!(taken(&format!("n{n}.x.{site}")), taken(site), "n{n} of {site}");
+            }
+        }
+        // What is registered under these is not of one site.
+        for suffix in ["co.uk", "github.io", "com", "example"] {
+            let members: BTreeSet<u32> = (0..40).map(|n| taken(&format!("n{n}.{suffix}"))).collect();
+            assert_eq!(members.len(), IDS.len(), "{suffix}");
+        }
+        // Who reaches a name that has been tried says nothing of another one.
+        assert_ne!(Key::to_host("a.x.example", None).target, Key::to_host("b.x.example", None).target);
+        assert_ne!(Key::to_host("localhost", None).site, Key::to_host("printer", None).site);
+    }
+
+    #[test]
     fn turns_go_round_those_that_work() {
         let group = group(GroupKind::LoadBalance(Balance::RoundRobin));
         let looked = || pick(&group, key(1), |id| id != 8);
@@ -415,8 +450,10 @@ mod tests {
         assert_eq!(taken.iter().collect::<BTreeSet<_>>().len(), 2);
         assert!(taken.windows(2).all(|pair| pair[0] != pair[1]), "{taken:?}");
         // The datagrams of one socket stay together.
-        let socket = Key { target: 1, source: Some(number_of("192.0.2.1:5")) };
+        let socket = Key { target: 1, site: 1, source: Some(number_of("192.0.2.1:5")) };
         let first = pick(&group, socket, |_| true);
-        assert!((0..10).all(|target| pick(&group, Key { target, ..socket }, |_| true) == first));
+        assert!(
+            (0..10).all(|target| pick(&group, Key { target, site: target, ..socket }, |_| true) == first)
+        );
     }
 }

@@ -373,7 +373,8 @@ fn a_plan_follows_the_uplinks_and_goes_back() {
             assert_eq!(lines, 1 + applied.plan().steps.len());
             applied.undo(&mut no_hook).unwrap();
             drop(tun);
-            assert_eq!(before.diff(&Snapshot::take().unwrap()), [""; 0]);
+            // A program that is just being started by another test holds a copy of the device until it runs.
+            is_again(&before, "undone");
         });
     }
 }
