@@ -58,19 +58,17 @@ impl Addresses {
         known.clear();
     }
 
-    /// The address of a name, one of this family if it has any; the inner `None` if it has none. The outer one if it has to
-    /// be looked for.
-    pub(crate) fn known(&self, host: &str, v4: bool) -> Option<Option<IpAddr>> {
+    /// The addresses of a name, of both families; none of them if it has none. `None` if they have to be looked for.
+    pub(crate) fn known(&self, host: &str) -> Option<Vec<IpAddr>> {
         if self.client.get().is_none() {
-            return Some(None);
+            return Some(Vec::new());
         }
         let mut known = self.known.lock();
         let Known { addresses, until } = known.get(host)?;
         if *until <= Instant::now() {
             return None;
         }
-        let alike = addresses.iter().find(|ip| ip.is_ipv4() == v4);
-        Some(alike.or(addresses.first()).copied())
+        Some(addresses.clone())
     }
 
     /// Looks for the addresses of a name, so that they are known.
@@ -94,12 +92,12 @@ impl Addresses {
         }
     }
 
-    /// The same on a thread that may block, and runs no other tasks. None if it has none.
-    pub(crate) fn look(&self, host: &str, v4: bool) -> Option<IpAddr> {
-        if let Some(known) = self.known(host, v4) {
+    /// The same on a thread that may block, and runs no other tasks.
+    pub(crate) fn look(&self, host: &str) -> Vec<IpAddr> {
+        if let Some(known) = self.known(host) {
             return known;
         }
-        wait_for(async || self.find(&host.into()).await).ok()?;
-        self.known(host, v4).flatten()
+        let found = wait_for(async || self.find(&host.into()).await);
+        found.ok().and_then(|()| self.known(host)).unwrap_or_default()
     }
 }

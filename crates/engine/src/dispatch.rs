@@ -3,17 +3,17 @@
 mod attempt;
 mod datagrams;
 mod entry;
+mod judge;
 mod turn;
 
-use std::cell::OnceCell;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use oneway_flow::{Arrival, Inbound, Network, Owners, Process, Target};
+use oneway_flow::{Arrival, Inbound, Network, Owners, Target};
 use oneway_outbound::Outbound;
-use oneway_rule::{Answer, Fact, Query, RuleSet, Step};
+use oneway_rule::RuleSet;
 
 use crate::addresses::Addresses;
 use crate::circle::{Circles, Verdict};
@@ -231,11 +231,10 @@ impl Dispatch {
         subject: &Subject<'_>,
         held: impl Fn(&Group) -> Option<Held>,
     ) -> Result<Choice<'_>, Missing> {
-        let v4 = subject.target.addr.is_ipv4();
         let choice = self.choose_by(
             subject,
             |with_process| self.owner(subject.network, subject.source, with_process),
-            |host| self.addresses.known(host, v4).ok_or(Missing::Address),
+            |host| self.addresses.known(host).ok_or(Missing::Address),
             held,
         )?;
         if self.closes_circle(&choice, subject)? {
@@ -310,8 +309,7 @@ impl Dispatch {
     /// The outbound for a flow whose owner is given. Waits for the address of its name if the rules ask for it, and so must
     /// not be called on a worker.
     pub(crate) fn choose_for(&self, subject: &Subject<'_>, owner: &oneway_flow::Owner) -> Choice<'_> {
-        let v4 = subject.target.addr.is_ipv4();
-        let address = |host: &str| Ok(self.addresses.look(host, v4));
+        let address = |host: &str| Ok(self.addresses.look(host));
         let Ok(choice) = self.choose_by(subject, |_| Ok::<_, Infallible>(owner.clone()), address, |_| None);
         choice
     }
@@ -321,10 +319,9 @@ impl Dispatch {
         &self,
         subject: &Subject<'_>,
         find: impl Fn(bool) -> Result<oneway_flow::Owner, E>,
-        address: impl Fn(&str) -> Result<Option<IpAddr>, E>,
+        address: impl Fn(&str) -> Result<Vec<IpAddr>, E>,
         held: impl Fn(&Group) -> Option<Held>,
     ) -> Result<Choice<'_>, E> {
-        let Subject { network, source, inbound, target, is_fake, dscp } = *subject;
         if !self.excluded.is_empty() {
             let owner = find(true)?;
             let named = |name: &ProgramName| name.fits(owner.process.as_deref(), owner.comm.as_deref());
@@ -346,53 +343,24 @@ impl Dispatch {
                 });
             }
         }
-        let process: OnceCell<Option<Arc<Process>>> = OnceCell::new();
-        let mut query = match target.host.as_deref() {
-            Some(host) if is_fake => Query::to_host(network, Some(source), host, target.addr.port()),
-            host => Query { host, ..Query::new(network, Some(source), target.addr) },
+        let decision = self.judge(subject, &find, address)?;
+        let named = &self.entries[decision.outbound.0 as usize];
+        let (id, probe) = match &named.group {
+            None => (decision.outbound.0, None),
+            Some(group) => match held(group).and_then(|held| self.kept(group, held)) {
+                Some(id) => (id, None),
+                None => self.member(decision.outbound.0, key(subject), subject.network == Network::Udp),
+            },
         };
-        query.inbound = inbound;
-        query.dscp = Some(dscp);
-        loop {
-            match self.rules.decide(&query) {
-                Step::Decided(decision) => {
-                    let named = &self.entries[decision.outbound.0 as usize];
-                    let (id, probe) = match &named.group {
-                        None => (decision.outbound.0, None),
-                        Some(group) => match held(group).and_then(|held| self.kept(group, held)) {
-                            Some(id) => (id, None),
-                            None => self.member(decision.outbound.0, key(subject), network == Network::Udp),
-                        },
-                    };
-                    let entry = &self.entries[id as usize];
-                    let group = named.group.as_ref().map(|_| &**named);
-                    return Ok(Choice {
-                        id,
-                        entry,
-                        named: decision.outbound.0,
-                        group,
-                        probe,
-                        because: Because::Rule(decision.rule),
-                        dispatch: self,
-                    });
-                }
-                Step::Needs { fact: Fact::Uid, .. } => {
-                    let owner = find(false)?;
-                    query.uid = owner.uid.map_or(Answer::Unknown, Answer::Known);
-                }
-                Step::Needs { fact: Fact::Process, .. } => {
-                    let owner = find(true)?;
-                    query.process = match process.get_or_init(|| owner.process) {
-                        Some(process) => Answer::Known(&**process),
-                        None => Answer::Unknown,
-                    };
-                }
-                // The address that a client dialled is known, unless it only stands for its name.
-                Step::Needs { fact: Fact::Address, rule } => {
-                    query = query.with_address(address(query.host.unwrap_or_default())?, rule);
-                }
-            }
-        }
+        Ok(Choice {
+            id,
+            entry: &self.entries[id as usize],
+            named: decision.outbound.0,
+            group: named.group.as_ref().map(|_| &**named),
+            probe,
+            because: Because::Rule(decision.rule),
+            dispatch: self,
+        })
     }
 
     /// The outbound for a flow, found on a thread that may wait if need be.
@@ -435,7 +403,7 @@ impl Dispatch {
             }
             Missing::Address => {
                 let host = subject.target.host.as_deref().unwrap_or_default();
-                self.addresses.look(host, subject.target.addr.is_ipv4());
+                self.addresses.look(host);
             }
         }
     }

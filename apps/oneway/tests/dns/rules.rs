@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 
+use oneway_lab::capture::Recorder;
 use oneway_lab::client::{Outcome, RecordType};
 use oneway_lab::harness::{Failed, TestResult};
 use oneway_lab::program::Program;
+
 use oneway_lab::servers::origin::port;
 use oneway_lab::topology::{Simple, address, name};
 use oneway_lab::{Oneway, Topology};
@@ -64,6 +66,32 @@ pub fn a_name_is_looked_up_for_a_rule_on_addresses() -> TestResult {
     }
     let asked: Vec<_> = lab.socks.requests().into_iter().map(|request| request.target).collect();
     assert_eq!(asked, [format!("{}:4", name::SOCKS), "nobody.example:4".to_owned()]);
+    Ok(())
+}
+
+/// Whichever family is dialled: of a name with a refused address the other one is not taken instead, and we go ourselves only
+/// to addresses that the rules lead to.
+pub fn a_refused_address_is_not_come_to_by_the_other_family() -> TestResult {
+    let lab = Topology::simple()?;
+    let refused = format!("IP-CIDR,{}/32,REJECT", address::ORIGIN.v4);
+    let led = format!("IP-CIDR6,{}/128,direct", address::ORIGIN.v6);
+    let wire = Recorder::start(&lab.host, Some(Simple::UP1))?;
+    let dial = |rules: &[&str], port| {
+        let (oneway, folder) = start(&lab, &upstream(), rules)?;
+        let fake = address_of(&lab, name::ORIGIN, RecordType::AAAA)?;
+        let dial = lab.host.client().tcp(SocketAddr::new(fake, port), 5 * SECOND)?;
+        drop((oneway, folder));
+        Ok::<_, Failed>(dial.outcome)
+    };
+    for last in ["MATCH,direct", "MATCH,out"] {
+        assert_eq!(dial(&[&refused, last], port::HTTP)?, Outcome::Refused, "{last}");
+    }
+    assert!(lab.socks.requests().is_empty(), "{:?}", lab.socks.requests());
+    // Where its own address is led to before, and does not take it, nothing is tried at the other one.
+    assert_eq!(dial(&[&led, &refused, "MATCH,out"], port::HTTP)?, Outcome::Done);
+    assert_eq!(dial(&[&led, &refused, "MATCH,out"], 4)?, Outcome::Refused);
+    assert!(wire.count(|packet| packet.dst == address::ORIGIN.v6)? > 0);
+    assert_eq!(wire.count(|packet| packet.dst == address::ORIGIN.v4)?, 0);
     Ok(())
 }
 

@@ -26,7 +26,19 @@ impl Dns {
         egress: &Arc<Egress>,
         target: &Target,
     ) -> Result<Connected, DialError> {
-        let mut addresses = self.addresses(target).await?.into_iter();
+        let addresses = self.addresses(target).await?;
+        self.connect_to(egress, target, addresses).await
+    }
+
+    /// Connects to the first of these addresses of a target's name that takes it. Where there is none, the rules have refused
+    /// what there was.
+    pub(crate) async fn connect_to(
+        &self,
+        egress: &Arc<Egress>,
+        target: &Target,
+        addresses: Vec<IpAddr>,
+    ) -> Result<Connected, DialError> {
+        let mut addresses = addresses.into_iter();
         let mut attempts = JoinSet::new();
         let mut failed = None;
         while let Some(ip) = addresses.next() {
@@ -48,7 +60,7 @@ impl Dns {
                 }
             }
         }
-        Err(failed.unwrap_or_else(|| nowhere(target, "it has no address")))
+        Err(failed.unwrap_or(DialError::Blocked))
     }
 
     /// The real addresses of a target's name, those of the family that the client chose first.

@@ -90,8 +90,10 @@ pub(super) fn why(scene: &Scene<'_>, question: &WhyQuestion) -> Why {
         // Nothing is sent to a fake address, but to where its name is.
         Outbound::Direct if is_fake => {
             let host = target.host.as_deref().unwrap_or_default();
-            let real = scene.dispatch.addresses().look(host, dst.is_ipv4());
-            ("the destination", real.map(|ip| SocketAddr::new(ip, addr.port())).into_iter().collect())
+            let mut real = scene.dispatch.addresses().look(host);
+            real.sort_by_key(|ip| ip.is_ipv4() != dst.is_ipv4());
+            real.retain(|ip| choice.leads_to_for(&subject, *ip, &owner));
+            ("the destination", real.into_iter().map(|ip| SocketAddr::new(ip, addr.port())).collect())
         }
         Outbound::Direct => ("the destination", vec![addr]),
         Outbound::Socks4(_) | Outbound::Http(_) if question.udp => {

@@ -25,7 +25,7 @@ impl Worker {
         let result = if choice.is_to_be_tried() && !is_answered {
             Box::pin(self.try_members(choice, subject, destined)).await
         } else {
-            self.connect(choice.entry, destined).await
+            self.connect(choice, subject, destined).await
         };
         let result = match result {
             Ok(_) if self.is_disallowed(dispatch, choice.entry, subject) => Err(DialError::Blocked),
@@ -55,7 +55,7 @@ impl Worker {
                 continue;
             }
             *choice = by;
-            let connect = self.connect(choice.entry, destined);
+            let connect = self.connect(choice, subject, destined);
             let result = match attempt.is_last {
                 true => connect.await,
                 false => match timeout(attempt.patience(), connect).await {

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::Worker;
 use super::reply::DATAGRAM_HEADROOM;
-use crate::dispatch::{Choice, Entry};
+use crate::dispatch::{Choice, Subject};
 use crate::dns::Destined;
 
 /// How long a connection may be silent (RFC 7766, 6.2.3: a few seconds).
@@ -78,7 +78,8 @@ impl Worker {
     /// Connects a flow by its outbound, by name where only that is known, or to the DNS server here.
     pub(super) async fn connect(
         self: &Rc<Self>,
-        entry: &Entry,
+        choice: &Choice<'_>,
+        subject: &Subject<'_>,
         destined: &Destined,
     ) -> Result<Connected, DialError> {
         let shared = &self.shared;
@@ -86,24 +87,29 @@ impl Worker {
         if let Some(dns) = shared.dns.hijacks(target.addr) {
             // Connected means connected: where nobody is known to be a DNS server, a scan would see one everywhere.
             if !dns.stands_for(target.addr.ip()) && !shared.guard.answers(target.addr) {
-                drop(self.connect_outside(entry, destined).await?);
+                drop(self.connect_outside(choice, subject, destined).await?);
             }
             return self.dns_stream(target.addr).await;
         }
-        self.connect_outside(entry, destined).await
+        self.connect_outside(choice, subject, destined).await
     }
 
     async fn connect_outside(
         self: &Rc<Self>,
-        entry: &Entry,
+        choice: &Choice<'_>,
+        subject: &Subject<'_>,
         destined: &Destined,
     ) -> Result<Connected, DialError> {
         let shared = &self.shared;
         let target = &destined.target;
-        if destined.pin.is_some() && entry.is_direct() {
-            return Box::pin(shared.dns.connect(&shared.egress, target)).await;
+        if destined.pin.is_some() && choice.entry.is_direct() {
+            return Box::pin(async {
+                let addresses = choice.led_to(subject, shared.dns.addresses(target).await?).await;
+                shared.dns.connect_to(&shared.egress, target, addresses).await
+            })
+            .await;
         }
-        entry.outbound.connect(&shared.egress, target).await
+        choice.entry.outbound.connect(&shared.egress, target).await
     }
 
     /// A stream to the DNS server here. It stands for the one at `server`.

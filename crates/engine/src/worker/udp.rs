@@ -344,7 +344,8 @@ impl Worker {
             shared.udp.by_group.set(group.line(), &session);
         }
         if fake {
-            let send = |datagram: &[u8]| self.send_by_name(&session, &choice, &target, datagram);
+            let send =
+                |datagram: &[u8]| self.send_by_name(&session, (&dispatch, &choice), &subject, datagram);
             if payload.len() <= segment { send(payload) } else { payload.chunks(segment).for_each(send) }
         } else if payload.len() <= segment {
             self.send(&session, &target, payload);
@@ -515,11 +516,12 @@ impl Worker {
     fn send_by_name(
         self: &Rc<Self>,
         session: &Arc<Session>,
-        choice: &Choice<'_>,
-        target: &Target,
+        (dispatch, choice): (&Arc<Dispatch>, &Choice<'_>),
+        subject: &Subject<'_>,
         payload: &[u8],
     ) {
         let shared = &self.shared;
+        let target = subject.target;
         let names = session.names.get_or_init(Names::default);
         let pin = || shared.dns.pin(target.addr.ip());
         if !choice.entry.is_direct() {
@@ -533,7 +535,12 @@ impl Worker {
             Some(Next::Send(real)) => self.send(session, &Target::from_addr(real), payload),
             Some(Next::Resolve) => {
                 let (worker, session, target) = (Rc::clone(self), Arc::clone(session), target.clone());
-                tokio::task::spawn_local(worker.resolve_for(session, target));
+                let (dispatch, named) = (Arc::clone(dispatch), choice.named());
+                let Subject { network, source, inbound, is_fake, dscp, .. } = *subject;
+                tokio::task::spawn_local(async move {
+                    let subject = Subject { network, source, inbound, target: &target, is_fake, dscp };
+                    worker.resolve_for(session, &dispatch, named, &subject).await;
+                });
             }
             Some(Next::Wait) => {}
             Some(Next::Drop) | None => shared.stats.udp_dropped.add(),
@@ -541,11 +548,21 @@ impl Worker {
     }
 
     /// Finds the real address of a session's fake destination, and sends what waits for it.
-    async fn resolve_for(self: Rc<Self>, session: Arc<Session>, target: Target) {
-        let found = self.shared.dns.addresses(&target).await;
+    async fn resolve_for(
+        self: Rc<Self>,
+        session: Arc<Session>,
+        dispatch: &Dispatch,
+        named: Option<u32>,
+        subject: &Subject<'_>,
+    ) {
+        let target = subject.target;
+        let mut found = self.shared.dns.addresses(target).await.unwrap_or_default();
         // The session's socket is of its client's family.
-        let same = |ip: &&std::net::IpAddr| ip.is_ipv4() == target.addr.is_ipv4();
-        let real = found.as_ref().ok().and_then(|found| found.iter().find(same)).copied();
+        found.retain(|ip| ip.is_ipv4() == target.addr.is_ipv4());
+        if let Some(named) = named {
+            found = dispatch.led_to(named, subject, found).await;
+        }
+        let real = found.first().copied();
         let Some(names) = session.names.get() else { return };
         for payload in names.resolved(target.addr, real) {
             match real {
