@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use oneway_flow::{Arrival, Inbound, Network, Owners, Target};
+use oneway_flow::{Arrival, Inbound, Network, Owners, SocketTable, Target};
 use oneway_outbound::Outbound;
 use oneway_rule::RuleSet;
 
@@ -138,6 +138,11 @@ impl Dispatch {
     /// The same, but that what these programs send leaves directly.
     pub(crate) fn excluding(self, excluded: Vec<ProgramName>) -> Self {
         Self { excluded, ..self }
+    }
+
+    /// The same for flows of another network namespace.
+    pub(crate) fn of_namespace(self, table: SocketTable) -> Self {
+        Self { owners: Arc::new(Owners::of(table)), ..self }
     }
 
     /// The same, but that names are looked for in the first bytes of flows.

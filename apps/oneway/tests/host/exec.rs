@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -127,6 +127,23 @@ pub fn a_program_goes_directly() -> TestResult {
             assert_eq!(clients.len(), 4, "{clients:?}");
         }
         before.expect_same(&lab.host)?;
+    }
+    Ok(())
+}
+
+/// The program's sockets are in another namespace than ours, and the user's may be.
+pub fn rules_know_the_program_and_its_user() -> TestResult {
+    let lab = Topology::standard()?;
+    let copies = Copies::new()?;
+    for user in users()? {
+        let uid = user.unwrap_or(fs::metadata("/proc/self")?.uid());
+        for rule in [format!("PROCESS-PATH,{},direct", copies.own.display()), format!("UID,{uid},direct")] {
+            let config = copies.own.with_extension("toml");
+            fs::write(&config, format!("rules.list = [{rule:?}, \"MATCH,REJECT\"]\n"))?;
+            fs::set_permissions(&config, fs::Permissions::from_mode(0o644))?;
+            let options = ["--config", &*config.to_string_lossy(), "--dns", "real"];
+            visit(&lab.host, &copies, user, &options, &address::DNS.v4.to_string())?;
+        }
     }
     Ok(())
 }

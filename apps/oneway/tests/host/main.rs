@@ -79,6 +79,7 @@ fn main() -> std::process::ExitCode {
         exclude::a_circle_is_refused_and_named,
         exec::a_program_goes_through_a_proxy,
         exec::a_program_goes_directly,
+        exec::rules_know_the_program_and_its_user,
         filter::what_begins_outside_is_dropped,
         strict::a_family_that_is_switched_off_is_refused,
         strict::bound_sockets_are_refused,

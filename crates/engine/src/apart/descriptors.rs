@@ -10,8 +10,8 @@ use rustix::net::{
     SendFlags,
 };
 
-/// The most that go at once: the queues of 16 workers, and two listeners for each.
-pub(super) const MOST: usize = 48;
+/// The most that go at once: the queues of 16 workers, two listeners for each, and the table of sockets.
+pub(super) const MOST: usize = 49;
 
 /// The longest text that goes with them.
 const TEXT: usize = 16 * 1024;

@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use oneway_capture::listener::listen_on_device;
 use oneway_capture::namespace::{inherited, unshare};
 use oneway_capture::tun::{Tun, TunOptions};
+use oneway_flow::SocketTable;
 use rustix::mount::MountPropagationFlags;
 use rustix::thread::CapabilitySet;
 
@@ -27,8 +28,9 @@ pub fn enter(channel: RawFd) -> Result<(), ApartError> {
     let wish: Wish = serde_json::from_slice(&text).map_err(|e| ApartError::Talk(e.into()))?;
     let made = make(&wish);
     let (told, kept) = match &made {
-        Ok((made, queues, listeners)) => {
+        Ok((made, queues, listeners, table)) => {
             let mut kept: Vec<BorrowedFd<'_>> = queues.iter().map(AsFd::as_fd).collect();
+            kept.extend(table.iter().map(AsFd::as_fd));
             kept.extend(listeners.iter().map(AsFd::as_fd));
             (serde_json::to_vec(&Ok::<_, String>(made)), kept)
         }
@@ -43,7 +45,7 @@ pub fn enter(channel: RawFd) -> Result<(), ApartError> {
     (&channel).read_exact(&mut go).map_err(ApartError::Talk)
 }
 
-type Handed = (Made, Vec<OwnedFd>, Vec<TcpListener>);
+type Handed = (Made, Vec<OwnedFd>, Vec<TcpListener>, Option<SocketTable>);
 
 fn make(wish: &Wish) -> Result<Handed, ApartError> {
     let inside = |error: &dyn std::fmt::Display| ApartError::Inside(error.to_string());
@@ -74,10 +76,16 @@ fn make(wish: &Wish) -> Result<Handed, ApartError> {
             }
         }
     }
+    let table = SocketTable::open();
+    if let Err(error) = &table {
+        notes.push(format!(
+            "rules on programs and users match nothing: the kernel does not tell whose sockets are: {error}"
+        ));
+    }
     let netns = oneway_route::netns().map_err(|e| inside(&e))?;
     let queues = tun.into_fds();
-    let made = Made { tun: name, netns, addresses, queues: queues.len(), notes };
-    Ok((made, queues, listeners))
+    let made = Made { tun: name, netns, addresses, queues: queues.len(), table: table.is_ok(), notes };
+    Ok((made, queues, listeners, table.ok()))
 }
 
 /// With the right to, directly; without, in a user namespace where the user stays who he is.

@@ -8,7 +8,7 @@
 //! ```text
 //! outside                         inside
 //! Wish            ── JSON ──▶     unshare, lo, TUN, addresses, routes, resolv.conf
-//!                 ◀─ JSON, TUN ── Made, or what failed
+//!                 ◀─ JSON, TUN ── Made, or what failed; and who tells there whose a socket is
 //! Engine::start_apart
 //! go              ── a byte ─▶    becomes the program
 //! ```
@@ -23,6 +23,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use ipnet::IpNet;
+use oneway_flow::SocketTable;
 use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
@@ -54,8 +55,10 @@ struct Made {
     /// The number of the namespace.
     netns: u64,
     addresses: Vec<IpNet>,
-    /// So many of the descriptors are queues of the TUN; the others are listeners.
+    /// So many of the descriptors are queues of the TUN; the others are the table of sockets, and listeners.
     queues: usize,
+    /// Whether there is that table.
+    table: bool,
     /// What the user should know.
     notes: Vec<String>,
 }
@@ -65,6 +68,8 @@ struct Made {
 pub struct ApartTun {
     pub(crate) queues: Vec<OwnedFd>,
     pub(crate) listeners: Vec<std::net::TcpListener>,
+    /// Who tells whose the flows of there are.
+    pub(crate) table: Option<SocketTable>,
     pub(crate) addresses: Vec<IpNet>,
     pub(crate) mtu: u16,
     pub(crate) netns: u64,

@@ -82,12 +82,17 @@ impl Outside {
         for note in &made.notes {
             tracing::warn!("{note}");
         }
-        if queues.len() < made.queues || made.queues == 0 || made.addresses.is_empty() {
+        if queues.len() < made.queues + usize::from(made.table)
+            || made.queues == 0
+            || made.addresses.is_empty()
+        {
             return Err(ApartError::Talk(std::io::ErrorKind::InvalidData.into()));
         }
-        let listeners = queues.split_off(made.queues).into_iter().map(Into::into).collect();
+        let mut others = queues.split_off(made.queues).into_iter();
+        let table = if made.table { others.next().map(Into::into) } else { None };
+        let listeners = others.map(Into::into).collect();
         let mtu = u16::try_from(self.wish.mtu).unwrap_or(u16::MAX);
-        Ok(ApartTun { queues, listeners, addresses: made.addresses, mtu, netns: made.netns })
+        Ok(ApartTun { queues, listeners, table, addresses: made.addresses, mtu, netns: made.netns })
     }
 
     /// Lets the process inside become the program.

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use oneway_capture::shortcut::Shortcuts;
 use oneway_capture::tun::{Tun, TunError, TunOptions};
 use oneway_egress::{Means, Namespace, Strategy};
+use oneway_flow::SocketTable;
 use oneway_route::{
     Family, Journal, JournalState, Mark, NftSupport, Plan, Prepared, Protect, Request, RouteError, Snapshot,
     Uplinks, apply, no_hook,
@@ -56,6 +57,8 @@ pub(super) enum Place {
         mtu: u16,
         /// The listeners there.
         listeners: Vec<TcpListener>,
+        /// Who tells whose the flows of there are.
+        table: Option<SocketTable>,
     },
 }
 
@@ -310,7 +313,7 @@ fn take_over(config: &Config, tun: Tun) -> Result<Device, EngineError> {
 
 /// Takes over a device that is in another network namespace, and is ready there.
 pub(super) fn apart(config: &Config, given: ApartTun) -> Result<Device, EngineError> {
-    let ApartTun { queues, listeners, addresses, mtu, netns } = given;
+    let ApartTun { queues, listeners, table, addresses, mtu, netns } = given;
     let options = TunOptions {
         pcap: config.tun.pcap.clone(),
         fault: config.tun.fault.clone(),
@@ -331,7 +334,7 @@ pub(super) fn apart(config: &Config, given: ApartTun) -> Result<Device, EngineEr
         request,
         nft: snapshot.nft,
         namespace: None,
-        place: Place::Apart { netns, mtu, listeners },
+        place: Place::Apart { netns, mtu, listeners, table },
         handed: Sockets::default(),
     })
 }

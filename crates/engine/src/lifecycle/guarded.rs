@@ -40,7 +40,7 @@ pub(super) fn protect(
 ) -> Result<Guarded, EngineError> {
     let link = match place {
         Place::Here => link_of(tun)?,
-        Place::Apart { netns, mtu, listeners } => {
+        Place::Apart { netns, mtu, listeners, .. } => {
             let forbidden = forbidden(addresses, pools);
             return protect_apart(netns, mtu, listeners, workers, proxies, &forbidden, without);
         }

@@ -47,7 +47,7 @@ pub(super) fn start(
 ) -> Result<Engine, EngineError> {
     let home = Home::here()?;
     let captured_here = lock.is_some();
-    let (known, selected) = Known::of(config, captured_here)?;
+    let (mut known, selected) = Known::of(config, captured_here)?;
     let (resolver, journal) = (Arc::clone(&known.resolver), known.paths.journal.clone());
     let Device {
         tun,
@@ -60,9 +60,14 @@ pub(super) fn start(
         request,
         nft,
         namespace,
-        place,
+        mut place,
         handed,
     } = open(&servers(config, &known.dispatch, false)?)?;
+    if let Place::Apart { table, .. } = &mut place
+        && let Some(table) = table.take()
+    {
+        known.dispatch = known.dispatch.of_namespace(table);
+    }
     if config.without.any() {
         tracing::error!(
             "SABOTAGED: this instance runs without its guard {}, to show what that is for; nothing is proven of it",

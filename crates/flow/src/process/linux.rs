@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, Stat
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols};
 use oneway_file::limit;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, sockopt};
+use rustix::net::{RecvFlags, SendFlags, sockopt};
 
 use super::{Owner, Process, diag, text};
 use crate::Network;
@@ -32,19 +33,51 @@ const RECENT: usize = 8;
 /// Sockets whose programs are remembered.
 const REMEMBERED: usize = 1024;
 
+/// The table of sockets of a network namespace, which can be asked from any other one: of the namespace that it was opened in.
+#[derive(Debug)]
+pub struct SocketTable(OwnedFd);
+
+impl SocketTable {
+    /// That of the calling thread's namespace.
+    ///
+    /// # Errors
+    /// The kernel does not tell about sockets.
+    pub fn open() -> io::Result<Self> {
+        open().map(Self)
+    }
+}
+
+impl AsFd for SocketTable {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<OwnedFd> for SocketTable {
+    fn from(opened: OwnedFd) -> Self {
+        Self(opened)
+    }
+}
+
 /// A program, what its process is called, and its process with the one that started it.
 type Found = (Arc<Process>, Option<Arc<str>>, (u32, u32));
 
 /// The kernel's table of sockets, and what was found in `/proc` before.
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
-    netlink: Option<Socket>,
+    netlink: Option<OwnedFd>,
+    /// Whether that asks another network namespace, where no other one can be made.
+    is_given: bool,
     recent: VecDeque<u32>,
     /// By inode: the link that led there, and the program.
     known: HashMap<u32, (PathBuf, Found)>,
 }
 
 impl Sockets {
+    pub(super) fn of(table: SocketTable) -> Self {
+        Self { netlink: Some(table.0), is_given: true, ..Self::default() }
+    }
+
     pub(super) fn find(
         &mut self,
         network: Network,
@@ -66,7 +99,10 @@ impl Sockets {
             Ok(None) => Owner::default(),
             Err(_) => {
                 // The answer may still come, to another question: begin anew.
-                self.netlink = None;
+                match &self.netlink {
+                    Some(netlink) if self.is_given => discard(netlink),
+                    _ => self.netlink = None,
+                }
                 Owner::default()
             }
         }
@@ -111,7 +147,7 @@ impl Sockets {
             self.netlink = Some(open()?);
         }
         let Some(netlink) = &self.netlink else { return Ok(None) };
-        netlink.send(&bytes, 0)?;
+        rustix::net::send(netlink, &bytes, SendFlags::empty())?;
         let mut buffer = [0; 4096];
         diag::one(receive(netlink, &mut buffer)?)
     }
@@ -151,16 +187,18 @@ pub(super) fn is_orphan(source: SocketAddr, destination: SocketAddr) -> bool {
     found.is_ok_and(|found| found.is_some_and(|(_, inode, _)| inode == 0))
 }
 
-pub(super) fn open() -> io::Result<Socket> {
+/// A socket that asks the kernel about sockets of the network namespace that it is made in.
+pub(super) fn open() -> io::Result<OwnedFd> {
     let mut socket = Socket::new(protocols::NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
     socket.connect(&NetlinkAddr::new(0, 0))?;
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
-    Ok(socket)
+    // The crate hands none of its sockets out.
+    socket.as_fd().try_clone_to_owned()
 }
 
 /// The next datagram.
-pub(super) fn receive<'b>(netlink: &Socket, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
+pub(super) fn receive<'b>(netlink: &OwnedFd, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
     let length = loop {
         match rustix::net::recv(netlink, &mut *buffer, RecvFlags::TRUNC) {
             Ok((_, length)) => break length,
@@ -170,6 +208,11 @@ pub(super) fn receive<'b>(netlink: &Socket, buffer: &'b mut [u8]) -> io::Result<
         }
     };
     buffer.get(..length).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Throws away what has come too late. The kernel answers within the call that asks, so that no more can come.
+fn discard(netlink: &OwnedFd) {
+    while rustix::net::recv(netlink, &mut [0; 1][..], RecvFlags::DONTWAIT).is_ok() {}
 }
 
 /// The link of a program to a socket.

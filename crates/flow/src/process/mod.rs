@@ -35,6 +35,8 @@ use parking_lot::Mutex;
 
 use crate::Network;
 
+pub use system::SocketTable;
+
 /// How long an answer holds. After that the port may be another program's.
 const HOLDS: Duration = Duration::from_secs(5);
 
@@ -112,6 +114,11 @@ struct Answer {
 }
 
 impl Owners {
+    /// Finds those of another network namespace's flows. Their processes are looked for among those that are seen here.
+    pub fn of(table: SocketTable) -> Self {
+        Self { system: Mutex::new(system::Sockets::of(table)), ..Self::default() }
+    }
+
     /// What is remembered about a flow from `source`. Never waits.
     pub fn known(&self, network: Network, source: SocketAddr, with_process: bool) -> Option<Owner> {
         let known = self.known.lock();

@@ -9,6 +9,7 @@ use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessa
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
+use rustix::net::SendFlags;
 
 use super::diag::{self, Entry};
 use super::system::{comm, of_process, open, program, receive, socket_of};
@@ -66,7 +67,7 @@ fn listening(family: u8, port: u16) -> io::Result<Vec<Entry>> {
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
     let netlink = open()?;
-    netlink.send(&bytes, 0)?;
+    rustix::net::send(&netlink, &bytes, SendFlags::empty())?;
     let mut found = Vec::new();
     let mut buffer = vec![0; DATAGRAM];
     while !diag::list(receive(&netlink, &mut buffer)?, port, &mut found)? {}
