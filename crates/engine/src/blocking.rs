@@ -14,7 +14,10 @@ pub(crate) fn wait_for<T: Send>(future: impl AsyncFnOnce() -> T + Send) -> Resul
     let ended = thread::scope(|scope| {
         let waiting = thread::Builder::new().name("oneway-ask".to_owned()).spawn_scoped(scope, || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            Ok(runtime.block_on(future()))
+            let outcome = runtime.block_on(future());
+            // What it has given up waiting for may keep a thread of its own for long: the system's resolver does.
+            runtime.shutdown_background();
+            Ok(outcome)
         });
         waiting.map(|thread| thread.join())
     });

@@ -109,9 +109,17 @@ impl Proxy {
     /// # Errors
     /// [`DialError::Resolve`]; the addresses of before stay.
     pub async fn resolve(&self) -> Result<Arc<[SocketAddr]>, DialError> {
+        self.resolve_by(&*self.resolver).await
+    }
+
+    /// The same by another resolver.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn resolve_by(&self, resolver: &dyn Resolve) -> Result<Arc<[SocketAddr]>, DialError> {
         if self.config.host.parse::<IpAddr>().is_err() {
             let failed = |source| DialError::Resolve { proxy: Arc::clone(&self.label), source };
-            let addrs = self.resolver.resolve(&self.config.host, self.config.port).await.map_err(failed)?;
+            let addrs = resolver.resolve(&self.config.host, self.config.port).await.map_err(failed)?;
             if addrs.is_empty() {
                 return Err(failed(std::io::Error::other("it has none")));
             }

@@ -62,6 +62,7 @@ fn main() -> std::process::ExitCode {
         upstreams::a_stub_that_asks_us_gets_its_answer,
         upstreams::spoofed_and_malformed_answers_are_dropped_and_counted,
         upstreams::a_proxy_given_by_name_is_followed,
+        upstreams::a_proxy_that_is_not_found_is_down_alone,
         secure::names_are_asked_by_tls_on_one_connection,
         secure::names_are_asked_by_https_on_one_connection,
         secure::an_impostor_is_not_asked,

@@ -10,6 +10,7 @@ use oneway_lab::Topology;
 use oneway_lab::capture::Recorder;
 use oneway_lab::client::{Outcome, RecordType, wait_until};
 use oneway_lab::harness::TestResult;
+use oneway_lab::servers::origin::port as origin;
 use oneway_lab::servers::{DnsServer, SocksOptions, SocksServer, Zone};
 use oneway_lab::topology::{self, address, name, port};
 
@@ -128,6 +129,53 @@ pub fn spoofed_and_malformed_answers_are_dropped_and_counted() -> TestResult {
     assert_eq!(address_of(&lab, name::ORIGIN, RecordType::A)?, std::net::IpAddr::from(address::ORIGIN.v4));
     assert!(number(&lab.host, "/counters/dns/spoofed")? >= 1);
     assert!(number(&lab.host, "/counters/dns/malformed")? >= 1);
+    Ok(())
+}
+
+/// Whoever is named to be asked is asked for a proxy's name, and nobody else. A proxy that is not found is down until it is, and
+/// keeps nobody else from starting.
+pub fn a_proxy_that_is_not_found_is_down_alone() -> TestResult {
+    const LOST: &str = "lost.example";
+    let lab = Topology::simple()?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("oneway.toml");
+    // By the system's servers both are found, or none.
+    for (system, dns) in [
+        (address::SPARE.v4, format!("upstream = [\"{}\"]", upstream())),
+        (address::BLACK_HOLE.v4, format!("domains.\"+.example\" = [\"{}\"]", upstream())),
+        (address::DNS.v4, String::new()),
+    ] {
+        lab.dns.set_zone(topology::zone().ttl(1));
+        let text = format!(
+            "[dns]\n{dns}\n[outbound.out]\ntype = \"socks5\"\nserver = \"{}:{socks}\"\n[outbound.lost]\n\
+             type = \"socks5\"\nserver = \"{LOST}:{socks}\"\n[rules]\nlist = [\"DST-PORT,{},lost\", \"MATCH,out\"]\n",
+            name::SOCKS,
+            origin::CHARGEN,
+            socks = port::SOCKS,
+        );
+        std::fs::write(&file, text)?;
+        let wire = Recorder::start(&lab.host, Some(topology::Simple::UP1))?;
+        let begin = std::time::Instant::now();
+        let options = ["--config", &*file.to_string_lossy()];
+        let program = program(&lab.host, &options).resolv_conf(format!("nameserver {system}\n"));
+        let oneway = program.start()?;
+        assert!(begin.elapsed() < 4 * SECOND, "{:?}", begin.elapsed());
+        let said = oneway.stderr();
+        assert!(said.contains("outbound is down") && said.contains(LOST), "{said}");
+        let fake = address_of(&lab, name::ORIGIN4, RecordType::A)?;
+        expect_reachable(&lab, fake)?;
+        let to = std::net::SocketAddr::new(fake, origin::CHARGEN);
+        assert_eq!(lab.host.client().tcp(to, SECOND)?.outcome, Outcome::Refused);
+        let past = |packet: &oneway_lab::capture::Packet| {
+            packet.ports.1 == port::DNS && packet.dst != address::DNS.v4 && packet.dst != address::DNS.v6
+        };
+        assert_eq!(wire.matching(past)?, [], "{system}");
+        // It is looked for again when it is wanted.
+        lab.dns.set_zone(topology::zone().ttl(1).a(LOST, address::SOCKS.v4));
+        wait_until(10 * SECOND, "the proxy is found", || {
+            lab.host.client().tcp(to, SECOND).is_ok_and(|dial| dial.outcome == Outcome::Done)
+        })?;
+    }
     Ok(())
 }
 

@@ -21,28 +21,26 @@ pub(super) type Listeners = Vec<Vec<TcpListener>>;
 pub(super) struct Guarded {
     pub(super) egress: Arc<Egress>,
     pub(super) listeners: Listeners,
-    pub(super) proof: Proof,
     /// The device's MTU.
     pub(super) mtu: u16,
     /// The device.
     pub(super) index: IfIndex,
 }
 
-/// Makes the protected egress and the listeners of so many workers, and asks the kernel about the egress.
+/// Makes the protected egress and the listeners of so many workers.
 pub(super) fn protect(
     tun: &str,
     place: Place,
     workers: usize,
     addresses: &[IpNet],
     (strategy, without): (&Strategy, Without),
-    proxies: &[IpAddr],
     pools: &[IpNet],
 ) -> Result<Guarded, EngineError> {
     let link = match place {
         Place::Here => link_of(tun)?,
         Place::Apart { netns, mtu, listeners, .. } => {
             let forbidden = forbidden(addresses, pools);
-            return protect_apart(netns, mtu, listeners, workers, proxies, &forbidden, without);
+            return protect_apart(netns, mtu, listeners, workers, &forbidden, without);
         }
     };
     let mut listeners = Vec::with_capacity(workers);
@@ -73,9 +71,8 @@ pub(super) fn protect(
             Err(error) => return Err(error.into()),
         }
     }
-    let proof = prove(&egress, link.index, proxies)?;
     let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
-    Ok(Guarded { egress: Arc::new(egress), listeners, proof, mtu, index: link.index })
+    Ok(Guarded { egress: Arc::new(egress), listeners, mtu, index: link.index })
 }
 
 /// The same for a device in another network namespace, where the listeners are already.
@@ -84,7 +81,6 @@ fn protect_apart(
     mtu: u16,
     given: Vec<TcpListener>,
     workers: usize,
-    proxies: &[IpAddr],
     forbidden: &[IpNet],
     without: Without,
 ) -> Result<Guarded, EngineError> {
@@ -94,8 +90,7 @@ fn protect_apart(
     let egress = Egress::apart_from(netns, forbidden.to_vec())?.without(without);
     // No device of this namespace has this number.
     let index = IfIndex(0);
-    let proof = prove(&egress, index, proxies)?;
-    Ok(Guarded { egress: Arc::new(egress), listeners, proof, mtu, index })
+    Ok(Guarded { egress: Arc::new(egress), listeners, mtu, index })
 }
 
 /// The TUN's networks, and those whose addresses only stand for names.
@@ -111,7 +106,7 @@ fn link_of(device: &str) -> Result<Link, EngineError> {
 }
 
 /// Asks the kernel where our own sockets' packets to the proxies, and to one far address of each family, would go.
-fn prove(egress: &Egress, tun: IfIndex, proxies: &[IpAddr]) -> Result<Proof, EngineError> {
+pub(super) fn prove(egress: &Egress, tun: IfIndex, proxies: &[IpAddr]) -> Result<Proof, EngineError> {
     let destinations: Vec<_> = proxies.iter().copied().chain(Family::ALL.map(watching::far)).collect();
     let verdicts = egress.prove(egress.routes(), tun, &destinations);
     if let Some(looping) = verdicts.iter().find(|v| v.finding == Finding::Loops)

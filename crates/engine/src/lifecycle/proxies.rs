@@ -1,17 +1,27 @@
 //! What our own sockets connect to.
 
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::IpAddr;
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::time::Duration;
 
-use oneway_outbound::{DialError, Outbound};
+use oneway_outbound::{DialError, Outbound, Resolve};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
 use crate::assemble;
 use crate::blocking::wait_for;
 use crate::circle;
-use crate::config::{Config, Protect};
-use crate::dispatch::Dispatch;
+use crate::config::{Config, DnsUpstream, Protect};
+use crate::dispatch::{Dispatch, Entry};
 use crate::dns;
 use crate::error::EngineError;
 use crate::exclude::Exclusions;
+use crate::lifecycle::protection;
+
+/// How long it may take to find all proxies.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// All that our own sockets connect to, where the protection is about that; names are looked up if they may be.
 pub(crate) fn servers(
@@ -19,11 +29,11 @@ pub(crate) fn servers(
     dispatch: &Dispatch,
     look_up: bool,
 ) -> Result<Vec<IpAddr>, EngineError> {
-    if !matches!(config.egress.protect, Protect::HostRoute | Protect::HostRouteHalves) {
+    if !are_needed(config) {
         return Ok(Vec::new());
     }
     if look_up {
-        resolve_proxies(dispatch)?;
+        self::look_up(dispatch.entries(), &assemble::system_resolver(), true)?;
     }
     Ok(assemble::servers(dispatch, &dns::server_addresses(&config.dns)))
 }
@@ -33,16 +43,59 @@ pub(crate) fn resolve(outbound: &Outbound) -> Result<Result<(), DialError>, Engi
     wait_for(async || outbound.resolve().await.map(drop))
 }
 
-/// Finds the addresses of the proxies by the system's resolver, while nothing is captured yet.
-pub(super) fn resolve_proxies(dispatch: &Dispatch) -> Result<Vec<IpAddr>, EngineError> {
+/// Whether nothing can be planned without the addresses of the proxies: the routes to them are the protection.
+pub(super) fn are_needed(config: &Config) -> bool {
+    matches!(config.egress.protect, Protect::HostRoute | Protect::HostRouteHalves)
+}
+
+/// Whether the system's resolver is asked for them, before there is any socket of ours: where they are needed for that, and
+/// where nobody else is named whom to ask. It may know names that the servers of the system do not.
+pub(super) fn are_asked_of_system(config: &Config) -> bool {
+    let system = |upstream: &DnsUpstream| matches!(upstream, DnsUpstream::System);
+    let nobody_named = config.dns.upstream.iter().all(system) && config.dns.domains.is_empty();
+    are_needed(config) || nobody_named && !protection::is_elsewhere(config)
+}
+
+/// Finds the addresses of these outbounds' proxies, all at the same time. One that is not found is down, and looked for again:
+/// the others are no worse for it. Says which ones those are; that is an error if they are `needed`.
+pub(super) fn look_up(
+    entries: &[Arc<Entry>],
+    by: &Arc<dyn Resolve>,
+    needed: bool,
+) -> Result<Vec<String>, EngineError> {
     wait_for(async || {
-        let mut addresses = Vec::new();
-        for entry in dispatch.entries() {
-            addresses.extend(entry.outbound.resolve().await?.iter().map(SocketAddr::ip));
+        let end = Instant::now() + PATIENCE;
+        let mut looking = JoinSet::new();
+        for entry in entries {
+            let (entry, by) = (Arc::clone(entry), Arc::clone(by));
+            looking.spawn(async move {
+                let Some(proxy) = entry.outbound.proxy() else { return Ok(None) };
+                let found = match timeout_at(end, proxy.resolve_by(&*by)).await {
+                    Ok(found) => found,
+                    Err(_) => Err(DialError::Resolve {
+                        proxy: Arc::clone(proxy.label()),
+                        source: io::Error::new(io::ErrorKind::TimedOut, "nobody has answered"),
+                    }),
+                };
+                match found {
+                    Ok(_) => Ok(None),
+                    Err(error) if needed => Err(error),
+                    Err(error) => {
+                        entry.observe(Some(&error));
+                        Ok(Some(format!("outbound {:?} is down: {error}", entry.name)))
+                    }
+                }
+            });
         }
-        addresses.sort();
-        addresses.dedup();
-        Ok(addresses)
+        let mut lost = Vec::new();
+        while let Some(looked) = looking.join_next().await {
+            match looked {
+                Ok(looked) => lost.extend(looked?),
+                Err(error) => resume_unwind(error.into_panic()),
+            }
+        }
+        lost.sort();
+        Ok(lost)
     })?
 }
 

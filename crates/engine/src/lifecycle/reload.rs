@@ -4,23 +4,22 @@
 //! configuration does not allow is reset. Outbounds that are defined as before stay what they are, with their connections.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use oneway_dns::Client;
 use oneway_egress::Strategy;
 use oneway_flow::{Arrival, FlowInfo, Network, Target};
-use oneway_outbound::{DialError, Resolve};
+use oneway_outbound::Resolve;
 
-use super::proxies::warn_of_circles;
+use super::proxies::{are_needed, look_up, warn_of_circles};
 use super::watching::Wanted;
 use super::{Engine, select_again};
 use crate::assemble;
-use crate::blocking::wait_for;
 use crate::config::{CaptureConfig, Config, ConfigError, DnsConfig, FakeIpConfig};
 use crate::dispatch::{Dispatch, Entry, Subject};
-use crate::dns::{self, Prepared};
+use crate::dns::{self, Prepared, ProxyResolver};
 use crate::error::EngineError;
 use crate::reloaded::Reloaded;
 
@@ -36,7 +35,7 @@ impl Engine {
     ///
     /// # Errors
     /// Nothing is changed then. [`EngineError::Config`] with everything that is wrong; [`EngineError::Restart`] if a setting
-    /// differs that cannot change while it runs; [`EngineError::Proxy`] if a new proxy's name cannot be resolved;
+    /// differs that cannot change while it runs; [`EngineError::Proxy`] if a new proxy's name cannot be resolved, and needs a host route;
     /// [`EngineError::Plan`] and [`EngineError::Route`] if the host cannot be captured in that way.
     pub fn reload(&self, config: &Config) -> Result<Reloaded, EngineError> {
         let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
@@ -57,7 +56,13 @@ impl Engine {
         let names = names.transpose()?;
         let before = shared.dispatch.load_full();
         let dispatch = Arc::new(dispatch.in_place_of(&before));
-        resolve_new(&dispatch, &before, &self.asker(names.as_ref()))?;
+        let by = ProxyResolver::default();
+        by.hand_over(&self.asker(names.as_ref()));
+        // Who was not found before may be by the servers of now.
+        let is_lost = |entry: &Entry| entry.outbound.proxy().is_some_and(|proxy| proxy.addrs().is_empty());
+        let new = dispatch.entries().iter().filter(|entry| !before.has(entry) || is_lost(entry));
+        let new: Vec<_> = new.cloned().collect();
+        let lost = look_up(&new, &(Arc::new(by) as Arc<dyn Resolve>), are_needed(config))?;
         select_again(&dispatch, &self.selected);
         self.prepare_host(config, &dispatch)?;
 
@@ -66,6 +71,7 @@ impl Engine {
             tracing::warn!("{warning}");
         }
         let mut done = compare(&dispatch, &before, &warnings);
+        done.warnings.extend(lost);
         if let Some(names) = names {
             shared.dns.set(names, &shared.egress);
             dispatch.addresses().forget();
@@ -155,26 +161,6 @@ impl Engine {
 fn is_captured(capture: &CaptureConfig, ip: IpAddr) -> bool {
     let holds = |prefixes: &[crate::config::Prefix]| prefixes.iter().any(|p| p.net().contains(&ip));
     !holds(&capture.exclude) && (capture.include.is_empty() || holds(&capture.include))
-}
-
-/// Finds the addresses of proxies that were not there before.
-fn resolve_new(dispatch: &Dispatch, before: &Dispatch, client: &Arc<Client>) -> Result<(), EngineError> {
-    wait_for(async || {
-        let new = dispatch.entries().iter().filter(|entry| !before.has(entry));
-        for proxy in new.filter_map(|entry| entry.outbound.proxy()) {
-            let config = proxy.config();
-            if config.host.parse::<IpAddr>().is_ok() {
-                continue;
-            }
-            let mut found = dns::known(&config.host);
-            if found.is_empty() {
-                let failed = |source| DialError::Resolve { proxy: Arc::clone(proxy.label()), source };
-                found = client.resolve(&config.host).await.map_err(failed)?.addresses;
-            }
-            proxy.set_addrs(found.into_iter().map(|ip| SocketAddr::new(ip, config.port)).collect());
-        }
-        Ok(())
-    })?
 }
 
 fn compare(now: &Dispatch, before: &Dispatch, warnings: &[ConfigError]) -> Reloaded {

@@ -17,15 +17,15 @@ use tokio::sync::{mpsc, watch};
 use super::descriptors::descriptors;
 use super::device::{self, Device, Place};
 use super::end::End;
-use super::guarded::{Guarded, Listeners, forbidden, protect};
+use super::guarded::{Guarded, Listeners, forbidden, protect, prove};
 use super::home::Home;
 use super::host::Host;
 use super::ports::ports;
-use super::proxies::{resolve_proxies, servers, warn_of_circles};
+use super::proxies::{are_asked_of_system, are_needed, look_up, servers, warn_of_circles};
 use super::shared::{Stacks, shared};
 use super::threads::Threads;
 use super::watching::{self, Watch};
-use super::{About, Engine, Reloads, Running, let_in, own_addresses, protection, select_again};
+use super::{About, Engine, Reloads, Running, let_in, own_addresses, select_again};
 use crate::assemble;
 use crate::config::{Config, StackKind};
 use crate::control::{InstanceLock, StatePaths};
@@ -157,8 +157,6 @@ struct Known {
     resolver: Arc<ProxyResolver>,
     limits: Limits,
     paths: StatePaths,
-    /// The addresses of the proxies, but for those whose names are to be asked for in another namespace.
-    proxies: Vec<IpAddr>,
 }
 
 impl Known {
@@ -180,12 +178,14 @@ impl Known {
         paths.check()?;
         let selected = Selected::open(&paths.journal.with_extension("selected"));
         select_again(&dispatch, &selected);
-        let elsewhere = protection::is_elsewhere(config);
-        let proxies = if elsewhere { Vec::new() } else { resolve_proxies(&dispatch)? };
+        if are_asked_of_system(config) {
+            let by = Arc::clone(&resolver) as Arc<dyn Resolve>;
+            look_up(dispatch.entries(), &by, are_needed(config))?;
+        }
         if captured_here {
             dns::warn_of_routes(&dns::pools(&config.dns), &Snapshot::take()?);
         }
-        Ok((Self { dispatch, resolver, limits, paths, proxies }, selected))
+        Ok((Self { dispatch, resolver, limits, paths }, selected))
     }
 }
 
@@ -221,13 +221,13 @@ impl Around<'_> {
         strategy: &Strategy,
     ) -> Result<Ready, EngineError> {
         let Self { config, captured_here, name, addresses, families } = *self;
-        let Known { dispatch, resolver, limits, paths, mut proxies } = known;
+        let Known { dispatch, resolver, limits, paths } = known;
         let stack = config.capture.stack;
         let pools = dns::pools(&config.dns);
         // Our own stack needs no listener: nothing of the kernel's TCP is involved.
         let listening = if stack == StackKind::System { queues.len() } else { 0 };
-        let Guarded { egress, listeners, proof, mtu, index } =
-            protect(name, place, listening, addresses, (strategy, config.without), &proxies, &pools)?;
+        let Guarded { egress, listeners, mtu, index } =
+            protect(name, place, listening, addresses, (strategy, config.without), &pools)?;
         let packets = let_in::prove(name, queues, &listeners, addresses)?;
 
         let fake_ips = paths.journal.with_extension("fake-ip");
@@ -237,9 +237,12 @@ impl Around<'_> {
         let dns = Dns::new(&config.dns, &egress, captured, &fake_ips, answers)?;
         resolver.hand_over(dns.client());
         dispatch.addresses().ask(dns.client());
-        if protection::is_elsewhere(config) {
-            proxies = resolve_proxies(&dispatch)?;
+        if !are_asked_of_system(config) {
+            // Nothing is captured yet, and by now there are sockets that it will not be.
+            look_up(dispatch.entries(), &(resolver as Arc<dyn Resolve>), false)?;
         }
+        let proxies = assemble::servers(&dispatch, &[]);
+        let proof = prove(&egress, index, &proxies)?;
         if captured_here {
             dispatch.circles().set_own(own_addresses(&Snapshot::take()?));
         }
