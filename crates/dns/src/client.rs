@@ -67,12 +67,20 @@ impl ClientConfig {
 
     /// Who is asked for this name instead of the others.
     fn of_domain(&self, asked: &Asked) -> Option<&[Upstream]> {
-        if self.by_domain.is_empty() {
-            return None;
-        }
-        let name = asked.labels();
-        let fits = self.by_domain.iter().find(|(names, _)| names.matches(&name));
+        if self.by_domain.is_empty() { None } else { self.instead(&asked.labels()) }
+    }
+
+    fn instead(&self, name: &str) -> Option<&[Upstream]> {
+        let fits = self.by_domain.iter().find(|(names, _)| names.matches(name));
         fits.map(|(_, upstreams)| upstreams.as_slice())
+    }
+
+    /// Who is asked where a server is that is given by name: as for any name.
+    fn finders(&self, server: &Upstream) -> &[Upstream] {
+        match server.name() {
+            Some(name) => self.instead(name).unwrap_or(&self.upstreams),
+            None => &[],
+        }
     }
 
     /// Every server that is asked for anything.
@@ -491,20 +499,20 @@ impl Client {
     async fn race(&self, asked: &Asked, order: Vec<(usize, Upstream)>, whose: Whose) -> Outcome {
         let carrier = self.carrier.get().filter(|_| whose == Whose::Programs);
         let deadline = Instant::now() + PATIENCE;
-        let others: Arc<[Upstream]> = self.config.load().upstreams.as_slice().into();
+        let config = self.config.load_full();
         let mut waiting = order.into_iter();
         let mut running = JoinSet::new();
         let mut second_best = None;
         let mut lacking = None;
         self.sent.fetch_add(1, Relaxed);
         while let Some((place, upstream)) = waiting.next() {
-            let parts =
-                (Arc::clone(&self.egress), carrier.cloned(), Arc::clone(&others), Arc::clone(&self.plain));
+            let finders: Arc<[Upstream]> = config.finders(&upstream).into();
+            let parts = (Arc::clone(&self.egress), carrier.cloned(), finders, Arc::clone(&self.plain));
             let query = asked.outgoing();
             running.spawn(async move {
-                let (egress, carrier, others, plain) = &parts;
+                let (egress, carrier, finders, plain) = &parts;
                 let dropped = Dropped::default();
-                let by = By { egress, carrier: carrier.as_deref(), others, plain };
+                let by = By { egress, carrier: carrier.as_deref(), others: finders, plain };
                 let result = exchange::ask(by, &upstream, query, deadline, &dropped).await;
                 (place, upstream, result, dropped)
             });

@@ -26,6 +26,14 @@ impl Upstream {
         }
     }
 
+    /// Its name, if that is all that is known of where it is.
+    pub(crate) fn name(&self) -> Option<&str> {
+        match self {
+            Self::Udp(_) | Self::Tcp(_) => None,
+            Self::Secure(secure) => secure.name(),
+        }
+    }
+
     /// Whether it is on this host.
     pub(crate) fn is_local(&self) -> bool {
         self.addr().is_some_and(|addr| addr.ip().is_loopback())

@@ -164,6 +164,14 @@ impl Secure {
         }
     }
 
+    /// Its name, if that has to be resolved.
+    pub(crate) fn name(&self) -> Option<&str> {
+        match &self.place {
+            Place::Addr(_) => None,
+            Place::Name(name, _) => Some(name),
+        }
+    }
+
     /// Reads what is needed to know the server by.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::{Client, ClientConfig};
+use crate::{Client, ClientConfig, Patterns};
 
 /// What a server does with its connections, which are numbered from 0.
 #[derive(Clone, Copy, PartialEq)]
@@ -261,6 +261,20 @@ async fn a_server_given_by_name_is_found_by_one_given_by_address() {
     let client = client(vec![upstream, secure(&bootstrap, SecureKind::Tls)]);
     expect_answer(&client, "a.example.").await;
     expect_answer(&client, "b.example.").await;
+    assert_eq!((named.connections.load(Relaxed), bootstrap.connections.load(Relaxed)), (1, 1));
+}
+
+#[tokio::test]
+async fn a_server_given_by_name_is_found_by_those_that_are_asked_for_its_name() {
+    let bootstrap = server(Manner::Backwards, &["127.0.0.1"]).await;
+    let named = server(Manner::Http, &["dns.example"]).await;
+    let place = Place::Name("dns.example".into(), named.addr.port());
+    let upstream = Upstream::Secure(Arc::new(Secure::new(place, https(), named.settings.clone())));
+    let by_domain = (Patterns::new(["dns.example"]).unwrap(), vec![secure(&bootstrap, SecureKind::Tls)]);
+    let config =
+        ClientConfig { upstreams: vec![upstream], by_domain: vec![by_domain], ..ClientConfig::default() };
+    let client = Arc::new(Client::new(Arc::new(Egress::unprotected_for_loopback_tests()), config));
+    expect_answer(&client, "a.example.").await;
     assert_eq!((named.connections.load(Relaxed), bootstrap.connections.load(Relaxed)), (1, 1));
 }
 

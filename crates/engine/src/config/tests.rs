@@ -1169,6 +1169,15 @@ fn resolvers_that_are_asked_by_tls() {
     }
     let config = parse("dns.upstream = [\"https://dns.example/dns-query\", \"udp://9.9.9.9\"]");
     assert_eq!(config.dns.upstream.len(), 2);
+    parse("dns.upstream = [\"https://dns.example\"]\ndns.domains.\"+.example\" = [\"udp://9.9.9.9\"]");
+    wrong(
+        "dns.upstream = [\"https://a.example\", \"https://b.example\"]\ndns.domains.\"a.example\" = [\"udp://9.9.9.9\"]",
+        &[
+            "etc/oneway.toml:1:16: dns.upstream: \"https://b.example:443/dns-query\" is a cycle: to ask this resolver its \
+           own name would have to be resolved first, and DNS is captured; give its address, or add a resolver that has \
+           one, such as udp://9.9.9.9",
+        ],
+    );
     wrong(
         "dns.upstream = [\"https://dns.example/dns-query\"]",
         &[

@@ -1,7 +1,9 @@
 //! What only the settings together show; and what a program may have got wrong that has made the [`Config`] itself, so that nobody
 //! has looked at its parts.
 
-use super::dns::{DnsUpstream, SecureUpstream, cycle, wrong_domain};
+use oneway_dns::Patterns;
+
+use super::dns::{DnsUpstream, NamePattern, SecureUpstream, cycle, wrong_domain};
 use super::error::{ConfigError, Origin};
 use super::outbound::{BLOCK, Credentials, DIRECT, OutboundSpec, ProxyProtocol, ProxySpec};
 use super::value::{DnsMode, Protect};
@@ -151,8 +153,16 @@ fn resolvers(config: &Config, origins: &Origins, wrong: &mut dyn FnMut(&Option<O
     let (dns, protect) = (&config.dns, config.egress.protect);
     let origin = &origins.dns_upstream;
     if let Some(named) = dns.upstream.iter().find(|upstream| upstream.name().is_some()) {
-        if dns.upstream.iter().all(|upstream| upstream.name().is_some()) {
-            let cycle = cycle(&named.to_string());
+        let is_found = |name: &str| {
+            let fits =
+                |pattern: &NamePattern| Patterns::new([pattern.as_str()]).is_ok_and(|p| p.matches(name));
+            dns.domains.iter().any(|(pattern, _)| fits(pattern))
+        };
+        let lost = |upstream: &&DnsUpstream| upstream.name().is_none_or(|name| !is_found(name));
+        if dns.upstream.iter().all(|upstream| upstream.name().is_some())
+            && let Some(lost) = dns.upstream.iter().find(lost)
+        {
+            let cycle = cycle(&lost.to_string());
             wrong(
                 origin,
                 format!("dns.upstream: {cycle}, or add a resolver that has one, such as udp://9.9.9.9"),
