@@ -76,6 +76,40 @@ pub fn each_flow_is_logged_once_when_asked_for() -> TestResult {
     Ok(())
 }
 
+/// What is refused says which rule did it, and a reload says its outbounds in words.
+pub fn what_is_refused_is_logged_with_its_rule() -> TestResult {
+    let lab = Topology::standard()?;
+    let before = Snapshot::take(&lab.host)?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("oneway.toml");
+    let rule = format!("DST-PORT,{},REJECT", port::ECHO);
+    let write =
+        |more: &str| std::fs::write(&file, format!("dns.mode = \"real\"\nrules.list = [\"{rule}\"]\n{more}"));
+    write("")?;
+    let options = ["-v", "--log-format", "json", "--config", &*file.to_string_lossy()];
+    let mut oneway = run(&lab.host, &options)?;
+    let to = address::ORIGIN.v4_port(port::ECHO);
+    assert_eq!(lab.host.client().tcp(to, SECOND)?.outcome, Outcome::Refused);
+    assert_eq!(lab.host.client().udp(to, b"x", SECOND)?.outcome, Outcome::Refused);
+    for (more, changed) in [("outbound.b = { type = \"socks5\", server = \"192.0.2.1:1\" }", "b"), ("", "")] {
+        write(more)?;
+        let before = oneway.stderr().len();
+        oneway.signal(rustix::process::Signal::HUP.as_raw())?;
+        let words = format!("\"changed\":\"{changed}\"");
+        wait_until(10 * SECOND, &words, || oneway.stderr()[before..].contains(&words))?;
+    }
+    stop(&mut oneway, &lab.host, &before)?;
+    let log = oneway.stderr();
+    let (rule, target) = (format!("\"rule\":\"{rule}\""), format!("\"target\":\"{to}\""));
+    let about = |what: &str| {
+        log.lines()
+            .filter(|line| line.contains(what) && line.contains(&rule) && line.contains(&target))
+            .count()
+    };
+    assert_eq!((about("not connected"), about("no UDP")), (1, 1), "{log}");
+    Ok(())
+}
+
 /// Connections, and datagram sockets, of each client in each family.
 const EACH: usize = 50;
 /// Bytes that each sends and gets back.

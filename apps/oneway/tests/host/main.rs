@@ -49,6 +49,7 @@ fn main() -> std::process::ExitCode {
         loops::nothing_that_leads_nowhere_leaves_or_repeats,
         flows::one_datagram_is_one_flow_and_one_packet,
         flows::each_flow_is_logged_once_when_asked_for,
+        flows::what_is_refused_is_logged_with_its_rule,
         flows::counters_match_what_programs_sent,
         flows::counters_match_what_programs_and_containers_sent,
         killed::under_load,

@@ -87,8 +87,8 @@ impl Engine {
         self.about.reloads.note();
         tracing::info!(
             outbounds = done.outbounds,
-            changed = ?done.changed,
-            removed = ?done.removed,
+            changed = done.changed.join(", "),
+            removed = done.removed.join(", "),
             reset = done.reset,
             "the configuration was read again"
         );

@@ -213,7 +213,7 @@ impl Worker {
                 Some((live, flow, connected))
             }
             Err(error) => {
-                tracing::debug!(client = %from, %target, outbound = %choice.entry.name, %error, "not connected");
+                tracing::debug!(client = %from, %target, rule = %flow.rule, outbound = %choice.entry.name, %error, "not connected");
                 match error.answer() {
                     Answer::Silent => shared.stats.tcp_timed_out.add(),
                     _ => shared.stats.tcp_refused.add(),

@@ -133,7 +133,7 @@ impl Worker {
                 Some(Renamed { flow, connected: Some(connected) })
             }
             Err(error) => {
-                tracing::debug!(%client, %target, outbound = %choice.entry.name, %error, "not connected by its name");
+                tracing::debug!(%client, %target, rule = %flow.rule, outbound = %choice.entry.name, %error, "not connected by its name");
                 None
             }
         }

@@ -268,7 +268,7 @@ impl Worker {
             }
             Err(error) => {
                 let answer = error.answer();
-                tracing::debug!(client = %conn.client, %target, outbound = %choice.entry.name, %error, "not connected");
+                tracing::debug!(client = %conn.client, %target, rule = %flow.rule, outbound = %choice.entry.name, %error, "not connected");
                 match answer {
                     Answer::Silent => shared.stats.tcp_timed_out.add(),
                     _ => shared.stats.tcp_refused.add(),

@@ -621,7 +621,8 @@ impl Worker {
                 self.shared.udp.remove(&session);
             }
             Err(error) => {
-                tracing::debug!(client = %session.key.0, outbound = %choice.name, %error, "no UDP");
+                let (target, rule) = (&session.flow.target, &session.flow.rule);
+                tracing::debug!(client = %session.key.0, %target, %rule, outbound = %choice.name, %error, "no UDP");
                 self.shared.udp.remove(&session);
                 self.shared.stats.udp_refused.add();
                 let kept = self.shared.udp.take_kept(&mut session.queued.lock());

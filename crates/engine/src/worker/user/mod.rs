@@ -297,7 +297,7 @@ impl Worker {
             }
             Err(error) => {
                 let answer = error.answer();
-                tracing::debug!(%client, %target, outbound = %choice.entry.name, %error, "not connected");
+                tracing::debug!(%client, %target, rule = %guard.rule, outbound = %choice.entry.name, %error, "not connected");
                 match answer {
                     Answer::Silent => shared.stats.tcp_timed_out.add(),
                     _ => shared.stats.tcp_refused.add(),
