@@ -134,6 +134,37 @@ pub fn the_first_that_works_is_taken() -> TestResult {
     Ok(())
 }
 
+/// A check may be long in coming: the flow that finds out that a member is down goes by the next one.
+pub fn a_flow_that_finds_a_member_down_takes_the_next() -> TestResult {
+    for kind in ["fallback", "url-test", "load-balance"] {
+        let mut proxies = Proxies::new()?;
+        let group =
+            format!("type = \"{kind}\"\nmembers = [\"one\", \"two\"]\nurl = \"URL\"\ninterval = \"3600s\"");
+        let _oneway = proxies.run(&group)?;
+        let host = proxies.lab.host.clone();
+        let ports = [port::ECHO, port::HTTP];
+        assert!(tries(&host, address::ORIGIN.v4_port(port::ECHO)));
+        proxies.one = None;
+        let gone = address::SPARE.v4_port(ONE);
+        wait_until(5 * SECOND, "nobody listens there", || {
+            proxies.lab.net.client().tcp(gone, SECOND).is_ok_and(|tried| tried.outcome == Outcome::Refused)
+        })?;
+        proxies.two.forget();
+        for to in ports.map(|port| address::ORIGIN.v4_port(port)) {
+            assert_eq!(host.client().tcp(to, 5 * SECOND)?.outcome, Outcome::Done, "{kind} {to}");
+            assert_eq!(proxies.carried(to), (0, 1), "{kind}");
+        }
+        // Nobody is left, and each is asked once.
+        proxies.two = start(&proxies.lab.net, TWO + 1)?;
+        assert_eq!(
+            host.client().tcp(address::ORIGIN.v4_port(port::ECHO), 5 * SECOND)?.outcome,
+            Outcome::Refused,
+            "{kind}"
+        );
+    }
+    Ok(())
+}
+
 pub fn the_fastest_is_taken() -> TestResult {
     let proxies = Proxies::new()?;
     let one = proxies.one.as_ref().ok_or("it runs")?;

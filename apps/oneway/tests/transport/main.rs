@@ -133,6 +133,7 @@ fn main() -> std::process::ExitCode {
         offload::answers_that_came_together_are_single_datagrams_again,
         shortcut::a_captured_program_is_not_paced,
         groups::the_first_that_works_is_taken,
+        groups::a_flow_that_finds_a_member_down_takes_the_next,
         groups::the_fastest_is_taken,
         groups::a_selection_survives,
         groups::flows_are_spread,

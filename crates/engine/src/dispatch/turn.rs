@@ -63,6 +63,13 @@ impl<'a> Choice<'a> {
         Self { id, entry: self.dispatch.by_id(id), probe, ..self }
     }
 
+    /// What the group takes for a flow whose turn is over, by what is known now.
+    pub(crate) fn taken_now(self, subject: &Subject<'_>) -> Self {
+        let udp = subject.network == Network::Udp;
+        let (id, probe) = self.dispatch.member(self.named, key(subject), udp);
+        Self { id, entry: self.dispatch.by_id(id), probe, ..self }
+    }
+
     /// The same for a flow that is dialled then. Others may have taken their turns since it was looked, so that it may lead
     /// elsewhere.
     pub(crate) async fn to_dial(self, subject: &Subject<'_>) -> Self {

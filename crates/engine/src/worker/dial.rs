@@ -25,7 +25,12 @@ impl Worker {
         let result = if choice.is_to_be_tried() && !is_answered {
             Box::pin(self.try_members(choice, subject, destined)).await
         } else {
-            self.connect(choice, subject, destined).await
+            match self.connect(choice, subject, destined).await {
+                Err(error) if choice.group.is_some() && !is_answered => {
+                    Box::pin(self.try_others(choice, subject, destined, error)).await
+                }
+                result => result,
+            }
         };
         let result = match result {
             Ok(_) if self.is_disallowed(dispatch, choice.entry, subject) => Err(DialError::Blocked),
@@ -35,6 +40,34 @@ impl Worker {
             choice.entry.observe(result.as_ref().err());
         }
         result
+    }
+
+    /// Where it is the proxy that has failed, goes on with the member that the group takes now that this is known. Each is
+    /// tried once; nothing that the client has sent went by any of them.
+    async fn try_others(
+        self: &Rc<Self>,
+        choice: &mut Choice<'_>,
+        subject: &Subject<'_>,
+        destined: &Destined,
+        mut error: DialError,
+    ) -> Result<Connected, DialError> {
+        let mut tried = vec![choice.id];
+        while error.proxy_works() == Some(false) {
+            choice.entry.observe(Some(&error));
+            let next = choice.taken_now(subject);
+            if tried.contains(&next.id) || next.is_to_be_tried() || !next.is_open(subject).await {
+                break;
+            }
+            let (from, to) = (&choice.entry.name, &next.entry.name);
+            tracing::debug!(target = %destined.target, %from, %to, %error, "its proxy is down; the group takes another one");
+            tried.push(next.id);
+            *choice = next;
+            match self.connect(choice, subject, destined).await {
+                Ok(connected) => return Ok(connected),
+                Err(failed) => error = failed,
+            }
+        }
+        Err(error)
     }
 
     /// Tries the members in turn, the one that reached the destination last first. Each but the last has so much time: it
