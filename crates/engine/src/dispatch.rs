@@ -6,6 +6,7 @@ mod entry;
 mod judge;
 mod turn;
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use oneway_flow::{Arrival, Inbound, Network, Owners, SocketTable, Target};
 use oneway_outbound::Outbound;
-use oneway_rule::RuleSet;
+use oneway_rule::{Decision, RuleSet};
 
 use crate::addresses::Addresses;
 use crate::circle::{Circles, Verdict};
@@ -94,7 +95,7 @@ pub(crate) struct Choice<'a> {
 #[derive(Clone, Copy, Debug)]
 enum Because {
     /// A rule, or none.
-    Rule(Option<usize>),
+    Rule(Decision),
     /// Its program is excluded by name.
     Excluded,
     /// It would go in a circle.
@@ -107,16 +108,19 @@ impl Choice<'_> {
         matches!(self.because, Because::Rule(_))
     }
 
-    /// What `flows` shows: the rule as it was written.
+    /// What `flows` shows: the rule as it was written, and the one that it led to if it is a `SUB-RULE`.
     pub(crate) fn rule(&self) -> Arc<str> {
         let rule = match self.because {
             Because::Circle => return "in a circle".into(),
             Because::Excluded => return "excluded program".into(),
-            Because::Rule(rule) => rule,
+            Because::Rule(decision) => decision,
         };
-        match rule.and_then(|rule| self.dispatch.rules.text(rule)) {
-            Some(text) => text.into(),
-            None => Arc::clone(&self.dispatch.last_label),
+        let rules = &self.dispatch.rules;
+        let inner = rule.inner.and_then(|(sub, inner)| rules.text_in(sub, inner));
+        match (rule.rule.and_then(|rule| rules.text(rule)), inner) {
+            (Some(text), Some(inner)) => format!("{text}: {inner}").into(),
+            (Some(text), None) => text.into(),
+            (None, _) => Arc::clone(&self.dispatch.last_label),
         }
     }
 }
@@ -311,12 +315,17 @@ impl Dispatch {
         }
     }
 
-    /// The outbound for a flow whose owner is given. Waits for the address of its name if the rules ask for it, and so must
-    /// not be called on a worker.
-    pub(crate) fn choose_for(&self, subject: &Subject<'_>, owner: &oneway_flow::Owner) -> Choice<'_> {
+    /// The outbound for a flow whose owner is given, and whether its program was asked for. Waits for the address of its name
+    /// if the rules ask for it, and so must not be called on a worker.
+    pub(crate) fn choose_for(&self, subject: &Subject<'_>, owner: &oneway_flow::Owner) -> (Choice<'_>, bool) {
+        let asked = Cell::new(false);
+        let find = |with_process: bool| {
+            asked.set(asked.get() || with_process);
+            Ok::<_, Infallible>(owner.clone())
+        };
         let address = |host: &str| Ok(self.addresses.look(host));
-        let Ok(choice) = self.choose_by(subject, |_| Ok::<_, Infallible>(owner.clone()), address, |_| None);
-        choice
+        let Ok(choice) = self.choose_by(subject, find, address, |_| None);
+        (choice, asked.get())
     }
 
     #[expect(clippy::indexing_slicing, reason = "the rules' numbers come from this very table")]
@@ -363,7 +372,7 @@ impl Dispatch {
             named: decision.outbound.0,
             group: named.group.as_ref().map(|_| &**named),
             probe,
-            because: Because::Rule(decision.rule),
+            because: Because::Rule(decision),
             dispatch: self,
         })
     }

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use oneway_flow::{Inbound, Network, Process};
 
+use crate::parse::SubId;
+
 /// The number of an outbound in the configuration's order; what it means is the caller's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OutboundId(pub u32);
@@ -104,6 +106,8 @@ pub struct Decision {
     pub outbound: OutboundId,
     /// The position of the rule that matched, from 0; none if the final outbound took it.
     pub rule: Option<usize>,
+    /// If that is a `SUB-RULE`: the list and the position of the rule that matched in there, or in one below.
+    pub inner: Option<(SubId, usize)>,
 }
 
 /// What the rules answer.

@@ -110,8 +110,13 @@ fn text(why: &Why) -> String {
     row("about", if why.running { "the running instance" } else { "what `run` would do" });
     way(&mut row, "packet", &why.program);
     row("captured", if why.captured { "yes" } else { "no" });
-    let decided =
-        [("guard", &why.guard), ("rule", &why.rule), ("group", &why.group), ("outbound", &why.outbound)];
+    let decided = [
+        ("guard", &why.guard),
+        ("rule", &why.rule),
+        ("not asked", &why.not_asked),
+        ("group", &why.group),
+        ("outbound", &why.outbound),
+    ];
     for (name, value) in decided {
         if let Some(value) = value {
             row(name, value);

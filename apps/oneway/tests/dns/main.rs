@@ -47,6 +47,7 @@ fn main() -> std::process::ExitCode {
         fake::what_is_excluded_gets_its_own_address,
         reload::names_and_servers_may_change,
         rules::a_refused_address_is_not_come_to_by_the_other_family,
+        rules::why_tells_the_inner_rule_and_what_it_could_not_ask,
         rules::no_resolve_asks_nobody,
         rules::a_silent_server_costs_a_flow_two_seconds_once,
         real::switched_off_it_is_carried_like_other_traffic,

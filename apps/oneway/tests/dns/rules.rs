@@ -95,6 +95,27 @@ pub fn a_refused_address_is_not_come_to_by_the_other_family() -> TestResult {
     Ok(())
 }
 
+pub fn why_tells_the_inner_rule_and_what_it_could_not_ask() -> TestResult {
+    let lab = Topology::simple()?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("oneway.toml");
+    let inner = format!("IP-CIDR,{}/32,direct", address::ORIGIN.v4);
+    for (first, asks) in [("PROCESS-NAME,nobody,REJECT", true), ("DST-PORT,4,REJECT", false)] {
+        let rules = [first, "SUB-RULE,(NETWORK,tcp),sub", "MATCH,block"];
+        std::fs::write(&file, format!("[rules]\nlist = {rules:?}\n[sub-rules]\nsub = [{inner:?}]\n"))?;
+        let to = format!("{}:80", address::ORIGIN.v4);
+        let words = ["why", "--config", &*file.to_string_lossy(), &to, "--json"];
+        let mut why = Program::new(&lab.host, ONEWAY, words).start()?;
+        why.wait(10 * SECOND)?;
+        let why: Value = serde_json::from_str(&why.stdout())?;
+        let why = &why["answers"][0];
+        assert_eq!(why["rule"], format!("SUB-RULE,(NETWORK,tcp),sub: {inner}"), "{why:#}");
+        let not_asked = why["not_asked"].as_str().unwrap_or_default();
+        assert_eq!(not_asked.contains("programs"), asks, "{why:#}");
+    }
+    Ok(())
+}
+
 pub fn no_resolve_asks_nobody() -> TestResult {
     let lab = Topology::simple()?;
     let (_oneway, _folder) = start(&lab, &upstream(), &words(&rules(",no-resolve")))?;

@@ -95,6 +95,9 @@ pub struct Why {
     pub guard: Option<String>,
     /// The rule that decides, and the outbound; only of what the guard lets pass.
     pub rule: Option<String>,
+    /// What would have come before it, had more been known than the question says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_asked: Option<String>,
     /// The outbound.
     pub outbound: Option<String>,
     /// The group that chose the outbound, if the rule names one.

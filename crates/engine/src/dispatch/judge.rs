@@ -140,7 +140,9 @@ impl Dispatch {
         match self.ask(query.with_address(ip, rule), process, find)? {
             Said::Decided(decision) => Ok(decision),
             // Each fact is asked for once.
-            Said::WantsAddress(..) => Ok(Decision { outbound: self.rules.final_outbound(), rule: None }),
+            Said::WantsAddress(..) => {
+                Ok(Decision { outbound: self.rules.final_outbound(), rule: None, inner: None })
+            }
         }
     }
 }

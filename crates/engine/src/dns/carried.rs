@@ -37,7 +37,8 @@ impl Carrier for ByRules {
                 dscp: 0,
             };
             let dispatch = shared.dispatch.load_full();
-            let choice = dispatch.choose_for(&subject, &Owner::default()).in_turn(&subject);
+            let (choice, _) = dispatch.choose_for(&subject, &Owner::default());
+            let choice = choice.in_turn(&subject);
             if choice.entry.is_direct() {
                 return Ok(None);
             }

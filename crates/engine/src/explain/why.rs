@@ -46,6 +46,7 @@ pub(super) fn why(scene: &Scene<'_>, question: &WhyQuestion) -> Why {
         captured,
         guard: None,
         rule: None,
+        not_asked: None,
         outbound: None,
         group: None,
         dials: Vec::new(),
@@ -78,8 +79,11 @@ pub(super) fn why(scene: &Scene<'_>, question: &WhyQuestion) -> Why {
     let inbound = if is_forwarded { Inbound::Tun } else { inbound_of_own(scene.capture, network) };
     let subject = Subject { network, source, inbound, target: &target, is_fake, dscp: 0 };
     let owner = Owner { uid: Some(question.uid), ..Owner::default() };
-    let choice = scene.dispatch.choose_for(&subject, &owner);
+    let (choice, asked_program) = scene.dispatch.choose_for(&subject, &owner);
     why.rule = Some(choice.rule().to_string());
+    why.not_asked = asked_program.then(|| {
+        "what rules or exclude-process say of programs: which one sends is not known here".to_owned()
+    });
     why.outbound = Some(choice.entry.name.to_string());
     why.group = choice.group.map(|group| group.name.to_string());
     let (whose, addresses) = match &choice.entry.outbound {

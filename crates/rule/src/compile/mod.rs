@@ -97,7 +97,9 @@ pub struct RuleSet {
     databases: Databases,
     needs: Needs,
     last: OutboundId,
+    /// For their texts, as the lists of sub-rules.
     rules: RuleList,
+    sub_rules: Vec<RuleList>,
 }
 
 /// Whether a condition holds.
@@ -127,7 +129,8 @@ struct Evaluation<'a> {
 
 /// What comes of a list of rules.
 enum Outcome {
-    Outbound(OutboundId),
+    /// Also by which rule of which list of sub-rules.
+    Outbound(OutboundId, Option<(SubId, usize)>),
     Needs(Fact),
 }
 
@@ -151,10 +154,22 @@ impl RuleSet {
             needs: Needs::default(),
         };
         let main = compiler.list(std::mem::take(&mut rules.rules))?;
-        let subs: Vec<Compiled> =
-            subs.into_iter().map(|sub| compiler.list(sub.rules)).collect::<Result<_, _>>()?;
+        let mut sub_rules = subs;
+        let subs: Vec<Compiled> = sub_rules
+            .iter_mut()
+            .map(|sub| compiler.list(std::mem::take(&mut sub.rules)))
+            .collect::<Result<_, _>>()?;
         let Compiler { compiled, needs, .. } = compiler;
-        Ok(Self { main, subs, sets: compiled, databases: Databases { geoip, asn }, needs, last, rules })
+        Ok(Self {
+            main,
+            subs,
+            sets: compiled,
+            databases: Databases { geoip, asn },
+            needs,
+            last,
+            rules,
+            sub_rules,
+        })
     }
 
     /// What the rules say about a flow.
@@ -169,11 +184,11 @@ impl RuleSet {
             databases: &self.databases,
         };
         match evaluation.list(&self.main, None) {
-            Some((order, Outcome::Outbound(outbound))) => {
-                Step::Decided(Decision { outbound, rule: Some(order as usize) })
+            Some((order, Outcome::Outbound(outbound, inner))) => {
+                Step::Decided(Decision { outbound, rule: Some(order as usize), inner })
             }
             Some((order, Outcome::Needs(fact))) => Step::Needs { fact, rule: order as usize },
-            None => Step::Decided(Decision { outbound: self.last, rule: None }),
+            None => Step::Decided(Decision { outbound: self.last, rule: None, inner: None }),
         }
     }
 
@@ -185,6 +200,11 @@ impl RuleSet {
     /// The text of a rule, as it was written.
     pub fn text(&self, rule: usize) -> Option<&str> {
         self.rules.text(rule)
+    }
+
+    /// The same of a rule in a list of sub-rules.
+    pub fn text_in(&self, sub: SubId, rule: usize) -> Option<&str> {
+        self.sub_rules.get(sub.0 as usize)?.text(rule)
     }
 
     /// How many rules there are.
@@ -218,11 +238,11 @@ impl Evaluation<'_> {
         let found = list.index.find(self, asked_at, |order, condition| {
             let verdict = self.test(within.unwrap_or(order), condition);
             match (verdict, list.actions.get(order as usize)) {
-                (Verdict::Yes, Some(Action::Sub(sub))) => {
-                    let sub = self.subs.get(sub.0 as usize);
+                (Verdict::Yes, Some(Action::Sub(id))) => {
+                    let sub = self.subs.get(id.0 as usize);
                     match sub.and_then(|sub| self.list(sub, Some(within.unwrap_or(order)))) {
-                        Some((_, outcome @ Outcome::Outbound(_))) => {
-                            inner = Some(outcome);
+                        Some((at, Outcome::Outbound(outbound, below))) => {
+                            inner = Some(Outcome::Outbound(outbound, below.or(Some((*id, at as usize)))));
                             Verdict::Yes
                         }
                         Some((_, Outcome::Needs(fact))) => Verdict::Needs(fact),
@@ -237,7 +257,7 @@ impl Evaluation<'_> {
         let outcome = match (missing, inner, list.actions.get(order as usize)) {
             (Some(fact), ..) => Outcome::Needs(fact),
             (None, Some(outcome), _) => outcome,
-            (None, None, Some(Action::Outbound(outbound))) => Outcome::Outbound(*outbound),
+            (None, None, Some(Action::Outbound(outbound))) => Outcome::Outbound(*outbound, None),
             (None, None, _) => return None,
         };
         Some((order, outcome))

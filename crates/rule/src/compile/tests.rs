@@ -70,6 +70,30 @@ fn decided(set: &RuleSet, query: &Query<'_>) -> Option<usize> {
 }
 
 #[test]
+fn which_sub_rule_it_was_is_told() {
+    let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
+    let subs = vec![
+        ("one", lines(&["DST-PORT,80,o1", "SUB-RULE,(NETWORK,tcp),two"])),
+        ("two", lines(&["DST-PORT,22,o2", "DST-PORT,443,o3"])),
+    ];
+    let set = World { sets: vec![], subs }
+        .compile(&lines(&["DST-PORT,1,o4", "SUB-RULE,(NETWORK,tcp),one", "DST-PORT,25,o5"]))
+        .unwrap();
+    for (port, rule, inner) in [
+        (1, 0, None),
+        (80, 1, Some((SubId(0), 0, "DST-PORT,80,o1"))),
+        (443, 1, Some((SubId(1), 1, "DST-PORT,443,o3"))),
+        (25, 2, None),
+    ] {
+        let Step::Decided(decision) = set.decide(&to(&format!("192.0.2.1:{port}"))) else { panic!("{port}") };
+        assert_eq!(decision.rule, Some(rule), "{port}");
+        assert_eq!(decision.inner, inner.map(|(sub, at, _)| (sub, at)), "{port}");
+        let text = decision.inner.and_then(|(sub, at)| set.text_in(sub, at));
+        assert_eq!(text, inner.map(|(.., text)| text), "{port}");
+    }
+}
+
+#[test]
 fn names_in_any_case_and_with_the_root() {
     let set = rules(&["DOMAIN,a.example,o1", "DOMAIN-SUFFIX,example,o2", "DOMAIN-SUFFIX,.test,o3"]);
     for (name, rule) in [
