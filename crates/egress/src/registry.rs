@@ -19,8 +19,8 @@ pub enum Transport {
     Udp,
 }
 
-/// A socket. TCP: both ends, since the kernel gives one port to several connections. UDP: the port alone, which nobody
-/// else on this host has in its family as long as we do: a socket that was reset does not, and may have another one since.
+/// A socket. TCP: both ends, since the kernel gives one port to several connections. UDP: the port; its address, which
+/// changes as it is connected, is asked for when a packet has that port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Key {
     Tcp {
@@ -54,6 +54,9 @@ pub(crate) enum Owner {
     Own,
     /// Ours, if its source is an address of this host.
     OwnIfLocal,
+    /// Somebody else's as it looks, and ours if something on the way has given it its source, which then is an address of
+    /// this host. It goes nowhere, and nothing follows from it: anybody can send the like.
+    Doubtful,
 }
 
 impl Default for Registry {
@@ -94,11 +97,20 @@ impl Registry {
         self.shard(key).is_some_and(|shard| shard.lock().contains_key(key))
     }
 
-    /// Whether a UDP socket of ours has this port, and not only had it.
-    fn holds_port(&self, v4: bool, port: u16) -> bool {
-        let key = Key::Udp { v4, port };
-        let has = |handle: &Handle| handle.port().is_none_or(|now| now == port);
-        self.shard(&key).is_some_and(|shard| shard.lock().get(&key).is_some_and(has))
+    /// Whose a datagram from `src` is. As long as a socket of ours has the port, the kernel lets nobody else have it at the
+    /// same address (`udp_lib_lport_inuse`, net/ipv4/udp.c), but anybody at another: a connected socket has one address,
+    /// and sends from there alone. With another it is ours only behind a masquerade. One that was reset has no port any more.
+    fn of_port(&self, src: SocketAddr) -> Owner {
+        let key = Key::Udp { v4: src.is_ipv4(), port: src.port() };
+        let Some(shard) = self.shard(&key) else { return Owner::Other };
+        let shard = shard.lock();
+        let Some(handle) = shard.get(&key) else { return Owner::Other };
+        match handle.own() {
+            Some(own) if own.port() != src.port() => Owner::Other,
+            Some(own) if !own.ip().is_unspecified() && own.ip() != src.ip() => Owner::Doubtful,
+            // A container may use the same port by an address of its own.
+            _ => Owner::OwnIfLocal,
+        }
     }
 
     /// Whose a packet from `src` to `dst` is.
@@ -108,9 +120,7 @@ impl Registry {
                 let key = Key::Tcp { own: (src.ip(), src.port()), peer: (dst.ip(), dst.port()) };
                 if self.holds(&key) { Owner::Own } else { Owner::Other }
             }
-            // A container may use the same port by an address of its own.
-            Transport::Udp if self.holds_port(src.is_ipv4(), src.port()) => Owner::OwnIfLocal,
-            Transport::Udp => Owner::Other,
+            Transport::Udp => self.of_port(src),
         }
     }
 
@@ -215,6 +225,40 @@ mod tests {
         assert!(egress.connect_tcp(at("127.0.0.1:1")).await.is_err());
         assert_eq!(registry.len(), 0);
         drop(server.accept().await);
+    }
+
+    #[tokio::test]
+    async fn a_port_of_ours_at_another_address_is_somebody_elses() {
+        let egress = Egress::unprotected_for_loopback_tests();
+        let relay = egress.udp_for(at("127.0.0.1:9")).unwrap();
+        let own = relay.local_addr().unwrap();
+        // Anybody may have it: it is not ours that it would be taken from.
+        let other = SocketAddr::new([127, 0, 0, 2].into(), own.port());
+        let theirs = bound(other);
+        // Nothing follows from it. It is dropped, as it could be ours behind a masquerade.
+        assert!(egress.returned(Transport::Udp, other, at("192.0.2.1:9")));
+        egress.check(at("192.0.2.1:9").ip()).unwrap();
+        assert_eq!(egress.returned_packets(), 0);
+        let foreign = SocketAddr::new([198, 51, 100, 7].into(), own.port());
+        assert!(!egress.returned(Transport::Udp, foreign, at("192.0.2.1:9")));
+        assert!(egress.returned(Transport::Udp, own, at("127.0.0.1:9")));
+        assert!(egress.check(at("127.0.0.1:9").ip()).is_err());
+        drop(theirs);
+
+        // Of one without an address nobody can have the port anywhere.
+        let socket = egress.udp(oneway_route::Family::V4).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        assert!(egress.returned(
+            Transport::Udp,
+            SocketAddr::new([127, 0, 0, 2].into(), port),
+            at("192.0.2.2:9")
+        ));
+        assert!(egress.check(at("192.0.2.2:9").ip()).is_err());
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "another program's socket")]
+    fn bound(at: SocketAddr) -> std::net::UdpSocket {
+        std::net::UdpSocket::bind(at).unwrap()
     }
 
     #[allow(clippy::disallowed_methods, reason = "the server of a test")]

@@ -12,7 +12,8 @@ use crate::{Egress, Quarantined, Transport};
 
 impl Egress {
     /// Whether a packet that was read from the TUN is one of our own sockets'. If so it is to be dropped, and nothing more
-    /// is sent to where it goes until [`Egress::close_breaker`].
+    /// is sent to where it goes until [`Egress::close_breaker`]. One that any program may have sent to look like ours is to be
+    /// dropped, too, and nothing follows.
     ///
     /// To be asked for packets of no known flow. It costs one look into a hash table.
     pub fn returned(&self, transport: Transport, src: SocketAddr, dst: SocketAddr) -> bool {
@@ -24,6 +25,7 @@ impl Egress {
             Owner::Other => false,
             Owner::Own => true,
             Owner::OwnIfLocal => is_local(&*self.oracle, src.ip()).unwrap_or(false),
+            Owner::Doubtful => return is_local(&*self.oracle, src.ip()).unwrap_or(true),
         };
         if ours {
             self.breaker.trip(canonical(dst).ip(), Instant::now());

@@ -29,9 +29,9 @@ impl Handle {
         Some((own, peer))
     }
 
-    /// The port that it has now; none if that cannot be asked.
-    pub(crate) fn port(self) -> Option<u16> {
-        Some(SocketAddr::try_from(getsockname(self.fd()).ok()?).ok()?.port())
+    /// The address that it has now; none if that cannot be asked.
+    pub(crate) fn own(self) -> Option<SocketAddr> {
+        SocketAddr::try_from(getsockname(self.fd()).ok()?).ok()
     }
 
     /// Resets it: whoever reads it gets `ECONNRESET` (`tcp_disconnect`, net/ipv4/tcp.c). Without this it would wait for a

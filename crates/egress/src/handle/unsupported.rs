@@ -15,7 +15,7 @@ impl Handle {
         None
     }
 
-    pub(crate) fn port(self) -> Option<u16> {
+    pub(crate) fn own(self) -> Option<SocketAddr> {
         None
     }
 
