@@ -9,3 +9,14 @@ mod unsupported;
 pub(crate) use linux::Handle;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use unsupported::Handle;
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Its SYN is not answered.
+    Connecting,
+    /// It is made, or being ended.
+    Connected,
+    /// It has failed or ended, and anybody may have its port.
+    Over,
+}

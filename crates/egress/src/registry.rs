@@ -8,12 +8,16 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use hashbrown::{DefaultHashBuilder, HashMap};
 use parking_lot::Mutex;
 
-use crate::handle::Handle;
+use crate::handle::{Handle, Stage};
 
 /// What a packet belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
-    /// TCP.
+    /// A SYN without ACK, which begins a connection, and its sequence number.
+    Syn(u32),
+    /// A reset.
+    Reset,
+    /// TCP: any other segment.
     Tcp,
     /// UDP.
     Udp,
@@ -93,8 +97,30 @@ impl Registry {
         self.shards.get((self.hasher.hash_one(key) >> 48) as usize % SHARDS)
     }
 
-    fn holds(&self, key: &Key) -> bool {
-        self.shard(key).is_some_and(|shard| shard.lock().contains_key(key))
+    /// Whose a segment between these ends is. They are ours until the connection is
+    /// over, which the kernel knows first: it frees the port when a reset arrives, and gives it to a client that asks
+    /// meanwhile. It is the other way round with a client that has closed its socket while its SYN was on the way here: we
+    /// may have its port by now, and the number tells them apart. So it does with a program whose socket is bound to the
+    /// device: of sockets that are bound to different ones each may have the same ends.
+    ///
+    /// A reset is no proof: the kernel answers with it by itself what is meant for a socket that is closed, and nothing
+    /// follows from it wherever it comes to.
+    fn of_ends(&self, key: &Key, transport: Transport) -> Owner {
+        let Some(shard) = self.shard(key) else { return Owner::Other };
+        let shard = shard.lock();
+        let Some(handle) = shard.get(key) else { return Owner::Other };
+        match (handle.stage(), transport) {
+            (Some(Stage::Over), _) => Owner::Other,
+            // Where it was answered it has not come back.
+            (Some(Stage::Connected), Transport::Syn(_)) | (Some(_), Transport::Reset) => Owner::Doubtful,
+            (Some(Stage::Connecting), Transport::Syn(number)) => match handle.syn_sent() {
+                Some(ours) if ours != number => Owner::Doubtful,
+                _ => Owner::Own,
+            },
+            // It has sent nothing else yet.
+            (Some(Stage::Connecting), _) => Owner::Doubtful,
+            _ => Owner::Own,
+        }
     }
 
     /// Whose a datagram from `src` is. As long as a socket of ours has the port, the kernel lets nobody else have it at the
@@ -115,11 +141,9 @@ impl Registry {
 
     /// Whose a packet from `src` to `dst` is.
     pub(crate) fn owner(&self, transport: Transport, src: SocketAddr, dst: SocketAddr) -> Owner {
+        let tcp = Key::Tcp { own: (src.ip(), src.port()), peer: (dst.ip(), dst.port()) };
         match transport {
-            Transport::Tcp => {
-                let key = Key::Tcp { own: (src.ip(), src.port()), peer: (dst.ip(), dst.port()) };
-                if self.holds(&key) { Owner::Own } else { Owner::Other }
-            }
+            Transport::Syn(_) | Transport::Reset | Transport::Tcp => self.of_ends(&tcp, transport),
             Transport::Udp => self.of_port(src),
         }
     }
@@ -225,6 +249,52 @@ mod tests {
         assert!(egress.connect_tcp(at("127.0.0.1:1")).await.is_err());
         assert_eq!(registry.len(), 0);
         drop(server.accept().await);
+    }
+
+    #[tokio::test]
+    async fn the_ends_of_a_connection_that_is_over_are_another_ones() {
+        let egress = Egress::unprotected_for_loopback_tests();
+        let server = listener().await;
+        let to = server.local_addr().unwrap();
+        let stream = egress.connect_tcp(to).await.unwrap();
+        let own = stream.local_addr().unwrap();
+        let (theirs, _) = server.accept().await.unwrap();
+        // It has begun: this is of a socket that is bound to another device. It is not carried either.
+        assert!(egress.returned(Transport::Syn(1), own, to));
+        assert_eq!(egress.returned_packets(), 0);
+        egress.check_addr(to).unwrap();
+        socket2::SockRef::from(&theirs).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        drop(theirs);
+        stream.readable().await.unwrap();
+        // Reset, and not closed yet: the kernel has the port for anybody, who is carried.
+        let other = bound_stream(own);
+        assert!(!egress.returned(Transport::Syn(1), own, to));
+        assert!(!egress.returned(Transport::Tcp, own, to));
+        egress.check_addr(to).unwrap();
+        drop((other, stream));
+    }
+
+    #[tokio::test]
+    async fn what_comes_back_of_a_living_connection_is_known() {
+        let egress = Egress::unprotected_for_loopback_tests();
+        let server = listener().await;
+        let to = server.local_addr().unwrap();
+        let stream = egress.connect_tcp(to).await.unwrap();
+        let own = stream.local_addr().unwrap();
+        // The kernel's answer to what came for a client that had our port before.
+        assert!(egress.returned(Transport::Reset, own, to));
+        assert_eq!(egress.returned_packets(), 0);
+        egress.check_addr(to).unwrap();
+        assert!(egress.returned(Transport::Tcp, own, to));
+        assert_eq!(egress.returned_packets(), 1);
+        assert!(egress.check_addr(to).is_err());
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "another program's socket")]
+    fn bound_stream(at: SocketAddr) -> socket2::Socket {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&at.into()).unwrap();
+        socket
     }
 
     #[tokio::test]

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use oneway_egress::{
     EARS, Egress, EgressError, Finding, ForbiddenReason, HostRoute, IcmpEar, IcmpErrorKind, IcmpKind,
-    KernelRoutes, Means, Namespace, Protect, SourceRule, Strategy, Uplink, UplinkPair, choose, next_error,
-    recv_error,
+    KernelRoutes, Means, Namespace, Protect, SourceRule, Strategy, Transport, Uplink, UplinkPair, choose,
+    next_error, recv_error,
 };
 use oneway_lab::capture::Recorder;
 use oneway_lab::harness::{Harness, TestResult};
@@ -698,6 +698,43 @@ fn near_connections_are_not_paced() -> TestResult {
     Ok(())
 }
 
+fn a_syn_of_ours_is_known_by_its_number() -> TestResult {
+    let lab = Lab::new()?;
+    let sent = Recorder::start(&lab.world, Some("host0"))?;
+    lab.on_host(|| async {
+        let egress = Egress::new(Strategy::Mark(BIT), Vec::new()).unwrap();
+        for (n, dst) in ["203.0.113.81:80", "[2001:db8:80::81]:80"].into_iter().enumerate() {
+            // Nobody answers: the network has no such address, and no way on to it.
+            let dst: SocketAddr = dst.parse().unwrap();
+            let mut dial = Box::pin(egress.connect_tcp(dst));
+            assert!(timeout(Duration::from_millis(50), &mut dial).await.is_err());
+            let syn = |packet: &oneway_lab::capture::Packet| packet.is_syn() && packet.dst == dst.ip();
+            let packet = sent.wait_for(PATIENCE, "a SYN", syn).unwrap();
+            let since = Instant::now();
+            let (own, number) = (SocketAddr::new(packet.src, packet.ports.0), packet.sequence.0);
+            // A client's that had our port before, or that is bound to the capture's device.
+            for other in [number.wrapping_add(1), number.wrapping_sub(1), 0] {
+                assert!(egress.returned(Transport::Syn(other), own, dst), "it is carried");
+                assert_eq!(egress.returned_packets(), n as u64);
+                egress.check_addr(dst).unwrap();
+            }
+            for other in [Transport::Reset, Transport::Tcp] {
+                assert!(egress.returned(other, own, dst), "it is carried");
+            }
+            assert_eq!(egress.returned_packets(), n as u64);
+            assert!(egress.returned(Transport::Syn(number), own, dst));
+            assert_eq!(egress.returned_packets(), n as u64 + 1);
+            assert!(egress.check_addr(dst).is_err(), "{dst}");
+            // The socket is as it was, and sends the same again.
+            let again = |packet: &oneway_lab::capture::Packet| {
+                syn(packet) && packet.sequence.0 == number && packet.at > since
+            };
+            sent.wait_for(PATIENCE, "another SYN", again).unwrap();
+        }
+    });
+    lab.assert_no_loop()
+}
+
 fn sockets_keep_what_they_have() -> TestResult {
     let lab = Lab::new()?;
     let origin = lab.greeter(&lab.world, ORIGIN_V4);
@@ -736,6 +773,7 @@ fn main() -> ExitCode {
         .test("errors_on_the_way_are_told_apart", errors_on_the_way_are_told_apart)
         .test("no_connection_is_made_to_itself", no_connection_is_made_to_itself)
         .test("near_connections_are_not_paced", near_connections_are_not_paced)
+        .test("a_syn_of_ours_is_known_by_its_number", a_syn_of_ours_is_known_by_its_number)
         .test("sockets_keep_what_they_have", sockets_keep_what_they_have)
         .run()
 }

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use super::Stage;
+
 /// A socket of somebody else; nothing can be done to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Handle;
@@ -16,6 +18,14 @@ impl Handle {
     }
 
     pub(crate) fn own(self) -> Option<SocketAddr> {
+        None
+    }
+
+    pub(crate) fn stage(self) -> Option<Stage> {
+        None
+    }
+
+    pub(crate) fn syn_sent(self) -> Option<u32> {
         None
     }
 

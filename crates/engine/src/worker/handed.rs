@@ -159,6 +159,7 @@ impl Worker {
             shared.stats.guarded.add();
             return None;
         }
+        // Its SYN has come here and was answered by our listener: a socket of ours that is handed over is connected by that.
         if shared.egress.returned(Transport::Tcp, from, dst) {
             return None;
         }

@@ -124,6 +124,11 @@ impl Worker {
             return shared.stats.malformed.add();
         }
         let is_syn = flags.contains(Flags::SYN) && !flags.intersects(Flags::ACK | Flags::RST);
+        let transport = match is_syn {
+            true => Transport::Syn(tcp.seq()),
+            false if flags.contains(Flags::RST) => Transport::Reset,
+            false => Transport::Tcp,
+        };
         match shared.nat.by_client(src, dst) {
             Some(conn) => match conn.state() {
                 State::Dialing if flags.contains(Flags::RST) => conn.data.client.has_reset(),
@@ -142,7 +147,7 @@ impl Worker {
                     }
                 }
             },
-            None if shared.egress.returned(Transport::Tcp, src, dst) => {}
+            None if shared.egress.returned(transport, src, dst) => {}
             None if is_syn => self.open(frame, src, dst),
             // A connection from before we were here, or one to where nothing may go: it is over.
             None => {

@@ -177,10 +177,16 @@ impl Worker {
 
     /// A segment of no connection of this worker.
     fn stranger(self: &Rc<Self>, frame: &[u8], packet: &[u8], key: Key, segment: &Segment<'_>) {
-        if self.shared.egress.returned(Transport::Tcp, key.0, key.1) {
+        let syn = Syn::from_segment(segment);
+        let transport = match syn {
+            Some(_) => Transport::Syn(segment.seq.0),
+            None if segment.flags.contains(Flags::RST) => Transport::Reset,
+            None => Transport::Tcp,
+        };
+        if self.shared.egress.returned(transport, key.0, key.1) {
             return;
         }
-        if let Some(syn) = Syn::from_segment(segment) {
+        if let Some(syn) = syn {
             return match self.shared.owners.claim(&key, self.user.number) {
                 Ok(()) => self.ask(packet, key, syn),
                 Err(owner) => self.shared.owners.hand_over(owner, frame),
