@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::hash::Hasher;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -43,7 +43,10 @@ type Key = (IpAddr, IpAddr, u16);
 pub(crate) struct EchoSessions {
     live: Mutex<Live>,
     epoch: Instant,
-    next_id: AtomicU64,
+    /// How many identifiers and masks were drawn.
+    drawn: AtomicU64,
+    /// What they are drawn by, so that nobody guesses them.
+    secret: RandomState,
     /// Of the requests that wait: [`WAITING_IN_ALL`].
     waiting: AtomicUsize,
 }
@@ -96,18 +99,20 @@ struct Echo {
     /// None if the socket hears for itself.
     ear: Option<Ear>,
     last: AtomicU64,
-    /// The [`fingerprint`] of the latest request.
+    /// What the sequence numbers of its requests are changed by.
+    mask: u16,
+    /// The [`fingerprint`] of the latest request, as it was sent.
     sent: AtomicU64,
     flow: FlowGuard,
 }
 
 impl Default for EchoSessions {
     fn default() -> Self {
-        let seed = u64::from(std::process::id()).wrapping_mul(0x9e37_79b9);
         Self {
             live: Mutex::default(),
             epoch: Instant::now(),
-            next_id: AtomicU64::new(seed),
+            drawn: AtomicU64::new(0),
+            secret: RandomState::new(),
             waiting: AtomicUsize::new(0),
         }
     }
@@ -147,7 +152,7 @@ impl EchoSessions {
     }
 
     /// The client's session; and if there is none, whether this request is one that a session has just sent. A program may
-    /// use an identifier of ours by chance, but hardly for the same number with the same payload.
+    /// use an identifier of ours by chance or by trying all, but not with the number that it has on the wire, which is masked.
     fn find(&self, key: &Key, icmp: &IcmpView<'_>) -> (Option<Arc<Echo>>, bool) {
         let live = self.live.lock();
         let found = live.of_clients.get(key).cloned();
@@ -155,7 +160,7 @@ impl EchoSessions {
             && live
                 .on_wire
                 .get(&(key.1, key.2))
-                .is_some_and(|echo| echo.sent.load(Ordering::Relaxed) == fingerprint(icmp));
+                .is_some_and(|echo| echo.sent.load(Ordering::Relaxed) == fingerprint(icmp.bytes()));
         (found, is_own)
     }
 
@@ -163,12 +168,17 @@ impl EchoSessions {
     fn next_id(&self, dst: IpAddr, ear: u16) -> u16 {
         let live = self.live.lock();
         loop {
-            let id = (self.next_id.fetch_add(1, Ordering::Relaxed) as u16).wrapping_mul(EARS) | ear;
+            let id = self.draw().wrapping_mul(EARS) | ear;
             // There are far fewer sessions than that (`Limits::echo_sessions`).
             if !live.on_wire.contains_key(&(dst, id)) {
                 return id;
             }
         }
+    }
+
+    /// A number that nobody can foresee.
+    fn draw(&self) -> u16 {
+        self.secret.hash_one(self.drawn.fetch_add(1, Ordering::Relaxed)) as u16
     }
 
     /// The session of a raw socket that has sent requests of this identifier to there.
@@ -184,9 +194,9 @@ impl Echo {
 }
 
 /// What is the same in a request whatever its identifier: its number and its payload.
-fn fingerprint(icmp: &IcmpView<'_>) -> u64 {
+fn fingerprint(message: &[u8]) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
-    hasher.write(icmp.bytes().get(6..).unwrap_or_default());
+    hasher.write(message.get(6..).unwrap_or_default());
     // 0 is what a session has that has sent nothing.
     hasher.finish() | 1
 }
@@ -301,11 +311,11 @@ impl Worker {
             }
         };
         echo.last.store(shared.echo.now(), Ordering::Relaxed);
-        let mut message = icmp_message(icmp, echo.socket.id);
+        let mut message = icmp_message(icmp, echo.socket.id, echo.mask);
+        echo.sent.store(fingerprint(&message), Ordering::Relaxed);
         if ip.version() == Version::V4 {
             complete(&mut message, None);
         }
-        echo.sent.store(fingerprint(icmp), Ordering::Relaxed);
         let request = ip.packet().to_vec();
         tokio::task::spawn_local(Rc::clone(self).send_echo(echo, message, request));
     }
@@ -343,6 +353,7 @@ impl Worker {
             key,
             socket,
             ear,
+            mask: shared.echo.draw(),
             last: AtomicU64::new(shared.echo.now()),
             sent: AtomicU64::new(0),
             flow,
@@ -460,7 +471,7 @@ impl Worker {
         if !matches!(icmp.message(), Message::EchoReply { .. }) {
             return;
         }
-        let mut reply = icmp_message(&icmp, id);
+        let mut reply = icmp_message(&icmp, id, echo.mask);
         complete(&mut reply, dst.is_ipv6().then_some((dst, client)));
         echo.flow.down.fetch_add(reply.len() as u64, Ordering::Relaxed);
         self.shared.stats.echo_down.add();
@@ -500,7 +511,8 @@ impl Worker {
     /// Tells a session's client that a request of it, of which at least the ICMP header is quoted, had no success.
     fn request_failed(&self, echo: &Echo, request: &[u8], why: Unreachable) {
         let (client, dst, id) = echo.key;
-        let Some(&[kind, code, _, _, _, _, seq_high, seq_low]) = request.first_chunk::<8>() else { return };
+        let Some(&[kind, code, _, _, _, _, high, low]) = request.first_chunk::<8>() else { return };
+        let [seq_high, seq_low] = (u16::from_be_bytes([high, low]) ^ echo.mask).to_be_bytes();
         let [id_high, id_low] = id.to_be_bytes();
         let mut original = vec![kind, code, 0, 0, id_high, id_low, seq_high, seq_low];
         complete(&mut original, dst.is_ipv6().then_some((client, dst)));
@@ -522,12 +534,13 @@ impl Worker {
     }
 }
 
-/// The message with another identifier and without a checksum.
-fn icmp_message(icmp: &IcmpView<'_>, id: u16) -> Vec<u8> {
+/// The message with another identifier, its sequence number masked, and without a checksum.
+fn icmp_message(icmp: &IcmpView<'_>, id: u16, mask: u16) -> Vec<u8> {
     let mut message = icmp.bytes().to_vec();
-    let [high, low] = id.to_be_bytes();
-    if let Some(place) = message.get_mut(2..6) {
-        place.copy_from_slice(&[0, 0, high, low]);
+    if let Some([_, _, checksum @ .., id_high, id_low, seq_high, seq_low]) = message.first_chunk_mut::<8>() {
+        *checksum = [0, 0];
+        [*id_high, *id_low] = id.to_be_bytes();
+        [*seq_high, *seq_low] = (u16::from_be_bytes([*seq_high, *seq_low]) ^ mask).to_be_bytes();
     }
     message
 }
@@ -549,12 +562,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_identifier_and_checksum_are_others() {
+    fn only_identifier_checksum_and_number_are_others() {
         let request = [8, 0, 0x12, 0x34, 0xaa, 0xbb, 0, 7, 1, 2, 3, 4, 5];
         let view = IcmpView::parse_v4(&request).unwrap();
-        let message = icmp_message(&view, 0x0102);
-        assert_eq!(message, [8, 0, 0, 0, 1, 2, 0, 7, 1, 2, 3, 4, 5]);
+        let message = icmp_message(&view, 0x0102, 0xa005);
+        assert_eq!(message, [8, 0, 0, 0, 1, 2, 0xa0, 2, 1, 2, 3, 4, 5]);
         let sent_on = IcmpView::parse_v4(&message).unwrap();
-        assert_eq!(fingerprint(&view), fingerprint(&sent_on));
+        // And back.
+        assert_eq!(icmp_message(&sent_on, 0xaabb, 0xa005), [8, 0, 0, 0, 0xaa, 0xbb, 0, 7, 1, 2, 3, 4, 5]);
+        // A copy of the client's own request under our identifier is not the one that was sent.
+        assert_ne!(fingerprint(view.bytes()), fingerprint(&message));
+        // Whatever the identifier of what comes back.
+        assert_eq!(fingerprint(&icmp_message(&sent_on, 3, 0)), fingerprint(&message));
+    }
+
+    #[test]
+    fn identifiers_and_masks_are_not_foreseen() {
+        let (one, other) = (EchoSessions::default(), EchoSessions::default());
+        let dst = IpAddr::from([192, 0, 2, 1]);
+        let drawn = |sessions: &EchoSessions| {
+            (0..8).map(|_| (sessions.next_id(dst, 3), sessions.draw())).collect::<Vec<_>>()
+        };
+        let first = drawn(&one);
+        assert_ne!(first, drawn(&other));
+        assert!(first.iter().all(|(id, _)| id % EARS == 3), "{first:?}");
     }
 }
