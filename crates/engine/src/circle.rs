@@ -168,9 +168,11 @@ impl Circles {
         let mut closed = None;
         for (from, _) in local {
             let Some(Seen { at, listener: Some(listener), .. }) = known.listeners.get(from) else { continue };
-            let own = match owner.pids {
-                Some((pid, parent)) => listener.pids.contains(&pid) || listener.pids.contains(&parent),
-                None => is_alike(listener, owner) && crowd(&mut known.crowds, id, target, now),
+            let is_of =
+                |(pid, parent): &(u32, u32)| listener.pids.contains(pid) || listener.pids.contains(parent);
+            let own = match &*owner.pids {
+                [] => is_alike(listener, owner) && crowd(&mut known.crowds, id, target, now),
+                pids => pids.iter().any(is_of),
             };
             if !own {
                 continue;
@@ -310,7 +312,7 @@ mod tests {
     }
 
     fn of(pid: u32, parent: u32) -> Owner {
-        Owner { pids: Some((pid, parent)), ..Owner::default() }
+        Owner { pids: vec![(pid, parent)], ..Owner::default() }
     }
 
     #[test]
@@ -322,7 +324,9 @@ mod tests {
         assert_eq!(judge(3, &of(100, 1)), Verdict::Closed);
         assert_eq!(judge(3, &of(101, 100)), Verdict::Closed, "a process that it has started");
         assert_eq!(judge(3, &Owner::default()), Verdict::Open, "nobody knows whose it is");
-        assert_eq!(circles.refused(), 2);
+        let either = Owner { pids: vec![(999, 1), (100, 1)], ..Owner::default() };
+        assert_eq!(judge(3, &either), Verdict::Closed, "a datagram that it may have sent");
+        assert_eq!(circles.refused(), 3);
     }
 
     #[test]

@@ -242,7 +242,7 @@ impl Dispatch {
     ) -> Result<Choice<'_>, Missing> {
         let choice = self.choose_by(
             subject,
-            |with_process| self.owner(subject.network, subject.source, with_process),
+            |with_process| self.owner(subject, with_process),
             |host| self.addresses.known(host).ok_or(Missing::Address),
             held,
         )?;
@@ -270,7 +270,7 @@ impl Dispatch {
         if here.is_some_and(|(id, at)| self.circles.is_excluded(*id, *at)) {
             return Ok(false);
         }
-        let owner = self.owner(subject.network, subject.source, true)?;
+        let owner = self.owner(subject, true)?;
         match self.circles.judge(choice.id, &choice.entry.name, &local, &owner, subject.target) {
             Verdict::Open => Ok(false),
             Verdict::Closed => Ok(true),
@@ -427,17 +427,13 @@ impl Dispatch {
         &self.addresses
     }
 
-    fn owner(
-        &self,
-        network: Network,
-        source: SocketAddr,
-        with_process: bool,
-    ) -> Result<oneway_flow::Owner, Missing> {
+    fn owner(&self, subject: &Subject<'_>, with_process: bool) -> Result<oneway_flow::Owner, Missing> {
+        let Subject { network, source, target, .. } = *subject;
         // What sends echo requests has no port to be found by.
         if network == Network::Icmp {
             return Ok(oneway_flow::Owner::default());
         }
-        self.owners.known(network, source, with_process).ok_or(Missing::Owner { with_process })
+        self.owners.known(network, source, target.addr, with_process).ok_or(Missing::Owner { with_process })
     }
 
     /// The outbound of a number that [`Dispatch::choose`] gave.

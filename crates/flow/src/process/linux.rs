@@ -6,26 +6,29 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols};
 use oneway_file::limit;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, sockopt};
+use rustix::net::{RecvFlags, sockopt};
 
-use super::{Owner, Process, diag, text};
+use super::diag::{self, Entry};
+use super::{Owner, Process, text};
 use crate::Network;
 
 /// How long the kernel may take. It answers within the system call.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What one answer of a dump holds at most (`NLMSG_GOODSIZE`, and some).
+const DATAGRAM: usize = 64 * 1024;
 
 /// Programs whose sockets are looked through first: who opens one connection opens others.
 const RECENT: usize = 8;
@@ -33,78 +36,47 @@ const RECENT: usize = 8;
 /// Sockets whose programs are remembered.
 const REMEMBERED: usize = 1024;
 
-/// The table of sockets of a network namespace, which can be asked from any other one: of the namespace that it was opened in.
-#[derive(Debug)]
-pub struct SocketTable(OwnedFd);
-
-impl SocketTable {
-    /// That of the calling thread's namespace.
-    ///
-    /// # Errors
-    /// The kernel does not tell about sockets.
-    pub fn open() -> io::Result<Self> {
-        open().map(Self)
-    }
-}
-
-impl AsFd for SocketTable {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl From<OwnedFd> for SocketTable {
-    fn from(opened: OwnedFd) -> Self {
-        Self(opened)
-    }
-}
-
 /// A program, what its process is called, and its process with the one that started it.
 type Found = (Arc<Process>, Option<Arc<str>>, (u32, u32));
 
 /// The kernel's table of sockets, and what was found in `/proc` before.
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
-    netlink: Option<OwnedFd>,
-    /// Whether that asks another network namespace, where no other one can be made.
-    is_given: bool,
+    netlink: Option<Socket>,
     recent: VecDeque<u32>,
     /// By inode: the link that led there, and the program.
     known: HashMap<u32, (PathBuf, Found)>,
 }
 
 impl Sockets {
-    pub(super) fn of(table: SocketTable) -> Self {
-        Self { netlink: Some(table.0), is_given: true, ..Self::default() }
-    }
-
+    /// The socket of a flow. Of a datagram more of them may be the one, and are given as well: the kernel compares the source
+    /// that a program asks for (`IP_PKTINFO`, ip(7)) with nothing but the host's addresses. None where that is not known.
     pub(super) fn find(
         &mut self,
         network: Network,
         source: SocketAddr,
         destination: SocketAddr,
-        with_process: bool,
-    ) -> Owner {
+    ) -> Vec<diag::Owned> {
         match self.ask(network, source, destination) {
-            Ok(Some((uid, inode, cgroup))) => {
-                let found = if with_process && inode != 0 { self.process(inode) } else { None };
-                Owner {
-                    uid: Some(uid),
-                    process: found.as_ref().map(|(process, ..)| Arc::clone(process)),
-                    comm: found.as_ref().and_then(|(_, comm, _)| comm.clone()),
-                    pids: found.map(|(.., pids)| pids),
-                    cgroup,
-                }
-            }
-            Ok(None) => Owner::default(),
+            Ok(Some(exact)) if network == Network::Udp => at_port(source, exact).unwrap_or_default(),
+            Ok(found) => found.into_iter().collect(),
             Err(_) => {
                 // The answer may still come, to another question: begin anew.
-                match &self.netlink {
-                    Some(netlink) if self.is_given => discard(netlink),
-                    _ => self.netlink = None,
-                }
-                Owner::default()
+                self.netlink = None;
+                Vec::new()
             }
+        }
+    }
+
+    /// Whose a socket is.
+    pub(super) fn owner(&mut self, (uid, inode, cgroup): diag::Owned, with_process: bool) -> Owner {
+        let found = if with_process && inode != 0 { self.process(inode) } else { None };
+        Owner {
+            uid: Some(uid),
+            process: found.as_ref().map(|(process, ..)| Arc::clone(process)),
+            comm: found.as_ref().and_then(|(_, comm, _)| comm.clone()),
+            pids: found.map(|(.., pids)| pids).into_iter().collect(),
+            cgroup,
         }
     }
 
@@ -147,7 +119,7 @@ impl Sockets {
             self.netlink = Some(open()?);
         }
         let Some(netlink) = &self.netlink else { return Ok(None) };
-        rustix::net::send(netlink, &bytes, SendFlags::empty())?;
+        netlink.send(&bytes, 0)?;
         let mut buffer = [0; 4096];
         diag::one(receive(netlink, &mut buffer)?)
     }
@@ -187,18 +159,62 @@ pub(super) fn is_orphan(source: SocketAddr, destination: SocketAddr) -> bool {
     found.is_ok_and(|found| found.is_some_and(|(_, inode, _)| inode == 0))
 }
 
-/// A socket that asks the kernel about sockets of the network namespace that it is made in.
-pub(super) fn open() -> io::Result<OwnedFd> {
+/// `exact`, and all other UDP sockets that can send from a port, whatever address or device they are bound to.
+fn at_port(source: SocketAddr, exact: diag::Owned) -> io::Result<Vec<diag::Owned>> {
+    // An IPv6 socket sends IPv4 as well, to mapped addresses.
+    let families: &[u8] = if source.is_ipv4() { &[AF_INET, AF_INET6] } else { &[AF_INET6] };
+    let mut found = vec![exact];
+    for family in families {
+        let all = list(*family, IPPROTO_UDP, StateFlags::all(), source.port())?;
+        let sockets = all.into_iter().map(|(_, uid, inode, cgroup)| (uid, inode, cgroup));
+        found.extend(sockets.filter(|(_, inode, _)| *inode != exact.1));
+    }
+    Ok(found)
+}
+
+/// The sockets of one family and protocol that are at a port.
+pub(super) fn list(family: u8, protocol: u8, states: StateFlags, port: u16) -> io::Result<Vec<Entry>> {
+    let any = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let any = if family == AF_INET { IpAddr::from([0, 0, 0, 0]) } else { any };
+    let request = InetRequest {
+        family,
+        protocol,
+        extensions: ExtensionFlags::empty(),
+        states,
+        socket_id: SocketId {
+            source_port: port,
+            destination_port: 0,
+            source_address: any,
+            destination_address: any,
+            interface_id: 0,
+            // INET_DIAG_NOCOOKIE
+            cookie: [0xff; 8],
+        },
+    };
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    let netlink = open()?;
+    netlink.send(&bytes, 0)?;
+    let mut found = Vec::new();
+    let mut buffer = vec![0; DATAGRAM];
+    while !diag::list(receive(&netlink, &mut buffer)?, port, &mut found)? {}
+    Ok(found)
+}
+
+fn open() -> io::Result<Socket> {
     let mut socket = Socket::new(protocols::NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
     socket.connect(&NetlinkAddr::new(0, 0))?;
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
-    // The crate hands none of its sockets out.
-    socket.as_fd().try_clone_to_owned()
+    Ok(socket)
 }
 
 /// The next datagram.
-pub(super) fn receive<'b>(netlink: &OwnedFd, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
+fn receive<'b>(netlink: &Socket, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
     let length = loop {
         match rustix::net::recv(netlink, &mut *buffer, RecvFlags::TRUNC) {
             Ok((_, length)) => break length,
@@ -208,11 +224,6 @@ pub(super) fn receive<'b>(netlink: &OwnedFd, buffer: &'b mut [u8]) -> io::Result
         }
     };
     buffer.get(..length).ok_or_else(|| io::ErrorKind::InvalidData.into())
-}
-
-/// Throws away what has come too late. The kernel answers within the call that asks, so that no more can come.
-fn discard(netlink: &OwnedFd) {
-    while rustix::net::recv(netlink, &mut [0; 1][..], RecvFlags::DONTWAIT).is_ok() {}
 }
 
 /// The link of a program to a socket.

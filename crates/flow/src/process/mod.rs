@@ -35,10 +35,16 @@ use parking_lot::Mutex;
 
 use crate::Network;
 
-pub use system::SocketTable;
-
-/// How long an answer holds. After that the port may be another program's.
+/// How long an answer about a UDP socket holds. After that the port may be another program's.
 const HOLDS: Duration = Duration::from_secs(5);
+
+/// The same of a TCP connection, whose question is asked once: long enough for the rules to be gone through. Who closes with
+/// a reset leaves its ports to the next at once.
+const HOLDS_TCP: Duration = Duration::from_secs(1);
+
+/// Sockets that may have sent the same datagram, and whose programs are looked for. Those of one server that has more of
+/// them at its port are of one user, but of no program that is known.
+const SENDERS: usize = 16;
 
 /// Answers that are remembered.
 const REMEMBERED: usize = 4096;
@@ -53,7 +59,7 @@ pub struct Process {
 }
 
 /// Whose a flow is. `None` is what could not be found: a flow of another machine or namespace has no socket here, and
-/// a program may end before it is looked for.
+/// a program may end before it is looked for. The same is what differs between several sockets that may have sent a datagram.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owner {
     /// The user's number.
@@ -62,8 +68,8 @@ pub struct Owner {
     pub process: Option<Arc<Process>>,
     /// What the system calls its process (`comm`), 15 bytes at most: of a script its own name, and not its interpreter's.
     pub comm: Option<Arc<str>>,
-    /// Its process, and the one that started that.
-    pub pids: Option<(u32, u32)>,
+    /// Its process, and the one that started that: of each socket that may be the flow's.
+    pub pids: Vec<(u32, u32)>,
     /// The number of the control group (version 2) that the socket was made in, which the system tells everybody.
     pub cgroup: Option<u64>,
 }
@@ -98,10 +104,32 @@ pub fn is_orphan(source: SocketAddr, destination: SocketAddr) -> bool {
     system::is_orphan(source, destination)
 }
 
+impl Owner {
+    /// What is known for sure where a flow is one of these owners'. A rule must not take one user for another who has got hold
+    /// of the same port.
+    fn common(owners: impl IntoIterator<Item = Self>) -> Self {
+        let both = |mut one: Self, mut other: Self| Self {
+            uid: one.uid.filter(|_| one.uid == other.uid),
+            process: one.process.take().filter(|process| Some(process) == other.process.as_ref()),
+            comm: one.comm.take().filter(|comm| Some(comm) == other.comm.as_ref()),
+            pids: {
+                one.pids.append(&mut other.pids);
+                one.pids
+            },
+            cgroup: one.cgroup.filter(|_| one.cgroup == other.cgroup),
+        };
+        owners.into_iter().reduce(both).unwrap_or_default()
+    }
+}
+
+/// Network, source and destination: with `IP_LOCAL_PORT_RANGE` (ip(7)) anybody may connect to elsewhere from the port of
+/// another user's connection.
+type Ends = (Network, SocketAddr, SocketAddr);
+
 /// Finds the owners of flows.
 #[derive(Debug, Default)]
 pub struct Owners {
-    known: Mutex<HashMap<(Network, SocketAddr), Answer>>,
+    known: Mutex<HashMap<Ends, Answer>>,
     system: Mutex<system::Sockets>,
 }
 
@@ -110,20 +138,21 @@ struct Answer {
     owner: Owner,
     /// Whether the program was looked for, too.
     with_process: bool,
-    at: Instant,
+    until: Instant,
 }
 
 impl Owners {
-    /// Finds those of another network namespace's flows. Their processes are looked for among those that are seen here.
-    pub fn of(table: SocketTable) -> Self {
-        Self { system: Mutex::new(system::Sockets::of(table)), ..Self::default() }
-    }
-
-    /// What is remembered about a flow from `source`. Never waits.
-    pub fn known(&self, network: Network, source: SocketAddr, with_process: bool) -> Option<Owner> {
+    /// What is remembered about a flow. Never waits.
+    pub fn known(
+        &self,
+        network: Network,
+        source: SocketAddr,
+        destination: SocketAddr,
+        with_process: bool,
+    ) -> Option<Owner> {
         let known = self.known.lock();
-        let answer = known.get(&(network, source))?;
-        let enough = answer.at.elapsed() < HOLDS && (answer.with_process || !with_process);
+        let answer = known.get(&(network, source, destination))?;
+        let enough = Instant::now() < answer.until && (answer.with_process || !with_process);
         enough.then(|| answer.owner.clone())
     }
 
@@ -135,16 +164,22 @@ impl Owners {
         destination: SocketAddr,
         with_process: bool,
     ) -> Owner {
-        let owner = self.system.lock().find(network, source, destination, with_process);
+        let owner = {
+            let mut system = self.system.lock();
+            let sockets = system.find(network, source, destination);
+            let with_process = with_process && sockets.len() <= SENDERS;
+            Owner::common(sockets.into_iter().map(|socket| system.owner(socket, with_process)))
+        };
         let now = Instant::now();
         let mut known = self.known.lock();
         if known.len() >= REMEMBERED {
-            known.retain(|_, answer| now.saturating_duration_since(answer.at) < HOLDS);
+            known.retain(|_, answer| now < answer.until);
         }
         if known.len() >= REMEMBERED {
             known.clear();
         }
-        known.insert((network, source), Answer { owner: owner.clone(), with_process, at: now });
+        let until = now + if network == Network::Tcp { HOLDS_TCP } else { HOLDS };
+        known.insert((network, source, destination), Answer { owner: owner.clone(), with_process, until });
         owner
     }
 }
@@ -164,15 +199,18 @@ mod tests {
             let listener = TcpListener::bind(address).unwrap();
             let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (source, target) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
-            assert_eq!(owners.known(Network::Tcp, source, true), None);
+            assert_eq!(owners.known(Network::Tcp, source, target, true), None);
             let owner = owners.find(Network::Tcp, source, target, true);
             assert_eq!(owner.process.as_ref().map(|process| &*process.path), exe.to_str());
-            assert_eq!(owners.known(Network::Tcp, source, true), Some(owner));
+            assert_eq!(owners.known(Network::Tcp, source, target, true), Some(owner));
+            // Another user's connection from the same port.
+            let elsewhere = "192.0.2.1:443".parse().unwrap();
+            assert_eq!(owners.known(Network::Tcp, source, elsewhere, true), None);
 
             let udp = UdpSocket::bind(address).unwrap();
             let owner = owners.find(Network::Udp, udp.local_addr().unwrap(), target, false);
             assert!(owner.uid.is_some() && owner.process.is_none());
-            assert_eq!(owners.known(Network::Udp, udp.local_addr().unwrap(), true), None);
+            assert_eq!(owners.known(Network::Udp, udp.local_addr().unwrap(), target, true), None);
         }
         // A socket that takes IPv4 as well, seen from IPv4.
         let both = UdpSocket::bind("[::]:0").unwrap();
@@ -221,12 +259,58 @@ mod tests {
             let client = std::net::TcpStream::connect(at).unwrap();
             let (source, target) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
             let owner = Owners::default().find(Network::Tcp, source, target, true);
-            assert_eq!(owner.pids.map(|(own, _)| own), Some(std::process::id()));
+            assert_eq!(owner.pids.iter().map(|(own, _)| *own).collect::<Vec<_>>(), [std::process::id()]);
             let listening = listener(at).and_then(|found| found.cgroup_id);
             assert_eq!(owner.cgroup, listening, "both were made in the same control group");
         }
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         assert_eq!(listener(free), None, "it is closed again");
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the test's own sockets, on loopback")]
+    fn all_sockets_at_a_port_may_have_sent_a_datagram() {
+        // IP_PKTINFO (ip(7)) gives a datagram another source than the address that its socket is bound to.
+        let one = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let source = one.local_addr().unwrap();
+        let destination = "192.0.2.1:53".parse().unwrap();
+        let senders = || system::Sockets::default().find(Network::Udp, source, destination).len();
+        assert_eq!(senders(), 1);
+        let other = UdpSocket::bind(("127.0.0.2", source.port())).unwrap();
+        assert_eq!(senders(), 2);
+        let both = UdpSocket::bind(("::1", source.port())).unwrap();
+        assert_eq!(senders(), 3);
+        let found = Owners::default().find(Network::Udp, source, destination, true);
+        let exe = std::env::current_exe().unwrap();
+        assert_eq!(found.process.map(|process| process.path.clone()).as_deref(), exe.to_str());
+        assert_eq!(found.pids.len(), 3, "all are this program's");
+        drop(one);
+        assert_eq!(senders(), 0, "what others at that port are bound to is another address");
+        drop((other, both));
+    }
+
+    #[test]
+    fn what_differs_between_senders_is_not_known() {
+        let process = |path: &str| Some(Arc::new(Process { name: "x".into(), path: path.into() }));
+        let owner = |uid, path, pid| Owner {
+            uid: Some(uid),
+            process: process(path),
+            comm: Some("x".into()),
+            pids: vec![(pid, 1)],
+            cgroup: Some(7),
+        };
+        let one = owner(1000, "/a/x", 30);
+        assert_eq!(Owner::common([one.clone()]), one);
+        let others_port = Owner::common([one.clone(), owner(1001, "/a/x", 31), owner(1000, "/a/x", 32)]);
+        assert_eq!(others_port.uid, None);
+        assert_eq!(others_port.process, process("/a/x"));
+        assert_eq!(others_port.pids, [(30, 1), (31, 1), (32, 1)], "any of them may close a circle");
+        let other_program = Owner::common([one.clone(), owner(1000, "/b/x", 31)]);
+        assert_eq!((other_program.uid, other_program.process), (Some(1000), None));
+        let not_found = Owner { process: None, comm: None, cgroup: None, ..owner(1000, "", 31) };
+        let unlike = Owner::common([one, not_found]);
+        assert_eq!((unlike.uid, unlike.process, unlike.comm, unlike.cgroup), (Some(1000), None, None, None));
+        assert_eq!(Owner::common([]), Owner::default());
     }
 
     #[test]

@@ -1,22 +1,15 @@
 //! Who listens where: a dump of the kernel's table of sockets (`sock_diag(7)`), and `/proc`.
 
 use std::fs;
-use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage};
-use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
-use rustix::net::SendFlags;
+use netlink_packet_sock_diag::inet::StateFlags;
 
-use super::diag::{self, Entry};
-use super::system::{comm, of_process, open, program, receive, socket_of};
+use super::diag::Entry;
+use super::system::{comm, list, of_process, program, socket_of};
 use super::{Listener, text};
-
-/// What one answer of a dump holds at most (`NLMSG_GOODSIZE`, and some).
-const DATAGRAM: usize = 64 * 1024;
 
 pub(super) fn find(at: SocketAddr) -> Option<Listener> {
     let at = SocketAddr::new(at.ip().to_canonical(), at.port());
@@ -24,7 +17,7 @@ pub(super) fn find(at: SocketAddr) -> Option<Listener> {
     let families: &[u8] = if at.is_ipv4() { &[AF_INET, AF_INET6] } else { &[AF_INET6] };
     let mut found: Vec<Entry> = Vec::new();
     for family in families {
-        found.extend(listening(*family, at.port()).ok()?);
+        found.extend(list(*family, IPPROTO_TCP, StateFlags::LISTEN, at.port()).ok()?);
     }
     found.retain(|(address, ..)| fits(address.ip(), at.ip()));
     // The kernel prefers the one that is bound to this very address (`compute_score`, net/ipv4/inet_hashtables.c).
@@ -40,38 +33,6 @@ pub(super) fn find(at: SocketAddr) -> Option<Listener> {
 fn fits(bound: IpAddr, asked: IpAddr) -> bool {
     let bound = bound.to_canonical();
     bound == asked || bound.is_unspecified() && (bound.is_ipv6() || asked.is_ipv4())
-}
-
-fn listening(family: u8, port: u16) -> io::Result<Vec<Entry>> {
-    let any = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-    let any = if family == AF_INET { IpAddr::from([0, 0, 0, 0]) } else { any };
-    let request = InetRequest {
-        family,
-        protocol: IPPROTO_TCP,
-        extensions: ExtensionFlags::empty(),
-        states: StateFlags::LISTEN,
-        socket_id: SocketId {
-            source_port: port,
-            destination_port: 0,
-            source_address: any,
-            destination_address: any,
-            interface_id: 0,
-            // INET_DIAG_NOCOOKIE
-            cookie: [0xff; 8],
-        },
-    };
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    let netlink = open()?;
-    rustix::net::send(&netlink, &bytes, SendFlags::empty())?;
-    let mut found = Vec::new();
-    let mut buffer = vec![0; DATAGRAM];
-    while !diag::list(receive(&netlink, &mut buffer)?, port, &mut found)? {}
-    Ok(found)
 }
 
 /// The processes that have a socket: a server may have split itself.
