@@ -30,6 +30,8 @@ pub(crate) struct Circles {
     exclusions: RwLock<Exclusions>,
     known: Mutex<Known>,
     refused: AtomicU64,
+    /// One look at a time, whose answer is everybody's.
+    looking: Mutex<()>,
     /// Left out on purpose: every flow may go.
     left_out: bool,
 }
@@ -79,6 +81,7 @@ impl Circles {
             exclusions: RwLock::new(self.exclusions.read().clone()),
             known: Mutex::default(),
             refused: AtomicU64::new(self.refused()),
+            looking: Mutex::default(),
             left_out: self.left_out,
         }
     }
@@ -122,6 +125,10 @@ impl Circles {
     /// Finds who listens where these outbounds connect to. Takes milliseconds.
     pub(crate) fn look(&self, outbounds: &[(u32, SocketAddr)]) {
         for (id, at) in outbounds {
+            if self.fresh(*id, *at) {
+                continue;
+            }
+            let _one = self.looking.lock();
             if self.fresh(*id, *at) {
                 continue;
             }

@@ -397,22 +397,20 @@ impl Dispatch {
                 None => return,
             },
         };
-        let owners = Arc::clone(&self.owners);
-        let addr = target.addr;
+        self.owners.find(network, source, target.addr, with_process).await;
         let (circles, local) = (Arc::clone(&self.circles), self.local());
-        let found = tokio::task::spawn_blocking(move || {
-            owners.find(network, source, addr, with_process);
-            circles.look(&local);
-        });
+        if local.is_empty() {
+            return;
+        }
         // It is cancelled only when the runtime ends, and then nobody asks again.
-        let _ = found.await;
+        let _ = tokio::task::spawn_blocking(move || circles.look(&local)).await;
     }
 
     /// The same on a thread that may block.
     fn look(&self, subject: &Subject<'_>, missing: Missing) {
         match missing {
             Missing::Owner { with_process } => {
-                self.owners.find(subject.network, subject.source, subject.target.addr, with_process);
+                self.owners.find_waiting(subject.network, subject.source, subject.target.addr, with_process);
                 self.circles.look(&self.local());
             }
             Missing::Address => {

@@ -1,27 +1,21 @@
-//! Whose a socket is, from the kernel's table of sockets (`sock_diag(7)`), and which program has it, from `/proc`.
-//!
-//! The table says the user and the inode of a socket. A program that has it has a link `/proc/PID/fd/N` to
-//! `socket:[INODE]`.
+//! Whose a socket is, from the kernel's table of sockets (`sock_diag(7)`): its user and its inode.
 
-use std::collections::{HashMap, VecDeque};
-use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
-use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols};
-use oneway_file::limit;
+use netlink_sys::{SocketAddr as NetlinkAddr, protocols};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, sockopt};
+use rustix::net::{RecvFlags, SendFlags, sockopt};
 
+use super::Owner;
 use super::diag::{self, Entry};
-use super::{Owner, Process, text};
+pub(super) use super::programs::Programs;
 use crate::Network;
 
 /// How long the kernel may take. It answers within the system call.
@@ -30,25 +24,71 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// What one answer of a dump holds at most (`NLMSG_GOODSIZE`, and some).
 const DATAGRAM: usize = 64 * 1024;
 
-/// Programs whose sockets are looked through first: who opens one connection opens others.
-const RECENT: usize = 8;
+/// The table of sockets of a network namespace, which can be asked from any other one: of the namespace that it was opened in.
+#[derive(Debug)]
+pub struct SocketTable(OwnedFd);
 
-/// Sockets whose programs are remembered.
-const REMEMBERED: usize = 1024;
+impl SocketTable {
+    /// That of the calling thread's namespace.
+    ///
+    /// # Errors
+    /// The kernel does not tell about sockets.
+    pub fn open() -> io::Result<Self> {
+        open_here().map(Self)
+    }
+}
 
-/// A program, what its process is called, and its process with the one that started it.
-type Found = (Arc<Process>, Option<Arc<str>>, (u32, u32));
+impl AsFd for SocketTable {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
-/// The kernel's table of sockets, and what was found in `/proc` before.
+impl From<OwnedFd> for SocketTable {
+    fn from(opened: OwnedFd) -> Self {
+        Self(opened)
+    }
+}
+
+/// A socket that a flow may be of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Socket {
+    pub(super) uid: u32,
+    /// 0 where no program has it any more.
+    pub(super) inode: u32,
+    pub(super) cgroup: Option<u64>,
+}
+
+impl Socket {
+    pub(super) fn uid(self) -> u32 {
+        self.uid
+    }
+
+    /// Whose it is, but for the program.
+    pub(super) fn owner(self) -> Owner {
+        Owner { uid: Some(self.uid), cgroup: self.cgroup, ..Owner::default() }
+    }
+}
+
+impl From<diag::Owned> for Socket {
+    fn from((uid, inode, cgroup): diag::Owned) -> Self {
+        Self { uid, inode, cgroup }
+    }
+}
+
+/// The kernel's table of sockets.
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
-    netlink: Option<Socket>,
-    recent: VecDeque<u32>,
-    /// By inode: the link that led there, and the program.
-    known: HashMap<u32, (PathBuf, Found)>,
+    netlink: Option<OwnedFd>,
+    /// Whether that asks another network namespace, where no other one can be made.
+    is_given: bool,
 }
 
 impl Sockets {
+    pub(super) fn of(table: SocketTable) -> Self {
+        Self { netlink: Some(table.0), is_given: true }
+    }
+
     /// The socket of a flow. Of a datagram more of them may be the one, and are given as well: the kernel compares the source
     /// that a program asks for (`IP_PKTINFO`, ip(7)) with nothing but the host's addresses. None where that is not known.
     pub(super) fn find(
@@ -56,28 +96,76 @@ impl Sockets {
         network: Network,
         source: SocketAddr,
         destination: SocketAddr,
-    ) -> Vec<diag::Owned> {
-        match self.ask(network, source, destination) {
-            Ok(Some(exact)) if network == Network::Udp => at_port(source, exact).unwrap_or_default(),
-            Ok(found) => found.into_iter().collect(),
-            Err(_) => {
-                // The answer may still come, to another question: begin anew.
-                self.netlink = None;
-                Vec::new()
+    ) -> Vec<Socket> {
+        let found = match self.ask(network, source, destination) {
+            Ok(Some(exact)) if network == Network::Udp => self.at_port(source, exact),
+            found => found.map(|found| found.map(Socket::from).into_iter().collect()),
+        };
+        found.unwrap_or_else(|_| {
+            // The answer may still come, to another question: begin anew.
+            match &self.netlink {
+                Some(netlink) if self.is_given => discard(netlink),
+                _ => self.netlink = None,
             }
-        }
+            Vec::new()
+        })
     }
 
-    /// Whose a socket is.
-    pub(super) fn owner(&mut self, (uid, inode, cgroup): diag::Owned, with_process: bool) -> Owner {
-        let found = if with_process && inode != 0 { self.process(inode) } else { None };
-        Owner {
-            uid: Some(uid),
-            process: found.as_ref().map(|(process, ..)| Arc::clone(process)),
-            comm: found.as_ref().and_then(|(_, comm, _)| comm.clone()),
-            pids: found.map(|(.., pids)| pids).into_iter().collect(),
-            cgroup,
+    /// `exact`, and all other UDP sockets that can send from a port, whatever address or device they are bound to.
+    fn at_port(&mut self, source: SocketAddr, exact: diag::Owned) -> io::Result<Vec<Socket>> {
+        // An IPv6 socket sends IPv4 as well, to mapped addresses.
+        let families: &[u8] = if source.is_ipv4() { &[AF_INET, AF_INET6] } else { &[AF_INET6] };
+        let mut found = vec![Socket::from(exact)];
+        for family in families {
+            let all = self.list(*family, IPPROTO_UDP, StateFlags::all(), source.port())?;
+            let sockets = all.into_iter().map(|(_, uid, inode, cgroup)| Socket { uid, inode, cgroup });
+            found.extend(sockets.filter(|socket| socket.inode != exact.1));
         }
+        Ok(found)
+    }
+
+    /// The sockets of one family and protocol that are at a port.
+    pub(super) fn list(
+        &mut self,
+        family: u8,
+        protocol: u8,
+        states: StateFlags,
+        port: u16,
+    ) -> io::Result<Vec<Entry>> {
+        let any = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+        let any = if family == AF_INET { IpAddr::from([0, 0, 0, 0]) } else { any };
+        let ends = ends(SocketAddr::new(any, port), SocketAddr::new(any, 0));
+        let netlink = self.send(NLM_F_REQUEST | NLM_F_DUMP, family, protocol, states, ends)?;
+        let mut found = Vec::new();
+        let mut buffer = vec![0; DATAGRAM];
+        while !diag::list(receive(netlink, &mut buffer)?, port, &mut found)? {}
+        Ok(found)
+    }
+
+    /// Asks a question, whose answer is then to be received.
+    fn send(
+        &mut self,
+        flags: u16,
+        family: u8,
+        protocol: u8,
+        states: StateFlags,
+        socket_id: SocketId,
+    ) -> io::Result<&OwnedFd> {
+        let request =
+            InetRequest { family, protocol, extensions: ExtensionFlags::empty(), states, socket_id };
+        let mut header = NetlinkHeader::default();
+        header.flags = flags;
+        let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        let netlink = match self.netlink.take() {
+            Some(netlink) => netlink,
+            None => open_here()?,
+        };
+        let netlink = self.netlink.insert(netlink);
+        rustix::net::send(&*netlink, &bytes, SendFlags::empty())?;
+        Ok(netlink)
     }
 
     /// The user, the inode and the control group of a socket.
@@ -94,60 +182,10 @@ impl Sockets {
             Network::Udp => (IPPROTO_UDP, destination, source),
             Network::Icmp => return Ok(None),
         };
-        let request = InetRequest {
-            family: if source.is_ipv4() { AF_INET } else { AF_INET6 },
-            protocol,
-            extensions: ExtensionFlags::empty(),
-            states: StateFlags::all(),
-            socket_id: SocketId {
-                source_port: first.port(),
-                destination_port: second.port(),
-                source_address: first.ip(),
-                destination_address: second.ip(),
-                interface_id: 0,
-                // INET_DIAG_NOCOOKIE
-                cookie: [0xff; 8],
-            },
-        };
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST;
-        let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        if self.netlink.is_none() {
-            self.netlink = Some(open()?);
-        }
-        let Some(netlink) = &self.netlink else { return Ok(None) };
-        netlink.send(&bytes, 0)?;
+        let family = if source.is_ipv4() { AF_INET } else { AF_INET6 };
+        let netlink = self.send(NLM_F_REQUEST, family, protocol, StateFlags::all(), ends(first, second))?;
         let mut buffer = [0; 4096];
         diag::one(receive(netlink, &mut buffer)?)
-    }
-
-    /// The program that has a socket.
-    fn process(&mut self, inode: u32) -> Option<Found> {
-        let wanted = format!("socket:[{inode}]");
-        if let Some((link, process)) = self.known.get(&inode)
-            && leads_to(link, &wanted)
-        {
-            return Some(process.clone());
-        }
-        let recent = self.recent.iter().copied().find_map(|pid| Some((pid, socket_of(pid, &wanted)?)));
-        let (pid, link) = recent.or_else(|| {
-            let all = fs::read_dir("/proc").ok()?;
-            let pids = all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-            pids.filter(|pid| !self.recent.contains(pid))
-                .find_map(|pid| Some((pid, socket_of(pid, &wanted)?)))
-        })?;
-        self.recent.retain(|known| *known != pid);
-        self.recent.push_front(pid);
-        self.recent.truncate(RECENT);
-        let process = (Arc::new(program(pid)?), comm(pid), (pid, parent(pid).unwrap_or(0)));
-        if self.known.len() >= REMEMBERED {
-            self.known.clear();
-        }
-        self.known.insert(inode, (link, process.clone()));
-        Some(process)
     }
 }
 
@@ -159,62 +197,30 @@ pub(super) fn is_orphan(source: SocketAddr, destination: SocketAddr) -> bool {
     found.is_ok_and(|found| found.is_some_and(|(_, inode, _)| inode == 0))
 }
 
-/// `exact`, and all other UDP sockets that can send from a port, whatever address or device they are bound to.
-fn at_port(source: SocketAddr, exact: diag::Owned) -> io::Result<Vec<diag::Owned>> {
-    // An IPv6 socket sends IPv4 as well, to mapped addresses.
-    let families: &[u8] = if source.is_ipv4() { &[AF_INET, AF_INET6] } else { &[AF_INET6] };
-    let mut found = vec![exact];
-    for family in families {
-        let all = list(*family, IPPROTO_UDP, StateFlags::all(), source.port())?;
-        let sockets = all.into_iter().map(|(_, uid, inode, cgroup)| (uid, inode, cgroup));
-        found.extend(sockets.filter(|(_, inode, _)| *inode != exact.1));
+fn ends(first: SocketAddr, second: SocketAddr) -> SocketId {
+    SocketId {
+        source_port: first.port(),
+        destination_port: second.port(),
+        source_address: first.ip(),
+        destination_address: second.ip(),
+        interface_id: 0,
+        // INET_DIAG_NOCOOKIE
+        cookie: [0xff; 8],
     }
-    Ok(found)
 }
 
-/// The sockets of one family and protocol that are at a port.
-pub(super) fn list(family: u8, protocol: u8, states: StateFlags, port: u16) -> io::Result<Vec<Entry>> {
-    let any = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-    let any = if family == AF_INET { IpAddr::from([0, 0, 0, 0]) } else { any };
-    let request = InetRequest {
-        family,
-        protocol,
-        extensions: ExtensionFlags::empty(),
-        states,
-        socket_id: SocketId {
-            source_port: port,
-            destination_port: 0,
-            source_address: any,
-            destination_address: any,
-            interface_id: 0,
-            // INET_DIAG_NOCOOKIE
-            cookie: [0xff; 8],
-        },
-    };
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    let netlink = open()?;
-    netlink.send(&bytes, 0)?;
-    let mut found = Vec::new();
-    let mut buffer = vec![0; DATAGRAM];
-    while !diag::list(receive(&netlink, &mut buffer)?, port, &mut found)? {}
-    Ok(found)
-}
-
-fn open() -> io::Result<Socket> {
-    let mut socket = Socket::new(protocols::NETLINK_SOCK_DIAG)?;
+/// A socket that asks the kernel about sockets of the network namespace that it is made in.
+fn open_here() -> io::Result<OwnedFd> {
+    let mut socket = netlink_sys::Socket::new(protocols::NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
     socket.connect(&NetlinkAddr::new(0, 0))?;
     sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
-    Ok(socket)
+    // The crate hands none of its sockets out.
+    socket.as_fd().try_clone_to_owned()
 }
 
 /// The next datagram.
-fn receive<'b>(netlink: &Socket, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
+fn receive<'b>(netlink: &OwnedFd, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
     let length = loop {
         match rustix::net::recv(netlink, &mut *buffer, RecvFlags::TRUNC) {
             Ok((_, length)) => break length,
@@ -226,33 +232,7 @@ fn receive<'b>(netlink: &Socket, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
     buffer.get(..length).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// The link of a program to a socket.
-pub(super) fn socket_of(pid: u32, wanted: &str) -> Option<PathBuf> {
-    let links = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
-    links.filter_map(|entry| Some(entry.ok()?.path())).find(|link| leads_to(link, wanted))
-}
-
-fn leads_to(link: &Path, wanted: &str) -> bool {
-    fs::read_link(link).is_ok_and(|target| target.as_os_str() == wanted)
-}
-
-pub(super) fn comm(pid: u32) -> Option<Arc<str>> {
-    Some(text::comm(&of_process(pid, "comm")?))
-}
-
-fn parent(pid: u32) -> Option<u32> {
-    text::parent(&of_process(pid, "stat")?)
-}
-
-/// A file of a process (`proc_pid(5)`).
-pub(super) fn of_process(pid: u32, file: &str) -> Option<Vec<u8>> {
-    oneway_file::read(format!("/proc/{pid}/{file}").as_ref(), limit::PROC).ok()
-}
-
-pub(super) fn program(pid: u32) -> Option<Process> {
-    if let Ok(path) = fs::read_link(format!("/proc/{pid}/exe")) {
-        return Some(text::program(&path.to_string_lossy()));
-    }
-    // Another user's program shows its name only.
-    Some(Process { name: comm(pid)?.as_ref().into(), path: "".into() })
+/// Throws away what has come too late. The kernel answers within the call that asks, so that no more can come.
+fn discard(netlink: &OwnedFd) {
+    while rustix::net::recv(netlink, &mut [0; 1][..], RecvFlags::DONTWAIT).is_ok() {}
 }

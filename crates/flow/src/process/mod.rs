@@ -1,8 +1,8 @@
 //! Which user and which program a flow belongs to: asked only where a rule wants to know.
 //!
 //! The system says whose a socket is in some microseconds; to find the program that has it, all programs may have to
-//! be looked through, which takes milliseconds. So answers are remembered, and [`Owners::find`] is for a thread that
-//! may wait.
+//! be looked through, which takes milliseconds, and much longer where somebody sees to that. So answers are remembered,
+//! looks have a limit, and those for one user's sockets wait for one another and for nobody else's.
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[path = "linux/diag.rs"]
@@ -16,6 +16,9 @@ mod listener;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 #[path = "listener/unsupported.rs"]
 mod listener;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[path = "linux/programs.rs"]
+mod programs;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[path = "linux.rs"]
 mod system;
@@ -32,7 +35,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 
+pub use self::system::SocketTable;
+use self::system::{Programs, Socket};
 use crate::Network;
 
 /// How long an answer about a UDP socket holds. After that the port may be another program's.
@@ -48,6 +55,12 @@ const SENDERS: usize = 16;
 
 /// Answers that are remembered.
 const REMEMBERED: usize = 4096;
+
+/// How long a flow waits for others of its user, before its program counts as not found.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Users whose programs are looked for. Who has a thousand users of their own (user_namespaces(7)) takes no more threads.
+const USERS: usize = 128;
 
 /// A program that has a socket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -130,7 +143,22 @@ type Ends = (Network, SocketAddr, SocketAddr);
 #[derive(Debug, Default)]
 pub struct Owners {
     known: Mutex<HashMap<Ends, Answer>>,
-    system: Mutex<system::Sockets>,
+    sockets: Mutex<system::Sockets>,
+    users: Mutex<HashMap<u32, Arc<User>>>,
+}
+
+/// What is known of the programs that have one user's sockets.
+#[derive(Debug)]
+struct User {
+    /// One look at a time. Who waits for it holds no thread.
+    turn: Arc<Semaphore>,
+    programs: Mutex<Programs>,
+}
+
+impl Default for User {
+    fn default() -> Self {
+        Self { turn: Arc::new(Semaphore::new(1)), programs: Mutex::default() }
+    }
 }
 
 #[derive(Debug)]
@@ -142,6 +170,11 @@ struct Answer {
 }
 
 impl Owners {
+    /// Finds those of another network namespace's flows. Their processes are looked for among those that are seen here.
+    pub fn of(table: SocketTable) -> Self {
+        Self { sockets: Mutex::new(system::Sockets::of(table)), ..Self::default() }
+    }
+
     /// What is remembered about a flow. Never waits.
     pub fn known(
         &self,
@@ -156,20 +189,67 @@ impl Owners {
         enough.then(|| answer.owner.clone())
     }
 
-    /// Asks the system about a flow, and remembers the answer. May take milliseconds if the program is wanted.
-    pub fn find(
+    /// Asks the system about a flow, and remembers the answer.
+    pub async fn find(
+        self: &Arc<Self>,
+        network: Network,
+        source: SocketAddr,
+        destination: SocketAddr,
+        with_process: bool,
+    ) -> Owner {
+        let ends = (network, source, destination);
+        let owners = Arc::clone(self);
+        // A task is cancelled only when the runtime ends, and then nobody asks again.
+        let sockets = spawn_blocking(move || owners.sockets(ends)).await.unwrap_or_default();
+        let mut found = Vec::with_capacity(sockets.len());
+        for socket in &sockets {
+            found.push(match self.user(*socket, with_process && sockets.len() <= SENDERS) {
+                Some(user) => in_turn(user, *socket).await,
+                None => socket.owner(),
+            });
+        }
+        self.remember(ends, found, with_process)
+    }
+
+    /// The same on a thread that may wait. May take a quarter of a second if the program is wanted.
+    pub fn find_waiting(
         &self,
         network: Network,
         source: SocketAddr,
         destination: SocketAddr,
         with_process: bool,
     ) -> Owner {
-        let owner = {
-            let mut system = self.system.lock();
-            let sockets = system.find(network, source, destination);
-            let with_process = with_process && sockets.len() <= SENDERS;
-            Owner::common(sockets.into_iter().map(|socket| system.owner(socket, with_process)))
+        let ends = (network, source, destination);
+        let sockets = self.sockets(ends);
+        let owner = |socket: &Socket| match self.user(*socket, with_process && sockets.len() <= SENDERS) {
+            Some(user) => user.programs.lock().find(*socket),
+            None => socket.owner(),
         };
+        self.remember(ends, sockets.iter().map(owner).collect(), with_process)
+    }
+
+    fn sockets(&self, (network, source, destination): Ends) -> Vec<Socket> {
+        self.sockets.lock().find(network, source, destination)
+    }
+
+    /// What is known of the programs of a socket's user, if that is wanted.
+    fn user(&self, socket: Socket, wanted: bool) -> Option<Arc<User>> {
+        if wanted { self.of_user(socket.uid()) } else { None }
+    }
+
+    fn of_user(&self, uid: u32) -> Option<Arc<User>> {
+        let mut users = self.users.lock();
+        if users.len() >= USERS && !users.contains_key(&uid) {
+            users.retain(|_, user| Arc::strong_count(user) > 1);
+            if users.len() >= USERS {
+                return None;
+            }
+        }
+        Some(Arc::clone(users.entry(uid).or_default()))
+    }
+
+    fn remember(&self, ends: Ends, found: Vec<Owner>, with_process: bool) -> Owner {
+        let owner = Owner::common(found);
         let now = Instant::now();
         let mut known = self.known.lock();
         if known.len() >= REMEMBERED {
@@ -178,10 +258,22 @@ impl Owners {
         if known.len() >= REMEMBERED {
             known.clear();
         }
-        let until = now + if network == Network::Tcp { HOLDS_TCP } else { HOLDS };
-        known.insert((network, source, destination), Answer { owner: owner.clone(), with_process, until });
+        let until = now + if ends.0 == Network::Tcp { HOLDS_TCP } else { HOLDS };
+        known.insert(ends, Answer { owner: owner.clone(), with_process, until });
         owner
     }
+}
+
+/// Looks for the program of a socket when those before it have been looked for.
+async fn in_turn(user: Arc<User>, socket: Socket) -> Owner {
+    let turn = tokio::time::timeout(PATIENCE, Arc::clone(&user.turn).acquire_owned()).await;
+    let Ok(Ok(turn)) = turn else { return socket.owner() };
+    let look = spawn_blocking(move || {
+        let owner = user.programs.lock().find(socket);
+        drop(turn);
+        owner
+    });
+    look.await.unwrap_or_else(|_| socket.owner())
 }
 
 #[cfg(test)]
@@ -200,7 +292,7 @@ mod tests {
             let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (source, target) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
             assert_eq!(owners.known(Network::Tcp, source, target, true), None);
-            let owner = owners.find(Network::Tcp, source, target, true);
+            let owner = owners.find_waiting(Network::Tcp, source, target, true);
             assert_eq!(owner.process.as_ref().map(|process| &*process.path), exe.to_str());
             assert_eq!(owners.known(Network::Tcp, source, target, true), Some(owner));
             // Another user's connection from the same port.
@@ -208,7 +300,7 @@ mod tests {
             assert_eq!(owners.known(Network::Tcp, source, elsewhere, true), None);
 
             let udp = UdpSocket::bind(address).unwrap();
-            let owner = owners.find(Network::Udp, udp.local_addr().unwrap(), target, false);
+            let owner = owners.find_waiting(Network::Udp, udp.local_addr().unwrap(), target, false);
             assert!(owner.uid.is_some() && owner.process.is_none());
             assert_eq!(owners.known(Network::Udp, udp.local_addr().unwrap(), target, true), None);
         }
@@ -216,7 +308,7 @@ mod tests {
         let both = UdpSocket::bind("[::]:0").unwrap();
         let port = both.local_addr().unwrap().port();
         let source = SocketAddr::from(([127, 0, 0, 1], port));
-        let owner = owners.find(Network::Udp, source, "192.0.2.1:53".parse().unwrap(), true);
+        let owner = owners.find_waiting(Network::Udp, source, "192.0.2.1:53".parse().unwrap(), true);
         assert_eq!(owner.process.map(|process| process.path.clone()).as_deref(), exe.to_str());
     }
 
@@ -258,7 +350,7 @@ mod tests {
             // A connection of its own belongs to the same process.
             let client = std::net::TcpStream::connect(at).unwrap();
             let (source, target) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
-            let owner = Owners::default().find(Network::Tcp, source, target, true);
+            let owner = Owners::default().find_waiting(Network::Tcp, source, target, true);
             assert_eq!(owner.pids.iter().map(|(own, _)| *own).collect::<Vec<_>>(), [std::process::id()]);
             let listening = listener(at).and_then(|found| found.cgroup_id);
             assert_eq!(owner.cgroup, listening, "both were made in the same control group");
@@ -280,7 +372,7 @@ mod tests {
         assert_eq!(senders(), 2);
         let both = UdpSocket::bind(("::1", source.port())).unwrap();
         assert_eq!(senders(), 3);
-        let found = Owners::default().find(Network::Udp, source, destination, true);
+        let found = Owners::default().find_waiting(Network::Udp, source, destination, true);
         let exe = std::env::current_exe().unwrap();
         assert_eq!(found.process.map(|process| process.path.clone()).as_deref(), exe.to_str());
         assert_eq!(found.pids.len(), 3, "all are this program's");
@@ -314,9 +406,42 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "the test's own sockets, on loopback")]
+    fn one_users_look_holds_up_nobody_elses() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (source, target) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+        let owners = Arc::new(Owners::default());
+        let own = owners.find_waiting(Network::Tcp, source, target, false).uid.unwrap();
+        let find = || runtime.block_on(owners.find(Network::Tcp, source, target, true));
+        let turns: Vec<Arc<User>> = (1..=3).map(|n| owners.of_user(own + n).unwrap()).collect();
+        let held: Vec<_> = turns.iter().map(|user| user.programs.lock()).collect();
+        assert!(find().process.is_some(), "others' looks last");
+        drop(held);
+        let same = owners.of_user(own).unwrap();
+        let turn = same.turn.try_acquire().unwrap();
+        let found = find();
+        assert_eq!((found.process, found.uid), (None, Some(own)), "its own user's does");
+        drop(turn);
+        assert!(find().process.is_some());
+    }
+
+    #[test]
+    fn users_have_a_limit() {
+        let owners = Owners::default();
+        let held: Vec<Arc<User>> = (0..USERS as u32).map(|uid| owners.of_user(uid).unwrap()).collect();
+        assert!(owners.of_user(USERS as u32).is_none(), "all of them are being looked for");
+        assert!(owners.of_user(3).is_some());
+        drop(held);
+        assert!(owners.of_user(USERS as u32).is_some());
+        assert!(owners.users.lock().len() <= USERS);
+    }
+
+    #[test]
     fn nobody_has_a_socket_that_is_not_there() {
         let owners = Owners::default();
-        let owner = owners.find(
+        let owner = owners.find_waiting(
             Network::Tcp,
             "192.0.2.1:1".parse().unwrap(),
             "198.51.100.1:443".parse().unwrap(),
@@ -330,7 +455,7 @@ mod tests {
         let owners = Owners::default();
         for port in 0..=REMEMBERED as u16 + 9 {
             let source = SocketAddr::from(([192, 0, 2, 1], port));
-            owners.find(Network::Icmp, source, source, false);
+            owners.find_waiting(Network::Icmp, source, source, false);
         }
         assert!(owners.known.lock().len() <= REMEMBERED);
     }

@@ -9,11 +9,21 @@ use crate::Network;
 #[derive(Debug)]
 pub enum SocketTable {}
 
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Socket {}
+
+impl Socket {
+    pub(super) fn uid(self) -> u32 {
+        match self {}
+    }
+
+    pub(super) fn owner(self) -> Owner {
+        match self {}
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Sockets;
-
-/// There is none.
-pub(super) enum Socket {}
 
 impl Sockets {
     pub(super) fn of(table: SocketTable) -> Self {
@@ -28,8 +38,13 @@ impl Sockets {
     ) -> Vec<Socket> {
         Vec::new()
     }
+}
 
-    pub(super) fn owner(&mut self, socket: Socket, _with_process: bool) -> Owner {
+#[derive(Debug, Default)]
+pub(super) struct Programs;
+
+impl Programs {
+    pub(super) fn find(&mut self, socket: Socket) -> Owner {
         match socket {}
     }
 }
