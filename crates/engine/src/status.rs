@@ -67,6 +67,7 @@ pub(crate) fn status(engine: &Engine) -> Status {
             .into_iter()
             .map(|(server, error)| FailingUpstream { server, error })
             .collect(),
+        blind: dispatch.blind().map(str::to_owned),
         counters: Counters {
             tun: TunCounters {
                 packets_read: stats.tun_read,

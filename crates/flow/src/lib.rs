@@ -11,7 +11,7 @@ mod target;
 #[cfg(all(feature = "fuzzing", any(target_os = "linux", target_os = "android")))]
 #[doc(hidden)]
 pub use process::fuzzing;
-pub use process::{Listener, Owner, Owners, Process, SocketTable, is_orphan, listener};
+pub use process::{Listener, Owner, Owners, Process, SocketTable, is_orphan, listener, sees_programs};
 pub use relay::{
     End, PipePool, Relay, Side, Tunnel, block_sigpipe, bound_unsent, segment_size, unacknowledged,
 };

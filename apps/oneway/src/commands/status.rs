@@ -79,6 +79,9 @@ fn text(status: &Status) -> String {
     for FailingUpstream { server, error } in &status.failing_upstreams {
         row("upstream", format!("{server} does not answer: {error}"));
     }
+    if let Some(why) = &status.blind {
+        row("programs", why.clone());
+    }
     row("bytes", format!("{} up, {} down", bytes(counters.bytes.up), bytes(counters.bytes.down)));
     let guard = &status.guard;
     row(
@@ -154,6 +157,7 @@ mod tests {
                 server: "tls://192.0.2.53:853".to_owned(),
                 error: "refused".to_owned(),
             }],
+            blind: Some("rules on programs match none".to_owned()),
             counters: Counters {
                 tun: TunCounters {
                     packets_read: 1,
@@ -204,6 +208,7 @@ mod tests {
              udp       10 active, 9 opened, 11 refused\n\
              dns       fake-ip: 12 queries, 13 fake, 14 cached, 15 forwarded, 16 failed, 17 malformed, 18 spoofed\n\
              upstream  tls://192.0.2.53:853 does not answer: refused\n\
+             programs  rules on programs match none\n\
              bytes     2.0 KiB up, 12 B down\n\
              guard     13 restored, 14 followed, 15 flows reset, 16 packets came back, 18 circles refused, 17 alarms\n\
              restored  ip rule add priority 9\n\

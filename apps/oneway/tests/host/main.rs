@@ -136,6 +136,7 @@ fn main() -> std::process::ExitCode {
         flows::ports_change_hands_beside_a_redirection,
         flows::answers_to_an_address_that_is_gone_stay_here,
         rights::one_capability_is_enough,
+        rights::who_may_not_see_programs_is_told,
         rights::a_handed_over_device_is_planned_for,
         rights::a_device_with_packet_info_is_refused,
         inbound::servers_answer_as_without_us_beside_source_rules,

@@ -79,6 +79,49 @@ pub fn one_capability_is_enough() -> TestResult {
     Ok(())
 }
 
+/// A rule on a program that blocks nothing, because nobody may see that it is the program's, must not go unnoticed.
+pub fn who_may_not_see_programs_is_told() -> TestResult {
+    let lab = Topology::standard()?;
+    let before = Snapshot::take(&lab.host)?;
+    let (folder, path) = copy_for_everybody()?;
+    let user = somebody();
+    if user.is_some() {
+        oneway_lab::open_tun_to_everybody()?;
+    }
+    // This very program, which is another user's than the one that captures, or has more rights.
+    let own = std::env::current_exe()?;
+    let file = folder.path().join("oneway.toml");
+    fs::write(
+        &file,
+        format!("[rules]\nlist = [\"PROCESS-PATH,{},block\", \"MATCH,direct\"]\n", own.display()),
+    )?;
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
+    let options = ["--config", file.to_str().ok_or("the folder has no readable name")?];
+    let one = CapabilitySet::NET_ADMIN;
+    let sees = CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH;
+    for (capabilities, blocks) in [(one, false), (one | CapabilitySet::SYS_PTRACE, false), (one | sees, true)]
+    {
+        let mut start = program(&lab.host, &path, &options).capabilities(capabilities);
+        if let Some(user) = user {
+            start = start.uid(user);
+        }
+        let mut oneway = start.start()?;
+        let said = oneway.stderr();
+        assert_eq!(
+            said.contains("CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"),
+            !blocks,
+            "{capabilities:?} {said}"
+        );
+        assert_eq!(ask(&lab.host, "status")?["blind"].is_string(), !blocks, "{capabilities:?}");
+        let client = lab.host.client().tcp(address::ORIGIN.v4_port(port::ECHO), SECOND)?;
+        if blocks {
+            assert_eq!(client.outcome, Outcome::Refused, "{capabilities:?}");
+        }
+        stop(&mut oneway, &lab.host, &before)?;
+    }
+    Ok(())
+}
+
 const TABLE: u32 = 77;
 const HANDED: &str = "handed0";
 

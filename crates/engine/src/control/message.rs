@@ -98,6 +98,9 @@ pub struct Status {
     /// The DNS upstreams asked by TLS that have not answered when they were last asked.
     #[serde(default)]
     pub failing_upstreams: Vec<FailingUpstream>,
+    /// Why rules on programs match less than they say, if they do.
+    #[serde(default)]
+    pub blind: Option<String>,
     /// What was counted since the start.
     pub counters: Counters,
     /// Whether a loop is excluded.

@@ -80,7 +80,7 @@ impl Dispatch {
         subject: &Subject<'_>,
         addresses: Vec<IpAddr>,
     ) -> Vec<IpAddr> {
-        let find = |with_process| self.owner(subject.network, subject.source, with_process);
+        let find = |with_process| self.owner(subject, with_process);
         let mut led = Vec::new();
         for ip in addresses {
             loop {

@@ -119,6 +119,7 @@ pub(super) fn running<T>(
     let overlaps = about.watched.status().overlaps;
     notes.extend(overlaps.iter().map(|both| format!("overlapping networks: {both}, which is out of reach")));
     notes.extend(about.watched.resolver());
+    notes.extend(dispatch.blind().map(str::to_owned));
     let refusals = about.watched.refusals();
     if let Some(table) = &refusals {
         let is_there = match table.is_there() {
@@ -196,6 +197,7 @@ pub(super) fn planned<T>(config: &Config, answer: impl FnOnce(&Scene<'_>) -> T) 
     notes.push(format!("protection: {why}"));
     notes.push(format!("why nothing loops: {}", plan.explanation));
     notes.extend(plan.resolver().and(plan.resolver_words()));
+    notes.extend(dispatch.blind().map(str::to_owned));
     if let Some(table) = plan.refusals() {
         notes.push(format!("strict: nftables table {} refuses what is not captured", table.name));
     }

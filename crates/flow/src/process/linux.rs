@@ -15,7 +15,7 @@ use rustix::net::{RecvFlags, SendFlags, sockopt};
 
 use super::Owner;
 use super::diag::{self, Entry};
-pub(super) use super::programs::Programs;
+pub(super) use super::programs::{Programs, sees_programs};
 use crate::Network;
 
 /// How long the kernel may take. It answers within the system call.

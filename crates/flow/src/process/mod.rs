@@ -139,6 +139,12 @@ impl Owner {
 /// another user's connection.
 type Ends = (Network, SocketAddr, SocketAddr);
 
+/// Whether this process may see which programs of other users have which sockets: `CAP_SYS_PTRACE` and `CAP_DAC_READ_SEARCH` on
+/// Linux. Without them such a program is not found.
+pub fn sees_programs() -> bool {
+    system::sees_programs()
+}
+
 /// Finds the owners of flows.
 #[derive(Debug, Default)]
 pub struct Owners {

@@ -47,6 +47,7 @@ impl Instance for Idle {
             uplink: UplinkStatus::default(),
             protect: ProtectStatus::default(),
             failing_upstreams: Vec::new(),
+            blind: None,
             outbounds: Vec::new(),
             counters: Counters::default(),
             loops: LoopVerdict::default(),

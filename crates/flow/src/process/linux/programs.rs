@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use oneway_file::limit;
+use rustix::thread::CapabilitySet;
 
 use super::system::Socket;
 use super::{Owner, Process, text};
@@ -117,6 +118,18 @@ impl Programs {
         let recent = self.recent.iter().find_map(|pid| Some((*pid, socket_of(*pid, wanted, until)?)));
         recent.or_else(|| holders(uid, wanted, until).next())
     }
+}
+
+/// As [`super::sees_programs`].
+///
+/// Another user's `/proc/PID/fd` is opened with `CAP_DAC_READ_SEARCH` (`proc_fd_permission`, fs/proc/fd.c); what is in it is read
+/// with `CAP_SYS_PTRACE` (`proc_fd_access_allowed`, fs/proc/base.c), which also root needs of a process that may do more
+/// (`cap_ptrace_access_check`, security/commoncap.c). In a user namespace both are about its own processes, which are those whose
+/// traffic comes here.
+pub(super) fn sees_programs() -> bool {
+    let Ok(sets) = rustix::thread::capabilities(None) else { return false };
+    let reads = CapabilitySet::DAC_READ_SEARCH | CapabilitySet::DAC_OVERRIDE;
+    sets.effective.contains(CapabilitySet::SYS_PTRACE) && sets.effective.intersects(reads)
 }
 
 /// The processes that have a socket: a server may have split itself.
