@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use oneway::config::{ConfigError, ConfigErrors};
 use oneway::control::{ControlError, StateError};
 
-use crate::output::{Output, say};
+use crate::logging;
+use crate::output::Output;
 
 /// The command failed.
 pub(crate) const FAILED: u8 = 1;
@@ -46,7 +47,7 @@ impl Failure {
 
     /// Prints it and says how to exit.
     pub(crate) fn report(&self, output: Output) -> ExitCode {
-        say(format_args!("error: {self}"));
+        logging::say(format_args!("error: {self}"));
         // It stands on stderr, wherever stdout leads.
         let _ = output.document(&serde_json::json!({ "error": self.message, "exit_code": self.code }));
         ExitCode::from(self.code)

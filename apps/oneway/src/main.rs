@@ -22,6 +22,7 @@ use failure::Failure;
 use output::Output;
 
 fn main() -> ExitCode {
+    let _end = logging::AtEnd;
     let cli = match usage::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(end) => return end.report(),

@@ -1,4 +1,4 @@
-//! What goes to stdout and stderr. Never panics: with the reader gone there is nobody to tell, and a captured host
+//! What goes to stdout. Never panics: with the reader gone there is nobody to tell, and a captured host
 //! must still be put back. What a disk has no room for is a failure.
 
 use std::fmt;
@@ -60,12 +60,6 @@ fn line(text: impl fmt::Display) -> Result<bool, Failure> {
             format_args!("cannot write the answer to stdout: {e}; check where it leads, and its disk"),
         )),
     }
-}
-
-/// Writes a line to stderr.
-pub(crate) fn say(text: fmt::Arguments<'_>) {
-    // Nobody to tell that nobody listens.
-    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// A text from the network, safe to show on a terminal.

@@ -10,7 +10,8 @@ use super::{load, running, unexpected};
 use crate::args::{CaptureArgs, Global};
 use crate::engine;
 use crate::failure::{Failure, PROBLEM};
-use crate::output::{Output, printable, say};
+use crate::logging;
+use crate::output::{Output, printable};
 
 /// Gives a verdict on each way out: of the running instance, or of what `run` would do.
 pub(crate) fn doctor(global: &Global, args: CaptureArgs, output: Output) -> Result<ExitCode, Failure> {
@@ -23,7 +24,7 @@ pub(crate) fn doctor(global: &Global, args: CaptureArgs, output: Output) -> Resu
         None => {
             let Loaded { config, warnings, .. } = load(global, args)?;
             for warning in &warnings {
-                say(format_args!("warning: {warning}"));
+                logging::say(format_args!("warning: {warning}"));
             }
             engine::doctor(&config)?
         }

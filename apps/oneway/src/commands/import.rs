@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use oneway_file::limit;
 
 use crate::failure::{Failure, USAGE};
-use crate::output::{Output, printable, say};
+use crate::logging;
+use crate::output::{Output, printable};
 
 /// Prints what a configuration of Clash amounts to. What it lacks goes to stderr, too.
 pub(crate) fn import(file: &Path, output: Output) -> Result<ExitCode, Failure> {
@@ -19,7 +20,7 @@ pub(crate) fn import(file: &Path, output: Output) -> Result<ExitCode, Failure> {
     let imported = oneway::import::clash(file, &text)?;
     for (word, notes) in [("warning", &imported.warnings), ("note", &imported.notes)] {
         for note in notes {
-            say(format_args!("{word}: {}", printable(&note.to_string())));
+            logging::say(format_args!("{word}: {}", printable(&note.to_string())));
         }
     }
     let document = serde_json::json!({

@@ -8,13 +8,14 @@ use super::load;
 use crate::args::{CaptureArgs, Global};
 use crate::engine;
 use crate::failure::Failure;
-use crate::output::{Output, say};
+use crate::logging;
+use crate::output::Output;
 
 /// Prints what `run` would do to this host.
 pub(crate) fn plan(global: &Global, args: CaptureArgs, output: Output) -> Result<ExitCode, Failure> {
     let Loaded { config, warnings, .. } = load(global, args)?;
     for warning in &warnings {
-        say(format_args!("warning: {warning}"));
+        logging::say(format_args!("warning: {warning}"));
     }
     let planned = engine::plan(config)?;
     output.print(planned.text.trim_end(), &planned.document)?;

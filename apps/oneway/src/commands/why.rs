@@ -12,7 +12,8 @@ use super::{load, running, unexpected};
 use crate::args::{Global, WhyArgs};
 use crate::engine;
 use crate::failure::{FAILED, Failure};
-use crate::output::{Output, printable, say};
+use crate::logging;
+use crate::output::{Output, printable};
 use crate::service::privilege;
 
 /// The port that is meant where none is given.
@@ -57,7 +58,7 @@ pub(crate) fn why(global: &Global, args: WhyArgs, output: Output) -> Result<Exit
         None => {
             let Loaded { config, warnings, .. } = load(global, capture)?;
             for warning in &warnings {
-                say(format_args!("warning: {warning}"));
+                logging::say(format_args!("warning: {warning}"));
             }
             for question in &questions {
                 answers.push(engine::why(&config, question)?);

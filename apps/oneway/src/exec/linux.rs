@@ -71,6 +71,8 @@ pub(crate) fn exec(global: &Global, args: CaptureArgs, command: &[OsString]) -> 
     };
     linger(&engine);
     drop(engine);
+    // A signal may be the end.
+    logging::flush();
     end_as(status)
 }
 

@@ -22,7 +22,7 @@ use crate::output::Output;
 #[cfg(target_os = "linux")]
 mod tests;
 
-/// For the answers to those who asked for the end to be written.
+/// For the answers to those who asked for the end to be written, and for the line that says that it is ready.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What ends a running engine.
@@ -248,9 +248,20 @@ async fn apart(answer: impl FnOnce() -> Result<ControlReply, Failure> + Send + '
 fn announce(instance: &dyn Instance, paths: &StatePaths, output: Output) {
     let ready = instance.ready_line();
     let document = serde_json::json!({ "ready": ready, "pid": process::id(), "control": paths.control });
-    if let Err(failure) = output.print(&ready, &document) {
-        // Who waits for the line does not get it, but what is captured is carried.
-        tracing::warn!("{failure}");
+    let line = ready.clone();
+    // On a thread of its own: a stdout that nobody reads must not keep the signals from being heeded.
+    let (printed, done) = channel();
+    let spawned = std::thread::Builder::new().name("oneway-ready".to_owned()).spawn(move || {
+        if let Err(failure) = output.print(&line, &document) {
+            // Who waits for the line does not get it, but what is captured is carried.
+            tracing::warn!("{failure}");
+        }
+        // Nobody waits any more.
+        let _ = printed.send(());
+    });
+    match spawned {
+        Ok(_) => drop(done.recv_timeout(FAREWELL)),
+        Err(e) => tracing::warn!("cannot start a thread to say that it is ready: {e}"),
     }
     notify::ready(ready.strip_prefix("ready: ").unwrap_or(&ready));
 }

@@ -73,6 +73,29 @@ pub fn a_panic_undoes_everything() -> TestResult {
     stop(&mut again, &lab.host, &before)
 }
 
+pub fn a_reader_that_is_stuck_holds_up_nothing() -> TestResult {
+    let lab = Topology::standard()?;
+    let before = Snapshot::take(&lab.host)?;
+    let (reader, mut writer) = std::io::pipe()?;
+    // Full from the start: the size is the kernel's (pipe(7)), and what does not fit is not waited for.
+    rustix::io::ioctl_fionbio(&writer, true)?;
+    while writer.write(&[b'x'; 512]).is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false)?;
+    let command = format!("exec {ONEWAY} run -v --stack {} 2>&9", stack());
+    let mut oneway = Program::new(&lab.host, "/bin/sh", ["-c", &command])
+        .descriptor(writer, 9)
+        .ready("ready:", 10 * SECOND)
+        .start()?;
+    for _ in 0..20 {
+        assert!(reaches_origin(&lab.host, SECOND));
+    }
+    let (status, _) = oneway.stop(5 * SECOND)?;
+    assert!(status.success(), "{status}");
+    before.expect_same(&lab.host)?;
+    drop(reader);
+    Ok(())
+}
+
 pub fn while_it_starts() -> TestResult {
     let lab = Topology::standard()?;
     let before = Snapshot::take(&lab.host)?;

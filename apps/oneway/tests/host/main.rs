@@ -55,6 +55,7 @@ fn main() -> std::process::ExitCode {
         killed::under_load,
         killed::a_clean_stop_leaves_nothing,
         killed::a_panic_undoes_everything,
+        killed::a_reader_that_is_stuck_holds_up_nothing,
         rights::a_handed_over_device_needs_none,
         rights::thousands_of_flows_stop_in_time,
         inbound::a_published_container_answers_as_without_us,
