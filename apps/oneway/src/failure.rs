@@ -7,7 +7,7 @@ use oneway::config::{ConfigError, ConfigErrors};
 use oneway::control::{ControlError, StateError};
 
 use crate::logging;
-use crate::output::Output;
+use crate::output::{Output, printable};
 
 /// The command failed.
 pub(crate) const FAILED: u8 = 1;
@@ -27,11 +27,9 @@ impl Failure {
     /// A failure with an exit code.
     pub(crate) fn new(code: u8, message: impl fmt::Display) -> Self {
         let message = message.to_string();
-        let message = if message.contains('\n') {
-            message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(", ")
-        } else {
-            message
-        };
+        // Also what comes from a file, a server or whoever answers at the control socket.
+        let lines = message.lines().map(|line| printable(line.trim())).filter(|line| !line.is_empty());
+        let message = lines.collect::<Vec<_>>().join(", ");
         Self { message, code }
     }
 
@@ -81,5 +79,16 @@ impl From<StateError> for Failure {
 impl From<ControlError> for Failure {
     fn from(error: ControlError) -> Self {
         Self::new(if error.is_wrong_request() { USAGE } else { FAILED }, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_that_does_nothing_to_a_terminal() {
+        let error = ControlError::Refused("no\u{1b}[2J\n  and why\n\n".to_owned());
+        assert_eq!(Failure::from(error).to_string(), "no\u{fffd}[2J, and why");
     }
 }

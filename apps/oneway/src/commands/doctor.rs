@@ -40,7 +40,12 @@ fn text(report: &Doctor) -> String {
     let about = if report.running { "the running instance" } else { "what `run` would do" };
     let mut text = String::new();
     // Writing to a string cannot fail.
-    let _ = writeln!(text, "about {about}: {}, protected by {}", report.tun, printable(&report.protect));
+    let _ = writeln!(
+        text,
+        "about {about}: {}, protected by {}",
+        printable(&report.tun),
+        printable(&report.protect)
+    );
     let name = |name: &str, path: &str| printable(&format!("{name} {path}"));
     let wide = report.paths.iter().map(|p| name(&p.outbound, &p.path).chars().count()).max().unwrap_or(0);
     for path in &report.paths {
@@ -82,14 +87,14 @@ mod tests {
         let report = Doctor {
             running: false,
             verdict: LoopFree::Loops,
-            tun: "oneway0".to_owned(),
+            tun: "oneway0\u{1b}".to_owned(),
             protect: "mark 0x10".to_owned(),
             paths: vec![path("IPv4 TCP", LoopFree::Proven), path("name a.example", LoopFree::Loops)],
             notes: vec!["this".to_owned()],
         };
         assert_eq!(
             text(&report),
-            "about what `run` would do: oneway0, protected by mark 0x10\n\
+            "about what `run` would do: oneway0\u{fffd}, protected by mark 0x10\n\
              direct IPv4 TCP        loop-free: proven      so (by eth0)\n\
              direct name a.example  loop-free: LOOPS       so (by eth0)\n\
              note: this\n\

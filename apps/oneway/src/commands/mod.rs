@@ -21,6 +21,8 @@ use oneway::control::{ControlClient, ControlError, ControlReply, ControlRequest,
 
 use crate::args::{CaptureArgs, Global};
 use crate::failure::{FAILED, Failure};
+use crate::logging;
+use crate::service::privilege;
 
 /// Reads the configuration that the options name and lays them over it.
 pub(crate) fn load(global: &Global, args: CaptureArgs) -> Result<Loaded, Failure> {
@@ -69,7 +71,15 @@ fn reach(global: &Global) -> Result<Result<ControlClient, ControlError>, Failure
             }
         }
         Err(error) => Err(error.into()),
-        Ok(client) => Ok(Ok(client)),
+        Ok(client) => {
+            // Root finds also those that others run: whoever is told "stopped" must know what was.
+            if let (Some(uid), path) = client.server()
+                && uid != privilege::user()
+            {
+                logging::say(format_args!("note: the instance of user {uid} answers, at {path:?}"));
+            }
+            Ok(Ok(client))
+        }
     }
 }
 

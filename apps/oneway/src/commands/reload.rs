@@ -9,7 +9,7 @@ use oneway::control::{ControlReply, ControlRequest};
 use super::{connect, unexpected};
 use crate::args::Global;
 use crate::failure::{Failure, USAGE};
-use crate::output::Output;
+use crate::output::{Output, printable};
 
 /// Makes the running instance read its configuration again.
 pub(crate) fn reload(global: &Global, output: Output) -> Result<ExitCode, Failure> {
@@ -29,12 +29,12 @@ fn text(done: &Reloaded) -> String {
     for (what, names) in [("changed", &done.changed), ("removed", &done.removed)] {
         if !names.is_empty() {
             // Writing to a String does not fail.
-            let _ = write!(text, ", {what}: {}", names.join(" "));
+            let _ = write!(text, ", {what}: {}", printable(&names.join(" ")));
         }
     }
     let _ = write!(text, "; {} flows reset", done.reset);
     for warning in &done.warnings {
-        let _ = write!(text, "\nwarning: {warning}");
+        let _ = write!(text, "\nwarning: {}", printable(warning));
     }
     text
 }

@@ -8,7 +8,7 @@ use oneway::control::{ControlReply, ControlRequest, OutboundStatus};
 use super::{connect, unexpected};
 use crate::args::Global;
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, printable};
 
 /// The type of those groups that do not choose by themselves.
 const SELECT: &str = "select";
@@ -25,7 +25,7 @@ pub(crate) fn select(
         ControlReply::Status(status) => found(&status.outbounds, &group, &member)?.to_owned(),
         other => return Err(unexpected(&ControlRequest::Status, &other)),
     };
-    let text = format!("{group}: {member}");
+    let text = printable(&format!("{group}: {member}"));
     let document = serde_json::json!({ "group": group, "member": member });
     let request = ControlRequest::Select { group, member };
     match client.request(&request)? {

@@ -55,6 +55,11 @@ impl ControlClient {
     }
 
     /// Never called, as there is no client.
+    pub fn server(&self) -> (Option<u32>, &Path) {
+        match self.0 {}
+    }
+
+    /// Never called, as there is no client.
     ///
     /// # Errors
     /// None.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -92,10 +93,35 @@ pub(in crate::control) fn control_candidates() -> Vec<PathBuf> {
         // Root may be asking after an instance that somebody runs with CAP_NET_ADMIN alone.
         let users = entries(Path::new("/run/user"), "");
         let private = entries(Path::new("/tmp"), "oneway-");
-        candidates
-            .extend(users.chain(private).map(|folder| folder.join(&numbered)).filter(|path| path.exists()));
+        let folders = users.chain(private).filter(|folder| is_what_its_name_says(folder));
+        candidates.extend(folders.map(|folder| folder.join(&numbered)).filter(|path| path.exists()));
     }
     candidates
+}
+
+/// Whether nobody but the user whom a folder is named for can write to it. In `/tmp` anybody may have made it.
+pub(super) fn is_what_its_name_says(folder: &Path) -> bool {
+    let found = fs::symlink_metadata(folder);
+    named_for(folder).is_some_and(|uid| found.is_ok_and(|found| is_private(&found, uid)))
+}
+
+/// The user whom `/run/user/UID` or `/tmp/oneway-UID` is named for.
+pub(super) fn named_for(folder: &Path) -> Option<u32> {
+    let name = folder.file_name()?.to_str()?;
+    match folder.parent()?.to_str()? {
+        "/run/user" => name.parse().ok(),
+        _ => name.strip_prefix("oneway-")?.parse().ok(),
+    }
+}
+
+/// Whether a user may be the one who listens at a socket: in a folder that is named for a user nobody but that one, and root.
+pub(in crate::control) fn may_serve(path: &Path, uid: u32) -> bool {
+    path.parent().and_then(named_for).is_none_or(|owner| uid == owner || uid == 0)
+}
+
+/// The user who listens at the other end of a Unix socket (`SO_PEERCRED`, unix(7)).
+pub(in crate::control) fn listener(socket: impl AsFd) -> io::Result<Option<u32>> {
+    Ok(Some(rustix::net::sockopt::socket_peercred(socket)?.uid.as_raw()))
 }
 
 fn entries(folder: &Path, prefix: &'static str) -> impl Iterator<Item = PathBuf> {

@@ -1,7 +1,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use super::os::{check_private, is_private, prepare_private};
+use super::os::{check_private, is_private, is_what_its_name_says, prepare_private};
 use super::*;
 
 fn uid() -> u32 {
@@ -70,4 +70,24 @@ fn a_folder_that_others_can_write_is_refused() {
     }
     let whose = |path, uid| is_private(&fs::metadata(path).unwrap(), uid);
     assert!(whose(&safe, uid()) && !whose(&safe, uid() + 1) && !whose(&open, uid()) && !whose(&file, uid()));
+}
+
+#[test]
+fn a_folder_is_believed_if_it_is_the_users_whom_it_is_named_for() {
+    let parent = tempfile::tempdir().unwrap();
+    let folder = |uid: u32, mode| {
+        let folder = parent.path().join(format!("oneway-{uid}"));
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+        folder
+    };
+    let (own, others) = (folder(uid(), 0o700), folder(uid() + 1, 0o700));
+    let link = parent.path().join(format!("oneway-0{}", uid()));
+    symlink(&own, &link).unwrap();
+    assert!(is_what_its_name_says(&own));
+    assert!(!is_what_its_name_says(&others));
+    assert!(!is_what_its_name_says(&link));
+    assert!(!is_what_its_name_says(parent.path()));
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o777)).unwrap();
+    assert!(!is_what_its_name_says(&own));
 }

@@ -14,6 +14,15 @@ pub(in crate::control) fn control_candidates() -> Vec<PathBuf> {
     Vec::new()
 }
 
+pub(in crate::control) fn may_serve(_: &Path, _: u32) -> bool {
+    true
+}
+
+/// Nobody is asked who listens.
+pub(in crate::control) fn listener<S>(_: S) -> io::Result<Option<u32>> {
+    Ok(None)
+}
+
 pub(in crate::control) fn prepare_folder(_: &Path) -> Result<(), StateError> {
     Err(StateError::Unsupported)
 }

@@ -2,9 +2,11 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::connect::connect;
+use crate::control::path::os;
 use crate::control::{ControlError, ControlReply, ControlRequest};
 
 /// Longer than stopping with thousands of flows may take.
@@ -18,10 +20,12 @@ const REPLY_LIMIT: u64 = 64 << 20;
 pub struct ControlClient {
     stream: BufReader<UnixStream>,
     path: PathBuf,
+    server: Option<u32>,
 }
 
 impl ControlClient {
-    /// Connects to the first of several paths at which somebody listens.
+    /// Connects to the first of several paths at which somebody listens. In a folder that is named for a user, as
+    /// `/tmp/oneway-UID` is, nobody but that user and root is believed to be an instance.
     ///
     /// # Errors
     /// [`ControlError::Denied`] if there is a socket that this user may not open, else
@@ -29,12 +33,16 @@ impl ControlClient {
     pub fn connect(paths: &[PathBuf]) -> Result<Self, ControlError> {
         let mut failure = None;
         for path in paths {
-            match UnixStream::connect(path) {
+            match connect(path) {
                 Ok(stream) => {
                     let failed = |source| ControlError::Talk { path: path.clone(), source };
+                    let server = os::listener(&stream).map_err(failed)?;
+                    if server.is_some_and(|uid| !os::may_serve(path, uid)) {
+                        continue;
+                    }
                     stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
                     stream.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
-                    return Ok(Self { stream: BufReader::new(stream), path: path.clone() });
+                    return Ok(Self { stream: BufReader::new(stream), path: path.clone(), server });
                 }
                 Err(e) => match e.kind() {
                     io::ErrorKind::PermissionDenied => {
@@ -48,6 +56,11 @@ impl ControlClient {
         }
         let first = paths.first().cloned().unwrap_or_default();
         Err(failure.unwrap_or(ControlError::NotRunning { path: first }))
+    }
+
+    /// The user whose instance it is, as the system tells, and where it listens.
+    pub fn server(&self) -> (Option<u32>, &Path) {
+        (self.server, &self.path)
     }
 
     /// Asks and waits for the answer.

@@ -1,6 +1,7 @@
 //! The control socket as a Unix stream socket.
 
 mod client;
+mod connect;
 mod server;
 #[cfg(test)]
 mod tests;

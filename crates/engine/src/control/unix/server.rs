@@ -4,7 +4,7 @@ use std::fs;
 use std::future::Future;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use tokio::sync::{RwLock, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::connect::is_taken;
 use crate::control::{ControlError, ControlReply, ControlRequest};
 
 /// Connections at a time; others wait in the kernel's queue.
@@ -119,7 +120,7 @@ impl ControlServer {
     pub fn remove_abandoned(path: &Path) {
         let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
         if is_socket
-            && UnixStream::connect(path).is_err()
+            && !is_taken(path)
             && let Err(e) = fs::remove_file(path)
         {
             tracing::warn!(?path, error = %e, "cannot remove an abandoned control socket");
@@ -158,7 +159,7 @@ fn refuse_occupied(path: &Path) -> Result<(), ControlError> {
     let occupied = |why| Err(ControlError::Occupied { path: path.to_owned(), why });
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => occupied("there is something else at this path"),
-        Ok(_) if UnixStream::connect(path).is_ok() => occupied("another program listens there"),
+        Ok(_) if is_taken(path) => occupied("another program listens there"),
         _ => Ok(()),
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::*;
+use crate::control::path::os;
 use crate::control::{Bytes, ControlError, ControlReply, ControlRequest, FlowInfo};
 
 /// A server at `PATH` that is gone when this is dropped.
@@ -185,6 +186,47 @@ fn the_first_path_with_a_listener_is_taken() {
         nobody.to_string(),
         format!("oneway is not running here: nothing answers at {missing:?}; start it with `oneway run`")
     );
+}
+
+#[test]
+fn a_full_queue_holds_up_nobody() {
+    let (_folder, path) = place();
+    // The queue of this listener has room for one, which nobody takes.
+    #[expect(clippy::disallowed_methods, reason = "it leaves by no network")]
+    let full = rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, None);
+    let full = full.unwrap();
+    rustix::net::bind(&full, &rustix::net::SocketAddrUnix::new(&path).unwrap()).unwrap();
+    rustix::net::listen(&full, 0).unwrap();
+    let _first = UnixStream::connect(&path).unwrap();
+    let (done, when_done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let asked = ControlClient::connect(std::slice::from_ref(&path)).unwrap_err();
+        let refused = ControlServer::bind(&path).unwrap_err();
+        ControlServer::remove_abandoned(&path);
+        done.send((asked, refused, path.exists())).unwrap();
+    });
+    let (asked, refused, is_there) = when_done.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
+    assert!(matches!(asked, ControlError::Talk { .. }), "{asked}");
+    assert!(matches!(refused, ControlError::Occupied { .. }), "{refused}");
+    assert!(is_there);
+}
+
+#[test]
+fn whose_instance_answers_is_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = rustix::process::geteuid().as_raw();
+    let at = |uid: u32| {
+        let folder = folder.path().join(format!("oneway-{uid}"));
+        fs::create_dir(&folder).unwrap();
+        folder.join("oneway.sock")
+    };
+    let path = at(own);
+    let _running = start(&path);
+    let client = ControlClient::connect(std::slice::from_ref(&path)).unwrap();
+    assert_eq!(client.server(), (Some(own), path.as_path()));
+    // Where another user's should be, and it is not root's either, it is none.
+    assert!(os::may_serve(&at(own + 7), 0));
+    assert!(!os::may_serve(&folder.path().join(format!("oneway-{}/oneway.sock", own + 7)), own + 8));
 }
 
 #[test]
