@@ -91,4 +91,14 @@ mod tests {
         let error = ControlError::Refused("no\u{1b}[2J\n  and why\n\n".to_owned());
         assert_eq!(Failure::from(error).to_string(), "no\u{fffd}[2J, and why");
     }
+
+    #[test]
+    fn the_unit_starts_again_what_a_restart_may_mend() {
+        let unit = include_str!("../../../docs/oneway.service");
+        let says = |line: &str| assert!(unit.lines().any(|found| found == line), "{line}");
+        says(&format!("RestartPreventExitStatus={USAGE}"));
+        says("StartLimitIntervalSec=0");
+        says("After=network-online.target nss-lookup.target");
+        says("Wants=network-online.target");
+    }
 }
