@@ -1,5 +1,6 @@
 //! The listening end.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::future::Future;
 use std::io;
@@ -9,15 +10,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::sync::{RwLock, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, RwLock, Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::connect::is_taken;
 use crate::control::{ControlError, ControlReply, ControlRequest};
 
-/// Connections at a time; others wait in the kernel's queue.
+/// Connections at a time. One more takes the place of the one that has been silent longest.
 const CONNECTIONS: usize = 16;
 
 /// A request is a few words.
@@ -87,16 +89,18 @@ impl ControlServer {
         };
         let handler = Arc::new(handler);
         let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let silent = Arc::new(Silent::default());
         let mut connections = JoinSet::new();
-        while let Ok(place) = places.clone().acquire_owned().await {
+        loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let handler = handler.clone();
+                    let place = silent.make_room(&places).await;
+                    let (handler, silent) = (handler.clone(), silent.clone());
                     let answering = self.answering.clone();
                     // Of those that have ended nothing is kept.
                     while connections.try_join_next().is_some() {}
                     connections.spawn(async move {
-                        if let Err(e) = converse(stream, &*handler, &answering).await {
+                        if let Err(e) = converse(stream, &*handler, &answering, &silent).await {
                             tracing::debug!(error = %e, "a control connection ended early");
                         }
                         drop(place);
@@ -164,11 +168,44 @@ fn refuse_occupied(path: &Path) -> Result<(), ControlError> {
     }
 }
 
+/// The connections that say nothing, in the order in which they began to. Each is told to end by its sender being dropped.
+#[derive(Debug, Default)]
+struct Silent(Mutex<(u64, BTreeMap<u64, oneshot::Sender<()>>)>);
+
+impl Silent {
+    fn enter(&self) -> (u64, oneshot::Receiver<()>) {
+        let (sender, ended) = oneshot::channel();
+        let (number, waiting) = &mut *self.0.lock();
+        *number += 1;
+        waiting.insert(*number, sender);
+        (*number, ended)
+    }
+
+    fn leave(&self, number: u64) {
+        self.0.lock().1.remove(&number);
+    }
+
+    /// A place, where there is none that of whoever has been silent longest.
+    async fn make_room(&self, places: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+        loop {
+            if let Ok(place) = places.clone().try_acquire_owned() {
+                return Some(place);
+            }
+            drop(self.0.lock().1.pop_first());
+            // While all are being answered nobody is silent; one may be soon.
+            if let Ok(place) = timeout(PAUSE, places.clone().acquire_owned()).await {
+                return place.ok();
+            }
+        }
+    }
+}
+
 /// Answers the requests of one connection, one line each.
 async fn converse<H, F>(
     mut stream: tokio::net::UnixStream,
     handler: &H,
     answering: &RwLock<()>,
+    silent: &Silent,
 ) -> io::Result<()>
 where
     H: Fn(ControlRequest) -> F,
@@ -184,7 +221,12 @@ where
     loop {
         line.clear();
         let mut limited = (&mut stream).take(REQUEST_LIMIT);
-        let read = timeout(PATIENCE, limited.read_until(b'\n', &mut line)).await;
+        let (number, ended) = silent.enter();
+        let read = tokio::select! {
+            read = timeout(PATIENCE, limited.read_until(b'\n', &mut line)) => read,
+            _ = ended => return Ok(()),
+        };
+        silent.leave(number);
         if !read.is_ok_and(|read| read.is_ok_and(|bytes| bytes > 0)) {
             return Ok(());
         }

@@ -111,6 +111,29 @@ fn others_are_served_while_some_are_silent() {
 }
 
 #[test]
+fn those_who_say_nothing_keep_nobody_out() {
+    let (_folder, path) = place();
+    let _running = start(&path);
+    let patience = Some(std::time::Duration::from_secs(10));
+    // One that has asked before is silent, too, and there are more than there are places.
+    let mut first = ControlClient::connect(std::slice::from_ref(&path)).unwrap();
+    first.request(&ControlRequest::Flows).unwrap();
+    let silent: Vec<_> = (0..40).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    let mut last = UnixStream::connect(&path).unwrap();
+    last.set_read_timeout(patience).unwrap();
+    last.write_all(b"{\"request\":\"stop\"}\n").unwrap();
+    let mut answer = String::new();
+    BufReader::new(last).read_line(&mut answer).unwrap();
+    assert_eq!(answer, "{\"reply\":\"stopped\"}\n");
+    // The first ones had to go, the last ones are still there.
+    first.request(&ControlRequest::Flows).unwrap_err();
+    let mut newest = silent.last().unwrap();
+    newest.set_read_timeout(patience).unwrap();
+    newest.write_all(b"{\"request\":\"stop\"}\n").unwrap();
+    newest.read_exact(&mut [0]).unwrap();
+}
+
+#[test]
 fn the_socket_is_private_and_goes_with_the_server() {
     let (folder, path) = place();
     let running = start(&path);
