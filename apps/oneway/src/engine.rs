@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use oneway::config::{Config, ConfigError, Loaded};
 use oneway::control::{Doctor, FlowInfo, StatePaths, Status, Why, WhyQuestion};
-use oneway::{Engine, EngineError, Reloaded};
+use oneway::{Cancel, Engine, EngineError, Reloaded};
 
 use crate::failure::{FAILED, Failure};
 
@@ -72,9 +72,13 @@ fn failure(error: EngineError) -> Failure {
     Failure::new(error.exit_code(), error)
 }
 
-/// Captures, and returns when traffic is captured.
-pub(crate) fn start(config: Config) -> Result<Arc<dyn Instance>, Failure> {
-    Ok(Arc::new(Engine::start(&config).map_err(failure)?))
+/// Captures, and returns when traffic is captured; `None` if it was called off before.
+pub(crate) fn start(config: Config, cancel: &Cancel) -> Result<Option<Arc<dyn Instance>>, Failure> {
+    match Engine::start_unless(&config, cancel) {
+        Ok(engine) => Ok(Some(Arc::new(engine))),
+        Err(EngineError::Cancelled) => Ok(None),
+        Err(error) => Err(failure(error)),
+    }
 }
 
 /// What is wrong with a configuration beyond the file's own errors: its rules, what is not available here, and the

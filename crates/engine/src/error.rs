@@ -105,6 +105,9 @@ pub enum EngineError {
         /// The lowest that is enough, without those.
         least: u64,
     },
+    /// It was called off before anything was captured; what had been prepared is undone.
+    #[error("the start was called off")]
+    Cancelled,
     /// A device that was handed over is not ready.
     #[error(
         "the handed-over TUN {name:?} has no address; give it one before handing it over, or grant CAP_NET_ADMIN"

@@ -62,6 +62,8 @@ mod assemble;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no capture on this system yet"))]
 mod blocking;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no capture on this system yet"))]
+mod cancel;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no capture on this system yet"))]
 mod circle;
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no capture on this system yet"))]
 mod dispatch;
@@ -95,6 +97,7 @@ mod status;
 #[cfg(target_os = "linux")]
 mod worker;
 
+pub use cancel::Cancel;
 pub use error::EngineError;
 pub use exclude::exclude_this_process;
 #[cfg(target_os = "linux")]

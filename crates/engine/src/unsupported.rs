@@ -75,6 +75,14 @@ impl Engine {
         unsupported("capturing traffic")
     }
 
+    /// The same.
+    ///
+    /// # Errors
+    /// Always [`EngineError::Unsupported`].
+    pub fn start_unless(_config: &Config, _cancel: &crate::Cancel) -> Result<Self, EngineError> {
+        unsupported("capturing traffic")
+    }
+
     /// One line that says what is captured.
     pub fn ready_line(&self) -> String {
         match self.never {}

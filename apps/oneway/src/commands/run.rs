@@ -40,6 +40,6 @@ pub(crate) fn run(global: &Global, args: CaptureArgs, output: Output) -> Result<
         }
         Ok(config)
     };
-    service::serve(&paths, output, confirm, || engine::start(config), again)?;
+    service::serve(&paths, output, confirm, |cancel| engine::start(config, cancel), again)?;
     Ok(ExitCode::SUCCESS)
 }

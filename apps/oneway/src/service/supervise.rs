@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use oneway::Cancel;
 use oneway::config::Config;
 use oneway::control::{ControlReply, ControlRequest, ControlServer, StatePaths};
 use tokio::runtime::Runtime;
@@ -72,12 +73,12 @@ impl Confirmation {
 /// seconds, unless it is told to stay. `load` reads the configuration again when it is asked to.
 ///
 /// Signals are taken over before the start, so that none of them can end the process between a change to the host
-/// and its undo; further ones during the stop change nothing.
+/// and its undo: the first one calls off a start that has not captured yet. Further ones during the stop change nothing.
 pub(crate) fn serve(
     paths: &StatePaths,
     output: Output,
     confirm: Option<u32>,
-    start: impl FnOnce() -> Result<Arc<dyn Instance>, Failure>,
+    start: impl FnOnce(&Cancel) -> Result<Option<Arc<dyn Instance>>, Failure>,
     load: impl Fn() -> Result<Config, Failure> + Send + Sync + 'static,
 ) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -90,10 +91,15 @@ pub(crate) fn serve(
         })?;
     let (ends, ended) = channel();
     let serving = Arc::new(OnceLock::new());
-    watch_signals(&runtime, ends.clone(), Arc::clone(&serving))?;
+    let cancel = Arc::new(Cancel::default());
+    watch_signals(&runtime, ends.clone(), Arc::clone(&cancel), Arc::clone(&serving))?;
     paths.prepare()?;
     let server = Arc::new(ControlServer::bind(&paths.control)?);
-    let result = start().and_then(|instance| {
+    let result = start(&cancel).and_then(|instance| {
+        let Some(instance) = instance else {
+            tracing::info!("stopped before anything was captured");
+            return Ok(());
+        };
         let confirmation = Arc::new(Confirmation::new(confirm));
         let requests = Requests {
             instance: instance.clone(),
@@ -120,6 +126,7 @@ pub(crate) fn serve(
 fn watch_signals(
     runtime: &Runtime,
     ends: Sender<End>,
+    cancel: Arc<Cancel>,
     serving: Arc<OnceLock<Requests>>,
 ) -> Result<(), Failure> {
     let entered = runtime.enter();
@@ -145,6 +152,7 @@ fn watch_signals(
                 tracing::info!("{name}: stopping already; the changes to this host are being undone");
             }
             asked_before = true;
+            cancel.cancel();
             // Nobody receives any more once the engine has stopped.
             let _ = ends.send(End::Signal(name));
         }

@@ -29,6 +29,7 @@ use oneway_route::{Family, JournalState, Plan, RouteError, Snapshot};
 use tokio::sync::watch;
 
 use crate::assemble;
+use crate::cancel::Cancel;
 use crate::config::{CaptureMode, Config, StackKind};
 use crate::control::{FlowInfo, InstanceLock, StatePaths, Status};
 use crate::dispatch::Dispatch;
@@ -177,9 +178,17 @@ impl Engine {
     /// # Errors
     /// The step that failed.
     pub fn start(config: &Config) -> Result<Self, EngineError> {
+        Self::start_unless(config, &Cancel::default())
+    }
+
+    /// The same, unless it is called off before.
+    ///
+    /// # Errors
+    /// The step that failed; [`EngineError::Cancelled`].
+    pub fn start_unless(config: &Config, cancel: &Cancel) -> Result<Self, EngineError> {
         let paths = StatePaths::here()?.with_control(config.control.clone());
         let lock = InstanceLock::acquire(&paths)?;
-        start::start(config, Some(lock), |servers| device::open(config, &paths, servers))
+        start::start(config, Some(lock), cancel, |servers| device::open(config, &paths, servers))
     }
 
     /// Carries what comes from a device that is in another network namespace. Nothing of this one is changed, so that there
@@ -188,7 +197,7 @@ impl Engine {
     /// # Errors
     /// The step that failed.
     pub fn start_apart(config: &Config, tun: crate::apart::ApartTun) -> Result<Self, EngineError> {
-        start::start(config, None, |_| device::apart(config, tun))
+        start::start(config, None, &Cancel::default(), |_| device::apart(config, tun))
     }
 
     /// Lets a group of type `select` take one of its members for new flows, from now on and after a restart.

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::assemble;
 use crate::blocking::wait_for;
+use crate::cancel::Cancel;
 use crate::circle;
 use crate::config::{Config, DnsUpstream, Protect};
 use crate::dispatch::{Dispatch, Entry};
@@ -33,7 +34,7 @@ pub(crate) fn servers(
         return Ok(Vec::new());
     }
     if look_up {
-        self::look_up(dispatch.entries(), &assemble::system_resolver(), true)?;
+        self::look_up(dispatch.entries(), &assemble::system_resolver(), true, &Cancel::default())?;
     }
     Ok(assemble::servers(dispatch, &dns::server_addresses(&config.dns)))
 }
@@ -58,12 +59,16 @@ pub(super) fn are_asked_of_system(config: &Config) -> bool {
 
 /// Finds the addresses of these outbounds' proxies, all at the same time. One that is not found is down, and looked for again:
 /// the others are no worse for it. Says which ones those are; that is an error if they are `needed`.
+///
+/// # Errors
+/// [`EngineError::Cancelled`] as soon as that is wanted.
 pub(super) fn look_up(
     entries: &[Arc<Entry>],
     by: &Arc<dyn Resolve>,
     needed: bool,
+    cancel: &Cancel,
 ) -> Result<Vec<String>, EngineError> {
-    wait_for(async || {
+    let found = async || {
         let end = Instant::now() + PATIENCE;
         let mut looking = JoinSet::new();
         for entry in entries {
@@ -96,6 +101,12 @@ pub(super) fn look_up(
         }
         lost.sort();
         Ok(lost)
+    };
+    wait_for(async || {
+        tokio::select! {
+            found = found() => found,
+            () = cancel.cancelled() => Err(EngineError::Cancelled),
+        }
     })?
 }
 
@@ -113,5 +124,47 @@ pub(super) fn warn_of_circles(dispatch: &Dispatch, exclusions: &Exclusions) {
             );
             dispatch.circles().say(id, &line);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use oneway_outbound::{Resolve, Resolving};
+
+    use super::*;
+    use crate::config::Options;
+
+    /// A resolver whose servers are all silent.
+    struct Silent;
+
+    impl Resolve for Silent {
+        fn resolve<'a>(&'a self, _: &'a str, _: u16) -> Resolving<'a> {
+            Box::pin(async {
+                // As the system's resolver does it: on a thread that nothing ends.
+                let asking = tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_secs(20)));
+                asking.await?;
+                Ok(Vec::new())
+            })
+        }
+    }
+
+    #[test]
+    fn a_start_is_called_off_while_it_looks_up_names() {
+        let options =
+            Options { proxy: Some("socks5://proxy.example:1080".parse().unwrap()), ..Options::default() };
+        let config = Config::load(None, options).unwrap().config;
+        let silent = Arc::new(Silent) as Arc<dyn Resolve>;
+        let (dispatch, _) = assemble::dispatch(&config, &silent).unwrap();
+        let cancel = Cancel::default();
+        let begin = Instant::now();
+        std::thread::scope(|scope| {
+            let found = scope.spawn(|| look_up(dispatch.entries(), &silent, true, &cancel));
+            cancel.cancel();
+            assert!(matches!(found.join().unwrap(), Err(EngineError::Cancelled)));
+        });
+        assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
     }
 }

@@ -17,6 +17,7 @@ use super::proxies::{are_needed, look_up, warn_of_circles};
 use super::watching::Wanted;
 use super::{Engine, select_again};
 use crate::assemble;
+use crate::cancel::Cancel;
 use crate::config::{CaptureConfig, Config, ConfigError, DnsConfig, FakeIpConfig};
 use crate::dispatch::{Dispatch, Entry, Subject};
 use crate::dns::{self, Prepared, ProxyResolver};
@@ -62,7 +63,8 @@ impl Engine {
         let is_lost = |entry: &Entry| entry.outbound.proxy().is_some_and(|proxy| proxy.addrs().is_empty());
         let new = dispatch.entries().iter().filter(|entry| !before.has(entry) || is_lost(entry));
         let new: Vec<_> = new.cloned().collect();
-        let lost = look_up(&new, &(Arc::new(by) as Arc<dyn Resolve>), are_needed(config))?;
+        let lost =
+            look_up(&new, &(Arc::new(by) as Arc<dyn Resolve>), are_needed(config), &Cancel::default())?;
         select_again(&dispatch, &self.selected);
         self.prepare_host(config, &dispatch)?;
 

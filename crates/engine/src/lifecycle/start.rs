@@ -27,6 +27,7 @@ use super::threads::Threads;
 use super::watching::{self, Watch};
 use super::{About, Engine, Reloads, Running, let_in, own_addresses, select_again};
 use crate::assemble;
+use crate::cancel::Cancel;
 use crate::config::{Config, StackKind};
 use crate::control::{InstanceLock, StatePaths};
 use crate::dispatch::{Dispatch, inbound_of_own};
@@ -43,11 +44,12 @@ use crate::worker::{Handed, Orders, Owners, Parts, Shared};
 pub(super) fn start(
     config: &Config,
     lock: Option<InstanceLock>,
+    cancel: &Cancel,
     open: impl FnOnce(&[IpAddr]) -> Result<Device, EngineError>,
 ) -> Result<Engine, EngineError> {
     let home = Home::here()?;
     let captured_here = lock.is_some();
-    let (mut known, selected) = Known::of(config, captured_here)?;
+    let (mut known, selected) = Known::of(config, captured_here, cancel)?;
     let (resolver, journal) = (Arc::clone(&known.resolver), known.paths.journal.clone());
     let Device {
         tun,
@@ -84,7 +86,8 @@ pub(super) fn start(
     };
     let queues = tun.into_queues();
 
-    let around = Around { config, captured_here, name: &name, addresses: &addresses, families: &families };
+    let around =
+        Around { config, cancel, captured_here, name: &name, addresses: &addresses, families: &families };
     let (host, ready) = host.with(around.ready(known, &queues, shortcuts, place, &strategy))?;
     let Ready { shared, listeners, mailboxes, proxies, mut proof, index } = ready;
     let host = host.verify(&proxies)?;
@@ -95,6 +98,8 @@ pub(super) fn start(
     let workers = workers(queues, listeners, handed.of_workers, mailboxes, &shared, &receiver);
     let (host, ()) = host.with(threads.start_all(workers, &name, &end))?;
 
+    let may = if cancel.is_cancelled() { Err(EngineError::Cancelled) } else { Ok(()) };
+    let (host, ()) = host.with(may)?;
     let host = host.capture(&proxies)?;
     if let Some(checks) = host.made().and_then(Host::checks) {
         proof.why =
@@ -161,7 +166,7 @@ struct Known {
 
 impl Known {
     /// Also what was selected in an earlier run, which groups take again.
-    fn of(config: &Config, captured_here: bool) -> Result<(Self, Selected), EngineError> {
+    fn of(config: &Config, captured_here: bool, cancel: &Cancel) -> Result<(Self, Selected), EngineError> {
         let resolver = Arc::new(ProxyResolver::default());
         let (dispatch, warnings) = assemble::dispatch(config, &(Arc::clone(&resolver) as Arc<dyn Resolve>))?;
         for warning in &warnings {
@@ -180,7 +185,7 @@ impl Known {
         select_again(&dispatch, &selected);
         if are_asked_of_system(config) {
             let by = Arc::clone(&resolver) as Arc<dyn Resolve>;
-            look_up(dispatch.entries(), &by, are_needed(config))?;
+            look_up(dispatch.entries(), &by, are_needed(config), cancel)?;
         }
         if captured_here {
             dns::warn_of_routes(&dns::pools(&config.dns), &Snapshot::take()?);
@@ -192,6 +197,7 @@ impl Known {
 /// What an engine is made around.
 struct Around<'a> {
     config: &'a Config,
+    cancel: &'a Cancel,
     captured_here: bool,
     /// The device's name.
     name: &'a str,
@@ -220,7 +226,7 @@ impl Around<'_> {
         place: Place,
         strategy: &Strategy,
     ) -> Result<Ready, EngineError> {
-        let Self { config, captured_here, name, addresses, families } = *self;
+        let Self { config, cancel, captured_here, name, addresses, families } = *self;
         let Known { dispatch, resolver, limits, paths } = known;
         let stack = config.capture.stack;
         let pools = dns::pools(&config.dns);
@@ -239,7 +245,7 @@ impl Around<'_> {
         dispatch.addresses().ask(dns.client());
         if !are_asked_of_system(config) {
             // Nothing is captured yet, and by now there are sockets that it will not be.
-            look_up(dispatch.entries(), &(resolver as Arc<dyn Resolve>), false)?;
+            look_up(dispatch.entries(), &(resolver as Arc<dyn Resolve>), false, cancel)?;
         }
         let proxies = assemble::servers(&dispatch, &[]);
         let proof = prove(&egress, index, &proxies)?;

@@ -120,9 +120,9 @@ fn serving_for(
                     _ => Ok(config),
                 }
             };
-            let start = || {
+            let start = |_: &Cancel| {
                 started.send(()).unwrap();
-                Ok(idle.clone() as Arc<dyn Instance>)
+                Ok(Some(idle.clone() as Arc<dyn Instance>))
             };
             serve(&paths, Output::new(false), confirm, start, load)
         });
@@ -233,9 +233,32 @@ fn further_signals_do_not_abort_the_undo() {
 fn a_failed_start_leaves_no_socket() {
     let folder = tempfile::tempdir().unwrap();
     let paths = StatePaths::in_folder(folder.path(), "oneway");
-    let result =
-        serve(&paths, Output::new(false), None, || Err(Failure::new(FAILED, "no")), || Ok(Config::default()));
+    let result = serve(
+        &paths,
+        Output::new(false),
+        None,
+        |_| Err(Failure::new(FAILED, "no")),
+        || Ok(Config::default()),
+    );
     assert_eq!(result, Err(Failure::new(FAILED, "no")));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_signal_calls_off_a_start() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    let paths = StatePaths::in_folder(folder.path(), "oneway");
+    let start = |cancel: &Cancel| {
+        kill_process(getpid(), Signal::TERM).unwrap();
+        let end = Instant::now() + Duration::from_secs(10);
+        while !cancel.is_cancelled() {
+            assert!(Instant::now() < end, "nobody called it off");
+            std::thread::yield_now();
+        }
+        Ok(None)
+    };
+    assert_eq!(serve(&paths, Output::new(false), None, start, || Ok(Config::default())), Ok(()));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
