@@ -37,6 +37,11 @@ impl<S> Protected<S> {
         self.tie.take()
     }
 
+    /// Whether there is a tunnel, which holds two descriptors besides: its end of the pair, and a socket.
+    pub fn is_tunnel(&self) -> bool {
+        self.tie.is_some()
+    }
+
     /// Returns the socket, for APIs that want it by value, and its place among our own sockets, which is to be dropped
     /// **before** the socket is closed.
     pub fn into_parts(self) -> (S, Option<Registered>) {

@@ -65,7 +65,8 @@ impl Limits {
     /// Limits for a process that may open `descriptors` files.
     ///
     /// A TCP connection holds two with the system stack, the client's and the outbound's, and one with our own, which
-    /// has no socket for the client. A quarter is kept for datagram sessions, pipes and everything else.
+    /// has no socket for the client. One that holds more, as a tunnel and a DNS query do, counts as several. A quarter is kept
+    /// for datagram sessions, pipes and everything else.
     pub fn for_descriptors(descriptors: u64, stack: StackKind) -> Self {
         let descriptors = usize::try_from(descriptors)
             .unwrap_or(usize::MAX)

@@ -80,6 +80,7 @@ pub(crate) fn status(engine: &Engine) -> Status {
                 opened: stats.tcp_connected,
                 active: active(Network::Tcp),
                 refused: stats.tcp_refused + stats.tcp_limited,
+                limited: stats.tcp_limited,
                 shortened: stats.tcp_shortened,
             },
             udp: UdpCounters {

@@ -104,6 +104,9 @@ pub enum DialError {
     /// A rule says `block`.
     #[error("blocked by rule")]
     Blocked,
+    /// There are as many connections as there may be, by what they hold.
+    #[error("as many connections as may be are open")]
+    Limit,
     /// The direct connection failed.
     #[error("cannot reach {dst}: {source}")]
     Direct {
@@ -207,7 +210,7 @@ impl DialError {
     /// What the client of a TCP connection must see; [`Answer::on`] translates for datagrams.
     pub fn answer(&self) -> Answer {
         match self {
-            Self::Blocked => Answer::Rst,
+            Self::Blocked | Self::Limit => Answer::Rst,
             Self::Direct { source, .. } => Answer::to_egress(source),
             Self::Name { .. } => Answer::IcmpHost,
             Self::Udp(source) => Answer::to_egress(source),
@@ -242,6 +245,7 @@ impl DialError {
             // It was not even asked, or it may be the destination that is silent.
             Self::Proxy { fault: ProxyFault::Unspeakable(_) | ProxyFault::NoIpv6, .. }
             | Self::Blocked
+            | Self::Limit
             | Self::Direct { .. }
             | Self::Name { .. }
             | Self::Udp(_)

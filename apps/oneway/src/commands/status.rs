@@ -59,7 +59,12 @@ fn text(status: &Status) -> String {
         ),
     );
     let flows = |opened, active, refused| format!("{active} active, {opened} opened, {refused} refused");
-    row("tcp", flows(counters.tcp.opened, counters.tcp.active, counters.tcp.refused));
+    let limited = match counters.tcp.limited {
+        0 => String::new(),
+        n => format!(", {n} of them by a limit"),
+    };
+    let tcp = flows(counters.tcp.opened, counters.tcp.active, counters.tcp.refused);
+    row("tcp", format!("{tcp}{limited}"));
     row("udp", flows(counters.udp.opened, counters.udp.active, counters.udp.refused));
     let dns = &counters.dns;
     row(
@@ -166,7 +171,7 @@ mod tests {
                     refused: 4,
                     dropped: 5,
                 },
-                tcp: TcpCounters { opened: 6, active: 7, refused: 8, shortened: 0 },
+                tcp: TcpCounters { opened: 6, active: 7, refused: 8, limited: 3, shortened: 0 },
                 udp: UdpCounters { opened: 9, active: 10, refused: 11 },
                 bytes: Bytes { up: 2048, down: 12 },
                 dns: DnsCounters {
@@ -204,7 +209,7 @@ mod tests {
              protect   mark: bit 0x1\n\
              loop-free not proven: no IPv6\n\
              packets   1 read, 2 written, 3 malformed, 4 refused, 5 dropped\n\
-             tcp       7 active, 6 opened, 8 refused\n\
+             tcp       7 active, 6 opened, 8 refused, 3 of them by a limit\n\
              udp       10 active, 9 opened, 11 refused\n\
              dns       fake-ip: 12 queries, 13 fake, 14 cached, 15 forwarded, 16 failed, 17 malformed, 18 spoofed\n\
              upstream  tls://192.0.2.53:853 does not answer: refused\n\

@@ -35,6 +35,7 @@ fn main() -> std::process::ExitCode {
         real::names_get_their_own_addresses,
         rules::a_name_is_looked_up_for_a_rule_on_addresses,
         real::large_answers_come_whole,
+        real::silent_connections_leave_descriptors,
         strict::no_query_is_on_the_wire,
         strict::the_bootstrap_is_the_only_query,
         resolver::who_asks_on_the_link_asks_here,

@@ -6,7 +6,7 @@ use oneway_lab::client::{Outcome, RecordType};
 use oneway_lab::harness::TestResult;
 use oneway_lab::topology::{address, name, port};
 
-use crate::common::{TUN, address_of, ask, expect_reachable, number, run, upstream};
+use crate::common::{SECOND, TUN, address_of, ask, expect_reachable, number, program, run, upstream};
 
 pub fn names_get_their_own_addresses() -> TestResult {
     // By the server that was asked, and by one that was configured.
@@ -76,5 +76,31 @@ pub fn noise_is_dropped_and_counted() -> TestResult {
     assert_eq!(number(&lab.host, "/counters/dns/malformed")?, 4);
     let back = tun.count(|packet| packet.is_udp() && packet.src == server.ip())?;
     assert_eq!(back, 1, "only the query got an answer");
+    Ok(())
+}
+
+/// Each of these connections holds two descriptors, and what holds them must leave some for whoever watches over the host.
+pub fn silent_connections_leave_descriptors() -> TestResult {
+    let lab = Topology::simple()?;
+    let mut oneway = program(&lab.host, &[]).file_limit(256).start()?;
+    let answer = ask(&lab, name::ORIGIN, RecordType::A, false, false)?;
+    assert_eq!(answer.addresses, [address::ORIGIN.v4]);
+    let server = address::DNS.v4_port(port::DNS);
+    let client = lab.host.client();
+    let mut open = Vec::new();
+    while let Ok(more) = client.tcp_many(server, 1, SECOND) {
+        open.extend(more);
+        assert!(open.len() < 256, "nothing is refused");
+    }
+    let held = oneway.fd_count()?;
+    assert!(held <= 240, "{held} descriptors of 256 for {} connections", open.len());
+    assert!(number(&lab.host, "/counters/tcp/limited")? > 0);
+    assert!(oneway.stderr().contains("connections are refused: "), "{}", oneway.stderr());
+    // They give back what they held.
+    drop(open);
+    oneway_lab::client::wait_until(10 * SECOND, "another one is let in", || {
+        client.tcp_many(server, 1, SECOND).is_ok()
+    })?;
+    assert!(oneway.stop(2 * SECOND)?.0.success());
     Ok(())
 }

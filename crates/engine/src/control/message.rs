@@ -255,6 +255,9 @@ pub struct TcpCounters {
     pub active: u64,
     /// Not connected, because of a rule, a limit or the target.
     pub refused: u64,
+    /// Of those refused, how many because of a limit of ours.
+    #[serde(default)]
+    pub limited: u64,
     /// Of those opened, how many carried so much that the kernel was told to rename their packets by itself
     /// (`--stack system`).
     #[serde(default)]

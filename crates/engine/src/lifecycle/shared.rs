@@ -75,6 +75,7 @@ pub(super) fn shared(
         flushed: AtomicUsize::new(0),
         fragments: parking_lot::Mutex::new(Reassembler::new(Default::default())),
         not_let_in: parking_lot::Mutex::default(),
+        said_limited: parking_lot::Mutex::default(),
         not_recorded: parking_lot::Mutex::default(),
         listeners: listeners.iter().flatten().filter_map(|l| l.local_addr().ok()).collect(),
         router_v4: v4.into(),

@@ -12,6 +12,14 @@ use super::sources::BySource;
 #[derive(Debug, Default)]
 pub(crate) struct Dials(Mutex<BySource>);
 
+impl Dials {
+    /// How many there are, and how many of `source`.
+    pub(super) fn of(&self, source: IpAddr) -> (usize, usize) {
+        let dials = self.0.lock();
+        (dials.len(), dials.of(source))
+    }
+}
+
 /// The place of one dial, for as long as it lasts.
 #[derive(Debug)]
 pub(super) struct Place {

@@ -12,7 +12,7 @@ use oneway_capture::listener::original_destination;
 use oneway_capture::tproxy::Datagrams;
 use oneway_egress::Transport;
 use oneway_flow::{End, Inbound, Network, Relay, Tunnel, reset_on_close};
-use oneway_outbound::{Answer, Connected};
+use oneway_outbound::Connected;
 use oneway_wire::emit::udp_datagram;
 use oneway_wire::ip::IpView;
 use oneway_wire::virtio::VirtioNetHdr;
@@ -169,7 +169,7 @@ impl Worker {
         }
         let place = Place::take(shared, from.ip());
         let Some((_place, live)) = place.and_then(|place| Some((place, Live::new(shared)?))) else {
-            shared.stats.tcp_limited.add();
+            shared.limited(from.ip());
             return None;
         };
         // Nothing is looked for in what was handed over.
@@ -206,7 +206,7 @@ impl Worker {
             () = self.ended(flow.id) => return None,
         };
         let flow = self.as_it_went(flow, first, &choice);
-        let flow = flow.holding(destined.pin.take());
+        let (flow, result) = self.holding(flow, &mut destined, result);
         match result {
             Ok(connected) => {
                 shared.stats.tcp_connected.add();
@@ -215,10 +215,7 @@ impl Worker {
             }
             Err(error) => {
                 tracing::debug!(client = %from, %target, rule = %flow.rule, outbound = %choice.entry.name, %error, "not connected");
-                match error.answer() {
-                    Answer::Silent => shared.stats.tcp_timed_out.add(),
-                    _ => shared.stats.tcp_refused.add(),
-                }
+                shared.not_connected(&error, from.ip());
                 None
             }
         }

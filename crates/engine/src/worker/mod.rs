@@ -109,6 +109,8 @@ pub(crate) struct Shared {
     pub(crate) listeners: Vec<SocketAddr>,
     /// Says that none of them gets anything.
     pub(crate) not_let_in: Mutex<OncePerMinute>,
+    /// Says that a limit refuses connections.
+    pub(crate) said_limited: Mutex<OncePerMinute>,
     /// Says that packets are not recorded.
     pub(crate) not_recorded: Mutex<OncePerMinute>,
     /// Addresses on the TUN's network that nobody has: where ICMP errors come from.

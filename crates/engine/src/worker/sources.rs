@@ -19,9 +19,14 @@ impl BySource {
         self.all
     }
 
+    /// How many `source` has.
+    pub(super) fn of(&self, source: IpAddr) -> usize {
+        self.of.get(&source).copied().unwrap_or(0)
+    }
+
     /// Whether `source` may have one more.
     pub(super) fn has_room(&self, source: IpAddr, share: Share) -> bool {
-        self.all < share.all && self.of.get(&source).is_none_or(|count| *count < share.of_source)
+        self.all < share.all && self.of(source) < share.of_source
     }
 
     /// Counts one more of `source`.

@@ -1,6 +1,6 @@
 //! TCP: a SYN is held until the outbound is connected; then the kernel's own TCP is let in.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use oneway_capture::FRAME_HEADER;
 use oneway_egress::{FlowEnd, Transport};
 use oneway_flow::{End, FlowGuard, Inbound, Network, Relay, Tunnel, reset_on_close};
-use oneway_outbound::{Answer, Connected};
+use oneway_outbound::{Answer, Connected, DialError};
 use oneway_stack::nat::{Conn, Direction, OpenError, State};
 use oneway_wire::emit::{IpHeader, Unreachable, ip_header};
 use oneway_wire::ip::{IpView, protocol};
@@ -26,7 +26,9 @@ use super::dials::Place;
 use super::shortcut::{self, Shortcut};
 use super::sniff::{Nameless, Renamed};
 use super::{Shared, Worker, dscp, syn};
+use crate::config::StackKind;
 use crate::dispatch::Subject;
+use crate::dns::Destined;
 use crate::guard::Destination;
 
 /// What a translated connection keeps while it is dialled.
@@ -55,23 +57,89 @@ pub(super) struct Waiting {
 /// Counts a connection for as long as it may hold descriptors. Without a limit on them, the kernel would shake hands with
 /// clients whose connections we then have no descriptor for.
 #[derive(Debug)]
-pub(super) struct Live(Arc<Shared>);
+pub(super) struct Live(Arc<Shared>, usize);
 
 impl Live {
     /// None at the limit.
     pub(super) fn new(shared: &Arc<Shared>) -> Option<Self> {
+        Self::take(shared, 1)
+    }
+
+    /// The places of so many connections, for one that holds as many descriptors as they would.
+    fn take(shared: &Arc<Shared>, places: usize) -> Option<Self> {
         let most = shared.limits.tcp_connections;
         // All workers count here, so that looking and taking are one step.
-        let taken = shared
-            .tcp_live
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |live| (live < most).then_some(live + 1));
-        taken.is_ok().then(|| Self(Arc::clone(shared)))
+        let taken = shared.tcp_live.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |live| {
+            (live + places <= most).then_some(live + places)
+        });
+        taken.is_ok().then(|| Self(Arc::clone(shared), places))
     }
 }
 
 impl Drop for Live {
     fn drop(&mut self) {
-        self.0.tcp_live.fetch_sub(1, Ordering::Relaxed);
+        self.0.tcp_live.fetch_sub(self.1, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    /// A limit refuses a connection of `source`.
+    pub(super) fn limited(&self, source: IpAddr) {
+        self.stats.tcp_limited.add();
+        if !self.said_limited.lock().may(Instant::now()) {
+            return;
+        }
+        let (live, (dialing, from_here)) = (self.tcp_live.load(Ordering::Relaxed), self.dials.of(source));
+        let limits = &self.limits;
+        let why = if dialing >= limits.dialing.all {
+            format!("{dialing} wait for their outbound already")
+        } else if from_here >= limits.dialing.of_source {
+            format!("{from_here} of {source} wait for their outbound already, as many as of one source may")
+        } else {
+            format!("{live} of {} places for open ones are taken", limits.tcp_connections)
+        };
+        tracing::warn!(
+            "connections are refused: {why}; more open files allow more (ulimit -Hn, LimitNOFILE=), and \
+             `oneway status` counts those refused by a limit"
+        );
+    }
+
+    /// Counts a connection whose outbound was not connected.
+    pub(super) fn not_connected(&self, error: &DialError, source: IpAddr) {
+        match (error, error.answer()) {
+            (DialError::Limit, _) => self.limited(source),
+            (_, Answer::Silent) => self.stats.tcp_timed_out.add(),
+            _ => self.stats.tcp_refused.add(),
+        }
+    }
+}
+
+impl Worker {
+    /// Has a flow hold what it needs for as long as it lives: its address, and the places of what it holds besides the
+    /// descriptors that each does. Where there are none left it is not connected.
+    pub(super) fn holding(
+        &self,
+        flow: FlowGuard,
+        destined: &mut Destined,
+        result: Result<Connected, DialError>,
+    ) -> (FlowGuard, Result<Connected, DialError>) {
+        let shared = &self.shared;
+        let besides: usize = match &result {
+            Ok(connected) if connected.stream.is_tunnel() => 2,
+            // The other end of a pair.
+            Ok(_) if shared.dns.hijacks(destined.target.addr).is_some() => 1,
+            _ => 0,
+        };
+        // With the system stack each place is of two.
+        let places = match shared.stack {
+            StackKind::User => besides,
+            StackKind::System => besides.div_ceil(2),
+        };
+        let pin = destined.pin.take();
+        match Live::take(shared, places) {
+            Some(live) => (flow.holding((pin, live)), result),
+            None => (flow.holding(pin), result.and(Err(DialError::Limit))),
+        }
     }
 }
 
@@ -195,7 +263,7 @@ impl Worker {
         }
         let place = Place::take(shared, client.ip());
         let Some((place, live)) = place.and_then(|place| Some((place, Live::new(shared)?))) else {
-            shared.stats.tcp_limited.add();
+            shared.limited(client.ip());
             return self.reset(packet);
         };
         let held = Held {
@@ -208,7 +276,7 @@ impl Worker {
             // Another queue was faster with the same SYN.
             Err(OpenError::Exists) => {}
             Err(OpenError::NoPort | OpenError::TooMany) => {
-                shared.stats.tcp_limited.add();
+                shared.limited(client.ip());
                 self.reset(packet);
             }
         }
@@ -254,7 +322,7 @@ impl Worker {
             }
         };
         let flow = self.as_it_went(flow, first, &choice);
-        let flow = flow.holding(destined.pin.take());
+        let (flow, result) = self.holding(flow, &mut destined, result);
         let syn = std::mem::take(&mut *conn.data.syn.lock());
         match result {
             Ok(connected) => {
@@ -274,10 +342,7 @@ impl Worker {
             Err(error) => {
                 let answer = error.answer();
                 tracing::debug!(client = %conn.client, %target, rule = %flow.rule, outbound = %choice.entry.name, %error, "not connected");
-                match answer {
-                    Answer::Silent => shared.stats.tcp_timed_out.add(),
-                    _ => shared.stats.tcp_refused.add(),
-                }
+                shared.not_connected(&error, conn.client.ip());
                 shared.nat.forget(&conn);
                 self.answer(syn.get(FRAME_HEADER..).unwrap_or_default(), answer);
             }

@@ -228,7 +228,7 @@ impl Worker {
         }
         let full = shared.tcp_live.load(Ordering::Relaxed) >= shared.limits.tcp_connections;
         let Some(place) = Place::take(shared, client.ip()).filter(|_| !full) else {
-            shared.stats.tcp_limited.add();
+            shared.limited(client.ip());
             shared.owners.release(&key);
             return self.reset(packet);
         };
@@ -288,7 +288,7 @@ impl Worker {
             () = self.ended(guard.id) => return self.give_up(flow),
         };
         let guard = self.as_it_went(guard, first, &choice);
-        let guard = guard.holding(destined.pin.take());
+        let (guard, result) = self.holding(guard, &mut destined, result);
         let stage = std::mem::replace(&mut *flow.stage.borrow_mut(), Stage::Over);
         let Stage::Dialing(dialing) = stage else { return self.give_up(flow) };
         if self.orders.borrow().end(guard.id) {
@@ -304,10 +304,7 @@ impl Worker {
             Err(error) => {
                 let answer = error.answer();
                 tracing::debug!(%client, %target, rule = %guard.rule, outbound = %choice.entry.name, %error, "not connected");
-                match answer {
-                    Answer::Silent => shared.stats.tcp_timed_out.add(),
-                    _ => shared.stats.tcp_refused.add(),
-                }
+                shared.not_connected(&error, client.ip());
                 self.give_up(flow);
                 self.answer(&dialing.packet, answer);
             }
