@@ -1,6 +1,6 @@
 //! What the watch over the host has seen and done, for `status`.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use oneway_egress::Strategy;
@@ -159,6 +159,32 @@ impl OncePerMinute {
     }
 }
 
+/// Says the same thing once a minute, with how often it has happened since.
+#[derive(Debug, Default)]
+pub(crate) struct EachOncePerMinute(HashMap<String, (Instant, u64)>);
+
+/// Different things that are remembered. At the limit all are forgotten, and said again.
+const THINGS: usize = 256;
+
+impl EachOncePerMinute {
+    /// How often it has happened since it was last said, this time included; none if that is not a minute ago.
+    pub(crate) fn note(&mut self, what: &str, now: Instant) -> Option<u64> {
+        if let Some((at, times)) = self.0.get_mut(what) {
+            *times += 1;
+            if now.saturating_duration_since(*at) < Duration::from_secs(60) {
+                return None;
+            }
+            *at = now;
+            return Some(std::mem::take(times));
+        }
+        if self.0.len() >= THINGS {
+            self.0.clear();
+        }
+        self.0.insert(what.to_owned(), (now, 0));
+        Some(1)
+    }
+}
+
 /// Counts rounds of restoring, to tell a fight from an accident.
 #[derive(Debug)]
 pub(crate) struct Rounds {
@@ -233,6 +259,20 @@ mod tests {
             assert_eq!(rounds.next(now), now);
             assert!(!rounds.note(now));
         }
+    }
+
+    #[test]
+    fn each_thing_is_said_once_a_minute_with_its_number() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut said = EachOncePerMinute::default();
+        let times = [0, 2, 59, 60, 61, 119, 120, 300].map(|second| said.note("a rule", at(second)));
+        assert_eq!(times, [Some(1), None, None, Some(3), None, None, Some(3), Some(1)]);
+        assert_eq!(said.note("a route", at(300)), Some(1));
+        for number in 0..1000 {
+            said.note(&number.to_string(), at(300));
+        }
+        assert!(said.0.len() <= THINGS);
     }
 
     #[test]

@@ -36,7 +36,7 @@ use crate::assemble;
 use crate::config::CgroupPath;
 use crate::error::EngineError;
 use crate::exclude::{self, Exclusions};
-use crate::watched::{OncePerMinute, Proof, Rounds, Watched, amplified};
+use crate::watched::{EachOncePerMinute, OncePerMinute, Proof, Rounds, Watched, amplified};
 use crate::worker::Shared;
 use device::Device;
 use elsewhere::Elsewhere;
@@ -242,6 +242,7 @@ pub(super) fn far(family: Family) -> IpAddr {
 struct Said {
     failed: OncePerMinute,
     fight: OncePerMinute,
+    restored: EachOncePerMinute,
     renamed: OncePerMinute,
     returned: OncePerMinute,
     amplified: OncePerMinute,
@@ -539,8 +540,8 @@ impl Watcher {
             if self.said.fight.may(now) {
                 tracing::warn!(what = ?done, "somebody keeps removing what is needed here; putting it back at most five times a second");
             }
-        } else {
-            tracing::info!(what = ?done, "put back what somebody had removed");
+        } else if let Some(times) = self.said.restored.note(&done.join("; "), now) {
+            tracing::info!(what = ?done, times, "put back what somebody had removed");
         }
         self.watched.restored(done);
     }
