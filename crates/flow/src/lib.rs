@@ -2,12 +2,14 @@
 
 #![deny(unsafe_code)]
 
+mod heap;
 mod process;
 mod relay;
 mod stream;
 mod table;
 mod target;
 
+pub use heap::hand_back_memory;
 #[cfg(all(feature = "fuzzing", any(target_os = "linux", target_os = "android")))]
 #[doc(hidden)]
 pub use process::fuzzing;

@@ -8,6 +8,7 @@ mod handed;
 mod home;
 mod host;
 mod let_in;
+mod memory;
 mod ports;
 pub(crate) mod protection;
 mod proxies;

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use super::device::Peers;
 use super::guarded::Listeners;
+use super::memory::memory;
 use crate::config::StackKind;
 use crate::dispatch::Dispatch;
 use crate::dns::Dns;
@@ -60,6 +61,7 @@ pub(super) fn shared(
         isn: IsnGenerator::new(),
         owners,
         paths: worker::Paths::default(),
+        memory: Arc::new(worker::Budget::of_machine(memory())),
         tcp_live: AtomicUsize::new(0),
         epoch: Instant::now(),
         stats: Stats::default(),

@@ -13,7 +13,7 @@ pub(crate) use dials::Dials;
 pub(crate) use handed::Handed;
 pub(crate) use icmp::EchoSessions;
 pub(crate) use udp::{QuicNames, Sessions};
-pub(crate) use user::{Owners, Paths};
+pub(crate) use user::{Budget, Owners, Paths};
 
 mod accepted;
 mod acks;
@@ -85,6 +85,8 @@ pub(crate) struct Shared {
     pub(crate) isn: IsnGenerator,
     pub(crate) owners: Owners,
     pub(crate) paths: Paths,
+    /// What the connections of our own stack may hold.
+    pub(crate) memory: Arc<Budget>,
     /// Connections with an outbound, dialled ones among them.
     pub(crate) tcp_live: AtomicUsize,
     pub(crate) dials: Dials,
@@ -241,6 +243,7 @@ pub(crate) fn run(parts: Parts) -> Result<(), Failed> {
             tokio::task::spawn_local(keep_outbounds(Arc::clone(&shared)));
         }
         let has_faults = queue.has_faults();
+        let user = user::UserTcp::new(number, &shared.memory);
         let worker = Rc::new(Worker {
             shared,
             queue: queue.into_async().map_err(Failed::Start)?,
@@ -253,7 +256,7 @@ pub(crate) fn run(parts: Parts) -> Result<(), Failed> {
             // Workers begin apart: a client's datagrams may come by several.
             identification: Cell::new((number as u16).wrapping_mul(0x2000)),
             acks: RefCell::default(),
-            user: user::UserTcp::new(number),
+            user,
             asking: RefCell::default(),
             ears: icmp::Ears::default(),
             dns_waiting: Cell::new(0),
@@ -269,6 +272,9 @@ pub(crate) fn run(parts: Parts) -> Result<(), Failed> {
             tokio::task::spawn_local(Rc::clone(&worker).user_timers());
             tokio::task::spawn_local(Rc::clone(&worker).user_drain());
             tokio::task::spawn_local(Rc::clone(&worker).user_mail(mail));
+            if number == 0 {
+                tokio::task::spawn_local(Rc::clone(&worker).hand_back_memory());
+            }
         }
         tokio::task::spawn_local(Rc::clone(&worker).drain_sessions());
         if has_faults {

@@ -419,8 +419,20 @@ impl<B: AsRef<[u8]>> Connection<B> {
 
     /// Bounds what may be held of received bytes from now on; the window already granted stays.
     pub fn set_receive_limit(&mut self, limit: u32) {
-        self.rcv.set_limit(limit.min(self.config.receive_limit));
-        self.tell_of_window();
+        if self.rcv.set_limit(limit.min(self.config.receive_limit)) {
+            self.tell_of_window();
+        }
+    }
+
+    /// Keeps no more than so many received bytes from now on, whatever window was granted: the last resort where there is no
+    /// memory. What comes beyond is not acknowledged, and the peer sends it again.
+    pub fn keep_at_most(&mut self, bytes: u32) {
+        self.rcv.keep_at_most(bytes);
+    }
+
+    /// Bytes of memory that received data take.
+    pub fn receive_memory(&self) -> usize {
+        self.rcv.memory()
     }
 
     /// A peer that saw a shut window waits to be told that it is open again.

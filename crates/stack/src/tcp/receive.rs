@@ -8,6 +8,9 @@ use super::seq::Seq;
 /// Ranges kept out of order. A peer that makes more holes than this sends again what is dropped here.
 const MAX_RANGES: usize = 256;
 
+/// Above this, memory for what waits grows by as much and not to twice as much.
+const STEP: usize = 128 * 1024;
+
 /// Bytes that came ahead of their turn.
 #[derive(Debug)]
 struct Range {
@@ -28,8 +31,10 @@ pub(super) struct Receiver {
     pub(super) nxt: Seq,
     /// RCV.NXT + RCV.WND as last advertised: it never moves back (RFC 9293 3.8.6: "SHOULD NOT shrink the window").
     edge: Seq,
-    /// How many bytes may be held.
+    /// How many bytes may be held: what the window is opened for.
     limit: u32,
+    /// How many bytes are kept, whatever the window has promised.
+    most: u32,
     /// In order, acknowledged, not taken by the application.
     ready: VecDeque<u8>,
     /// Sorted, not touching one another.
@@ -52,6 +57,7 @@ impl Receiver {
             nxt: irs + 1,
             edge: irs + 1 + limit.min(u16::MAX.into()),
             limit,
+            most: u32::MAX,
             ready: VecDeque::new(),
             ahead: Vec::new(),
             ahead_len: 0,
@@ -86,9 +92,20 @@ impl Receiver {
         self.window()
     }
 
-    /// Changes how many bytes may be held from now on; the window that was granted stays.
-    pub(super) fn set_limit(&mut self, limit: u32) {
-        self.limit = limit;
+    /// Changes how many bytes may be held from now on; the window that was granted stays. Returns whether that is another
+    /// number.
+    pub(super) fn set_limit(&mut self, limit: u32) -> bool {
+        std::mem::replace(&mut self.limit, limit) != limit
+    }
+
+    /// Keeps no more than so many bytes from now on: what comes beyond is as lost on the way, and is sent again.
+    pub(super) fn keep_at_most(&mut self, most: u32) {
+        self.most = most;
+    }
+
+    /// Bytes of memory.
+    pub(super) fn memory(&self) -> usize {
+        self.ready.capacity() + self.ahead_len as usize
     }
 
     /// Bytes held in order.
@@ -135,9 +152,9 @@ impl Receiver {
             if old > 0 && !data.is_empty() {
                 self.duplicate = Some((seq, self.nxt.min(seq + data.len() as u32)));
             }
-            self.in_order(data.get(old..).unwrap_or_default(), take);
+            self.in_order(data.get(old..).unwrap_or_default(), self.room_to_keep(), take);
             self.fill_holes(take);
-        } else if !data.is_empty() {
+        } else if data.len() <= self.room_to_keep() {
             self.keep_ahead(seq, data);
         }
         if self.fin == Some(self.nxt) {
@@ -146,14 +163,25 @@ impl Receiver {
         self.nxt != before
     }
 
-    fn in_order(&mut self, data: &[u8], take: &mut impl FnMut(&[u8]) -> usize) {
+    fn room_to_keep(&self) -> usize {
+        (self.most as usize).saturating_sub(self.held())
+    }
+
+    /// Of what is not taken, `room` bytes are kept.
+    fn in_order(&mut self, data: &[u8], room: usize, take: &mut impl FnMut(&[u8]) -> usize) {
         if data.is_empty() {
             return;
         }
-        self.nxt += data.len() as u32;
         // What waits goes first.
         let taken = if self.ready.is_empty() { take(data).min(data.len()) } else { 0 };
-        self.ready.extend(data.get(taken..).unwrap_or_default());
+        let rest = data.get(taken..).unwrap_or_default();
+        let kept = rest.get(..room).unwrap_or(rest);
+        self.nxt += (taken + kept.len()) as u32;
+        let len = self.ready.len() + kept.len();
+        if len > STEP && len > self.ready.capacity() {
+            self.ready.reserve_exact(kept.len().next_multiple_of(STEP));
+        }
+        self.ready.extend(kept);
     }
 
     fn fill_holes(&mut self, take: &mut impl FnMut(&[u8]) -> usize) {
@@ -161,7 +189,8 @@ impl Receiver {
         for range in self.ahead.drain(..filled).collect::<Vec<_>>() {
             self.ahead_len -= range.bytes.len() as u32;
             let old = self.nxt.since(range.start) as usize;
-            self.in_order(range.bytes.get(old..).unwrap_or_default(), take);
+            // It was held before, and the peer knows.
+            self.in_order(range.bytes.get(old..).unwrap_or_default(), usize::MAX, take);
         }
         if self.ahead.is_empty() {
             self.ahead = Vec::new();
@@ -169,6 +198,9 @@ impl Receiver {
     }
 
     fn keep_ahead(&mut self, seq: Seq, data: &[u8]) {
+        if data.is_empty() {
+            return;
+        }
         let end = seq + data.len() as u32;
         // The ranges that it touches: they become one with it.
         let first = self.ahead.partition_point(|range| range.end().lt(seq));
@@ -364,6 +396,39 @@ mod tests {
         assert_eq!(receiver.advertise(1000), 10_000);
         receiver.set_limit(100);
         assert_eq!(receiver.advertise(1000), 10_000);
+    }
+
+    #[test]
+    fn what_is_not_kept_is_not_acknowledged() {
+        let mut receiver = receiver();
+        let at = receiver.nxt;
+        receiver.text(at + 300, &[3; 100], false, &mut nothing);
+        receiver.keep_at_most(250);
+        receiver.text(at + 500, &[5; 100], false, &mut nothing);
+        assert_eq!(receiver.held(), 200);
+        receiver.text(at + 700, &[7; 100], false, &mut nothing);
+        assert_eq!(receiver.held(), 200, "ahead of its turn: all or nothing");
+        assert!(receiver.text(at, &[0; 300], false, &mut nothing));
+        assert_eq!((receiver.held(), receiver.nxt), (250, at + 50));
+        assert!(!receiver.text(at + 50, &[0; 250], false, &mut nothing));
+        // What is taken at once needs no room, and what was held is not given up.
+        receiver.read(|bytes| bytes.len());
+        assert!(receiver.text(at + 50, &[0; 250], false, &mut |bytes| bytes.len().min(240)));
+        assert_eq!((receiver.held(), receiver.nxt), (210, at + 400));
+        receiver.read(|bytes| bytes.len());
+        receiver.text(at + 400, &[0; 100], false, &mut nothing);
+        assert_eq!((receiver.held(), receiver.nxt), (200, at + 600));
+    }
+
+    #[test]
+    fn memory_is_little_more_than_what_is_held() {
+        let mut receiver = Receiver::new(Seq(0), 1 << 20);
+        for _ in 0..8 {
+            receiver.text(receiver.nxt, &[0; 65_000], false, &mut nothing);
+            assert!(receiver.memory() < receiver.held() + STEP, "{receiver:?}");
+        }
+        receiver.read(|bytes| bytes.len());
+        assert_eq!(receiver.memory(), 0);
     }
 
     #[test]

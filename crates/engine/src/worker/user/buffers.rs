@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::io::IoSliceMut;
 use std::rc::Rc;
 
+use super::budget::Account;
+
 /// Length of a buffer: the data of the longest packet.
 pub(super) const BUFFER: usize = u16::MAX as usize;
 
@@ -19,13 +21,22 @@ const AT_ONCE: usize = 4;
 const SMALL: usize = 4096;
 
 /// The buffers of one worker.
-#[derive(Debug, Default)]
-pub(super) struct BufferPool(RefCell<Vec<Box<[u8]>>>);
+#[derive(Debug)]
+pub(super) struct BufferPool {
+    free: RefCell<Vec<Box<[u8]>>>,
+    /// What is lent, and what connections hold besides.
+    pub(super) account: Rc<Account>,
+}
 
 impl BufferPool {
+    pub(super) fn new(account: Account) -> Self {
+        Self { free: RefCell::default(), account: Rc::new(account) }
+    }
+
     /// A buffer, whatever it holds.
     fn take(&self) -> Box<[u8]> {
-        self.0.borrow_mut().pop().unwrap_or_else(|| vec![0; BUFFER].into_boxed_slice())
+        self.account.add(BUFFER);
+        self.free.borrow_mut().pop().unwrap_or_else(|| vec![0; BUFFER].into_boxed_slice())
     }
 
     /// Buffers for one read of `room` bytes at most, of which one packet carries `piece`: with `much` several, else one.
@@ -41,20 +52,22 @@ impl BufferPool {
     }
 
     fn give_back(&self, buffer: Box<[u8]>) {
-        let mut free = self.0.borrow_mut();
-        if free.len() < KEPT {
+        self.account.sub(buffer.len());
+        let mut free = self.free.borrow_mut();
+        if buffer.len() == BUFFER && free.len() < KEPT {
             free.push(buffer);
         }
     }
 
     /// The first `len` bytes of a buffer, as data to be sent.
     fn chunk(self: &Rc<Self>, buffer: Box<[u8]>, len: usize) -> Chunk {
-        if len <= SMALL {
-            let copy = buffer.get(..len).unwrap_or_default().into();
-            self.give_back(buffer);
-            return Chunk::Owned(copy);
+        if len > SMALL && !(len < BUFFER / 2 && self.account.is_tight()) {
+            return Chunk::Lent(Lent { pool: Rc::clone(self), buffer, len });
         }
-        Chunk::Lent(Lent { pool: Rc::clone(self), buffer, len })
+        let copy: Box<[u8]> = buffer.get(..len).unwrap_or_default().into();
+        self.give_back(buffer);
+        self.account.add(len);
+        Chunk::Lent(Lent { pool: Rc::clone(self), buffer: copy, len })
     }
 }
 
@@ -119,7 +132,7 @@ pub(super) enum Chunk {
     Lent(Lent),
 }
 
-/// A buffer that goes back to its pool.
+/// A buffer that goes back to its pool, or a copy that only its account hears of.
 #[derive(Debug)]
 pub(super) struct Lent {
     pool: Rc<BufferPool>,
@@ -144,7 +157,14 @@ impl Drop for Lent {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::worker::user::budget::Budget;
+
+    fn pool(most: usize) -> Rc<BufferPool> {
+        Rc::new(BufferPool::new(Account::new(&Arc::new(Budget::new(most)))))
+    }
 
     /// What a read of `len` bytes becomes.
     fn chunks(pool: &Rc<BufferPool>, (room, piece, much): (usize, usize, bool), len: usize) -> Vec<Vec<u8>> {
@@ -161,7 +181,7 @@ mod tests {
 
     #[test]
     fn what_was_read_lies_in_packets_in_its_order() {
-        let pool = Rc::new(BufferPool::default());
+        let pool = pool(64 << 20);
         for (room, piece, much) in
             [(1, 65_000, false), (65_000, 65_000, false), (130_001, 65_000, true), (1 << 20, 65_000, true)]
         {
@@ -178,7 +198,7 @@ mod tests {
 
     #[test]
     fn no_more_is_read_than_there_is_room_for() {
-        let pool = Rc::new(BufferPool::default());
+        let pool = pool(64 << 20);
         assert_eq!(pool.take_for(70_000, 65_000, false).room(), 65_000);
         assert_eq!(pool.take_for(70_000, 65_000, true).room(), 70_000);
         assert_eq!(pool.take_for(1 << 20, 65_000, true).room(), AT_ONCE * 65_000);
@@ -187,11 +207,25 @@ mod tests {
 
     #[test]
     fn buffers_come_back_once() {
-        let pool = Rc::new(BufferPool::default());
+        let pool = pool(64 << 20);
         drop(pool.take_for(1 << 20, BUFFER, true));
-        assert_eq!(pool.0.borrow().len(), AT_ONCE);
+        assert_eq!(pool.free.borrow().len(), AT_ONCE);
         pool.take_for(1 << 20, BUFFER, true).filled(BUFFER + SMALL, |_| {});
-        assert_eq!(pool.0.borrow().len(), AT_ONCE);
-        assert!(pool.0.borrow().iter().all(|buffer| buffer.len() == BUFFER));
+        assert_eq!(pool.free.borrow().len(), AT_ONCE);
+        assert!(pool.free.borrow().iter().all(|buffer| buffer.len() == BUFFER));
+    }
+
+    #[test]
+    fn what_is_lent_is_on_the_account_and_short_of_memory_no_more_than_twice_the_data() {
+        for (most, len, on_account) in
+            [(64 << 20, 100, 100), (64 << 20, 5000, BUFFER), (0, 5000, 5000), (0, BUFFER / 2, BUFFER)]
+        {
+            let pool = pool(most);
+            let mut lent = Vec::new();
+            pool.take_for(1 << 20, BUFFER, false).filled(len, |chunk| lent.push(chunk));
+            assert_eq!(pool.account.held(), on_account, "{len} of {most}");
+            drop(lent);
+            assert_eq!(pool.account.held(), 0);
+        }
     }
 }

@@ -10,6 +10,7 @@ use oneway_stack::tcp::{Connection, State, Syn, Time};
 
 use super::Key;
 use super::Naming;
+use super::budget::{Charge, LEAST};
 use super::buffers::{BufferPool, Chunk};
 use super::upstream::Upstream;
 use crate::limits::Limits;
@@ -52,6 +53,8 @@ pub(super) struct Dialing {
 #[derive(Debug)]
 pub(super) struct Open {
     pub(super) conn: Connection<Chunk>,
+    /// Memory for what the client has sent and the outbound has not taken.
+    pub(super) received: Charge,
     pub(super) upstream: Option<Upstream>,
     pub(super) flow: FlowGuard,
     /// Of the task that the outbound's socket wakes.
@@ -111,7 +114,10 @@ impl Open {
         }
         let waker = self.waker.clone();
         let mut cx = Context::from_waker(&waker);
+        let share = pool.account.share();
+        self.conn.set_receive_limit(u32::try_from(share).unwrap_or(u32::MAX));
         self.upload(now, &mut cx);
+        self.received.set(self.conn.receive_memory());
         let mut read = 0;
         let mut broken = false;
         let more = loop {
@@ -213,7 +219,11 @@ impl Open {
             let failed = self.write_failed || upstream.poll_failed(cx).is_ready();
             return if failed { Read::Broken } else { Read::Nothing };
         }
-        let room = self.conn.send_room();
+        let room = match pool.account.share().saturating_sub(self.conn.queued() as usize) {
+            // What is queued already has acknowledgments to come, which look here again.
+            0 => 0,
+            left => self.conn.send_room().min(left.max(LEAST)),
+        };
         if room == 0 {
             // Nothing is read for as long as the client takes nothing, which may be forever. What there still was from a
             // server that is gone would have been lost in the server's own buffer, too.

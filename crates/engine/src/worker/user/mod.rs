@@ -8,6 +8,7 @@
 //! A worker has its connections to itself: no lock and no channel on the way of a packet. A connection is driven by three
 //! things: its packets, at the end of each batch of them; its outbound's socket, by a task; and its timer.
 
+mod budget;
 mod buffers;
 mod flow;
 mod naming;
@@ -22,6 +23,7 @@ use std::future::poll_fn;
 use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -46,6 +48,8 @@ use super::sniff::Nameless;
 use super::{Phase, Worker, dscp, syn};
 use crate::dispatch::Subject;
 use crate::guard::Destination;
+pub(crate) use budget::Budget;
+use budget::{Account, Charge, LEAST};
 use buffers::{BufferPool, Chunk};
 use flow::{Dialing, Flow, Open, Stage, Telling};
 use naming::Naming;
@@ -59,6 +63,9 @@ pub(super) type Key = (SocketAddr, SocketAddr);
 
 /// Connections at rest in TIME-WAIT that one worker keeps; the oldest give way.
 const TIME_WAITS: usize = 16 * 1024;
+
+/// How often it is looked whether memory is to be handed back: what is held again a moment later is better kept.
+const LULL: Duration = Duration::from_secs(5);
 
 /// The connections of one worker.
 #[derive(Debug)]
@@ -79,7 +86,7 @@ pub(crate) struct UserTcp {
 }
 
 impl UserTcp {
-    pub(super) fn new(number: usize) -> Self {
+    pub(super) fn new(number: usize, memory: &Arc<Budget>) -> Self {
         Self {
             number,
             flows: RefCell::default(),
@@ -88,7 +95,7 @@ impl UserTcp {
             timers: RefCell::default(),
             earlier: Notify::new(),
             time_waits: RefCell::default(),
-            pool: Rc::default(),
+            pool: Rc::new(BufferPool::new(Account::new(memory))),
             next_id: Cell::new(0),
         }
     }
@@ -145,6 +152,7 @@ impl Worker {
     fn segment(&self, flow: &Rc<Flow>, open: &mut Open, segment: &Segment<'_>) -> Arrival {
         let now = self.now();
         let Open { conn, upstream, waker, .. } = open;
+        conn.keep_at_most(if self.user.pool.account.is_spent() { LEAST as u32 } else { u32::MAX });
         let (mut moved, mut failed) = (0, false);
         // The sender sets PSH where it has no more for now (RFC 9293 3.9.1.2).
         let more = !segment.flags.intersects(Flags::PSH | Flags::FIN);
@@ -348,6 +356,7 @@ impl Worker {
         });
         let open = Open {
             conn,
+            received: Charge::new(&self.user.pool.account),
             upstream: Some(upstream),
             flow: guard,
             waker: Waker::noop().clone(),
@@ -554,6 +563,18 @@ impl Worker {
             }
         }
         self.drive(now, flow);
+    }
+
+    /// Hands memory back to the system when most of what many connections have held is free.
+    pub(super) async fn hand_back_memory(self: Rc<Self>) {
+        let mut tick = tokio::time::interval(LULL);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            if self.shared.memory.is_past_peak() {
+                let _ = tokio::task::spawn_blocking(oneway_flow::hand_back_memory).await;
+            }
+        }
     }
 
     /// A router says, by the ICMP message in `packet`, that a connection's segment with sequence number `seq` was too
