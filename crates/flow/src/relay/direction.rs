@@ -4,11 +4,12 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::half::{Broken, Half};
 use super::{End, PipePool, Side, Tunnel, unacknowledged};
@@ -30,7 +31,21 @@ pub(super) struct Direction<'a> {
     /// Resolves when `from` has failed, which nobody learns who does not read. Made when it is first asked for: most
     /// directions never wait.
     failed: Option<Pin<Box<dyn Future<Output = ()> + 'a>>>,
+    /// How long it may wait for room behind the end of its stream with nothing moving, and what counts the other direction.
+    silence: Option<(Duration, &'a AtomicU64)>,
+    /// Made when it first waits.
+    watch: Option<Watch>,
 }
+
+/// What had moved when it was last looked, and when to look again.
+struct Watch {
+    seen: Moved,
+    again: Pin<Box<Sleep>>,
+}
+
+/// What changes for as long as anything moves or ends: both directions' counts, what the two ends have yet to take out of the
+/// kernel's buffers, and whether the near end has said all.
+type Moved = ((u64, u32, u32), u64, bool);
 
 /// How much of it a direction has passed on.
 pub(super) enum Passed {
@@ -51,17 +66,35 @@ impl<'a> Direction<'a> {
         early: Vec<u8>,
         tunnel: Option<&'a (dyn Tunnel + 'a)>,
     ) -> Self {
-        Self { half: Half::new(early, tunnel), from, side, to, count, tunnel, failed: None }
+        Self {
+            half: Half::new(early, tunnel),
+            from,
+            side,
+            to,
+            count,
+            tunnel,
+            failed: None,
+            silence: None,
+            watch: None,
+        }
     }
 
-    /// Moves bytes until there are none, or none can be taken. Ready at the end of the stream, and when `from` fails while
-    /// `to` takes nothing.
+    /// Ends it when its near end has said all, some of that waits, and nothing moves either way for so long.
+    pub(super) fn end_silent(&mut self, limit: Duration, other: &'a AtomicU64) {
+        self.silence = Some((limit, other));
+    }
+
+    /// Moves bytes until there are none, or none can be taken. Ready at the end of the stream, and when `from` fails or is silent
+    /// while `to` takes nothing.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, pipes: &PipePool) -> Poll<Result<Passed, End>> {
         match self.half.poll(cx, self.from, self.to, self.count, pipes) {
             Poll::Ready(Ok(())) => Poll::Ready(Ok(Passed::Whole)),
             Poll::Ready(Err(Broken::Write(error))) => Poll::Ready(Ok(Passed::Refused(error))),
             Poll::Ready(Err(broken)) => Poll::Ready(Err(broken.into_end(self.side))),
             Poll::Pending if self.half.waits_for_room() => {
+                if self.is_silent(cx) {
+                    return Poll::Ready(Err(End::Silent));
+                }
                 let (from, tunnel) = (self.from, self.tunnel);
                 let failed = self.failed.get_or_insert_with(|| match tunnel {
                     Some(tunnel) => tunnel.failed(),
@@ -150,11 +183,35 @@ impl<'a> Direction<'a> {
         }
     }
 
+    /// Whether nothing moves any more behind the end of the stream. Looks when the time comes, and asks to be woken then.
+    fn is_silent(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some((limit, other)) = self.silence else { return false };
+        let progress = self.progress();
+        let closed = self.half.is_at_end() || is_read_closed(self.from);
+        let now: Moved = (progress, other.load(Ordering::Relaxed), closed);
+        let watch = self.watch.get_or_insert_with(|| Watch { seen: now, again: Box::pin(sleep(limit)) });
+        while watch.again.as_mut().poll(cx).is_ready() {
+            if closed && watch.seen == now {
+                return true;
+            }
+            watch.seen = now;
+            watch.again.as_mut().reset(Instant::now() + limit);
+        }
+        false
+    }
+
     /// What changes for as long as anything moves: what was passed on, and what the two ends have yet to take out of the
     /// kernel's buffers. That may take them long, and nothing else is seen to move meanwhile.
     fn progress(&self) -> (u64, u32, u32) {
         (self.count.load(Ordering::Relaxed), unacknowledged(self.from), unacknowledged(self.to))
     }
+}
+
+/// Whether the peer of `socket` has said all, though not all of it may be read (`EPOLLRDHUP`, epoll_ctl(2)).
+fn is_read_closed(socket: &TcpStream) -> bool {
+    let ready = pin!(socket.ready(Interest::READABLE));
+    let ready = ready.poll(&mut Context::from_waker(Waker::noop()));
+    matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
 }
 
 /// Why a socket has failed.

@@ -85,6 +85,11 @@ impl<'a> Half<'a> {
         self.in_pipe > 0 || self.rest_at < self.rest.len()
     }
 
+    /// Whether the end of the stream was read.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.eof
+    }
+
     /// Moves bytes until there are none, or none can be taken. Ready when the end of the stream was passed on.
     pub(super) fn poll(
         &mut self,

@@ -128,6 +128,8 @@ async fn carry(
     pipes: &PipePool,
 ) -> End {
     let mut up = Direction::new((client, Side::Client), upstream, up_count, Vec::new(), None);
+    // A client that is gone is not told, and would never ask.
+    up.end_silent(half_closed_limit, down_count);
     let mut down = Direction::new((upstream, Side::Upstream), client, down_count, early, tunnel);
     let first = poll_fn(|cx| {
         if let Poll::Ready(passed) = up.poll(cx, pipes) {

@@ -219,6 +219,68 @@ fn half_closed_silence_is_reaped() {
     });
 }
 
+/// Writes what the relay and its own sockets take, so that a FIN follows at once: `most` bytes or until nothing is taken.
+async fn write_through(client: &mut TcpStream, most: usize) -> usize {
+    const CHUNK: usize = 16 * 1024;
+    let mut sent = 0;
+    while sent + CHUNK <= most {
+        client.write_all(&[7; CHUNK]).await.unwrap();
+        let mut looks = 0;
+        while unacknowledged(client) > 0 {
+            if looks == 300 {
+                return sent;
+            }
+            looks += 1;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        sent += CHUNK;
+    }
+    sent
+}
+
+#[test]
+fn what_waits_for_a_server_that_takes_nothing_is_reaped() {
+    local(async {
+        let limit = Duration::from_millis(200);
+        let (mut client, _server, _task) = relayed(limit, b"").await;
+        let most = write_through(&mut client, 256 << 20).await;
+        let (mut client, server, task) = relayed(limit, b"").await;
+        write_through(&mut client, most - 48 * 1024).await;
+        tokio::time::sleep(3 * limit).await;
+        assert!(!task.is_finished(), "the client has not ended");
+        let begin = std::time::Instant::now();
+        client.shutdown().await.unwrap();
+        assert!(matches!(task.await.unwrap().0, End::Silent));
+        assert!(begin.elapsed() >= limit, "after {:?}", begin.elapsed());
+        server.ready(Interest::ERROR).await.unwrap();
+        assert!(server.take_error().unwrap().is_some(), "the server is reset");
+    });
+}
+
+#[test]
+fn what_waits_for_a_slow_server_is_delivered() {
+    local(async {
+        let limit = Duration::from_millis(200);
+        let (mut client, mut server, task) = relayed(limit, b"").await;
+        let sent = fill(&mut client).await;
+        client.shutdown().await.unwrap();
+        let (mut received, begin) = (0, std::time::Instant::now());
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match server.read(&mut buffer).await.unwrap() {
+                0 => break,
+                n => received += n as u64,
+            }
+            if begin.elapsed() < 5 * limit {
+                tokio::time::sleep(limit / 4).await;
+            }
+        }
+        assert_eq!(received, sent);
+        drop(server);
+        assert!(matches!(task.await.unwrap().0, End::Closed));
+    });
+}
+
 #[test]
 fn an_idle_relay_is_small() {
     // Two sockets of tokio's (32 bytes each here) and what one direction needs between two polls.

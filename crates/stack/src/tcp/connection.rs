@@ -341,6 +341,11 @@ impl<B: AsRef<[u8]>> Connection<B> {
         self.rcv.ready()
     }
 
+    /// Whether the peer's FIN has come, whatever of its data is missing or waits.
+    pub fn has_peer_fin(&self) -> bool {
+        self.rcv.has_fin()
+    }
+
     /// Whether the peer has closed its half and everything before that was taken.
     pub fn peer_closed(&self) -> bool {
         self.rcv.is_closed() && self.rcv.ready() == 0

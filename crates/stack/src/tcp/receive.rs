@@ -123,6 +123,11 @@ impl Receiver {
         !self.ahead.is_empty()
     }
 
+    /// Whether the peer's FIN came, in its turn or ahead of it.
+    pub(super) fn has_fin(&self) -> bool {
+        self.fin.is_some()
+    }
+
     /// Whether all came up to the peer's FIN, which is counted in RCV.NXT.
     pub(super) fn is_closed(&self) -> bool {
         self.fin.is_some_and(|fin| self.nxt.gt(fin))

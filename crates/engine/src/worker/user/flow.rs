@@ -297,7 +297,9 @@ impl Open {
         if self.conn.state() == State::SynReceived {
             return Some(self.answered + limits.accept);
         }
-        (upstream.ended() || upstream.shut()).then(|| self.moved + limits.half_closed)
+        // Also where the client's end is still behind data that the outbound does not take: they may wait forever.
+        let is_half_closed = upstream.ended() || upstream.shut() || self.conn.has_peer_fin();
+        is_half_closed.then(|| self.moved + limits.half_closed)
     }
 
     /// Whether a client or a half-closed connection has been silent for too long.
@@ -315,5 +317,94 @@ impl Open {
         }
         self.moved = now;
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods, reason = "both ends are of this test")]
+
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use oneway_flow::{Arrival, FlowTable, Inbound, Network, Target};
+    use oneway_stack::tcp::{Blocks, Config, Segment, Seq, SynOptions};
+    use oneway_wire::tcp::Flags;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::config::StackKind;
+    use crate::worker::user::budget::{Account, Budget};
+
+    const CLIENT: &str = "192.0.2.7:40000";
+
+    fn says(seq: u32, flags: Flags, payload: &[u8]) -> Segment<'_> {
+        Segment {
+            seq: Seq(seq),
+            ack: Seq(501),
+            flags,
+            window: u16::MAX,
+            payload,
+            timestamps: None,
+            sack: Blocks::default(),
+            syn: SynOptions::default(),
+        }
+    }
+
+    fn open(now: Time, pool: &Rc<BufferPool>, upstream: TcpStream) -> Open {
+        let syn = Syn::from_segment(&says(100, Flags::SYN, &[])).unwrap();
+        let mut conn = Connection::accept(&Arc::new(Config::default()), &syn, false, Seq(500), 0, now);
+        conn.transmit(now, |_| {});
+        conn.segment_arrives(now, &says(101, Flags::ACK, &[]), |_| 0);
+        let arrival = Arrival {
+            network: Network::Tcp,
+            source: CLIENT.parse().unwrap(),
+            inbound: Inbound::Tun,
+            dscp: 0,
+        };
+        let target = Target::from_addr("198.51.100.1:80".parse().unwrap());
+        Open {
+            conn,
+            received: Charge::new(&pool.account),
+            upstream: Some(Upstream::of(upstream, None, None)),
+            flow: Arc::new(FlowTable::default()).enter(arrival, target, "MATCH".into(), "direct".into()),
+            waker: Waker::noop().clone(),
+            appointment: None,
+            dirty: false,
+            moved: now,
+            answered: now,
+            read: 0,
+            much: false,
+            unacknowledged: 0,
+            naming: None,
+            given_up: false,
+            write_failed: false,
+        }
+    }
+
+    async fn stream() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (stream, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_ended_waits_no_longer_than_others_for_what_is_not_taken() {
+        let pool = Rc::new(BufferPool::new(Account::new(&Arc::new(Budget::of_machine(None)))));
+        let limits = Limits::for_descriptors(1024, StackKind::User);
+        let now = Time::from_micros(1);
+        let (upstream, _server) = stream().await;
+        let mut open = open(now, &pool, upstream);
+        open.conn.segment_arrives(now, &says(101, Flags::ACK, &[1; 1000]), |_| 0);
+        assert_eq!((open.conn.received(), open.silent_at(&limits)), (1000, None));
+        open.conn.segment_arrives(now, &says(1101, Flags::ACK | Flags::FIN, &[]), |_| 0);
+        assert_eq!(open.silent_at(&limits), Some(now + limits.half_closed));
+        let moment = Duration::from_micros(1);
+        assert!(!open.is_silent(now + limits.half_closed - moment, &limits));
+        assert!(open.is_silent(now + limits.half_closed, &limits));
+        // A server that takes some of it has moved something.
+        let later = now + limits.half_closed;
+        open.move_data(later, &pool, |_| {});
+        assert_eq!((open.conn.received(), open.moved), (0, later));
     }
 }

@@ -156,6 +156,7 @@ impl Worker {
         let (mut moved, mut failed) = (0, false);
         // The sender sets PSH where it has no more for now (RFC 9293 3.9.1.2).
         let more = !segment.flags.intersects(Flags::PSH | Flags::FIN);
+        let had_fin = conn.has_peer_fin();
         let arrival = conn.segment_arrives(now, segment, |bytes| {
             let Some(upstream) = upstream else { return 0 };
             let mut cx = std::task::Context::from_waker(waker);
@@ -171,7 +172,8 @@ impl Worker {
                 Poll::Pending => 0,
             }
         });
-        if moved > 0 {
+        // Silence counts from when the half was closed.
+        if moved > 0 || conn.has_peer_fin() != had_fin {
             open.moved = now;
             open.flow.up.fetch_add(moved, Ordering::Relaxed);
         }

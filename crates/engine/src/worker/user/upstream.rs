@@ -66,7 +66,7 @@ impl Upstream {
         Self::of(stream, registered, tie)
     }
 
-    fn of(stream: TcpStream, registered: Option<Registered>, tie: Option<FlowEnd>) -> Self {
+    pub(super) fn of(stream: TcpStream, registered: Option<Registered>, tie: Option<FlowEnd>) -> Self {
         Self {
             _registered: registered,
             tie,
