@@ -379,6 +379,7 @@ mod tests {
             naming: None,
             given_up: false,
             write_failed: false,
+            telling: Telling::default(),
         }
     }
 
