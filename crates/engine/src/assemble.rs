@@ -67,8 +67,7 @@ pub(crate) fn dispatch(
             let dispatch = Dispatch::new(rules, "MATCH", entries);
             let dispatch = dispatch.excluding(config.capture.exclude_process.clone());
             let dispatch = dispatch.without_circles(config.without.has(route::Safeguard::Circle));
-            let blind = dispatch.blind().map(|why| ConfigError::new(None, why));
-            Ok((dispatch.sniffing(config.sniff.clone()), warnings.into_iter().chain(blind).collect()))
+            Ok((dispatch.sniffing(config.sniff.clone()), warnings))
         }
         (Some(errors), _) => Err(EngineError::Config(errors)),
         (None, None) => Err(EngineError::Unsupported {

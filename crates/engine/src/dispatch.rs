@@ -154,12 +154,14 @@ impl Dispatch {
         Self { sniff, ..self }
     }
 
-    /// Why rules on programs, and programs that are excluded, match less than they say, if they do: a rule that blocks a
-    /// program must not be taken for one that works.
+    /// Why rules on programs, and programs that are excluded, match less than they say of this host's programs, if they do: a rule
+    /// that blocks a program must not be taken for one that works.
     pub(crate) fn blind(&self) -> Option<&'static str> {
         let asks = !self.excluded.is_empty() || self.rules.needs().process;
         (asks && !oneway_flow::sees_programs()).then_some(
-            "rules on programs and --exclude-process match no program of other users, nor one with more rights, and what they              block is not blocked: to see who has a socket takes CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH; grant both to whoever              runs oneway",
+            "rules on programs and --exclude-process match no program of other users, nor one with more rights, and what they \
+             block is not blocked: to see who has a socket takes CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH; grant both to whoever \
+             runs oneway",
         )
     }
 

@@ -67,8 +67,11 @@ pub fn end(host: &NetNs, vpn: OwnedFd) -> TestResult {
     Ok(())
 }
 
-/// Priorities and tables of rules: ours, and those of others but the kernel's own.
-fn rules(host: &NetNs) -> Result<[Vec<(u32, String)>; 2], Failed> {
+/// Families, priorities and tables of rules.
+type Rules = Vec<(&'static str, u32, String)>;
+
+/// Ours, and those of others but the kernel's own.
+fn rules(host: &NetNs) -> Result<[Rules; 2], Failed> {
     let mut found = [Vec::new(), Vec::new()];
     for ip in IPS {
         for line in tool(host, &format!("{ip} rule list"))?.lines() {
@@ -77,7 +80,7 @@ fn rules(host: &NetNs) -> Result<[Vec<(u32, String)>; 2], Failed> {
             let table = rule.split_whitespace().skip_while(|word| *word != "lookup").nth(1);
             let ours = usize::from(!rule.ends_with("proto 162"));
             if !matches!(priority, 0 | 32_766 | 32_767) {
-                found[ours].push((priority, table.unwrap_or_default().to_owned()));
+                found[ours].push((ip, priority, table.unwrap_or_default().to_owned()));
             }
         }
     }
@@ -190,11 +193,19 @@ fn both(host: &NetNs, first: bool, start: &impl Fn() -> Result<Oneway, Failed>, 
     }
     assert_eq!(tun.count(program)?, to.len(), "nothing of ours comes back");
     assert_eq!(number(&ask(host, "status")?, "/guard/returned"), 0);
-    let [ours, theirs] = rules(host)?;
-    assert!(!ours.is_empty() && theirs.len() == 4, "{ours:?} {theirs:?}");
-    for (priority, table) in &theirs {
-        assert!(ours.iter().all(|(other, _)| other != priority), "{ours:?} {theirs:?}");
-        assert!(table == "main" || ours.iter().all(|(_, other)| other != table), "{ours:?} {theirs:?}");
+    let mut seen = rules(host)?;
+    // Theirs came one by one, and ours have made room for each.
+    wait_until(3 * SECOND, "no rule of ours is in the place of theirs", || {
+        seen = rules(host).unwrap_or_default();
+        let [ours, theirs] = &seen;
+        let place = |(family, priority, _): &(&'static str, u32, String)| (*family, *priority);
+        theirs.len() == 4 && ours.iter().all(|our| theirs.iter().all(|their| place(our) != place(their)))
+    })
+    .map_err(|error| format!("{error}: {seen:?}"))?;
+    let [ours, theirs] = &seen;
+    assert!(!ours.is_empty());
+    for (_, _, table) in theirs {
+        assert!(table == "main" || ours.iter().all(|(_, _, other)| other != table), "{seen:?}");
     }
     if let Some(vpn) = vpn {
         end(host, vpn)?;

@@ -46,7 +46,9 @@ impl Engine {
 
     fn reload_at_home(&self, config: &Config) -> Result<Reloaded, EngineError> {
         let resolver = Arc::clone(&self.resolver) as Arc<dyn Resolve>;
-        let (dispatch, warnings) = assemble::dispatch(config, &resolver)?;
+        let (dispatch, mut warnings) = assemble::dispatch(config, &resolver)?;
+        let blind = dispatch.blind().filter(|_| self.is_capturing_here());
+        warnings.extend(blind.map(|why| ConfigError::new(None, why)));
         let now = self.config().clone();
         let fixed = fixed(&now, config);
         if !fixed.is_empty() {

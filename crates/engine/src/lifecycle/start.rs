@@ -172,6 +172,10 @@ impl Known {
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
+        // A program that is started apart is its user's own.
+        if let Some(why) = dispatch.blind().filter(|_| captured_here) {
+            tracing::warn!("{why}");
+        }
         let mut limits = Limits::for_descriptors(descriptors()?, config.capture.stack)
             .with(&config.limits)
             .within_ports(ports());
