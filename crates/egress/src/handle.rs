@@ -11,6 +11,7 @@ pub(crate) use linux::Handle;
 pub(crate) use unsupported::Handle;
 
 /// How far a connection is.
+#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "nobody is asked there"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// Its SYN is not answered.

@@ -14,11 +14,13 @@ pub(in crate::control) fn control_candidates() -> Vec<PathBuf> {
     Vec::new()
 }
 
+#[cfg(unix)]
 pub(in crate::control) fn may_serve(_: &Path, _: u32) -> bool {
     true
 }
 
 /// Nobody is asked who listens.
+#[cfg(unix)]
 pub(in crate::control) fn listener<S>(_: S) -> io::Result<Option<u32>> {
     Ok(None)
 }
