@@ -14,13 +14,13 @@ pub(in crate::control) fn control_candidates() -> Vec<PathBuf> {
     Vec::new()
 }
 
-#[cfg(unix)]
+#[allow(dead_code, reason = "only Unix has sockets to ask about")]
 pub(in crate::control) fn may_serve(_: &Path, _: u32) -> bool {
     true
 }
 
 /// Nobody is asked who listens.
-#[cfg(unix)]
+#[allow(dead_code, reason = "only Unix has sockets to ask about")]
 pub(in crate::control) fn listener<S>(_: S) -> io::Result<Option<u32>> {
     Ok(None)
 }
