@@ -136,6 +136,9 @@ impl Worker {
             StackKind::System => besides.div_ceil(2),
         };
         let pin = destined.pin.take();
+        if places == 0 {
+            return (flow.holding(pin), result);
+        }
         match Live::take(shared, places) {
             Some(live) => (flow.holding((pin, live)), result),
             None => (flow.holding(pin), result.and(Err(DialError::Limit))),
